@@ -1,0 +1,45 @@
+# make setup | demo | test | lint        PYTHON=python3.12 chooses another interpreter
+PYTHON ?= python3
+TORCH ?= 2.13.0
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+HAS_TORCH := -c 'import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null
+DEMO := demo
+
+.PHONY: setup demo test lint clean-demo
+.DELETE_ON_ERROR:
+
+setup: .venv/ready
+
+# A torch that is already there is kept (a GPU build, say); without one, a machine without a GPU gets the CPU build.
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hpcseg needs Python 3.11 or later: make setup PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || if $(PYTHON) $(HAS_TORCH); then $(PYTHON) -m venv --system-site-packages .venv; else $(PYTHON) -m venv .venv; fi
+	@echo "installing into .venv (about a minute; torch is the large part)"
+	@$(BIN)/python $(HAS_TORCH) \
+	  || { command -v nvidia-smi >/dev/null && $(PIP) 'torch==$(TORCH)'; } \
+	  || $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null \
+	  || $(PIP) 'torch==$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
+	  || $(PIP) 'torch==$(TORCH)'
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(DEMO)/data/Phantoms/dataset.json: | setup
+	$(BIN)/hpcseg phantom $(DEMO)/data/Phantoms --training 12 --test 4
+
+demo: setup $(DEMO)/data/Phantoms/dataset.json
+	$(BIN)/hpcseg sweep sweeps/demo.toml --data $(DEMO)/data --runs $(DEMO)/runs --on local
+	$(BIN)/hpcseg status --runs $(DEMO)/runs
+	$(BIN)/hpcseg collect --runs $(DEMO)/runs --to $(DEMO)/results
+
+clean-demo:
+	rm -rf $(DEMO)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup lint
+	$(BIN)/pytest

@@ -1,0 +1,189 @@
+"""What one run is: typed, frozen sections, one per room, with the paper's values as defaults.
+
+Every key that goes beyond the paper is listed with its reason in docs/fidelity.md. Lengths are millimetres or voxels
+as named; axes are z, y, x. No key here says where files are or what a job may use: that is not part of a run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Pair = tuple[float, float]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """Which volumes, and how they are split (room `volumes`)."""
+
+    dataset: str = ""  # folder of the labelled dataset, below --data
+    test: str = (
+        ""  # dataset whose labelled cases are the test set; the same name as `dataset`: its imagesTs with labelsTs
+    )
+    supplementary: tuple[str, ...] = ()  # datasets whose images only the autoencoders may see
+    unlabelled_ts: bool = False  # the dataset's own imagesTs join the unlabelled volumes
+    foreground: (
+        tuple[int, ...] | tuple[tuple[int, ...], ...]
+    ) = ()  # label values of the one class, or of each class; (): all but 0
+    groups: str = (
+        ""  # "": every case for itself; "pairs": cases 2k-1 and 2k; or a JSON file with "patient_groups" in the dataset
+    )
+    folds: Annotated[int, Field(ge=2)] = 5
+    split_seed: int = 0
+
+
+class PreprocessingConfig(Section):
+    """How a scan becomes a stored volume and a normalised patch (paper 3.2.1; rooms `volumes`, `patches`)."""
+
+    spacing: Literal["median"] | Positive | tuple[Positive, Positive, Positive] = "median"  # mm; z, y, x
+    isotropic: bool = True  # with "median": the largest of the three medians on every axis
+    intensity: Literal["percentile", "window", "zscore"] = (
+        "percentile"  # paper: method 2, method 1; zscore: per image, for MR
+    )
+    percentiles: Pair = (0.5, 99.5)
+    window: Pair = (-155.0, 295.0)  # HU, method 1
+    window_range: Pair = (-3.0, 3.0)  # what the window is mapped to, method 1
+    padding: Literal["auto", "minimum"] | float = (
+        "auto"  # intensity outside the volume; auto: -1000 for CT, else the image's minimum
+    )
+    pyramid_clip: Literal["auto", "none"] | Pair = "auto"  # auto: [-200, 400] for CT, else none
+
+
+class PatchesConfig(Section):
+    """Size and place of the target patches (paper 3.1.1; room `patches`)."""
+
+    size: Annotated[int, Field(ge=4)] = 72
+    lattice: Literal[1, 2, 4, 8] = 4  # target origins are multiples of it, plus the geometry's phase
+    foreground_share: Fraction = 0.3
+
+
+class NetworkConfig(Section):
+    """F-Net (paper 3.1, table 1; room `networks`)."""
+
+    levels: Annotated[int, Field(ge=1, le=5)] = 4
+    kernel: Literal[3, 5] = 5
+    maps: Count | tuple[Count, ...] = 32
+    init_gain: Positive = 0.01
+
+    @model_validator(mode="after")
+    def _one_per_level(self) -> NetworkConfig:
+        if isinstance(self.maps, tuple) and len(self.maps) != self.levels:
+            raise ValueError(
+                f"maps lists {len(self.maps)} numbers for {self.levels} levels; give one number or one per level"
+            )
+        return self
+
+    @property
+    def maps_per_level(self) -> tuple[int, ...]:
+        """Feature maps of each level, finest first."""
+        return self.maps if isinstance(self.maps, tuple) else (self.maps,) * self.levels
+
+
+class TrainingConfig(Section):
+    """Optimisation of the F-Net (paper 3.1.1; room `training`)."""
+
+    epochs: Count = 1000
+    steps: Count = 15
+    validation_steps: Count = 8
+    batch: Count = 8
+    loss: Literal["dice_ce"] = "dice_ce"
+    learning_rate: Positive = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    ema_training: Fraction = 0.93
+    ema_validation: Fraction = 0.9
+    plateau_drop: Annotated[float, Field(ge=0)] = 5e-3
+    plateau_epochs: Count = 50
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    rate_floor: Positive = 1e-7
+    stop_epochs: Count = 60
+    select: Literal["best", "last"] = "best"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, float32 on CPU
+    checkpoint_epochs: Count = 5
+
+
+class AutoencoderConfig(Section):
+    """The winner-take-all autoencoders and the volumes they see (paper 3.3; room `training`)."""
+
+    epochs: Count = 500
+    steps: Count = 15
+    batch: Count = 12
+    winners: Count = 5
+    huber_delta: Positive = 1.0
+    learning_rate: Positive = 3e-4
+    sampling: Literal["auto", "gaussian", "uniform"] = "auto"  # auto: uniform with supplementary volumes
+    sigma: Positive = 0.25  # of the Gaussian around the centre, in image sizes
+    with_validation: bool = True
+    with_supplementary: bool = False
+
+
+class TransferConfig(Section):
+    """S-TL: autoencoder weights as the F-Net's start (paper 4.1, 4.2; room `training`)."""
+
+    phi: Literal["auto"] | Positive = "auto"
+    scheme: Literal["freeze_all", "tune_3", "tune_2_3", "tune_1_3", "tune_2_3_retrain_coarsest"] = "tune_2_3"
+    fine_tune_rate: Positive = 8e-5
+
+
+class MultitaskConfig(Section):
+    """S-MTL: F-Net and autoencoders side by side (paper 4.3, 4.4; room `training`)."""
+
+    levels: Count = 2  # autoencoders on levels 0 .. levels - 1
+    batch: Count = 5
+    autoencoder_batch: Count = 8
+    gamma: Literal["auto"] | Positive = "auto"
+    factor: Positive = 1.0
+
+
+class InferenceConfig(Section):
+    """Segmentation of whole volumes (paper 3.1.2; room `inference`)."""
+
+    mode: Literal["tiles", "paper"] = "tiles"
+    tile: Annotated[int, Field(ge=0)] = 0  # edge of a tile in voxels; 0: as large as is sensible
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    sigma: Positive = 0.5  # of the Gaussian weights, in patch sizes
+    save_masks: bool = True
+
+
+class RunConfig(Section):
+    """One cell of the study: a strategy, a number of labelled volumes, a fold, a seed, and how everything is done."""
+
+    strategy: Literal["baseline", "transfer", "multitask"] = "baseline"
+    labelled: Count | Literal["all"] = "all"
+    fold: Annotated[int, Field(ge=0)] = 0
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    patches: PatchesConfig = PatchesConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    transfer: TransferConfig = TransferConfig()
+    multitask: MultitaskConfig = MultitaskConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    @field_validator("labelled", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("give a number of volumes or 'all'")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.fold >= self.data.folds:
+            last = self.data.folds - 1
+            raise ValueError(f"fold {self.fold} does not exist: data.folds gives folds 0 to {last}")
+        if self.multitask.levels > self.network.levels:
+            raise ValueError(
+                f"multitask.levels = {self.multitask.levels} exceeds network.levels = {self.network.levels}"
+            )
+        return self

@@ -1,0 +1,33 @@
+"""The errors a user may meet. Each message is one line: what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class HpcsegError(Exception):
+    """Base of all expected errors; the command line prints the message alone and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class BadInput(HpcsegError):
+    """A file, key or argument given by the user is wrong. Nothing has been written."""
+
+    exit_code = 2
+
+
+class StoreError(BadInput):
+    """A chunk store is missing, altered, half-written or made by another version."""
+
+
+class SchedulerError(HpcsegError):
+    """Slurm refused a request or did not answer."""
+
+
+class TrainingError(HpcsegError):
+    """Training cannot go on, for instance because the loss is no longer a number."""
+
+
+class Interrupted(HpcsegError):
+    """The process was asked to stop; its state is saved and the same command goes on from there."""
+
+    exit_code = 130

@@ -1,0 +1,96 @@
+"""What one job has to do: the file `run.json` in a run directory, written by the planner and read by the job.
+
+The planner (`hpcseg.sweeps`) resolves everything that needs the whole study (cases of each split, spacings, ancestors);
+a job needs nothing but its own run directory. Paths to other runs are relative to the folder that holds all runs, so
+that this folder can be moved; paths to scans are absolute.
+
+    <runs>/<stage>/<id>/run.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from hpcseg.config import RunConfig, Section
+from hpcseg.files import read_json
+
+Spacing = tuple[float, float, float]
+RUN_FILE = "run.json"
+
+
+class CaseRef(Section):
+    """A scan on disk; `label` is None where there is none."""
+
+    name: str
+    image: Path
+    label: Path | None = None
+
+
+class SourceRef(Section):
+    """Some cases of one store; `store` is relative to the folder of all runs."""
+
+    store: Path
+    cases: tuple[str, ...]
+
+
+class PackSpec(Section):
+    """Pack one dataset at one spacing into `store.h5` in the run directory."""
+
+    stage: Literal["pack"] = "pack"
+    id: str
+    dataset: str
+    cases: tuple[CaseRef, ...]
+    spacing_zyx: Spacing
+    classes: tuple[tuple[int, ...], ...]  # label values of class 1, 2, ...; (): every value but 0 is class 1
+    padding: Literal["minimum"] | float
+    pyramid_clip: tuple[float, float] | None
+
+
+class PretrainSpec(Section):
+    """Train the autoencoder of one level; leaves `model.pt` in the run directory."""
+
+    stage: Literal["pretrain"] = "pretrain"
+    id: str
+    config: RunConfig
+    level: int
+    statistics: SourceRef  # the labelled cases, whose intensities give the clip window
+    sources: tuple[SourceRef, ...]  # every volume that the autoencoder sees
+
+
+class TrainSpec(Section):
+    """Train and evaluate one F-Net; leaves `model.pt` and `result.json` in the run directory."""
+
+    stage: Literal["train"] = "train"
+    id: str
+    config: RunConfig
+    labelled: SourceRef
+    validation: SourceRef
+    autoencoder_sources: tuple[SourceRef, ...] = ()  # S-MTL only
+    pretrained: tuple[Path, ...] = ()  # S-TL only: model.pt of each level, relative to the folder of all runs
+    spacing_zyx: Spacing
+    classes: tuple[tuple[int, ...], ...]
+    padding: Literal["minimum"] | float
+    pyramid_clip: tuple[float, float] | None
+    validation_scans: tuple[CaseRef, ...]
+    test_scans: tuple[CaseRef, ...] = ()
+
+
+StageSpec = Annotated[PackSpec | PretrainSpec | TrainSpec, Field(discriminator="stage")]
+_ADAPTER: TypeAdapter[PackSpec | PretrainSpec | TrainSpec] = TypeAdapter(StageSpec)
+
+
+def read_spec(run: Path) -> PackSpec | PretrainSpec | TrainSpec:
+    """Read the specification of the run directory `run`.
+
+    Raises:
+        BadInput: `run.json` is missing or not JSON.
+    """
+    return _ADAPTER.validate_python(read_json(run / RUN_FILE))
+
+
+def runs_root(run: Path) -> Path:
+    """Folder that holds all runs, given one run directory."""
+    return run.resolve().parents[1]

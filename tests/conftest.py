@@ -1,0 +1,73 @@
+"""Fixtures for several rooms: a tiny dataset of real NIfTI files, and the folder of real volumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+DatasetWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real volumes; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real volumes here: {SHARED} is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> DatasetWriter:
+    """Write an MSD-layout CT dataset: tissue of 40 HU, a ball of 120 HU (label 1) with a core of 200 HU (label 2)."""
+
+    def write(
+        folder: Path,
+        *,
+        training: int = 6,
+        test: int = 2,
+        shape_xyz: tuple[int, int, int] = (26, 28, 24),
+        spacing: float = 2.0,
+        seed: int = 0,
+    ) -> Path:
+        rng = np.random.default_rng(seed)
+        for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            (folder / name).mkdir(parents=True)
+        grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape_xyz], indexing="ij"))
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        names = [f"case_{index:03d}" for index in range(1, training + test + 1)]
+        for index, name in enumerate(names):
+            part = "Tr" if index < training else "Ts"
+            centre = np.array(shape_xyz) / 2 + rng.uniform(-3, 3, 3)
+            distance = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(axis=0))
+            label = (distance < 7).astype(np.uint8) + (distance < 3)
+            image = np.choose(label, [40, 120, 200]) + rng.normal(0, 15, shape_xyz)
+            image[0] = -1000
+            nib.save(nib.Nifti1Image(image.astype(np.int16), affine), folder / f"images{part}" / f"{name}.nii.gz")
+            nib.save(nib.Nifti1Image(label, affine), folder / f"labels{part}" / f"{name}.nii.gz")
+        description = {
+            "name": folder.name,
+            "modality": {"0": "CT"},
+            "labels": {"0": "background", "1": "ball", "2": "core"},
+            "training": [
+                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+                for name in names[:training]
+            ],
+            "test": [f"./imagesTs/{name}.nii.gz" for name in names[training:]],
+        }
+        (folder / "dataset.json").write_text(json.dumps(description))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(write_dataset: DatasetWriter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six labelled and two test cases of 26 × 28 × 24 voxels, 2 mm; never written to."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "Tiny")
