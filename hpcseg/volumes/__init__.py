@@ -1,0 +1,1 @@
+"""Scans on disk to cases to chunk stores; folds and nested subsets; phantoms."""

@@ -1,0 +1,244 @@
+"""Datasets on disk: the layout of the Medical Segmentation Decathlon (MSD) and nnU-Net's raw layout.
+
+MSD: `dataset.json` lists images and labels ("training", "test", "modality"). nnU-Net: `dataset.json` has
+"channel_names" and "file_ending"; images are `imagesTr/CASE_0000.nii.gz`, labels `labelsTr/CASE.nii.gz`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import BadInput
+from hpcseg.files import read_json
+from hpcseg.spec import CaseRef
+from hpcseg.volumes.scans import ENDINGS
+
+DESCRIPTION = "dataset.json"
+_EDGE_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as its `dataset.json` describes it.
+
+    Attributes:
+        root: its folder.
+        name: of the dataset.
+        layout: "MSD" or "nnU-Net".
+        modality: of the one channel ("CT", "MRI", ...).
+        labels: label value -> name, background included.
+        training: labelled cases, sorted by name.
+        test: cases of imagesTs, sorted by name; their label is labelsTs/<the image's name> where there is one.
+    """
+
+    root: Path
+    name: str
+    layout: str
+    modality: str
+    labels: dict[int, str]
+    training: tuple[CaseRef, ...]
+    test: tuple[CaseRef, ...]
+
+    @property
+    def is_ct(self) -> bool:
+        """Whether intensities are Hounsfield units."""
+        return self.modality.strip().upper() == "CT"
+
+
+def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
+    """Read a dataset's description and check that its files are there.
+
+    Raises:
+        BadInput: no `dataset.json`, or malformed; more than one channel; two cases of one name; a file missing.
+    """
+    path = root / DESCRIPTION
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; give a folder in MSD or nnU-Net layout")
+    description = read_json(path)
+    if not isinstance(description, dict):
+        raise BadInput(f"{path}: must hold an object ({{...}}), as in MSD or nnU-Net datasets")
+    is_nnunet = "channel_names" in description
+    modality = _modality(path, description, "channel_names" if is_nnunet else "modality")
+    training, test = _nnunet_cases(root, description) if is_nnunet else _msd_cases(root, description)
+    dataset = Dataset(
+        root=root,
+        name=str(description.get("name") or root.resolve().name),
+        layout="nnU-Net" if is_nnunet else "MSD",
+        modality=modality,
+        labels=_labels(path, description),
+        training=tuple(sorted(training, key=lambda case: case.name)),
+        test=tuple(sorted(test, key=lambda case: case.name)),
+    )
+    _require_distinct_names(dataset)
+    if files_must_exist:
+        for case in (*dataset.training, *dataset.test):
+            _require_files(path, case)
+    return dataset
+
+
+def find_dataset(name: str, data: Path) -> Path:
+    """Find the folder of the dataset `name`: `data/name`, or `data` itself if it is called so.
+
+    Raises:
+        BadInput: there is none; the message lists what is there.
+    """
+    if name and (data / name / DESCRIPTION).is_file():
+        return data / name
+    if name and (data / DESCRIPTION).is_file() and data.resolve().name == name:
+        return data
+    if not data.is_dir():
+        raise BadInput(f"{data}: no such folder; give the folder of the datasets with --data")
+    there = sorted(path.parent.name for path in data.glob(f"*/{DESCRIPTION}"))
+    if (data / DESCRIPTION).is_file():
+        raise BadInput(
+            f"{data}: is the dataset {data.resolve().name!r}, not {name!r}; set data.dataset to its folder's name "
+            f"(--set data.dataset={data.resolve().name})"
+        )
+    listing = f"there are: {', '.join(there)}" if there else f"no folder there holds a {DESCRIPTION}"
+    raise BadInput(f"{data}: no dataset {name!r} ({listing}); correct --data or --set data.dataset=NAME")
+
+
+def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
+    """Name the group of each training case; a split keeps the cases of a group (one patient) together.
+
+    Args:
+        dataset: whose training cases are grouped.
+        how: "": every case for itself; "pairs": cases with trailing number 2k − 1 and 2k; otherwise a JSON file in the
+            dataset with "patient_groups" (group -> cases); cases that it does not list stay by themselves.
+
+    Raises:
+        BadInput: no trailing number; the JSON file is missing, malformed, lists a case twice or one that is not there.
+    """
+    names = [case.name for case in dataset.training]
+    if how == "":
+        return {name: name for name in names}
+    if how == "pairs":
+        return {name: _pair(dataset, name) for name in names}
+    path = dataset.root / how
+    content = read_json(path)
+    listed = content.get("patient_groups") if isinstance(content, dict) else None
+    if not isinstance(listed, dict) or not all(isinstance(cases, list) for cases in listed.values()):
+        raise BadInput(f'{path}: needs "patient_groups": {{"group": ["case", ...]}}; correct it or data.groups')
+    known = {case.name for case in (*dataset.training, *dataset.test)}
+    group_of: dict[str, str] = {}
+    for group, cases in listed.items():
+        for name in cases:
+            if name not in known:
+                raise BadInput(f"{path}: patient_groups lists {name!r}, which is no case of the dataset; correct it")
+            if name in group_of:
+                raise BadInput(f"{path}: patient_groups lists {name!r} twice; leave it in one group")
+            group_of[name] = f"group {group}"
+    return {name: group_of.get(name, name) for name in names}
+
+
+def scan_digest(path: Path) -> str:
+    """Digest of a scan's content for the price of one small read.
+
+    Hashed are the size and the first and last 512 bytes: of a gzip file these hold the checksum of everything in it.
+
+    Raises:
+        BadInput: the file is missing or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_EDGE_BYTES)
+            file.seek(max(0, size - _EDGE_BYTES))
+            tail = file.read(_EDGE_BYTES)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); correct the path or dataset.json") from None
+    return hashlib.sha256(b"%d|" % size + head + tail).hexdigest()
+
+
+def _modality(path: Path, description: Mapping[str, Any], key: str) -> str:
+    channels = description.get(key)
+    if not isinstance(channels, dict) or not channels:
+        raise BadInput(f'{path}: {key} is missing; add {key} = {{"0": "CT"}} or {{"0": "MRI"}}')
+    if len(channels) > 1:
+        raise BadInput(f"{path}: {key} lists {len(channels)} channels; only single-channel datasets can be used")
+    return str(next(iter(channels.values())))
+
+
+def _labels(path: Path, description: Mapping[str, Any]) -> dict[int, str]:
+    """MSD has value -> name, nnU-Net name -> value."""
+    labels = description.get("labels", {})
+    try:
+        pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in labels.items()]
+    except (AttributeError, TypeError, ValueError):
+        raise BadInput(f'{path}: labels must pair one integer with one name ({{"1": "liver"}}); correct it') from None
+    return dict(sorted(pairs))
+
+
+def _msd_cases(root: Path, description: Mapping[str, Any]) -> tuple[list[CaseRef], list[CaseRef]]:
+    path = root / DESCRIPTION
+    training, test = [], []
+    for item in _listed(path, description, "training"):
+        if not (isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label"), str)):
+            raise BadInput(f'{path}: training must list {{"image": ..., "label": ...}}, not {item!r}; correct it')
+        image = root / item["image"]
+        training.append(CaseRef(name=_stem(image.name), image=image, label=root / item["label"]))
+    for item in _listed(path, description, "test"):
+        entry = item.get("image") if isinstance(item, dict) else item
+        if not isinstance(entry, str):
+            raise BadInput(f"{path}: test must list paths of images, not {item!r}; correct it")
+        image = root / entry
+        label = root / "labelsTs" / image.name
+        test.append(CaseRef(name=_stem(image.name), image=image, label=label if label.is_file() else None))
+    return training, test
+
+
+def _listed(path: Path, description: Mapping[str, Any], key: str) -> list[Any]:
+    items = description.get(key, [])
+    if not isinstance(items, list):
+        raise BadInput(f"{path}: {key} must be a list; correct it")
+    return items
+
+
+def _nnunet_cases(root: Path, description: Mapping[str, Any]) -> tuple[list[CaseRef], list[CaseRef]]:
+    ending = description.get("file_ending", ENDINGS[0])
+    if ending not in ENDINGS:
+        raise BadInput(f"{root / DESCRIPTION}: file_ending {ending!r} cannot be read; convert the dataset to .nii.gz")
+
+    def cases(part: str) -> Iterator[CaseRef]:
+        channel = f"_0000{ending}"
+        for image in (root / f"images{part}").glob(f"[!.]*{channel}"):
+            name = image.name.removesuffix(channel)
+            label = root / f"labels{part}" / f"{name}{ending}"
+            yield CaseRef(name=name, image=image, label=label if part == "Tr" or label.is_file() else None)
+
+    return list(cases("Tr")), list(cases("Ts"))
+
+
+def _require_distinct_names(dataset: Dataset) -> None:
+    images: dict[str, Path] = {}
+    for case in (*dataset.training, *dataset.test):
+        if case.name in images:
+            raise BadInput(
+                f"{case.image}: {images[case.name]} has the same case name {case.name!r}; rename one of them"
+            )
+        images[case.name] = case.image
+
+
+def _require_files(path: Path, case: CaseRef) -> None:
+    if not case.image.is_file():
+        raise BadInput(f"image missing: {case.image}; add the file or remove the case from {path}")
+    if case.label is not None and not case.label.is_file():
+        raise BadInput(f"label missing: {case.label}; add the file or remove the case from {path}")
+
+
+def _stem(name: str) -> str:
+    for ending in ENDINGS:
+        name = name.removesuffix(ending)
+    return name
+
+
+def _pair(dataset: Dataset, name: str) -> str:
+    number = re.search(r"\d+$", name)
+    if number is None:
+        raise BadInput(f'{dataset.root}: case {name!r} has no trailing number; data.groups = "pairs" needs one')
+    return f"pair {name[: number.start()]}{(int(number.group()) + 1) // 2}"

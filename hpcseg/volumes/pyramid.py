@@ -1,0 +1,114 @@
+"""Resolution levels of a volume and their int16 coding. Pure.
+
+Arrays are z, y, x; intensities are those of the scan (HU for CT).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CODES = 65_000  # of the 65,536: room for rounding at both ends
+_TAILS = (0.1, 99.9)  # percentiles between which intensities are always coded
+_WIDENING = 16.0  # the coded range reaches this many widths of that interval beyond it
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Intensity = code · slope + intercept; what lies outside the int16 range is coded as its end."""
+
+    slope: float
+    intercept: float
+
+    def encode(self, values: NDArray[np.float32]) -> NDArray[np.int16]:
+        """Nearest codes of float32 intensities."""
+        codes = np.subtract(values, np.float32(self.intercept), dtype=np.float32)
+        codes *= np.float32(1 / self.slope)
+        np.rint(codes, out=codes)
+        np.clip(codes, -32768, 32767, out=codes)
+        return codes.astype(np.int16)
+
+    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Intensities of codes."""
+        values = codes.astype(np.float32)
+        values *= np.float32(self.slope)
+        values += np.float32(self.intercept)
+        return values
+
+
+def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None = None) -> Coding:
+    """Choose the finest power-of-two slope whose codes span the volume's intensities and its padding.
+
+    A few extreme voxels do not cost the rest its resolution: the span ends 16 widths of the interval between the
+    0.1 and 99.9 percentiles beyond that interval. With `clip`, the clipped intensities are codable too.
+    The intercept is a multiple of the slope, so integers are coded exactly wherever the slope is 1 or finer.
+    """
+    low, high = float(volume.min()), float(volume.max())
+    tail_low, tail_high = (float(value) for value in np.percentile(volume, _TAILS))
+    reach = _WIDENING * (tail_high - tail_low)
+    if reach > 0:
+        low, high = max(low, tail_low - reach), min(high, tail_high + reach)
+    ends = [low, high, padding]
+    if clip is not None:
+        ends += [min(max(end, clip[0]), clip[1]) for end in ends]
+    low, high = min(ends), max(ends)
+    if high == low:
+        return Coding(slope=1.0, intercept=float(np.float32(low)))
+    slope = 2.0 ** math.ceil(math.log2((high - low) / CODES))
+    return Coding(slope=slope, intercept=slope * round((low + high) / 2 / slope))
+
+
+def pool(volume_zyx: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Mean of every cube of `factor`³ voxels (float32); each axis must be a multiple of `factor`.
+
+    Raises:
+        ValueError: an axis is no multiple of `factor`.
+    """
+    if any(n % factor for n in volume_zyx.shape):
+        raise ValueError(f"shape {volume_zyx.shape} cannot be pooled by {factor}")
+    if factor == 1:
+        return volume_zyx.astype(np.float32, copy=False)
+    sums = volume_zyx
+    for axis in range(3):
+        parts = [sums[(slice(None),) * axis + (slice(part, None, factor),)] for part in range(factor)]
+        sums = np.add(parts[0], parts[1], dtype=np.float32)
+        for part in parts[2:]:
+            sums += part
+    sums *= np.float32(1 / factor**3)
+    return sums
+
+
+def build_pyramid(
+    volume_zyx: NDArray[np.float32], padding: float, clip: Pair | None, levels: int
+) -> list[NDArray[np.float32]]:
+    """Build the levels of a volume, finest first (decision: outside the volume is the padding, at every level).
+
+    Level 0 is the volume itself. Level l ≥ 1 is the 2³ mean of the level above, on the global grid; level 1 comes from
+    intensities clipped to `clip`. Its shape is ⌈n / 2⌉: voxels missing at the far end count as the clipped padding.
+    """
+    outside = padding if clip is None else float(np.clip(padding, *clip))
+    pyramid = [volume_zyx]
+    for level in range(1, levels):
+        finer = pyramid[-1]
+        even = _made_even(finer, outside, clip if level == 1 else None)
+        pyramid.append(pool(even, 2))
+    return pyramid
+
+
+def _made_even(volume: NDArray[np.float32], outside: float, clip: Pair | None) -> NDArray[np.float32]:
+    shape: Sequence[int] = [n + n % 2 for n in volume.shape]
+    if tuple(shape) == volume.shape and clip is None:
+        return volume
+    even = np.full(shape, outside, dtype=np.float32)
+    inner = even[tuple(slice(n) for n in volume.shape)]
+    if clip is None:
+        inner[...] = volume
+    else:
+        np.clip(volume, *clip, out=inner)
+    return even

@@ -1,0 +1,239 @@
+"""NIfTI scans in and out. The only module that knows the order x, y, z.
+
+Inside hpcseg a volume is z, y, x (`volume_zyx`) in canonical orientation: x to the right, y to the front, z up (RAS+).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcseg.errors import BadInput
+from hpcseg.files import replacing
+from hpcseg.spec import Spacing
+
+ENDINGS = (".nii.gz", ".nii")
+_MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
+_FLATNESS = 1e-3  # volume of a voxel's unit axes below which an affine counts as singular
+_HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+_READ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class ScanGrid:
+    """Where a scan's voxels are.
+
+    Attributes:
+        affine: (4, 4) of the file: voxel x, y, z -> mm.
+        file_shape: x, y, z as in the file.
+    """
+
+    affine: NDArray[np.float64]
+    file_shape: Triple
+
+    @cached_property
+    def orientation(self) -> NDArray[np.int64]:
+        """(3, 2): for each axis of the file the canonical axis (x 0, y 1, z 2) and the direction (1 or −1)."""
+        ornt: NDArray[np.int64] = nib.io_orientation(self.affine).astype(np.int64)
+        return ornt
+
+    @property
+    def shape_zyx(self) -> Triple:
+        """Shape of the canonical array, voxels."""
+        z, y, x = (self.file_shape[axis] for axis in self._file_axes[::-1])
+        return z, y, x
+
+    @property
+    def spacing_zyx(self) -> Spacing:
+        """Voxel size of the canonical array, mm."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        z, y, x = (float(sizes[axis]) for axis in self._file_axes[::-1])
+        return z, y, x
+
+    @property
+    def _file_axes(self) -> tuple[int, ...]:
+        """The file's axis that is canonical x, y, z."""
+        return tuple(int(axis) for axis in np.argsort(self.orientation[:, 0]))
+
+    @property
+    def _flips(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, int(direction)) for direction in self.orientation[:, 1])
+
+    def to_canonical(self, array_xyz: NDArray[Any]) -> NDArray[Any]:
+        """Turn a file's array into the canonical z, y, x one; a view, values untouched."""
+        return array_xyz[self._flips].transpose(self._file_axes[::-1])
+
+    def to_file(self, array_zyx: NDArray[Any]) -> NDArray[Any]:
+        """Turn a canonical z, y, x array into the file's x, y, z; the inverse of `to_canonical`."""
+        inverse = np.argsort(self._file_axes[::-1])
+        return array_zyx.transpose(tuple(int(axis) for axis in inverse))[self._flips]
+
+
+def read_grid(path: Path) -> ScanGrid:
+    """Read where a scan's voxels are, from its header alone.
+
+    Raises:
+        BadInput: missing, not NIfTI, not 3-D, or with a zero, negative or singular spacing.
+    """
+    with _scan(path) as image:
+        return _grid(path, image)
+
+
+def read_image(path: Path) -> tuple[NDArray[np.float32], ScanGrid]:
+    """Read a scan: float32 `volume_zyx` (canonical, header's slope and intercept applied) and its grid.
+
+    Raises:
+        BadInput: as `read_grid`; or truncated, corrupt, or with voxels that are no number.
+    """
+    with _scan(path) as image:
+        grid = _grid(path, image)
+        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+    low, high = values.min(), values.max()  # NaN goes through both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int(values.size - np.count_nonzero(np.isfinite(values)))
+        raise BadInput(f"{path}: {count} voxels are NaN or infinite; replace them in the scan")
+    return np.ascontiguousarray(grid.to_canonical(values.reshape(grid.file_shape))), grid
+
+
+def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
+    """Read a label that lies on `grid`: uint8 `label_zyx` (canonical), the file's values.
+
+    Raises:
+        BadInput: as `read_image`; or on another grid, or with values that are no integers of 0 ... 255.
+    """
+    with _scan(path) as image:
+        require_same_grid(path, _grid(path, image), grid)
+        values = np.asanyarray(image.dataobj).reshape(grid.file_shape)
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(grid.to_canonical(values))
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 255):
+        raise BadInput(f"{path}: label values run from {low} to {high}; labels must be whole numbers of 0 to 255")
+    label = values.astype(np.uint8)
+    if (label != values).any():
+        raise BadInput(f"{path}: label values are not whole numbers; give a label that was not interpolated")
+    return np.ascontiguousarray(grid.to_canonical(label))
+
+
+def require_same_grid(path: Path, label: ScanGrid, image: ScanGrid) -> None:
+    """Check that a label's voxels are where its image's are.
+
+    Raises:
+        BadInput: another shape, or a corner further away than 0.001 mm.
+    """
+    if label.file_shape != image.file_shape:
+        raise BadInput(
+            f"{path}: label shape {label.file_shape} differs from its image's {image.file_shape}; resample it"
+        )
+    far = np.array(image.file_shape) - 1
+    corners = np.array([[*(far * bits), 1] for bits in np.ndindex(2, 2, 2)], dtype=float)
+    apart = float(np.abs(corners @ (label.affine - image.affine).T).max())
+    if apart > _MM_TOLERANCE:
+        raise BadInput(f"{path}: label lies up to {apart:.3g} mm off its image (affines differ); resample it")
+
+
+def write_mask(path: Path, mask_zyx: NDArray[np.uint8], grid: ScanGrid, *, like: Path | None) -> None:
+    """Write a mask (canonical, uint8) as NIfTI on the scan's own grid, atomically.
+
+    Args:
+        path: ends with .nii.gz or .nii.
+        mask_zyx: of shape `grid.shape_zyx`.
+        grid: of the scan.
+        like: the scan, whose header (orientation codes, units) is kept; None: a plain header.
+    """
+    if not path.name.endswith(ENDINGS):
+        raise BadInput(f"{path}: masks are written as NIfTI; give a name that ends with .nii.gz")
+    values = np.asfortranarray(grid.to_file(mask_zyx.astype(np.uint8, copy=False)))
+    if like is None:
+        image = nib.Nifti1Image(values, grid.affine)
+        image.set_qform(grid.affine, code=1)
+        image.set_sform(grid.affine, code=1)
+    else:
+        with _scan(like) as scan:
+            header = scan.header.copy()
+            header.set_data_dtype(np.uint8)
+            header.set_slope_inter(1, 0)
+            header["cal_min"] = header["cal_max"] = 0
+            image = type(scan)(values, None, header)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+@contextlib.contextmanager
+def _scan(path: Path) -> Iterator[Any]:
+    """Open a NIfTI-1 or -2 file; turn every way in which reading can fail into BadInput.
+
+    A gzip stream is read to its end if its voxels were read, so that its checksum is compared.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such scan; correct the path or dataset.json")
+    if not path.name.endswith(ENDINGS):
+        raise BadInput(f"{path}: not a .nii.gz or .nii file; convert it to NIfTI")
+    try:
+        with contextlib.ExitStack() as stack:
+            plain = stack.enter_context(path.open("rb"))
+            stream = stack.enter_context(gzip.GzipFile(fileobj=plain)) if path.name.endswith(".gz") else plain
+            kind = _checked_kind(path, stream.read(_HEADER_BYTES))
+            stream.seek(0)
+            image: Any = kind.from_stream(stream)
+            yield image
+            if isinstance(stream, gzip.GzipFile) and stream.tell() > image.dataobj.offset:
+                while stream.read(1 << 20):
+                    pass
+    except _READ_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path}: not a readable NIfTI scan ({reason}); copy or convert it again") from None
+
+
+def _checked_kind(path: Path, start: bytes) -> Any:
+    """Class of the image, NIfTI-1 or -2; refuse voxel sizes of the raw header that nibabel would silently repair."""
+    size_field = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
+    kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.sizeof_hdr in size_field]
+    if not kinds:
+        raise ValueError("no NIfTI header")
+    header = kinds[0].header_class(start[: kinds[0].header_class.sizeof_hdr], check=False)
+    sizes = header["pixdim"][1:4].astype(float)
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise BadInput(f"{path}: voxel spacing {sizes.tolist()} mm must be positive; correct the header (pixdim)")
+    return kinds[0]
+
+
+def _grid(path: Path, image: Any) -> ScanGrid:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise BadInput(f"{path}: shape {shape} is not 3-D; give one volume per file")
+    if min(shape) < 1:
+        raise BadInput(f"{path}: shape {shape} holds no voxels; copy or convert it again")
+    kind = image.get_data_dtype()
+    if kind.names is not None or kind.kind not in "iuf":
+        raise BadInput(f"{path}: voxels of type {kind} are not plain intensities; convert it to numbers")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.isfinite(affine).all() and (sizes > 0).all()):
+        raise BadInput(f"{path}: the affine gives no voxel spacing; correct the header")
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < _FLATNESS:
+        raise BadInput(f"{path}: the affine is singular (axes lie in one plane); correct the header")
+    x, y, z = shape
+    return ScanGrid(affine=affine, file_shape=(x, y, z))

@@ -1,0 +1,268 @@
+"""Packing: all or nothing, the same for any number of workers, on small and on real scans."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from hpcseg.config import PreprocessingConfig
+from hpcseg.errors import BadInput, Interrupted
+from hpcseg.spec import CaseRef, PackSpec
+from hpcseg.volumes.datasets import open_dataset, scan_digest
+from hpcseg.volumes.packing import pack, pack_case, plan_spacing
+from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.store import Store, verify
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny dataset that may be broken."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "Tiny"))
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    """The store in a folder of its own."""
+    return tmp_path / "run" / "store.h5"
+
+
+def assert_nothing_left(destination: Path) -> None:
+    assert not destination.parent.exists() or list(destination.parent.iterdir()) == []
+
+
+def test_a_store_holds_the_preprocessed_scans(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(tiny_dataset)
+    calls: list[tuple[int, int, str]] = []
+    pack(spec, destination, progress=lambda done, total, name: calls.append((done, total, name)))
+    assert calls == [(index, 8, case.name) for index, case in enumerate(spec.cases, start=1)]
+    assert [path.name for path in destination.parent.iterdir()] == ["store.h5"]
+    with Store(destination) as store:
+        assert verify(store) == []
+        case = store.case("case_003")
+        done = preprocess(
+            spec.cases[2].image, spec.cases[2].label, spacing_zyx=(2, 2, 2), classes=((1, 2),), padding=-1000.0
+        )
+        codes = case.read(0, (0, 0, 0), case.shape_zyx)
+        assert np.abs(case.decode(codes) - done.volume_zyx).max() <= case.slope / 2
+        assert np.array_equal(case.read_label((0, 0, 0), case.shape_zyx), done.label_zyx)
+        assert np.array_equal(case.attrs["crop"], done.crop)
+        assert np.array_equal(case.attrs["affine"], done.grid.affine)
+        assert tuple(case.attrs["file_shape"]) == done.grid.file_shape
+        assert case.attrs["source_digest"] == scan_digest(spec.cases[2].image)
+
+
+def test_workers_do_not_change_the_result(tiny_dataset: Path, make_spec, tmp_path: Path) -> None:
+    spec = make_spec(tiny_dataset, spacing_zyx=(1.5, 1.4, 1.3))
+    stores = []
+    for workers in (1, 2):
+        pack(spec, tmp_path / f"{workers}.h5", workers=workers)
+        with Store(tmp_path / f"{workers}.h5") as store:
+            stores.append({name: store.case(name).attrs["checksum"] for name in store.names})
+    assert stores[0] == stores[1]
+    assert len(stores[0]) == 8
+
+
+def test_threads_do_not_change_the_result(tiny_dataset: Path, make_spec) -> None:
+    spec = make_spec(tiny_dataset, spacing_zyx=(1.5, 1.4, 1.3))
+    checksums = set()
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads, user_api="blas"):
+            checksums.add(pack_case(spec, spec.cases[0]).attributes["checksum"])
+    assert len(checksums) == 1
+
+
+def test_a_store_is_replaced_whole(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(tiny_dataset)
+    pack(spec.model_copy(update={"cases": spec.cases[:1]}), destination)
+    with Store(destination) as old:
+        pack(spec.model_copy(update={"cases": spec.cases[1:2]}), destination)
+        assert old.case("case_001").read(0, (0, 0, 0), (4, 4, 4)).shape == (4, 4, 4)
+    with Store(destination) as new:
+        assert new.names == ("case_002",)
+
+
+def test_without_a_clip_the_levels_are_plain_means(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(tiny_dataset, pyramid_clip=None, padding="minimum")
+    pack(spec.model_copy(update={"cases": spec.cases[:1]}), destination)
+    with Store(destination) as store:
+        assert store.pyramid_clip is None
+        case = store.case("case_001")
+        assert case.padding == -1000
+        assert case.decode(case.read(1, (-1, 0, 0), (1, 1, 1))) == -1000
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_scan_in_the_middle_leaves_nothing(dataset: Path, make_spec, destination: Path, workers: int) -> None:
+    spec = make_spec(dataset)
+    victim = spec.cases[4].image
+    victim.write_bytes(victim.read_bytes()[:2000])
+    with pytest.raises(BadInput, match=f"{victim}: not a readable NIfTI scan"):
+        pack(spec, destination, workers=workers)
+    assert_nothing_left(destination)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_leaves_the_old_store(dataset: Path, make_spec, destination: Path, write_scan, workers: int) -> None:
+    spec = make_spec(dataset)
+    pack(spec.model_copy(update={"cases": spec.cases[:1]}), destination)
+    before = destination.read_bytes()
+    write_scan(spec.cases[2].image, np.full((26, 28, 24), np.nan, np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    with pytest.raises(BadInput, match="NaN"):
+        pack(spec, destination, workers=workers)
+    assert destination.read_bytes() == before
+    assert [path.name for path in destination.parent.iterdir()] == ["store.h5"]
+
+
+def test_bad_headers_and_missing_files_are_found_before_the_work(dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(dataset)
+    spec.cases[7].image.unlink()
+    packed: list[str] = []
+    with pytest.raises(BadInput, match=r"case_008\.nii\.gz: no such scan"):
+        pack(spec, destination, progress=lambda done, total, name: packed.append(name))
+    assert packed == []
+    assert_nothing_left(destination)
+
+
+@pytest.mark.parametrize("classes", [((1, 2),), (), ((1,), (2,))])
+def test_an_empty_foreground_names_the_file_and_the_remedy(
+    dataset: Path, make_spec, destination: Path, write_scan, classes: tuple[tuple[int, ...], ...]
+) -> None:
+    spec = make_spec(dataset, classes=classes)
+    assert spec.cases[3].label is not None
+    write_scan(spec.cases[3].label, np.zeros((26, 28, 24), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    with pytest.raises(BadInput, match=r"labelsTr/case_004\.nii\.gz: empty foreground: .*data\.foreground") as caught:
+        pack(spec, destination)
+    assert "\n" not in str(caught.value)
+    assert "take the case out of dataset.json" in str(caught.value)
+    assert_nothing_left(destination)
+
+
+def test_a_foreground_that_no_label_has_is_refused(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    with pytest.raises(BadInput, match=r"empty foreground: no voxel of data\.foreground \(\[7\]\)"):
+        pack(make_spec(tiny_dataset, classes=((7,),)), destination)
+    assert_nothing_left(destination)
+
+
+def test_no_case_and_two_cases_of_one_name_are_refused(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(tiny_dataset)
+    with pytest.raises(BadInput, match="no case to pack"):
+        pack(spec.model_copy(update={"cases": ()}), destination)
+    with pytest.raises(BadInput, match="a second case is named 'case_001'"):
+        pack(spec.model_copy(update={"cases": spec.cases[:1] * 2}), destination)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_request_to_stop_leaves_nothing(tiny_dataset: Path, make_spec, destination: Path, workers: int) -> None:
+    packed: list[str] = []
+    with pytest.raises(Interrupted, match="stopped after 2 of 8 cases; run it again"):
+        pack(
+            make_spec(tiny_dataset),
+            destination,
+            workers=workers,
+            progress=lambda done, total, name: packed.append(name),
+            should_stop=lambda: len(packed) == 2,
+        )
+    assert_nothing_left(destination)
+
+
+def test_a_killed_process_leaves_no_store(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from hpcseg.spec import PackSpec
+from hpcseg.volumes.packing import pack
+
+def wait(done, total, name):
+    print(name, flush=True)
+    time.sleep(60)
+
+pack(PackSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]), progress=wait)
+"""
+    arguments = [sys.executable, "-c", script, make_spec(tiny_dataset).model_dump_json(), str(destination)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "case_001\n"
+        process.send_signal(signal.SIGKILL)
+    assert not destination.exists()
+
+
+def test_a_store_is_what_its_docstring_says(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(tiny_dataset)
+    pack(spec.model_copy(update={"cases": spec.cases[:1]}), destination)
+    with h5py.File(destination) as file:
+        assert dict(file.attrs).keys() == {
+            *("format", "version", "dataset", "id", "spacing_zyx", "levels", "classes", "pyramid_clip", "complete")
+        }
+        group = file["cases/case_001"]
+        assert sorted(group) == [
+            *("foreground_1", "foreground_codes", "foreground_counts", "histogram_codes", "histogram_counts"),
+            *("image_0", "image_1", "image_2", "image_3", "label"),
+        ]
+        for level in range(4):
+            assert (group[f"image_{level}"].dtype, group[f"image_{level}"].chunks) == (np.int16, (32, 32, 32))
+        assert (group["label"].dtype, group["label"].chunks) == (np.uint8, (32, 32, 32))
+
+
+SPACINGS = [(5.0, 0.7, 0.7), (1.0, 0.8, 0.9), (2.0, 0.6004, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, (2.0, 2.0, 2.0)),
+        ({"isotropic": False}, (2.0, 0.7, 0.7)),
+        ({"spacing": 1.5}, (1.5, 1.5, 1.5)),
+        ({"spacing": (3.0, 1.0, 1.25)}, (3.0, 1.0, 1.25)),
+    ],
+)
+def test_plan_spacing(keys: dict[str, object], expected: tuple[float, float, float]) -> None:
+    assert plan_spacing(PreprocessingConfig.model_validate(keys), SPACINGS) == expected
+
+
+def test_plan_spacing_rounds_and_needs_cases() -> None:
+    assert plan_spacing(PreprocessingConfig(), [(0.7285156, 0.7, 0.7)]) == (0.729, 0.729, 0.729)
+    with pytest.raises(BadInput, match="no labelled case"):
+        plan_spacing(PreprocessingConfig(), [])
+
+
+def real_spec(root: Path, names: set[str], spacing: float, padding: float | str) -> PackSpec:
+    dataset = open_dataset(root)
+    cases: tuple[CaseRef, ...] = tuple(c for c in dataset.training + dataset.test if c.name in names)
+    return PackSpec.model_validate(
+        {
+            "id": "pack-real",
+            "dataset": dataset.name,
+            "cases": cases,
+            "spacing_zyx": (spacing,) * 3,
+            "classes": ((1, 2),),
+            "padding": padding,
+            "pyramid_clip": (-200.0, 400.0) if dataset.is_ct else None,
+        }
+    )
+
+
+def test_real_ct_packs(shared_data: Path, destination: Path) -> None:
+    pack(real_spec(shared_data / "Task03_LiverCT", {"totalseg_ex", "lits_005"}, 2.5, -1000.0), destination)
+    with Store(destination) as store:
+        assert verify(store) == []
+        assert [store.case(name).labelled for name in store.names] == [True, False]
+        case = store.case("lits_005")
+        assert len(case.foreground_by_class[1]) == 10_000
+        liver = np.median(case.decode(np.repeat(*case.foreground_histogram)))
+        assert 20 < liver < 200
+
+
+def test_real_mr_packs(shared_data: Path, destination: Path) -> None:
+    names = {f"hippocampus_{index:03d}" for index in (1, 3, 4)}
+    pack(real_spec(shared_data / "Task04_Hippocampus", names, 1.0, "minimum"), destination)
+    with Store(destination) as store:
+        assert verify(store) == []
+        assert all(store.case(name).foreground_by_class[1].size for name in store.names)

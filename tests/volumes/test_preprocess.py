@@ -1,0 +1,114 @@
+"""A scan's way to the network's grid and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcseg.errors import BadInput
+from hpcseg.volumes.preprocess import merge_labels, n_classes, preprocess
+from hpcseg.volumes.scans import read_grid, read_label
+
+LPS_2MM = np.diag([-1.5, -1.5, 2.5, 1.0])
+
+
+@pytest.fixture
+def ball(tmp_path: Path, write_scan) -> tuple[Path, Path]:
+    """A ball of 40 HU in air, off centre, 1.5 × 1.5 × 2.5 mm, LPS; its label."""
+    place = np.stack(np.meshgrid(*[np.arange(n) for n in (40, 36, 30)], indexing="ij")).astype(float)
+    centre = np.array([18, 20, 13])[:, None, None, None]
+    mm = np.array([1.5, 1.5, 2.5])[:, None, None, None]
+    distance = np.sqrt((((place - centre) * mm) ** 2).sum(axis=0))
+    body = distance < 24
+    image = np.where(body, 40 + 100 * (distance < 14), -1000).astype(np.int16)
+    label = (distance < 14).astype(np.uint8) + (distance < 6)
+    return (
+        write_scan(tmp_path / "image.nii.gz", image, LPS_2MM),
+        write_scan(tmp_path / "label.nii.gz", label, LPS_2MM),
+    )
+
+
+def test_the_crop_is_the_box_of_what_is_above_the_padding(ball: tuple[Path, Path]) -> None:
+    image, label = ball
+    done = preprocess(image, label, spacing_zyx=(2.5, 1.5, 1.5), classes=(), padding=-1000.0)
+    assert done.crop == ((4, 23), (0, 31), (6, 37))
+    assert done.padding == -1000
+    assert done.volume_zyx.shape == (19, 31, 31)
+    assert (done.volume_zyx > -1000).any(axis=(1, 2)).all()
+    assert done.label_zyx is not None
+    expected = read_label(label, read_grid(image))[4:23, 0:31, 6:37] > 0
+    assert np.array_equal(done.label_zyx, expected)
+
+
+def test_the_padding_of_minimum_is_the_images_own(tmp_path: Path, write_scan) -> None:
+    values = np.full((8, 8, 8), 17, np.float32)
+    values[2:5, 3:6, 1:7] = 90
+    done = preprocess(
+        write_scan(tmp_path / "mr.nii.gz", values), None, spacing_zyx=(1, 1, 1), classes=(), padding="minimum"
+    )
+    assert done.padding == 17
+    assert done.crop == ((1, 7), (3, 6), (2, 5))
+    assert done.label_zyx is None
+
+
+@pytest.mark.parametrize("padding", [-1000.0, "minimum"])
+def test_a_scan_without_anything_above_the_padding_is_kept_whole(tmp_path: Path, write_scan, padding) -> None:
+    path = write_scan(tmp_path / "air.nii.gz", np.full((4, 5, 6), -1024, np.int16))
+    done = preprocess(path, None, spacing_zyx=(1, 1, 1), classes=(), padding=padding)
+    assert done.volume_zyx.shape == (6, 5, 4)
+    assert done.crop == ((0, 6), (0, 5), (0, 4))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (2.5, 2.0, 1.0)])
+def test_a_mask_comes_back_to_the_scans_own_grid(ball: tuple[Path, Path], spacing: tuple[float, float, float]) -> None:
+    image, label = ball
+    done = preprocess(image, label, spacing_zyx=spacing, classes=(), padding=-1000.0)
+    assert done.label_zyx is not None
+    restored = done.restore(done.label_zyx.astype(np.float32))
+    assert restored.dtype == np.float32
+    assert restored.shape == done.grid.shape_zyx == (30, 36, 40)
+    truth = read_label(label, done.grid) > 0
+    mask = restored > 0.5
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
+    (z0, z1), (y0, y1), (x0, x1) = done.crop
+    outside = np.ones(restored.shape, bool)
+    outside[z0:z1, y0:y1, x0:x1] = False
+    assert (restored[outside] == 0).all()
+
+
+def test_at_the_scans_own_spacing_nothing_changes(ball: tuple[Path, Path]) -> None:
+    image, label = ball
+    done = preprocess(image, label, spacing_zyx=(2.5, 1.5, 1.5), classes=((1,), (2,)), padding=-1000.0)
+    assert done.label_zyx is not None
+    restored = done.restore(done.label_zyx.astype(np.float32))
+    assert np.array_equal(restored, read_label(label, done.grid))
+
+
+def test_several_classes_stay_apart(ball: tuple[Path, Path]) -> None:
+    image, label = ball
+    done = preprocess(image, label, spacing_zyx=(1, 1, 1), classes=((2,), (1,)), padding=-1000.0)
+    assert done.label_zyx is not None
+    centre = tuple(int(np.mean(axis)) for axis in np.nonzero(done.label_zyx))
+    assert done.label_zyx[centre] == 1
+    assert set(np.unique(done.label_zyx)) == {0, 1, 2}
+
+
+def test_an_absurd_spacing_is_refused(ball: tuple[Path, Path]) -> None:
+    with pytest.raises(BadInput, match=r"image\.nii\.gz: .* too many; correct the scan's header"):
+        preprocess(ball[0], None, spacing_zyx=(0.01, 0.01, 0.01), classes=(), padding=-1000.0)
+
+
+def test_merge_labels() -> None:
+    values = np.array([[[0, 1, 2, 7, 255]]], np.uint8)
+    assert merge_labels(values, ()).ravel().tolist() == [0, 1, 1, 1, 1]
+    assert merge_labels(values, ((1, 2),)).ravel().tolist() == [0, 1, 1, 0, 0]
+    assert merge_labels(values, ((7,), (1, 255))).ravel().tolist() == [0, 2, 0, 1, 2]
+    assert (n_classes(()), n_classes(((1, 2),)), n_classes(((1,), (2,)))) == (2, 2, 3)
+
+
+@pytest.mark.parametrize(("classes", "message"), [(((1,), (1, 2)), "in two classes"), (((0,),), "0 is no label value")])
+def test_impossible_classes_are_refused(classes: tuple[tuple[int, ...], ...], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        merge_labels(np.zeros((1, 1, 1), np.uint8), classes)

@@ -1,0 +1,121 @@
+"""Levels and int16 coding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcseg.volumes.pyramid import build_pyramid, choose_coding, pool
+
+SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
+
+
+@given(shape=SHAPES, factor=st.sampled_from([1, 2, 3, 4, 8]))
+@settings(deadline=None)
+def test_pool_is_the_mean_of_cubes(shape: tuple[int, int, int], factor: int) -> None:
+    z, y, x = shape
+    volume = np.random.default_rng(0).random((z * factor, y * factor, x * factor), dtype=np.float32)
+    expected = volume.reshape(z, factor, y, factor, x, factor).mean(axis=(1, 3, 5), dtype=np.float64)
+    pooled = pool(volume, factor)
+    assert pooled.dtype == np.float32
+    assert np.abs(pooled - expected).max() < 1e-6
+
+
+def test_pool_leaves_its_input_alone() -> None:
+    volume = np.ones((4, 4, 4), np.float32)
+    pool(volume, 2)
+    assert (volume == 1).all()
+
+
+def test_pool_refuses_shapes_that_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="cannot be pooled by 2"):
+        pool(np.zeros((4, 5, 4), np.float32), 2)
+
+
+@given(shape=SHAPES, clip=st.sampled_from([None, (-200.0, 400.0)]), seed=st.integers(0, 5))
+@settings(deadline=None)
+def test_a_level_is_the_mean_of_its_cube_of_clipped_voxels(
+    shape: tuple[int, int, int], clip: tuple[float, float] | None, seed: int
+) -> None:
+    volume = np.random.default_rng(seed).uniform(-1000, 1000, shape).astype(np.float32)
+    padding = -1000.0
+    pyramid = build_pyramid(volume, padding, clip, 4)
+    assert pyramid[0] is volume
+    room = [8 * math.ceil(n / 8) for n in shape]
+    clipped = volume if clip is None else np.clip(volume, *clip)
+    padded = np.full(room, padding if clip is None else -200.0)
+    padded[tuple(slice(n) for n in shape)] = clipped
+    for level in range(1, 4):
+        factor = 2**level
+        assert pyramid[level].shape == tuple(math.ceil(n / factor) for n in shape)
+        expected = padded.reshape([part for n in room for part in (n // factor, factor)]).mean(axis=(1, 3, 5))
+        inner = tuple(slice(n) for n in pyramid[level].shape)
+        assert np.abs(pyramid[level] - expected[inner]).max() < 1e-3
+
+
+@given(
+    low=st.integers(-30_000, 30_000),
+    width=st.integers(0, 64_000),
+    seed=st.integers(0, 5),
+    padding=st.integers(-1000, 0),
+)
+@settings(deadline=None)
+def test_integers_decode_exactly_where_the_slope_allows(low: int, width: int, seed: int, padding: int) -> None:
+    volume = np.random.default_rng(seed).integers(low, low + width + 1, (6, 6, 6)).astype(np.float32)
+    coding = choose_coding(volume, float(padding))
+    assert math.log2(coding.slope).is_integer()
+    if coding.slope <= 1:
+        assert np.array_equal(coding.decode(coding.encode(volume)), volume)
+        pad = np.full((1, 1, 1), padding, np.float32)
+        assert np.array_equal(coding.decode(coding.encode(pad)), pad)
+    else:
+        assert np.abs(coding.decode(coding.encode(volume)) - volume).max() <= coding.slope / 2 + 0.01
+
+
+@given(
+    scale=st.sampled_from([1e-20, 1e-3, 1.0, 300.0, 1e6, 1e20]), offset=st.floats(-10, 10), padding=st.floats(-20, 20)
+)
+@settings(deadline=None)
+def test_the_code_is_as_fine_as_its_range_allows(scale: float, offset: float, padding: float) -> None:
+    volume = (np.random.default_rng(0).random((8, 8, 8)) * scale + offset * scale).astype(np.float32)
+    padding = float(np.float32(padding * scale))
+    coding = choose_coding(volume, padding)
+    values = np.append(volume.ravel(), np.float32(padding))
+    span = float(values.max()) - float(values.min())
+    assert coding.slope <= 2 * span / 65_000
+    error = np.abs(coding.decode(coding.encode(values)).astype(np.float64) - values)
+    assert error.max() <= coding.slope / 2 + 2e-7 * np.abs(values).max()
+
+
+def test_a_few_extreme_voxels_do_not_cost_the_others_their_resolution() -> None:
+    volume = np.random.default_rng(0).normal(100, 20, (32, 32, 32)).astype(np.float32)
+    volume[0, 0, 0] = 1.7e6
+    coding = choose_coding(volume, 0.0)
+    assert coding.slope < 0.1
+    coded = coding.encode(volume)
+    assert np.abs(coding.decode(coded) - volume).ravel()[1:].max() <= coding.slope
+    assert coded[0, 0, 0] == 32767
+
+
+def test_rare_bright_voxels_in_a_constant_image_survive() -> None:
+    volume = np.zeros((32, 32, 32), np.float32)
+    volume[0, 0, :5] = 100
+    coding = choose_coding(volume, 0.0)
+    assert np.array_equal(coding.decode(coding.encode(volume)), volume)
+
+
+def test_a_constant_image_is_coded_exactly() -> None:
+    volume = np.full((3, 3, 3), 0.3, np.float32)
+    coding = choose_coding(volume, float(volume[0, 0, 0]))
+    assert np.array_equal(coding.decode(coding.encode(volume)), volume)
+
+
+def test_clipped_values_can_be_coded_even_where_all_intensities_lie_outside_the_clip() -> None:
+    volume = np.full((3, 3, 3), -900, np.float32)
+    coding = choose_coding(volume, -1000.0, (-200.0, 400.0))
+    clipped = np.full((1,), -200, np.float32)
+    assert coding.decode(coding.encode(clipped)) == clipped

@@ -1,0 +1,109 @@
+"""Resampling by matrices against scipy's zoom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from hpcseg.volumes.resample import (
+    cubic_matrix,
+    linear_matrix,
+    resample_cubic,
+    resample_labels,
+    resample_linear,
+    target_shape,
+)
+
+SHAPES = st.tuples(*[st.integers(1, 24)] * 3)
+
+
+def scipy_zoom(volume: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+    factors = [wanted / n for wanted, n in zip(shape, volume.shape, strict=True)]
+    return ndimage.zoom(volume.astype(np.float64), factors, order=order, mode="mirror")
+
+
+@given(shape=SHAPES, wanted=SHAPES, seed=st.integers(0, 9))
+@settings(max_examples=100, deadline=None)
+def test_cubic_is_scipys_zoom(shape: tuple[int, int, int], wanted: tuple[int, int, int], seed: int) -> None:
+    volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    ours = resample_cubic(volume, wanted)
+    assert ours.dtype == np.float32
+    assert np.abs(ours - scipy_zoom(volume, wanted, 3)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(5, 9), (64, 37), (31, 100), (200, 500)])
+def test_cubic_matrix_is_scipys_default_zoom_of_the_identity(n_in: int, n_out: int) -> None:
+    expected = ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3)
+    rows = np.abs(expected).sum(axis=1) > 0  # the default mode may lose the last row to rounding
+    assert rows[:-1].all()
+    assert np.abs(cubic_matrix(n_in, n_out) - expected)[rows].max() < 1e-6
+
+
+@given(n_in=st.integers(1, 300), n_out=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_matrices_keep_constants_so_no_row_is_lost(n_in: int, n_out: int) -> None:
+    for matrix in (cubic_matrix(n_in, n_out), linear_matrix(n_in, n_out)):
+        assert matrix.shape == (n_out, n_in)
+        assert np.abs(matrix.sum(axis=1) - 1).max() < 1e-5
+
+
+def test_matrices_are_shared_and_read_only() -> None:
+    assert cubic_matrix(7, 9) is cubic_matrix(7, 9)
+    with pytest.raises(ValueError, match="read-only"):
+        cubic_matrix(7, 9)[0, 0] = 1
+
+
+@given(shape=SHAPES, wanted=SHAPES)
+@settings(max_examples=60, deadline=None)
+def test_linear_is_scipys_zoom(shape: tuple[int, int, int], wanted: tuple[int, int, int]) -> None:
+    volume = np.random.default_rng(1).random(shape, dtype=np.float32)
+    assert np.abs(resample_linear(volume, wanted) - scipy_zoom(volume, wanted, 1)).max() < 1e-5
+
+
+def test_a_ramp_stays_a_ramp() -> None:
+    ramp = np.broadcast_to(np.linspace(-100, 100, 21, dtype=np.float32), (4, 5, 21))
+    expected = np.linspace(-100, 100, 57, dtype=np.float32)
+    assert np.abs(resample_linear(ramp, (7, 3, 57)) - expected).max() < 1e-3
+
+
+def test_the_same_shape_gives_the_same_values_in_a_new_array() -> None:
+    volume = np.random.default_rng(0).random((4, 5, 6), dtype=np.float32)
+    for resampled in (resample_cubic(volume, volume.shape), resample_linear(volume, volume.shape)):
+        assert np.array_equal(resampled, volume)
+        assert not np.shares_memory(resampled, volume)
+
+
+@given(shape=SHAPES, n_classes=st.integers(2, 5), seed=st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_labels_keep_their_values_on_their_own_grid(shape: tuple[int, int, int], n_classes: int, seed: int) -> None:
+    label = np.random.default_rng(seed).integers(0, n_classes, shape, dtype=np.uint8)
+    assert np.array_equal(resample_labels(label, shape, n_classes), label)
+
+
+@given(shape=SHAPES, wanted=SHAPES, n_classes=st.integers(2, 4), seed=st.integers(0, 9))
+@settings(max_examples=80, deadline=None)
+def test_labels_are_the_argmax_of_the_interpolated_one_hot(
+    shape: tuple[int, int, int], wanted: tuple[int, int, int], n_classes: int, seed: int
+) -> None:
+    label = np.random.default_rng(seed).integers(0, n_classes, shape, dtype=np.uint8)
+    shares = np.stack([scipy_zoom(label == index, wanted, 1) for index in range(n_classes)])
+    ours = resample_labels(label, wanted, n_classes)
+    second, best = np.sort(shares, axis=0)[-2:]
+    clear = best - second > 1e-5
+    assert np.array_equal(ours[clear], shares.argmax(axis=0)[clear])
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_ties_go_to_the_lower_class(n_classes: int) -> None:
+    label = np.zeros((1, 1, 2), np.uint8)
+    label[..., 1] = n_classes - 1
+    assert resample_labels(label, (1, 1, 3), n_classes).ravel().tolist() == [0, 0, n_classes - 1]
+    assert resample_labels(label[..., ::-1], (1, 1, 3), n_classes).ravel().tolist() == [n_classes - 1, 0, 0]
+
+
+def test_target_shape_covers_the_same_extent() -> None:
+    assert target_shape((78, 484, 512), (2.0, 0.7285, 0.7285), (1.0, 1.0, 1.0)) == (156, 353, 373)
+    assert target_shape((10, 1, 3), (1.0, 1.0, 1.0), (100.0, 4.0, 1.5)) == (1, 1, 2)

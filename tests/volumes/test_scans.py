@@ -1,0 +1,254 @@
+"""NIfTI in and out: orientations, headers, and every way in which a scan can be bad."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcseg.errors import BadInput
+from hpcseg.volumes.scans import ScanGrid, read_grid, read_image, read_label, write_mask
+
+SHAPE = (3, 4, 5)
+SPACING = (1.0, 2.0, 3.0)
+ORIENTATIONS = [
+    (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+]
+
+
+def oriented_affine(axes: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (target, sign) in enumerate(zip(axes, signs, strict=True)):
+        affine[target, axis] = sign * SPACING[axis]
+    affine[:3, 3] = (5, -7, 11)
+    return affine
+
+
+def ramp() -> np.ndarray:
+    return np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+
+
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
+def test_to_file_inverts_to_canonical_and_canonical_is_nibabels(axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    grid = ScanGrid(oriented_affine(axes, signs), SHAPE)
+    canonical = grid.to_canonical(ramp())
+    assert np.array_equal(grid.to_file(canonical), ramp())
+    closest = nib.as_closest_canonical(nib.Nifti1Image(ramp(), grid.affine))
+    assert np.array_equal(canonical, closest.get_fdata().transpose(2, 1, 0))
+    assert canonical.shape == grid.shape_zyx
+    assert grid.spacing_zyx == pytest.approx(closest.header.get_zooms()[::-1])
+
+
+@given(angles=st.tuples(*[st.floats(-180, 180)] * 3), signs=st.sampled_from([s for _, s in ORIENTATIONS]))
+@settings(max_examples=50, deadline=None)
+def test_oblique_scans_round_trip_and_agree_with_nibabel(
+    angles: tuple[float, float, float], signs: tuple[int, ...]
+) -> None:
+    a, b, c = np.deg2rad(angles)
+    rot_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    rot_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rot_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = rot_x @ rot_y @ rot_z @ np.diag(np.array(SPACING) * signs)
+    grid = ScanGrid(affine, SHAPE)
+    canonical = grid.to_canonical(ramp())
+    assert np.array_equal(grid.to_file(canonical), ramp())
+    closest = nib.as_closest_canonical(nib.Nifti1Image(ramp(), affine))
+    assert np.array_equal(canonical, closest.get_fdata().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_an_image_is_read_with_its_scaling(tmp_path: Path, ending: str, kind: type) -> None:
+    image = kind(np.arange(60, dtype=np.int16).reshape(SHAPE), np.diag([1, 2, 3, 1.0]))
+    image.header.set_slope_inter(2, -1024)
+    path = tmp_path / f"scan{ending}"
+    nib.save(image, path)
+    volume, grid = read_image(path)
+    assert volume.dtype == np.float32
+    assert np.array_equal(volume.transpose(2, 1, 0), nib.load(path).get_fdata())
+    assert volume.flags.c_contiguous
+    assert grid.spacing_zyx == (3, 2, 1)
+    assert grid.shape_zyx == read_grid(path).shape_zyx == (5, 4, 3)
+
+
+def test_trailing_axes_of_one_are_dropped(tmp_path: Path, write_scan) -> None:
+    path = write_scan(tmp_path / "scan.nii.gz", ramp()[..., None, None])
+    assert read_image(path)[0].shape == (5, 4, 3)
+    assert read_label(path, read_grid(path)).shape == (5, 4, 3)
+
+
+def test_float_labels_with_whole_numbers_are_read(tmp_path: Path, write_scan) -> None:
+    values = (ramp() % 3).astype(np.float32)
+    path = write_scan(tmp_path / "label.nii.gz", values)
+    label = read_label(path, read_grid(path))
+    assert label.dtype == np.uint8
+    assert np.array_equal(label.transpose(2, 1, 0), values)
+
+
+def test_a_missing_scan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no such scan; correct"):
+        read_image(tmp_path / "none.nii.gz")
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scan.nrrd").write_bytes(b"NRRD0004")
+    with pytest.raises(BadInput, match="convert it to NIfTI"):
+        read_image(tmp_path / "scan.nrrd")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a scan at all" * 100, b"\x5c\x01\x00\x00" + b"\xff" * 600])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_file_that_is_no_scan_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
+    path = tmp_path / f"scan{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    with pytest.raises(BadInput, match=r"scan\.nii"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.6, 0.95])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_truncated_scan_is_refused(tmp_path: Path, write_scan, keep: float, ending: str) -> None:
+    path = write_scan(tmp_path / f"scan{ending}", np.random.default_rng(0).integers(0, 999, (20, 20, 20), np.int16))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(BadInput, match="not a readable NIfTI scan"):
+        read_image(path)
+    with pytest.raises(BadInput, match="not a readable NIfTI scan"):
+        read_label(path, ScanGrid(np.eye(4), (20, 20, 20)))
+
+
+def test_a_gzip_checksum_that_does_not_match_is_noticed(tmp_path: Path, write_scan) -> None:
+    path = write_scan(tmp_path / "scan.nii.gz", ramp())
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    assert read_grid(path).shape_zyx == (5, 4, 3)
+    with pytest.raises(BadInput, match="CRC"):
+        read_image(path)
+
+
+@given(place=st.integers(0, 347), value=st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+def test_a_header_with_a_wrong_byte_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, write_scan, place: int, value: int
+) -> None:
+    path = write_scan(tmp_path_factory.mktemp("fuzz") / "scan.nii", ramp())
+    content = bytearray(path.read_bytes())
+    content[place] = value
+    path.write_bytes(content)
+    try:
+        assert np.isfinite(read_image(path)[0]).all()
+    except BadInput as error:
+        assert "\n" not in str(error)
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_number_are_counted(tmp_path: Path, write_scan, bad: float) -> None:
+    values = ramp()
+    values[1, :2, 3] = bad
+    with pytest.raises(BadInput, match="2 voxels are NaN or infinite"):
+        read_image(write_scan(tmp_path / "scan.nii.gz", values))
+
+
+def test_more_than_three_axes_are_refused(tmp_path: Path, write_scan) -> None:
+    with pytest.raises(BadInput, match="not 3-D"):
+        read_image(write_scan(tmp_path / "scan.nii.gz", np.zeros((3, 4, 5, 2), np.int16)))
+    with pytest.raises(BadInput, match="not 3-D"):
+        read_image(write_scan(tmp_path / "flat.nii.gz", np.zeros((3, 4), np.int16)))
+
+
+def test_colour_is_refused(tmp_path: Path, write_scan) -> None:
+    colours = np.zeros((3, 4, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(BadInput, match="not plain intensities"):
+        read_grid(write_scan(tmp_path / "scan.nii.gz", colours))
+
+
+@pytest.mark.parametrize("spacing", [0.0, -1.0, np.nan])
+def test_a_spacing_that_is_not_positive_is_refused(tmp_path: Path, write_scan, spacing: float) -> None:
+    path = write_scan(tmp_path / "scan.nii", ramp())
+    content = bytearray(path.read_bytes())
+    content[84:88] = np.float32(spacing).tobytes()  # pixdim[2]
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="must be positive; correct the header"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("column", [(0, 0, 0), (1, 0, 0), (np.nan, 0, 0)])
+def test_a_singular_affine_is_refused(tmp_path: Path, column: tuple[float, float, float]) -> None:
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    image.header["srow_y"][:3] = 0
+    for row, value in zip(("srow_x", "srow_y", "srow_z"), column, strict=True):
+        image.header[row][1] = value
+    image.header["sform_code"] = 1
+    path = tmp_path / "scan.nii"
+    path.write_bytes(nib.Nifti1Image(ramp(), None, image.header).to_bytes())
+    with pytest.raises(BadInput, match="affine"):
+        read_grid(path)
+
+
+def test_a_label_on_another_grid_is_refused(tmp_path: Path, write_scan) -> None:
+    grid = read_grid(write_scan(tmp_path / "scan.nii.gz", ramp()))
+    with pytest.raises(BadInput, match="label shape"):
+        read_label(write_scan(tmp_path / "small.nii.gz", np.zeros((3, 4, 4), np.uint8)), grid)
+    off = np.eye(4)
+    off[0, 3] = 0.5
+    with pytest.raises(BadInput, match=r"0\.5 mm off"):
+        read_label(write_scan(tmp_path / "off.nii.gz", np.zeros(SHAPE, np.uint8), off), grid)
+    almost = np.eye(4)
+    almost[0, 3] = 1e-4
+    read_label(write_scan(tmp_path / "almost.nii.gz", np.zeros(SHAPE, np.uint8), almost), grid)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0.5, "not whole numbers"), (256, "0 to 255"), (-1, "0 to 255"), (np.nan, "0 to 255")]
+)
+def test_label_values_that_are_no_classes_are_refused(tmp_path: Path, write_scan, value: float, message: str) -> None:
+    values = np.zeros(SHAPE, np.float32)
+    values[0, 0, 0] = value
+    path = write_scan(tmp_path / "label.nii.gz", values)
+    with pytest.raises(BadInput, match=message):
+        read_label(path, read_grid(path))
+
+
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS[::7])
+def test_a_mask_lies_on_the_scans_own_grid(tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    scan = nib.Nifti1Image(ramp(), oriented_affine(axes, signs))
+    scan.set_qform(scan.affine, code=3)
+    scan.set_sform(scan.affine, code=1)
+    scan.header.set_xyzt_units("mm")
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    volume, grid = read_image(tmp_path / "scan.nii.gz")
+    for like, name in ((tmp_path / "scan.nii.gz", "mask.nii.gz"), (None, "plain.nii.gz")):
+        write_mask(tmp_path / name, (volume > 30).astype(np.uint8), grid, like=like)
+        mask = nib.load(tmp_path / name)
+        assert mask.get_data_dtype() == np.uint8
+        assert np.array_equal(np.asanyarray(mask.dataobj), ramp() > 30)
+        assert np.allclose(mask.affine, scan.affine)
+        read_label(tmp_path / name, grid)
+    kept = nib.load(tmp_path / "mask.nii.gz").header
+    assert (int(kept["qform_code"]), int(kept["sform_code"])) == (3, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.nii.gz", "plain.nii.gz", "scan.nii.gz"]
+
+
+def test_a_mask_of_a_scaled_scan_holds_zeros_and_ones(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(SHAPE), np.eye(4))
+    image.header.set_slope_inter(2, -1024)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    grid = read_grid(tmp_path / "scan.nii.gz")
+    mask = np.ones(grid.shape_zyx, np.uint8)
+    write_mask(tmp_path / "mask.nii.gz", mask, grid, like=tmp_path / "scan.nii.gz")
+    assert np.array_equal(read_label(tmp_path / "mask.nii.gz", grid), mask)
+
+
+def test_a_mask_needs_a_nifti_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"ends with \.nii\.gz"):
+        write_mask(tmp_path / "mask.png", np.zeros((5, 4, 3), np.uint8), ScanGrid(np.eye(4), SHAPE), like=None)
