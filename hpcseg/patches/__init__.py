@@ -1,0 +1,1 @@
+"""Chunk store to foveal minibatches."""

@@ -1,0 +1,111 @@
+"""Where the boxes of one foveal patch lie: whole numbers only (decisions.md, F-Net).
+
+An F-Net sees the same place at several resolutions. A voxel of level l is the mean of a cube of 2^l voxels of level 0.
+Every convolution is valid, so the boxes grow with the level; all of them share the target's centre up to rounding.
+Boxes are cubes, so one number describes all three axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from hpcseg.errors import BadInput
+
+ENCODER_CONVOLUTIONS = 3  # per level (paper 3.1)
+
+
+@dataclass(frozen=True)
+class FovealGeometry:
+    """Sizes and places of all levels for a cubic target.
+
+    Levels are counted from 0, the finest. Thanks to the rounding up in `features`, every target size works, so that a
+    tile for inference is a geometry like any other.
+
+    Attributes:
+        patch: edge of the target, in level-0 voxels.
+        kernel: edge of the convolution kernels; odd.
+        levels: number of resolutions.
+
+    Raises:
+        BadInput: a number is not positive, or the kernel is even, so that no voxel is its centre.
+    """
+
+    patch: int
+    kernel: int
+    levels: int
+
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise BadInput(f"patches.size = {self.patch}: the smallest patch is 1 voxel")
+        if self.levels < 1:
+            raise BadInput(f"network.levels = {self.levels}: an F-Net has at least 1 level")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise BadInput(f"network.kernel = {self.kernel}: sizes come out whole for odd kernels only; {self._odd()}")
+
+    def _odd(self) -> str:
+        return "use 1" if self.kernel < 1 else f"use {self.kernel - 1} or {self.kernel + 1}"
+
+    @cached_property
+    def features(self) -> tuple[int, ...]:
+        """Edge of each level's feature maps, in voxels of that level; also of an autoencoder's code."""
+        sizes = [self.patch]
+        for _ in range(1, self.levels):
+            sizes.append(-(-sizes[-1] // 2) + self.kernel - 1)
+        return tuple(sizes)
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """Edge of each level's input box, in voxels of that level."""
+        return tuple(size + ENCODER_CONVOLUTIONS * (self.kernel - 1) for size in self.features)
+
+    @cached_property
+    def origins(self) -> tuple[int, ...]:
+        """First corner of each level's input box relative to the target's, in level-0 voxels."""
+        margin = (self.kernel - 1) // 2
+        corner, origins = 0, []  # corner: of the feature maps
+        for level in range(self.levels):
+            if level:
+                corner -= margin << level
+            origins.append(corner - (ENCODER_CONVOLUTIONS * margin << level))
+        return tuple(origins)
+
+    @property
+    def period(self) -> int:
+        """Edge of a coarsest voxel: shifts by it leave the alignment of every level as it is."""
+        return 1 << (self.levels - 1)
+
+    @cached_property
+    def phase(self) -> int:
+        """Target origin modulo `period` at which every level's box starts on a whole voxel of the stored pyramid."""
+        # o_l = (k - 1) - 2^l · 5 (k - 1) / 2, of which the second term is a whole number of level-l voxels.
+        return -(self.kernel - 1) % self.period
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The level-0 positions that are equal to `phase` modulo `step` on every axis."""
+
+    step: int
+    phase: int
+
+    def nearest(self, origin_3: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the lattice point nearest to `origin_3` (of two, the upper one)."""
+        z, y, x = (self._nearest(position) for position in origin_3)
+        return z, y, x
+
+    def _nearest(self, position: int) -> int:
+        return (position - self.phase + self.step // 2) // self.step * self.step + self.phase
+
+
+def target_lattice(geometry: FovealGeometry, step: int) -> Lattice:
+    """Return the lattice of target origins with the given step that are equal to the geometry's phase.
+
+    The larger the step (up to the period), the fewer voxels a sample reads.
+
+    Raises:
+        BadInput: the step is not positive.
+    """
+    if step < 1:
+        raise BadInput(f"patches.lattice = {step}: the smallest step is 1 voxel")
+    return Lattice(step, geometry.phase % step)

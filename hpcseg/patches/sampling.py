@@ -1,0 +1,192 @@
+"""Where training patches lie (paper 3.1.1, 3.3).
+
+Sampling is counter-based: slot b of step t is a pure function of (seed, stream, t, b). There is no generator state to
+save, any number of workers gives the same batches, and a resumed run continues exactly.
+
+Positions are level-0 voxels, z y x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcseg.errors import BadInput
+from hpcseg.patches.geometry import Lattice
+
+Sampling = Literal["gaussian", "uniform"]
+WORD = 2**64 - 1
+
+
+class Stream(IntEnum):
+    """What a series of patches is for; streams of one seed are independent."""
+
+    TRAINING = 0
+    VALIDATION = 1
+    AUTOENCODER = 2
+
+
+class CaseView(Protocol):
+    """What sampling has to know of a stored case."""
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Voxels of level 0."""
+
+    @property
+    def foreground_by_class(self) -> Mapping[int, NDArray[np.int32]]:
+        """Voxels of each foreground class, (N, 3)."""
+
+
+class Sample(NamedTuple):
+    """One patch: which case, and the first corner of its target."""
+
+    case_index: int
+    origin_3: tuple[int, int, int]
+
+
+def draw(seed: int, stream: int, step: int, slot: int) -> np.random.Generator:
+    """Return the generator of one patch, the same on every call.
+
+    Args:
+        seed: any integer; only its lowest 64 bits count.
+        stream: see `Stream`.
+        step: minibatch, from 0.
+        slot: patch of the minibatch, from 0.
+    """
+    key = np.array([seed & WORD, stream], np.uint64)
+    counter = np.array([0, 0, step, slot], np.uint64)  # its low words count the numbers drawn
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def segmentation_sample(
+    seed: int,
+    stream: int,
+    step: int,
+    slot: int,
+    *,
+    batch: int,
+    foreground_share: float,
+    cases: Sequence[CaseView],
+    patch: int,
+    lattice: int,
+    phase: int,
+) -> Sample:
+    """Place one patch of a segmentation minibatch.
+
+    The first ceil(foreground_share · batch) slots are centred on a stored foreground voxel: of a case drawn uniformly
+    among those that have any, then a class of it, then a voxel. The others are centred on any voxel of any case.
+
+    Args:
+        seed, stream, step, slot: see `draw`; slot is less than `batch`.
+        batch: patches of a minibatch.
+        foreground_share: from 0 to 1.
+        cases: volumes to draw from.
+        patch: edge of the target.
+        lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
+
+    Raises:
+        BadInput: there is no case, or a foreground voxel is wanted and no case has any.
+    """
+    generator = draw(seed, stream, step, slot)
+    if slot < foreground_slots(foreground_share, batch):
+        case_index, centre_3 = _foreground_voxel(generator, cases)
+    else:
+        case_index = _any_case(generator, cases)
+        centre_3 = _uniform_voxel(generator, cases[case_index].shape_zyx)
+    return Sample(case_index, _target_origin(centre_3, patch, Lattice(lattice, phase)))
+
+
+def autoencoder_sample(
+    seed: int,
+    stream: int,
+    step: int,
+    slot: int,
+    *,
+    cases: Sequence[CaseView],
+    patch: int,
+    lattice: int,
+    phase: int,
+    sampling: Sampling,
+    sigma: float,
+) -> Sample:
+    """Place one patch of an autoencoder minibatch in a case drawn uniformly.
+
+    Args:
+        seed, stream, step, slot: see `draw`.
+        cases: volumes to draw from.
+        patch: edge of the target.
+        lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
+        sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside.
+        sigma: of the Gaussian, in image sizes.
+
+    Raises:
+        BadInput: there is no case.
+    """
+    generator = draw(seed, stream, step, slot)
+    case_index = _any_case(generator, cases)
+    shape_zyx = cases[case_index].shape_zyx
+    if sampling == "gaussian":
+        centre_3 = _gaussian_voxel(generator, shape_zyx, sigma)
+    else:
+        centre_3 = _uniform_voxel(generator, shape_zyx)
+    return Sample(case_index, _target_origin(centre_3, patch, Lattice(lattice, phase)))
+
+
+def foreground_slots(foreground_share: float, batch: int) -> int:
+    """Return how many patches of a minibatch are centred on foreground: the share, rounded up."""
+    return math.ceil(foreground_share * batch - 1e-9)  # 0.07 · 100 is a little more than 7
+
+
+def _any_case(generator: np.random.Generator, cases: Sequence[CaseView]) -> int:
+    if not cases:
+        raise BadInput("no volume to draw patches from: check the split (labelled, data.folds) and the store's cases")
+    return int(generator.integers(len(cases)))
+
+
+def _foreground_voxel(generator: np.random.Generator, cases: Sequence[CaseView]) -> tuple[int, tuple[int, int, int]]:
+    candidates = [index for index, case in enumerate(cases) if _classes(case)]
+    if not candidates:
+        raise BadInput(
+            f"none of the {len(cases)} volumes to draw from has a foreground voxel: check data.foreground, "
+            "or set patches.foreground_share = 0"
+        )
+    case_index = candidates[generator.integers(len(candidates))]
+    classes = _classes(cases[case_index])
+    voxels_N3 = cases[case_index].foreground_by_class[classes[generator.integers(len(classes))]]
+    z, y, x = voxels_N3[generator.integers(len(voxels_N3))].tolist()
+    return case_index, (z, y, x)
+
+
+def _classes(case: CaseView) -> list[int]:
+    return sorted(index for index, voxels_N3 in case.foreground_by_class.items() if len(voxels_N3))
+
+
+def _uniform_voxel(generator: np.random.Generator, shape_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
+    z, y, x = generator.integers(shape_zyx).tolist()
+    return z, y, x
+
+
+def _gaussian_voxel(
+    generator: np.random.Generator, shape_zyx: tuple[int, int, int], sigma: float
+) -> tuple[int, int, int]:
+    """Draw each axis for itself: inside is a box, so this is what redrawing all three until inside gives."""
+    z, y, x = (_gaussian_position(generator, size, sigma) for size in shape_zyx)
+    return z, y, x
+
+
+def _gaussian_position(generator: np.random.Generator, size: int, sigma: float) -> int:
+    while True:
+        position = math.floor(generator.normal(size / 2, sigma * size))
+        if 0 <= position < size:
+            return position
+
+
+def _target_origin(centre_3: tuple[int, int, int], patch: int, lattice: Lattice) -> tuple[int, int, int]:
+    z, y, x = (position - patch // 2 for position in centre_3)
+    return lattice.nearest((z, y, x))

@@ -1,0 +1,90 @@
+"""Sizes and places of the levels: the table of decisions.md, and what must hold for any size."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcseg.errors import BadInput
+from hpcseg.patches.geometry import FovealGeometry, Lattice, target_lattice
+
+GEOMETRIES = st.builds(
+    FovealGeometry, patch=st.integers(1, 300), kernel=st.sampled_from([1, 3, 5, 7]), levels=st.integers(1, 6)
+)
+
+
+@pytest.mark.parametrize(
+    "patch, kernel, features, inputs, origins, phase",
+    [
+        (72, 5, (72, 40, 24, 16), (84, 52, 36, 28), (-6, -16, -36, -76), 4),
+        (64, 5, (64, 36, 22, 15), (76, 48, 34, 27), (-6, -16, -36, -76), 4),
+        (72, 3, (72, 38, 21, 13), (78, 44, 27, 19), (-3, -8, -18, -38), 6),
+        (64, 3, (64, 34, 19, 12), (70, 40, 25, 18), (-3, -8, -18, -38), 6),
+    ],
+)
+def test_the_table_of_decisions(patch, kernel, features, inputs, origins, phase):
+    geometry = FovealGeometry(patch, kernel, 4)
+    assert (geometry.features, geometry.inputs, geometry.origins) == (features, inputs, origins)
+    assert (geometry.phase, geometry.period) == (phase, 8)
+
+
+@given(GEOMETRIES)
+def test_phase_is_the_smallest_origin_at_which_every_level_starts_on_a_whole_voxel(geometry):
+    def whole(position):
+        return all((position + origin) % (1 << level) == 0 for level, origin in enumerate(geometry.origins))
+
+    assert geometry.phase == next(position for position in range(geometry.period) if whole(position))
+    assert whole(geometry.phase - 5 * geometry.period)
+
+
+@given(GEOMETRIES)
+def test_integrated_levels_start_where_the_finer_features_do_and_reach_their_end(geometry):
+    lost = geometry.kernel - 1
+    for level in range(1, geometry.levels):
+        step = 1 << level
+        features_start = geometry.origins[level] + 3 * lost // 2 * step
+        finer_start = geometry.origins[level - 1] + 3 * lost // 2 * step // 2
+        assert features_start + lost // 2 * step == finer_start
+        assert 0 <= 2 * (geometry.features[level] - lost) - geometry.features[level - 1] <= 1
+
+
+@given(GEOMETRIES)
+def test_all_boxes_share_the_targets_centre(geometry):
+    for level, (origin, size) in enumerate(zip(geometry.origins, geometry.inputs, strict=True)):
+        centre = origin + (size << level) / 2
+        assert abs(centre - geometry.patch / 2) < 1 << level
+
+
+@given(GEOMETRIES, st.integers(1, 300))
+def test_a_tile_of_any_size_has_the_origins_and_phase_of_the_patch(geometry, tile):
+    other = FovealGeometry(tile, geometry.kernel, geometry.levels)
+    assert (other.origins, other.phase, other.period) == (geometry.origins, geometry.phase, geometry.period)
+
+
+@pytest.mark.parametrize(
+    "arguments, key, remedy",
+    [((0, 5, 4), "patches.size", "1"), ((72, 4, 4), "network.kernel", "3 or 5"), ((72, 5, 0), "network.levels", "1")],
+)
+def test_sizes_that_cannot_be_are_refused_with_key_and_remedy(arguments, key, remedy):
+    with pytest.raises(BadInput, match=key) as caught:
+        FovealGeometry(*arguments)
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.tuples(*[st.integers(-1000, 1000)] * 3), st.sampled_from([1, 2, 3, 4, 8]), st.integers(0, 7))
+def test_nearest_lattice_point_is_on_the_lattice_and_at_most_half_a_step_away(origin_3, step, phase):
+    for found, wanted in zip(Lattice(step, phase).nearest(origin_3), origin_3, strict=True):
+        assert (found - phase) % step == 0
+        assert 2 * abs(found - wanted) <= step
+
+
+@pytest.mark.parametrize("step, phase", [(1, 0), (2, 0), (4, 2), (8, 6)])
+def test_target_lattice_agrees_with_the_phase(step, phase):
+    assert target_lattice(FovealGeometry(72, 3, 4), step) == Lattice(step, phase)
+
+
+def test_a_lattice_without_step_is_refused():
+    with pytest.raises(BadInput, match=r"patches\.lattice"):
+        target_lattice(FovealGeometry(72, 3, 4), 0)

@@ -1,0 +1,166 @@
+"""Where patches lie is a pure function of (seed, stream, step, slot), with the paper's distributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcseg.errors import BadInput
+from hpcseg.patches.sampling import Stream, autoencoder_sample, draw, foreground_slots, segmentation_sample
+
+
+@dataclass(frozen=True)
+class Case:
+    shape_zyx: tuple[int, int, int]
+    foreground_by_class: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+def _voxels(*voxels):
+    return np.array(voxels, np.int32).reshape(-1, 3)
+
+
+CASES = (
+    Case((40, 50, 60), {1: _voxels((1, 2, 3), (30, 31, 32)), 2: _voxels((10, 11, 12))}),
+    Case((20, 20, 20), {1: _voxels()}),
+    Case((33, 44, 55), {1: _voxels((5, 6, 7)), 2: _voxels()}),
+)
+EXACT = {"patch": 7, "lattice": 1, "phase": 0}  # origin = centre - 3
+
+
+def _segmentation(seed, stream, step, slot, **changes):
+    settings = {"batch": 8, "foreground_share": 0.3, "cases": CASES, "patch": 16, "lattice": 4, "phase": 2}
+    return segmentation_sample(seed, stream, step, slot, **(settings | changes))
+
+
+def _autoencoder(seed, step, slot, **changes):
+    settings = {"cases": CASES, "sampling": "gaussian", "sigma": 0.25, **EXACT}
+    return autoencoder_sample(seed, Stream.AUTOENCODER, step, slot, **(settings | changes))
+
+
+@settings(max_examples=50)
+@given(
+    seed=st.integers(-(2**70), 2**70),
+    stream=st.sampled_from(Stream),
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 63)), min_size=2, max_size=8),
+)
+def test_draws_do_not_depend_on_their_order(seed, stream, places):
+    first = {place: draw(seed, stream, *place).integers(2**60) for place in places}
+    second = {place: draw(seed, stream, *place).integers(2**60) for place in reversed(places)}
+    assert first == second
+
+
+def test_seeds_streams_steps_and_slots_differ():
+    drawn = {
+        draw(seed, stream, step, slot).integers(2**60)
+        for seed in (-1, 0, 1)
+        for stream in Stream
+        for step in range(5)
+        for slot in range(5)
+    }
+    assert len(drawn) == 3 * len(Stream) * 25
+
+
+def test_neighbouring_draws_are_independent():
+    uniform = np.array([[draw(0, 0, step, slot).random() for slot in range(2)] for step in range(2000)])
+    assert abs(uniform.mean() - 0.5) < 0.02
+    assert abs(np.corrcoef(uniform[:, 0], uniform[:, 1])[0, 1]) < 0.08
+    assert abs(np.corrcoef(uniform[1:, 0], uniform[:-1, 0])[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize("share, batch, slots", [(0.3, 8, 3), (0.3, 10, 3), (0.07, 100, 7), (0, 8, 0), (1, 8, 8)])
+def test_foreground_slots_are_the_share_rounded_up(share, batch, slots):
+    assert foreground_slots(share, batch) == slots
+
+
+def test_the_first_slots_are_centred_on_stored_foreground_and_the_others_anywhere():
+    stored = {
+        (index, tuple(voxel))
+        for index, case in enumerate(CASES)
+        for voxels in case.foreground_by_class.values()
+        for voxel in voxels.tolist()
+    }
+    for step in range(100):
+        for slot in range(8):
+            sample = _segmentation(0, Stream.TRAINING, step, slot, **EXACT)
+            centre = tuple(position + 3 for position in sample.origin_3)
+            assert all(0 <= c < n for c, n in zip(centre, CASES[sample.case_index].shape_zyx, strict=True))
+            if slot < 3:
+                assert (sample.case_index, centre) in stored
+
+
+def test_foreground_is_balanced_over_cases_then_classes_then_voxels():
+    centres = [
+        (sample.case_index, sample.origin_3[0] + 3)
+        for step in range(1500)
+        for slot in range(2)
+        for sample in [_segmentation(1, Stream.TRAINING, step, slot, **EXACT)]
+    ]
+    shares = {place: centres.count(place) / len(centres) for place in set(centres)}
+    expected = {(2, 5): 0.5, (0, 10): 0.25, (0, 1): 0.125, (0, 30): 0.125}
+    assert shares.keys() == expected.keys()
+    assert all(abs(shares[place] - expected[place]) < 0.03 for place in expected)
+
+
+def test_uniform_slots_are_uniform_over_cases_and_voxels():
+    samples = [_segmentation(2, Stream.TRAINING, step, 7, **EXACT) for step in range(3000)]
+    counts = np.bincount([sample.case_index for sample in samples], minlength=3) / len(samples)
+    assert np.abs(counts - 1 / 3).max() < 0.03
+    relative = np.array(
+        [(np.array(s.origin_3) + 3.5) / CASES[s.case_index].shape_zyx for s in samples]
+    )  # uniform on (0, 1): mean 1/2, variance 1/12
+    assert np.abs(relative.mean(axis=0) - 1 / 2).max() < 0.02
+    assert np.abs(relative.var(axis=0) - 1 / 12).max() < 0.005
+
+
+@given(st.integers(0, 1000), st.integers(0, 7), st.sampled_from([1, 2, 4, 8]), st.integers(0, 7))
+def test_origins_lie_on_the_lattice_near_the_drawn_one(step, slot, lattice, phase):
+    phase %= lattice
+    exact = _segmentation(3, Stream.VALIDATION, step, slot, lattice=1, phase=0)
+    snapped = _segmentation(3, Stream.VALIDATION, step, slot, lattice=lattice, phase=phase)
+    assert snapped.case_index == exact.case_index
+    for found, wanted in zip(snapped.origin_3, exact.origin_3, strict=True):
+        assert (found - phase) % lattice == 0
+        assert 2 * abs(found - wanted) <= lattice
+
+
+def test_no_foreground_anywhere_is_refused_only_where_it_is_wanted():
+    cases = (Case((9, 9, 9)), CASES[1])
+    with pytest.raises(BadInput, match=r"patches\.foreground_share"):
+        _segmentation(0, 0, 0, 0, cases=cases)
+    assert _segmentation(0, 0, 0, 3, cases=cases).case_index in (0, 1)
+
+
+def test_no_case_at_all_is_refused():
+    with pytest.raises(BadInput, match="no volume"):
+        _autoencoder(0, 0, 0, cases=())
+
+
+def test_gaussian_centres_follow_the_truncated_normal_around_the_image_centre():
+    centres = np.array(
+        [
+            (np.array(sample.origin_3) + 3.5) / CASES[sample.case_index].shape_zyx
+            for step in range(1500)
+            for slot in range(2)
+            for sample in [_autoencoder(4, step, slot)]
+        ]
+    )
+    assert centres.min() > 0 and centres.max() < 1
+    assert np.abs(centres.mean(axis=0) - 0.5).max() < 0.02
+    truncated = 0.25 * np.sqrt(1 - 2 * 2 * np.exp(-2) / np.sqrt(2 * np.pi) / 0.954500)  # cut at ± 2 σ
+    assert np.abs(centres.std(axis=0) - truncated).max() < 0.01
+
+
+def test_uniform_autoencoder_centres_reach_the_borders():
+    positions = {_autoencoder(5, step, 0, cases=CASES[1:2], sampling="uniform").origin_3[0] for step in range(400)}
+    assert positions == set(range(-3, 17))
+
+
+def test_a_wide_gaussian_stays_inside():
+    for step in range(100):
+        sample = _autoencoder(6, step, 0, sigma=20.0)
+        shape_zyx = CASES[sample.case_index].shape_zyx
+        assert all(-3 <= origin < size - 3 for origin, size in zip(sample.origin_3, shape_zyx, strict=True))
