@@ -1,0 +1,1 @@
+"""F-Net, winner-take-all autoencoder, losses."""
