@@ -1,0 +1,92 @@
+"""Tensors on disk that survive any crash: written whole, checksummed, loaded without executing code.
+
+A file is one line of ASCII, `hpcseg-tensors 1 <sha256 of the rest>`, followed by what `torch.save` writes. A
+checkpoint is kept in two generations, so that a damaged newest one falls back to the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpcseg.errors import BadInput
+from hpcseg.files import replacing
+
+_MAGIC = b"hpcseg-tensors 1 "
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dictionaries and lists of tensors, numbers and strings to `path`, atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getbuffer()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+        file.write(payload)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read what `save_tensors` wrote, on the CPU.
+
+    Raises:
+        BadInput: the file is missing, cut, altered, of another kind, or holds objects that would run code.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    head, _, payload = content.partition(b"\n")
+    if not head.startswith(_MAGIC):
+        raise BadInput(f"{path}: not a file of hpcseg's tensors")
+    if hashlib.sha256(payload).hexdigest().encode() != head[len(_MAGIC) :]:
+        raise BadInput(f"{path}: damaged, its checksum does not match")
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BadInput(f"{path}: holds more than tensors and plain values, and loading it could run code") from None
+    return state
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Make `state` the newest checkpoint of the run directory and keep the newest one until now beside it."""
+    newest, previous = run / CHECKPOINT, run / PREVIOUS
+    if newest.exists():
+        spare = run / f".{PREVIOUS}.link"
+        spare.unlink(missing_ok=True)
+        os.link(newest, spare)
+        spare.replace(previous)
+    save_tensors(newest, state)
+
+
+def load_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The newest sound checkpoint of the run directory, or None where there is none at all.
+
+    A damaged newest checkpoint is passed over with a warning.
+
+    Raises:
+        BadInput: checkpoints exist, and none of them is sound.
+    """
+    paths = [path for path in (run / CHECKPOINT, run / PREVIOUS) if path.exists()]
+    for path in paths:
+        try:
+            return load_tensors(path)
+        except BadInput as error:
+            warnings.warn(f"{error}; trying the one before it", stacklevel=2)
+    if paths:
+        raise BadInput(f"{run}: no checkpoint can be read; delete {run} and run the sweep again to start this run anew")
+    return None
+
+
+def remove_checkpoints(run: Path) -> None:
+    """Remove the checkpoints of a run that has ended."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (run / name).unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""How a running job is watched and asked to stop: its heartbeat, and a flag that training looks at between steps.
+
+    heartbeat.json = {"state", "phase", "step", "steps", "epoch", "loss", "eta_s",
+                      "time", "host", "pid", "pid_start", "attempt"}
+
+Knows nothing of schedulers: whoever installs signal handlers calls `ask_to_stop`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from hpcseg.errors import BadInput, Interrupted
+from hpcseg.files import read_json
+
+HEARTBEAT_FILE = "heartbeat.json"
+HeartbeatState = Literal["running", "stopped", "done", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heartbeat:
+    """What a job last said about itself; `eta_s` counts to the end of `phase`, `time` is Unix seconds."""
+
+    state: HeartbeatState
+    phase: str
+    step: int
+    steps: int
+    epoch: int
+    loss: float | None
+    eta_s: float | None
+    time: float
+    host: str
+    pid: int
+    pid_start: float
+    attempt: int
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether the process that wrote it still runs; None where that cannot be known from this host."""
+        if self.host != socket.gethostname():
+            return None
+        return is_alive(self.pid, self.pid_start)
+
+
+def read_heartbeat(run: Path) -> Heartbeat | None:
+    """Heartbeat of the run directory `run`; None before the first one, and where a power cut left an empty file.
+
+    Raises:
+        BadInput: the file is there and is not a heartbeat.
+    """
+    path = run / HEARTBEAT_FILE
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    try:
+        return Heartbeat(**read_json(path))
+    except TypeError as error:
+        raise BadInput(f"{path}: not a heartbeat ({error}); remove the file") from None
+
+
+def process_start(pid: int) -> float | None:
+    """Seconds from boot to the start of process `pid`; None if there is no such process.
+
+    With the pid it names a process for good, though pids are used again. 0.0 on systems without /proc.
+    """
+    if not Path("/proc/self/stat").exists():
+        return 0.0 if _exists(pid) else None
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[0] in {"Z", "X"}:
+        return None
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Whether process `pid` of this host is still the one that began at `started` (see `process_start`)."""
+    return process_start(pid) == started
+
+
+class Control:
+    """The line between one job and those who watch it.
+
+    Args:
+        run_dir: where the heartbeat is written.
+        attempt: how many times the run was started, this time included; by default one more than the last heartbeat's.
+        interval_s: shortest time between two heartbeats of the same phase.
+        on_beat: called with every heartbeat that is due, for progress bars in the foreground.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        attempt: int | None = None,
+        interval_s: float = 1.0,
+        on_beat: Callable[[Heartbeat], None] | None = None,
+    ) -> None:
+        self._run = run_dir
+        self._interval_s = interval_s
+        self._on_beat = on_beat
+        self._stop = False
+        self._host = socket.gethostname()
+        self._pid = os.getpid()
+        self._pid_start = process_start(self._pid) or 0.0
+        self._attempt = attempt if attempt is not None else _next_attempt(run_dir)
+        self._last: Heartbeat | None = None
+        self._phase_began = (0.0, 0)  # monotonic time and step of the phase's first beat in this process
+        self._due = 0.0
+
+    @property
+    def attempt(self) -> int:
+        """How many times the run was started, this time included."""
+        return self._attempt
+
+    def ask_to_stop(self) -> None:
+        """Ask the job to save and stop; only sets a flag, so a signal handler may call it."""
+        self._stop = True
+
+    def should_stop(self) -> bool:
+        """Whether the job is to save, and raise `Interrupted`, at the end of the current step."""
+        return self._stop
+
+    def stop_here(self, what: str = "stopped as asked") -> None:
+        """Raise `Interrupted` if the job was asked to stop; for places where nothing has to be saved."""
+        if self._stop:
+            raise Interrupted(f"{what}; the same command goes on from there")
+
+    def beat(self, *, phase: str, step: int = 0, steps: int = 0, epoch: int = 0, loss: float | None = None) -> None:
+        """Say that step `step` of `steps` of `phase` is done; cheap enough for every step.
+
+        A new phase is written at once, other news at most every `interval_s` seconds. A loss that is not finite is
+        written as null.
+        """
+        now = time.monotonic()
+        if self._last is None or self._last.phase != phase:
+            self._phase_began = (now, step)
+        elif now < self._due:
+            return
+        self._due = now + self._interval_s
+        finite = loss if loss is not None and math.isfinite(loss) else None
+        self._write(
+            Heartbeat(
+                state="running",
+                phase=phase,
+                step=step,
+                steps=steps,
+                epoch=epoch,
+                loss=finite,
+                eta_s=self._eta(now, step, steps),
+                time=time.time(),
+                host=self._host,
+                pid=self._pid,
+                pid_start=self._pid_start,
+                attempt=self._attempt,
+            )
+        )
+
+    def close(self, state: HeartbeatState) -> None:
+        """Write the last heartbeat, with what was known at the one before."""
+        if self._last is None:
+            self.beat(phase="start")
+        assert self._last is not None
+        self._write(dataclasses.replace(self._last, state=state, eta_s=None, time=time.time()))
+
+    def _eta(self, now: float, step: int, steps: int) -> float | None:
+        began, first = self._phase_began
+        if step <= first or steps <= 0:
+            return None
+        return (now - began) / (step - first) * max(steps - step, 0)
+
+    def _write(self, heartbeat: Heartbeat) -> None:
+        self._last = heartbeat
+        # Not synced to disk: a heartbeat lost with the machine was no longer true anyway.
+        temporary = self._run / f".{HEARTBEAT_FILE}.tmp"
+        temporary.write_text(json.dumps(dataclasses.asdict(heartbeat)) + "\n", encoding="utf-8")
+        temporary.replace(self._run / HEARTBEAT_FILE)
+        if self._on_beat is not None:
+            self._on_beat(heartbeat)
+
+
+def _next_attempt(run: Path) -> int:
+    last = read_heartbeat(run)
+    return 1 if last is None else last.attempt + 1
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,203 @@
+"""The training loop, the same for every strategy, and resumable after any step.
+
+An epoch is a fixed number of training steps, then a validation. Batches are pure functions of the global step, so the
+state of a run is what stands in `Progress`, the weights and the optimizers; nothing else needs saving.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hpcseg.config import TrainingConfig
+from hpcseg.errors import Interrupted, TrainingError
+from hpcseg.files import write_text
+from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
+from hpcseg.training.control import Control
+from hpcseg.training.schedule import EarlyStop, Plateau
+
+HISTORY = "history.jsonl"
+Weights = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What a strategy gives to the loop."""
+
+    epochs: int
+    steps: int  # training steps of one epoch
+    phase: str  # what the user reads while it runs
+    modules: dict[str, nn.Module]  # everything that has weights
+    optimizers: dict[str, torch.optim.Optimizer]  # by the name of the loss that its plateau watches
+
+    @property
+    def kept(self) -> nn.Module:
+        """The module whose best weights are the result."""
+
+    def batches(self, first_step: int) -> Generator[Any]:
+        """Training batches from the global step `first_step` on."""
+
+    def training_step(self, batch: Any) -> dict[str, Tensor]:
+        """One update of the weights; returns the losses by name."""
+
+    def validation_loss(self, epoch: int) -> float | None:
+        """Mean loss over the validation batches of `epoch`, or None for a task without validation."""
+
+    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
+        """Called with the mean losses of each epoch."""
+
+    def extra_state(self) -> dict[str, float]:
+        """Numbers beyond weights and optimizers that a resumed run needs."""
+
+    def load_extra_state(self, state: dict[str, float]) -> None:
+        """Take back what `extra_state` gave."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    losses: dict[str, list[float]] = field(default_factory=dict)  # of the epoch under way
+    best_epoch: int = -1
+    best_value: float = math.inf
+    best_weights: Weights = field(default_factory=dict)
+    ended: bool = False
+    seconds: float = 0.0  # spent in training by all attempts
+
+
+def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Progress:
+    """Train until the task's epochs are done or the early stop ends it; `progress.best_weights` is the result.
+
+    Raises:
+        Interrupted: the job was asked to stop; the checkpoint holds the last finished step.
+        TrainingError: a loss is not a finite number; the last checkpoint stays.
+    """
+    plateaus = {name: Plateau.of(config, o.param_groups[0]["initial_lr"]) for name, o in task.optimizers.items()}
+    stop = EarlyStop.of(config)
+    progress = _resume(task, run, plateaus, stop)
+    keeper = _Keeper(task, run, plateaus, stop, progress)
+    with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
+        while progress.epoch < task.epochs and not progress.ended:
+            while progress.step < task.steps:
+                for name, loss in task.training_step(next(batches)).items():
+                    progress.losses.setdefault(name, []).append(_finite(loss, name, progress))
+                progress.step += 1
+                _beat(control, task, progress)
+                if control.should_stop():
+                    keeper.save()
+                    raise Interrupted(f"stopped in epoch {progress.epoch + 1}; the same command goes on from there")
+            means = {name: math.fsum(values) / len(values) for name, values in progress.losses.items()}
+            validation = task.validation_loss(progress.epoch)
+            for name, plateau in plateaus.items():
+                plateau.update(means[name])
+                _set_rates(task.optimizers[name], plateau)
+            first = next(iter(plateaus.values()))
+            ended = validation is not None and stop.update(validation, at_floor=first.at_floor)
+            _keep_best(task, progress, config, stop.ema.value if validation is not None else first.ema.value)
+            task.close_epoch(progress.epoch, means)
+            _record(run, progress.epoch, means, validation, first.rate)
+            progress.epoch, progress.step, progress.losses, progress.ended = progress.epoch + 1, 0, {}, ended
+            if progress.epoch % config.checkpoint_epochs == 0 or ended or progress.epoch == task.epochs:
+                keeper.save()
+    return progress
+
+
+@dataclass
+class _Keeper:
+    """Saves the run, and knows how long it has been training."""
+
+    task: Task
+    run: Path
+    plateaus: dict[str, Plateau]
+    stop: EarlyStop
+    progress: Progress
+    since: float = field(default_factory=time.monotonic)
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished step."""
+        now = time.monotonic()
+        self.progress.seconds, self.since = self.progress.seconds + now - self.since, now
+        save_checkpoint(
+            self.run,
+            {
+                "progress": vars(self.progress),
+                "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},
+                "plateaus": {name: plateau.state() for name, plateau in self.plateaus.items()},
+                "stop": self.stop.state(),
+                "extra": self.task.extra_state(),
+            },
+        )
+
+
+def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop) -> Progress:
+    state = load_checkpoint(run)
+    if state is None:
+        _cut_history(run, 0)
+        return Progress()
+    for name, module in task.modules.items():
+        module.load_state_dict(state["modules"][name])
+    for name, optimizer in task.optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+        plateaus[name].restore(state["plateaus"][name])
+    stop.restore(state["stop"])
+    task.load_extra_state(state["extra"])
+    progress = Progress(**state["progress"])
+    _cut_history(run, progress.epoch)
+    return progress
+
+
+def _finite(loss: Tensor, name: str, progress: Progress) -> float:
+    value = float(loss)
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {name} loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
+            "the last checkpoint is kept"
+        )
+    return value
+
+
+def _beat(control: Control, task: Task, progress: Progress) -> None:
+    done = progress.epoch * task.steps + progress.step
+    loss = next(iter(progress.losses.values()))[-1]
+    control.beat(phase=task.phase, step=done, steps=task.epochs * task.steps, epoch=progress.epoch + 1, loss=loss)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, plateau: Plateau) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = plateau.scaled(group["initial_lr"])
+
+
+def _keep_best(task: Task, progress: Progress, config: TrainingConfig, value: float | None) -> None:
+    if value is not None and (value < progress.best_value or config.select == "last"):
+        progress.best_epoch, progress.best_value = progress.epoch, value
+        progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in task.kept.state_dict().items()}
+
+
+def _record(run: Path, epoch: int, means: dict[str, float], validation: float | None, rate: float) -> None:
+    line = {
+        "epoch": epoch + 1,
+        "training_loss": next(iter(means.values())),
+        "validation_loss": validation,
+        "learning_rate": rate,
+        "losses": means,
+    }
+    with (run / HISTORY).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cut_history(run: Path, epochs: int) -> None:
+    path = run / HISTORY
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(path, "".join(lines[:epochs]))

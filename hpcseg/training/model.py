@@ -1,0 +1,121 @@
+"""A trained F-Net as one file that needs no run directory: weights, and all that applying them to a scan takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from hpcseg import __version__
+from hpcseg.config import Pair, RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.networks.fnet import FNet
+from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.spec import Spacing, TrainSpec
+from hpcseg.training.checkpoint import load_tensors, save_tensors
+
+MODEL = "model.pt"
+_KIND = "hpcseg-fnet 1"
+
+
+def geometry_of(config: RunConfig) -> FovealGeometry:
+    """The foveal geometry that a run trains with."""
+    return FovealGeometry(config.patches.size, config.network.kernel, config.network.levels)
+
+
+def new_network(config: RunConfig, classes: int, generator: torch.Generator | None = None) -> FNet:
+    """A fresh F-Net for `classes` foreground classes, its weights drawn from `generator`."""
+    network = config.network
+    return FNet(
+        network.kernel, network.levels, network.maps_per_level, classes, gain=network.init_gain, generator=generator
+    )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Weights, and how a scan becomes their input.
+
+    `window` is the clip window of the labelled volumes (None where the intensity method has none); `classes` lists the
+    label values of each foreground class.
+    """
+
+    config: RunConfig
+    spacing_zyx: Spacing
+    classes: tuple[tuple[int, ...], ...]
+    padding: Literal["minimum"] | float
+    pyramid_clip: Pair | None
+    window: Pair | None
+    weights: dict[str, Tensor]
+    provenance: dict[str, str]
+
+    @property
+    def class_count(self) -> int:
+        """Number of foreground classes."""
+        return max(len(self.classes), 1)
+
+    def network(self, device: torch.device) -> FNet:
+        """The network with these weights, in evaluation mode."""
+        network = new_network(self.config, self.class_count)
+        network.load_state_dict(self.weights)
+        return network.to(device).eval()
+
+    @classmethod
+    def of(cls, spec: TrainSpec, window: Pair | None, weights: dict[str, Tensor]) -> TrainedModel:
+        """The model that a training run leaves."""
+        return cls(
+            config=spec.config,
+            spacing_zyx=spec.spacing_zyx,
+            classes=spec.classes,
+            padding=spec.padding,
+            pyramid_clip=spec.pyramid_clip,
+            window=window,
+            weights=weights,
+            provenance={"run": spec.id, "hpcseg": __version__, "torch": str(torch.__version__)},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the model to one file, atomically."""
+        plain: dict[str, Any] = {
+            "kind": _KIND,
+            "config": self.config.model_dump_json(),
+            "spacing_zyx": list(self.spacing_zyx),
+            "classes": [list(values) for values in self.classes],
+            "padding": self.padding,
+            "pyramid_clip": None if self.pyramid_clip is None else list(self.pyramid_clip),
+            "window": None if self.window is None else list(self.window),
+            "weights": self.weights,
+            "provenance": self.provenance,
+        }
+        save_tensors(path, plain)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainedModel:
+        """Read a model; `path` is the file or a run directory that holds one.
+
+        Raises:
+            BadInput: there is no such file, or it is damaged or of another kind.
+        """
+        file = path / MODEL if path.is_dir() else path
+        if not file.exists():
+            raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
+        plain = load_tensors(file)
+        if plain.get("kind") != _KIND:
+            raise BadInput(f"{file}: not a trained F-Net of this version of hpcseg")
+        try:
+            config = RunConfig.model_validate_json(plain["config"])
+        except ValidationError:
+            raise BadInput(f"{file}: its configuration is not one of this version of hpcseg") from None
+        return cls(
+            config=config,
+            spacing_zyx=tuple(plain["spacing_zyx"]),
+            classes=tuple(tuple(values) for values in plain["classes"]),
+            padding=plain["padding"],
+            pyramid_clip=None if plain["pyramid_clip"] is None else tuple(plain["pyramid_clip"]),
+            window=None if plain["window"] is None else tuple(plain["window"]),
+            weights=plain["weights"],
+            provenance=plain["provenance"],
+        )

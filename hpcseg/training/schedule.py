@@ -1,0 +1,132 @@
+"""When the learning rate falls and when training ends: pure bookkeeping over epochs (paper 3.1.1).
+
+The rule is nnU-Net's, which the paper cites: an exponential moving average (EMA) of the loss, seeded with the first
+value, must fall by `drop` below the lowest value that counted so far; more than `patience` epochs without such a fall
+count as a plateau.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcseg.config import TrainingConfig
+
+
+@dataclass
+class Ema:
+    """Exponential moving average; `update` returns the new value."""
+
+    weight: float
+    value: float | None = None
+
+    def update(self, loss: float) -> float:
+        """Mix in the loss of one epoch."""
+        self.value = loss if self.value is None else self.weight * self.value + (1 - self.weight) * loss
+        return self.value
+
+
+@dataclass
+class Watch:
+    """Counts the epochs since a value last fell by at least `drop` below the lowest one that counted."""
+
+    drop: float
+    lowest: float | None = None
+    epochs: int = 0
+
+    def update(self, value: float) -> int:
+        """Epochs since the last such fall, after one more epoch with `value`."""
+        if self.lowest is None or value <= self.lowest - self.drop:
+            self.lowest, self.epochs = value, 0
+        else:
+            self.epochs += 1
+        return self.epochs
+
+
+@dataclass
+class Plateau:
+    """Learning rate of one optimizer, as a factor on the rates it began with.
+
+    `scale` falls by `factor` on a plateau; the rate itself never falls below `floor`.
+    """
+
+    initial_rate: float
+    factor: float
+    floor: float
+    patience: int
+    ema: Ema
+    watch: Watch
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, config: TrainingConfig, initial_rate: float) -> Plateau:
+        """The plateau rule of `config` for an optimizer that starts at `initial_rate`."""
+        return cls(
+            initial_rate=initial_rate,
+            factor=config.plateau_factor,
+            floor=config.rate_floor,
+            patience=config.plateau_epochs,
+            ema=Ema(config.ema_training),
+            watch=Watch(config.plateau_drop),
+        )
+
+    def update(self, loss: float) -> None:
+        """Close one epoch with its mean training loss."""
+        if self.watch.update(self.ema.update(loss)) > self.patience and not self.at_floor:
+            self.scale *= self.factor
+            self.watch.epochs = 0
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next epoch."""
+        return self.scaled(self.initial_rate)
+
+    def scaled(self, initial_rate: float) -> float:
+        """Rate of a parameter group that started at `initial_rate`."""
+        return max(initial_rate * self.scale, min(self.floor, initial_rate))
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether the rate has reached the floor."""
+        return self.rate <= self.floor
+
+    def state(self) -> dict[str, float | int | None]:
+        """Everything that changes, as plain numbers."""
+        return {
+            "scale": self.scale,
+            "ema": self.ema.value,
+            "lowest": self.watch.lowest,
+            "epochs": self.watch.epochs,
+        }
+
+    def restore(self, state: dict[str, float | int | None]) -> None:
+        """Take back what `state` gave."""
+        self.scale = float(state["scale"] or 0.0)
+        self.ema.value, self.watch.lowest = state["ema"], state["lowest"]
+        self.watch.epochs = int(state["epochs"] or 0)
+
+
+@dataclass
+class EarlyStop:
+    """Ends training once the validation EMA has not fallen for more than `patience` epochs, at the floor only."""
+
+    patience: int
+    ema: Ema
+    watch: Watch
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> EarlyStop:
+        """The early-stopping rule of `config`."""
+        return cls(config.stop_epochs, Ema(config.ema_validation), Watch(config.plateau_drop))
+
+    def update(self, loss: float, *, at_floor: bool) -> bool:
+        """Close one epoch with its mean validation loss; true when training should end."""
+        return self.watch.update(self.ema.update(loss)) > self.patience and at_floor
+
+    def state(self) -> dict[str, float | int | None]:
+        """Everything that changes, as plain numbers."""
+        return {"ema": self.ema.value, "lowest": self.watch.lowest, "epochs": self.watch.epochs}
+
+    def restore(self, state: dict[str, float | int | None]) -> None:
+        """Take back what `state` gave."""
+        self.ema.value, self.watch.lowest = state["ema"], state["lowest"]
+        self.watch.epochs = int(state["epochs"] or 0)

@@ -1,0 +1,88 @@
+"""A packed tiny dataset and the specifications of small runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcseg.config import RunConfig
+from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, TrainSpec
+from hpcseg.volumes.datasets import open_dataset
+from hpcseg.volumes.packing import pack
+
+SMALL: dict[str, Any] = {
+    "patches": {"size": 16},
+    "network": {"levels": 2, "kernel": 3, "maps": 4},
+    "training": {"epochs": 3, "steps": 4, "validation_steps": 2, "batch": 2, "learning_rate": 3e-3},
+    "autoencoder": {"epochs": 2, "steps": 4, "batch": 2},
+    "multitask": {"batch": 2, "autoencoder_batch": 2},
+}
+STORE = Path("pack/tiny/store.h5")
+
+
+@pytest.fixture(scope="session")
+def runs(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the packed tiny dataset; every test makes run directories of its own in it."""
+    root = tmp_path_factory.mktemp("runs")
+    dataset = open_dataset(tiny_dataset)
+    spec = PackSpec(
+        id="tiny",
+        dataset="Tiny",
+        cases=dataset.training,
+        spacing_zyx=(2.0, 2.0, 2.0),
+        classes=((1, 2),),
+        padding=-1000.0,
+        pyramid_clip=(-200.0, 400.0),
+    )
+    pack(spec, root / STORE)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cases(tiny_dataset: Path) -> tuple[CaseRef, ...]:
+    """The labelled cases of the tiny dataset."""
+    return open_dataset(tiny_dataset).training
+
+
+@pytest.fixture
+def train_spec(cases: tuple[CaseRef, ...]) -> Callable[..., TrainSpec]:
+    """Make the specification of a small training run: four labelled cases, two for validation."""
+
+    def make(strategy: str = "baseline", pretrained: tuple[Path, ...] = (), **changes: Any) -> TrainSpec:
+        names = tuple(case.name for case in cases)
+        source = SourceRef(store=STORE, cases=names)
+        return TrainSpec(
+            id="run",
+            config=RunConfig.model_validate({**SMALL, "strategy": strategy, **changes}),
+            labelled=SourceRef(store=STORE, cases=names[:4]),
+            validation=SourceRef(store=STORE, cases=names[4:]),
+            autoencoder_sources=(source,) if strategy == "multitask" else (),
+            pretrained=pretrained,
+            spacing_zyx=(2.0, 2.0, 2.0),
+            classes=((1, 2),),
+            padding=-1000.0,
+            pyramid_clip=(-200.0, 400.0),
+            validation_scans=cases[4:],
+        )
+
+    return make
+
+
+@pytest.fixture
+def pretrain_spec(cases: tuple[CaseRef, ...]) -> Callable[[int], PretrainSpec]:
+    """Make the specification of a small pretraining of one level."""
+
+    def make(level: int) -> PretrainSpec:
+        source = SourceRef(store=STORE, cases=tuple(case.name for case in cases))
+        return PretrainSpec(
+            id=f"level{level}",
+            config=RunConfig.model_validate({**SMALL, "strategy": "transfer"}),
+            level=level,
+            statistics=SourceRef(store=STORE, cases=source.cases[:4]),
+            sources=(source,),
+        )
+
+    return make

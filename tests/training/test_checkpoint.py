@@ -1,0 +1,97 @@
+"""Tensor files are whole, checksummed and load without running code; a damaged newest checkpoint falls back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpcseg.errors import BadInput
+from hpcseg.training.checkpoint import (
+    CHECKPOINT,
+    PREVIOUS,
+    load_checkpoint,
+    load_tensors,
+    remove_checkpoints,
+    save_checkpoint,
+    save_tensors,
+)
+
+
+def state(value: float) -> dict[str, object]:
+    return {"weights": torch.full((3, 2), value), "nested": {"list": [1, 2.5, "text", None]}, "step": 7}
+
+
+def test_round_trip_keeps_tensors_and_plain_values(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "x.pt", state(1.5))
+    loaded = load_tensors(tmp_path / "x.pt")
+    assert torch.equal(loaded["weights"], torch.full((3, 2), 1.5))
+    assert loaded["nested"] == {"list": [1, 2.5, "text", None]}
+    assert loaded["step"] == 7
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
+def test_damage_is_one_line_that_names_the_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "x.pt"
+    save_tensors(path, state(1.0))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": bytes(content), "cut": bytes(content[:-9]), "empty": b"", "text": b"hello"}[damage])
+    with pytest.raises(BadInput, match=r"x\.pt") as caught:
+        load_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    buffer = io.BytesIO()
+    torch.save({"weights": Evil()}, buffer)
+    payload = buffer.getvalue()
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    (tmp_path / "x.pt").write_bytes(b"hpcseg-tensors 1 " + digest + b"\n" + payload)
+    with pytest.raises(BadInput, match="could run code"):
+        load_tensors(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+
+
+def test_newest_wins_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    for value in (1.0, 2.0, 3.0):
+        save_checkpoint(tmp_path, state(value))
+    newest = load_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest["weights"][0, 0] == 3.0
+    assert load_tensors(tmp_path / PREVIOUS)["weights"][0, 0] == 2.0
+
+
+def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1.0))
+    save_checkpoint(tmp_path, state(2.0))
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="damaged"):
+        loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded["weights"][0, 0] == 1.0
+
+
+def test_only_damaged_checkpoints_are_an_error_not_a_silent_restart(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(BadInput, match="no checkpoint can be read"):
+        load_checkpoint(tmp_path)
+
+
+def test_remove_leaves_nothing(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1.0))
+    save_checkpoint(tmp_path, state(2.0))
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []

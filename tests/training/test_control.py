@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcseg.errors import BadInput, Interrupted
+from hpcseg.training.control import Control, Heartbeat, is_alive, process_start, read_heartbeat
+
+
+def beat_of(run: Path) -> Heartbeat:
+    heartbeat = read_heartbeat(run)
+    assert heartbeat is not None
+    return heartbeat
+
+
+def test_a_new_phase_is_written_at_once_and_other_news_are_rate_limited(tmp_path: Path) -> None:
+    control = Control(tmp_path, interval_s=60.0)
+    control.beat(phase="reading")
+    control.beat(phase="training", step=1, steps=10, epoch=1, loss=0.5)
+    control.beat(phase="training", step=2, steps=10, epoch=1, loss=0.4)
+    heartbeat = beat_of(tmp_path)
+    assert (heartbeat.phase, heartbeat.step, heartbeat.loss, heartbeat.eta_s) == ("training", 1, 0.5, None)
+    assert heartbeat.alive and heartbeat.attempt == 1
+
+
+def test_the_time_left_counts_from_the_first_step_of_this_process(tmp_path: Path) -> None:
+    control = Control(tmp_path, interval_s=0.0)
+    control.beat(phase="training", step=100, steps=110)  # resumed at step 100
+    time.sleep(0.1)
+    control.beat(phase="training", step=105, steps=110)
+    eta_s = beat_of(tmp_path).eta_s
+    assert eta_s is not None and 0.05 < eta_s < 1.0
+
+
+def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
+    Control(tmp_path).beat(phase="training", loss=float("nan"))
+    assert beat_of(tmp_path).loss is None
+
+
+def test_closing_keeps_what_was_known(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    control.beat(phase="training", step=1, steps=10, epoch=1, loss=0.5)
+    control.close("stopped")
+    heartbeat = beat_of(tmp_path)
+    assert (heartbeat.state, heartbeat.step, heartbeat.loss) == ("stopped", 1, 0.5)
+    assert Control(tmp_path).attempt == 2
+
+
+def test_a_request_to_stop_is_a_flag(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    control.stop_here()
+    assert not control.should_stop()
+    control.ask_to_stop()
+    assert control.should_stop()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        control.stop_here()
+
+
+def test_listeners_hear_what_is_written(tmp_path: Path) -> None:
+    heard: list[str] = []
+    control = Control(tmp_path, on_beat=lambda heartbeat: heard.append(heartbeat.phase))
+    control.beat(phase="a")
+    control.beat(phase="a", step=1)
+    control.beat(phase="b")
+    assert heard == ["a", "b"]
+
+
+def test_no_heartbeat_is_none_and_a_foreign_file_is_named(tmp_path: Path) -> None:
+    assert read_heartbeat(tmp_path) is None
+    (tmp_path / "heartbeat.json").touch()
+    assert read_heartbeat(tmp_path) is None
+    (tmp_path / "heartbeat.json").write_text('{"x": 1}')
+    with pytest.raises(BadInput, match=r"heartbeat\.json: not a heartbeat"):
+        read_heartbeat(tmp_path)
+
+
+def test_a_process_is_known_by_pid_and_start(tmp_path: Path) -> None:
+    mine = process_start(os.getpid())
+    assert mine is not None and is_alive(os.getpid(), mine) and not is_alive(os.getpid(), mine + 1)
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    time.sleep(0.5)
+    assert process_start(child.pid) is None  # a zombie is not alive
+    child.wait()
+    assert process_start(child.pid) is None

@@ -1,0 +1,185 @@
+"""Every strategy trains from its run directory alone, and an interrupted run ends as the undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpcseg.errors import Interrupted, TrainingError
+from hpcseg.files import read_json
+from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from hpcseg.training.control import Control
+from hpcseg.training.loop import HISTORY
+from hpcseg.training.model import MODEL, TrainedModel
+from hpcseg.training.stages import pretrain, train
+
+STRATEGIES = ("baseline", "transfer", "multitask")
+
+
+class StopAfter(Control):
+    """Asks to stop after a number of steps."""
+
+    def __init__(self, run: Path, steps: int) -> None:
+        super().__init__(run)
+        self.left = steps
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.fixture
+def new_run(runs: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """An empty run directory."""
+
+    def make(name: str) -> Path:
+        run = runs / "train" / f"{request.node.name}-{name}".replace("/", "-")
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tuple[Path, ...]:
+    """Autoencoders of both levels."""
+    paths = []
+    for level in (0, 1):
+        run = runs / "pretrain" / f"level{level}"
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / MODEL).exists():
+            pretrain(run, pretrain_spec(level), Control(run))
+        paths.append(run.relative_to(runs) / MODEL)
+    return tuple(paths)
+
+
+def spec_of(strategy: str, train_spec: Callable[..., TrainSpec], pretrained: tuple[Path, ...]) -> TrainSpec:
+    return train_spec(strategy, pretrained if strategy == "transfer" else ())
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, two = TrainedModel.load(first).weights, TrainedModel.load(second).weights
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategy_trains_and_leaves_model_history_and_summary(
+    strategy: str,
+    new_run: Callable[[str], Path],
+    train_spec: Callable[..., TrainSpec],
+    pretrained: tuple[Path, ...],
+) -> None:
+    run = new_run("whole")
+    train(run, spec_of(strategy, train_spec, pretrained), Control(run))
+    assert len((run / HISTORY).read_text().splitlines()) == 3
+    summary = read_json(run / "training.json")
+    assert summary["epochs"] == 3
+    assert summary["steps"] == 12
+    model = TrainedModel.load(run)
+    assert model.window is not None
+    assert model.config.strategy == strategy
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("stops", [(1,), (4,), (3, 2, 5), (7, 1)])
+def test_interrupted_run_ends_bit_identical(
+    strategy: str,
+    stops: tuple[int, ...],
+    new_run: Callable[[str], Path],
+    train_spec: Callable[..., TrainSpec],
+    pretrained: tuple[Path, ...],
+) -> None:
+    spec = spec_of(strategy, train_spec, pretrained)
+    whole, parts = new_run("whole"), new_run("parts")
+    train(whole, spec, Control(whole))
+    for steps in stops:
+        with pytest.raises(Interrupted):
+            train(parts, spec, StopAfter(parts, steps))
+    train(parts, spec, Control(parts))
+    assert same_weights(whole, parts)
+    assert (whole / HISTORY).read_text() == (parts / HISTORY).read_text()
+
+
+def test_same_specification_gives_the_same_weights_and_another_seed_others(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    first, second, third = new_run("1"), new_run("2"), new_run("3")
+    train(first, train_spec(), Control(first))
+    train(second, train_spec(), Control(second))
+    train(third, train_spec(seed=1), Control(third))
+    assert same_weights(first, second)
+    assert not same_weights(first, third)
+
+
+def test_training_lowers_the_loss(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
+    run = new_run("long")
+    settings = {"epochs": 12, "steps": 8, "validation_steps": 2, "batch": 2, "learning_rate": 3e-3}
+    train(run, train_spec(training=settings), Control(run))
+    losses = [json.loads(line)["training_loss"] for line in (run / HISTORY).read_text().splitlines()]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_transfer_scales_freezes_and_tunes_by_the_scheme(
+    runs: Path,
+    new_run: Callable[[str], Path],
+    train_spec: Callable[..., TrainSpec],
+    pretrained: tuple[Path, ...],
+) -> None:
+    run = new_run("tl")
+    train(run, train_spec("transfer", pretrained), Control(run))
+    phi = {(line["level"], line["cbr"]): line["phi"] for line in read_json(run / "transfer.json")}
+    assert len(phi) == 6
+    weights = TrainedModel.load(run).weights
+    for level in (0, 1):
+        learned = load_tensors(runs / pretrained[level])["weights"]
+        for cbr in (1, 2, 3):
+            start = phi[level, cbr] * learned[f"encoder.cbr{cbr}.conv.weight"]
+            frozen = torch.equal(weights[f"encoders.{level}.cbr{cbr}.conv.weight"], start)
+            assert frozen == (cbr == 1)
+
+
+def test_multitask_fixes_gamma_after_the_first_epoch(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    run = new_run("gamma")
+    with pytest.raises(Interrupted):
+        train(run, train_spec("multitask"), StopAfter(run, 6))
+    state = load_checkpoint(run)
+    assert state is not None
+    gamma = state["extra"]["gamma"]
+    losses = json.loads((run / HISTORY).read_text().splitlines()[0])["losses"]
+    ratio = losses["segmentation"] / losses["reconstruction"]
+    assert 10**-0.5 <= ratio / gamma <= 10**0.5
+
+
+def test_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    run = new_run("nan")
+    spec = train_spec(training={"epochs": 3, "steps": 4, "validation_steps": 1, "batch": 2, "checkpoint_epochs": 1})
+    with pytest.raises(Interrupted):
+        train(run, spec, StopAfter(run, 5))
+    state = load_checkpoint(run)
+    assert state is not None
+    for name in state["modules"]["fnet"]:
+        if name.endswith("conv.weight"):
+            state["modules"]["fnet"][name].fill_(float("nan"))
+    save_checkpoint(run, state)
+    with pytest.raises(TrainingError, match=r"segmentation loss is nan in epoch 2, step 2"):
+        train(run, spec, Control(run))
+    assert load_checkpoint(run) is not None
+
+
+def test_a_trained_run_is_left_as_it_is(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
+    run = new_run("again")
+    train(run, train_spec(), Control(run))
+    before = (run / MODEL).stat().st_mtime_ns
+    train(run, train_spec(), Control(run))
+    assert (run / MODEL).stat().st_mtime_ns == before
