@@ -1,0 +1,1 @@
+"""Segment a volume on its own grid, and measure the result."""
