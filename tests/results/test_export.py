@@ -1,0 +1,58 @@
+"""Export: the folder that collect leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from hpcseg.errors import BadInput
+from hpcseg.results.collect import collect
+from hpcseg.results.export import write_collection
+
+
+def test_tables_figures_and_runs_are_written(sweep_files, as_scores, tmp_path: Path) -> None:
+    files = sweep_files()
+    files.run(as_scores(test=[0.5, 0.7]), grids=["table7", "table8"], strategy="baseline", labelled=2, fold=0)
+    files.run(None, grids="table7", strategy="transfer", labelled=2, fold=0)
+    files.record["tables"] = [
+        {"name": name, "grid": [name], "rows": "labelled", "columns": "strategy"} for name in ("table7", "table8")
+    ]
+    files.record["figures"] = [{"name": "boxes", "kind": "box", "x": "labelled", "hue": "strategy", "set": "test"}]
+    folder = tmp_path / "results"
+    paths = write_collection(collect(files.save()), folder)
+    endings = (".txt", ".md", ".csv", "-summary.csv", ".json", ".tex")
+    expected = {f"{name}{ending}" for name in ("table7", "table8") for ending in endings}
+    expected |= {"runs.csv", "collection.json", "boxes.png", "boxes.pdf"}
+    assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected
+    assert all(path.stat().st_size > 0 for path in paths)
+    assert "S-TL" in (folder / "table7.md").read_text()
+    assert "S-TL" not in (folder / "table8.md").read_text()
+    runs = list(csv.DictReader((folder / "runs.csv").open()))
+    assert [(line["run"], line["grid"], line["state"]) for line in runs] == [
+        ("baseline-2-0", "table7", "finished"),
+        ("baseline-2-0", "table8", "finished"),
+        ("transfer-2-0", "table7", "missing"),
+    ]
+    summary = json.loads((folder / "collection.json").read_text())
+    assert (summary["runs"], summary["missing"], summary["gpu_hours"]) == (2, ["transfer-2-0"], 0.5)
+
+
+def test_a_table_that_does_not_fit_leaves_nothing_behind(sweep_files, tmp_path: Path) -> None:
+    files = sweep_files()
+    files.run(None, strategy="baseline", labelled=2, fold=0)
+    files.record["tables"] = [{"name": "t", "rows": "labelled", "columns": "strategie"}]
+    with pytest.raises(BadInput, match="strategie"):
+        write_collection(collect(files.save()), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_sweep_without_any_result_still_gets_its_tables(sweep_files, tmp_path: Path) -> None:
+    files = sweep_files()
+    files.run(None, strategy="baseline", labelled=2, fold=0)
+    told: list[str] = []
+    write_collection(collect(files.save()), tmp_path / "results", report=told.append)
+    assert "– (0/1)" in (tmp_path / "results" / "main.md").read_text()
+    assert len(told) == 4

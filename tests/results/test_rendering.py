@@ -1,0 +1,121 @@
+"""Renderers: the paper's table 7 in every format, and missing runs marked in each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.rendering import to_csv, to_json, to_latex, to_markdown, to_summary_csv, to_text
+from hpcseg.results.tables import Table, build_table
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "paper" / "published.toml"
+CASES = {"validation": 26, "test": 20}
+FOLDS = 5
+
+
+def _around(mean: float, sd: float, fold: int, cases: int) -> list[float]:
+    """Half of the cases above, half below, so that all folds together have exactly this mean and sample SD."""
+    n = FOLDS * cases
+    distance = sd * ((n - 1) / n) ** 0.5
+    return [mean + distance * (-1) ** (case + fold) for case in range(cases)]
+
+
+@pytest.fixture
+def small(sweep_files, as_scores) -> Table:
+    files = sweep_files()
+    for fold in range(2):
+        files.run(as_scores(test=[0.5, 0.7]), strategy="baseline", labelled=2, fold=fold)
+        files.run(as_scores(test=[0.6, 0.7]) if fold == 0 else None, strategy="transfer", labelled=2, fold=fold)
+        files.run(None, strategy="multitask", labelled=2, fold=fold)
+    definition = TableDefinition(name="small_table", title="Gains & losses", sets=("test",))
+    return build_table(definition, collect(files.save()))
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the paper's numbers (../shared/paper/published.toml) are absent")
+def test_results_with_the_papers_means_print_the_papers_table_7(sweep_files, as_scores) -> None:
+    published = tomllib.loads(PUBLISHED.read_text())["table7"]
+    files = sweep_files()
+    for index, labelled in enumerate(published["n"]):
+        for strategy in ("baseline", "transfer", "multitask"):
+            for fold in range(FOLDS):
+                sets = {name: _around(*published[name][strategy][index], fold, cases) for name, cases in CASES.items()}
+                files.run(as_scores(**sets), strategy=strategy, labelled=labelled, fold=fold)
+    table = build_table(TableDefinition(name="table7"), collect(files.save()))
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("| ")][2:9]
+    for index, labelled in enumerate(published["n"]):
+        cells = [published[name][s][index] for name in CASES for s in ("baseline", "transfer", "multitask")]
+        printed = " | ".join(f"{mean:.3f} ± {sd:.3f}" for mean, sd in cells)
+        assert lines[index] == f"| {labelled} | {printed} |"
+    gains = [
+        after[0] > before[0]
+        for name in CASES
+        for strategy in ("transfer", "multitask")
+        for after, before in zip(published[name][strategy], published[name]["baseline"], strict=True)
+    ]
+    assert table.improved == (sum(gains), len(gains))
+
+
+def test_markdown_marks_what_is_missing(small: Table) -> None:
+    text = to_markdown(small)
+    assert "| 2 | 0.600 ± 0.115 | 0.650 ± 0.071 (1/2) | – (0/2) |" in text
+    assert "| 2 | +0.050 ± 0.071 * |  |" in text
+    assert "2 of 3 cells have only k of their m runs" in text
+    assert "Higher than Baseline in 1 of 1 cells (100%)" in text
+
+
+def test_text_has_the_cells_and_the_remarks(small: Table) -> None:
+    text = to_text(small)
+    assert "0.650 ± 0.071 (1/2)" in text
+    assert "+0.050 ± 0.071 *" in text
+    assert "sample SD over cases" in text
+    assert "\x1b" not in text
+
+
+def test_latex_is_a_booktabs_table_with_its_signs_escaped(small: Table) -> None:
+    text = to_latex(small)
+    for part in (r"\toprule", r"\midrule", r"\bottomrule", r"\cmidrule(lr){2-4}", r"\multicolumn{3}{c}{Test set}"):
+        assert part in text
+    assert r"Gains \& losses" in text
+    assert r"n & Baseline & S-TL & S-MTL \\" in text
+    assert r"2 & 0.600 $\pm$ 0.115 & 0.650 $\pm$ 0.071 (1/2) & -- (0/2) \\" in text
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+
+
+def test_csv_has_a_line_per_case_and_one_per_missing_run(small: Table) -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(small))))
+    assert [line["status"] for line in lines].count("present") == 6
+    missing = [(line["strategy"], line["fold"]) for line in lines if line["status"] == "missing"]
+    assert missing == [("transfer", "1"), ("multitask", "0"), ("multitask", "1")]
+    first = lines[0]
+    assert (first["set"], first["labelled"], first["fold"], first["case"], first["dsc"]) == (
+        "test",
+        "2",
+        "0",
+        "test0",
+        "0.5",
+    )
+
+
+def test_the_summary_has_a_line_per_cell(small: Table) -> None:
+    lines = {line["strategy"]: line for line in csv.DictReader(io.StringIO(to_summary_csv(small)))}
+    assert float(lines["baseline"]["mean"]) == pytest.approx(0.6)
+    assert (lines["transfer"]["runs_present"], lines["transfer"]["runs_expected"]) == ("1", "2")
+    assert float(lines["transfer"]["difference"]) == pytest.approx(0.05)
+    assert lines["multitask"]["mean"] == ""
+
+
+def test_json_holds_values_missing_runs_and_contrasts(small: Table) -> None:
+    document = json.loads(to_json(small))
+    cells = {cell["strategy"]: cell for cell in document["cells"]}
+    assert document["baseline"] == "baseline"
+    assert (document["improved"], document["compared"]) == (1, 1)
+    assert cells["transfer"]["missing"] == [[1]]
+    assert cells["baseline"]["replicate_means"] == [{"replicate": [0], "mean": 0.6}, {"replicate": [1], "mean": 0.6}]
+    assert cells["baseline"]["values"][1] == {"replicate": [0], "case": "test1", "dsc": 0.7}
+    assert cells["multitask"]["mean"] is None

@@ -1,0 +1,170 @@
+"""Tables: exact means and SDs, honest cells, paired contrasts."""
+
+from __future__ import annotations
+
+from statistics import fmean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcseg.errors import BadInput
+from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.tables import Cell, bootstrap_interval, build_table, contrast_cells, label, sort_axis
+
+VALIDATION = ("validation",)
+
+
+def _cell(values: dict[tuple[int, str], float]) -> Cell:
+    return Cell({((fold,), case): value for (fold, case), value in values.items()}, 1, 1)
+
+
+def test_a_cell_pools_cases_over_folds_and_keeps_the_folds_apart(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    files.run(as_scores(validation=[0.8, 0.9]), strategy="baseline", labelled=4, fold=0)
+    files.run(as_scores(validation=[0.6, 0.5, 0.7]), strategy="baseline", labelled=4, fold=1)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
+    cell = table.cells["validation", 4, "baseline"]
+    assert (cell.expected, cell.present, len(cell.values)) == (2, 2, 5)
+    assert cell.mean == pytest.approx(0.7, abs=1e-12)
+    assert cell.sd == pytest.approx(stdev([0.8, 0.9, 0.6, 0.5, 0.7]), abs=1e-12)
+    assert cell.replicate_means == pytest.approx({(0,): 0.85, (1,): 0.6})
+    assert cell.sd_of_means == pytest.approx(stdev([0.85, 0.6]))
+
+
+def test_missing_runs_are_counted_and_never_averaged_over_silently(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for fold, scores in enumerate([as_scores(validation=[0.8]), None, as_scores(validation=[0.6])]):
+        files.run(scores, strategy="baseline", labelled=4, fold=fold)
+        files.run(None, strategy="transfer", labelled=4, fold=fold)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
+    baseline, transfer = (table.cells["validation", 4, strategy] for strategy in ("baseline", "transfer"))
+    assert (baseline.present, baseline.expected, baseline.missing) == (2, 3, ((1,),))
+    assert (transfer.present, transfer.expected, transfer.mean, transfer.sd) == (0, 3, None, None)
+    assert table.contrasts == {}
+
+
+def test_a_set_that_a_result_lacks_is_missing_for_that_set_only(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    files.run(as_scores(validation=[0.8]), strategy="baseline", labelled=4, fold=0)
+    table = build_table(TableDefinition(name="t"), collect(files.save()))
+    assert table.cells["validation", 4, "baseline"].present == 1
+    assert table.cells["test", 4, "baseline"].present == 0
+
+
+def test_a_run_in_two_grids_stands_in_both_tables_and_once_in_a_table_of_both(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    files.run(as_scores(validation=[0.8]), grids=["seven", "eight"], strategy="baseline", labelled=32, fold=0)
+    files.run(as_scores(validation=[0.7]), grids="seven", strategy="baseline", labelled=2, fold=0)
+    files.run(as_scores(validation=[0.9]), grids="eight", strategy="transfer", labelled=32, fold=0, supplementary=True)
+    collection = collect(files.save())
+    tables = {
+        grid: build_table(TableDefinition(name="t", grid=grid, sets=VALIDATION), collection)
+        for grid in ("seven", "eight")
+    }
+    both = build_table(TableDefinition(name="t", sets=VALIDATION), collection)
+    assert tables["seven"].rows == (2, 32)
+    assert tables["seven"].columns == ("baseline",)
+    assert tables["eight"].rows == (32,)
+    assert tables["eight"].columns == ("baseline", "transfer")
+    assert tables["eight"].contrasts["validation", 32, "transfer"].mean == pytest.approx(0.1)
+    assert both.cells["validation", 32, "baseline"].expected == 1
+
+
+def test_different_runs_in_one_place_are_kept_apart_and_noted(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for kernel, dsc in ((3, 0.6), (5, 0.8)):
+        files.run(as_scores(validation=[dsc]), strategy="baseline", labelled=4, fold=0, kernel=kernel)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
+    assert len(table.cells["validation", 4, "baseline"].values) == 2
+    assert any("pooled" in note for note in table.notes)
+
+
+def test_several_classes_count_once_per_case_unless_the_table_asks(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    files.run(as_scores(validation=[[0.8, 0.6], [0.9, 0.5]]), strategy="baseline", labelled=4, fold=0)
+    collection = collect(files.save())
+    pooled = build_table(TableDefinition(name="t", sets=VALIDATION), collection).cells["validation", 4, "baseline"]
+    assert sorted(pooled.values.values()) == pytest.approx([0.7, 0.7])
+    by_class = build_table(TableDefinition(name="t", rows="class", sets=VALIDATION), collection)
+    assert by_class.rows == (1, 2)
+    assert by_class.cells["validation", 1, "baseline"].mean == pytest.approx(0.85)
+    assert by_class.cells["validation", 2, "baseline"].mean == pytest.approx(0.55)
+
+
+def test_undefined_scores_are_left_out_and_counted(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    files.run(as_scores(validation=[0.8, None]), strategy="baseline", labelled=4, fold=0)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
+    cell = table.cells["validation", 4, "baseline"]
+    assert (cell.mean, cell.undefined) == (0.8, 1)
+    assert "1 undefined" in table.notes[0]
+
+
+def test_a_contrast_pairs_by_fold_and_case() -> None:
+    one = _cell({(0, "a"): 0.9, (0, "b"): 0.7, (1, "a"): 0.8, (1, "c"): 1.0})
+    baseline = _cell({(0, "a"): 0.8, (0, "b"): 0.7, (1, "a"): 0.5, (2, "c"): 0.1})
+    contrast = contrast_cells(one, baseline)
+    assert contrast is not None
+    assert contrast.pairs == 3
+    assert contrast.mean == pytest.approx(fmean([0.1, 0.0, 0.3]))
+    assert contrast.sd == pytest.approx(stdev([0.1, 0.0, 0.3]))
+    assert contrast.replicates == 2
+    assert contrast.replicate_mean == pytest.approx(fmean([0.05, 0.3]))
+    assert contrast.replicate_sd == pytest.approx(stdev([0.05, 0.3]))
+
+
+def test_cells_without_common_cases_have_no_contrast() -> None:
+    assert contrast_cells(_cell({(0, "a"): 0.9}), _cell({(1, "a"): 0.8})) is None
+    assert contrast_cells(_cell({(0, "a"): 0.9}), None) is None
+
+
+def test_the_share_of_improved_cells_counts_cells_higher_than_the_baseline(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for labelled, baseline, transfer in ((2, 0.5, 0.6), (4, 0.7, 0.65), (8, 0.8, 0.8), ("all", 0.8, 0.9)):
+        files.run(as_scores(validation=[baseline]), strategy="baseline", labelled=labelled, fold=0)
+        files.run(as_scores(validation=[transfer]), strategy="transfer", labelled=labelled, fold=0)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
+    assert table.improved == (2, 4)
+    assert table.rows == (2, 4, 8, "all")
+
+
+@pytest.mark.parametrize(
+    ("definition", "complaint"),
+    [
+        ({"rows": "labeled"}, "axis 'labeled'"),
+        ({"grid": "nine"}, "grid 'nine'; there are 'main'"),
+        ({"baseline": "unet"}, "baseline 'unet'"),
+    ],
+)
+def test_a_definition_that_does_not_fit_the_sweep_is_refused(sweep_files, definition: dict, complaint: str) -> None:
+    files = sweep_files()
+    files.run(None, strategy="baseline", labelled=4, fold=0)
+    with pytest.raises(BadInput, match=complaint):
+        build_table(TableDefinition.model_validate({"name": "t"} | definition), collect(files.save()))
+
+
+def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> None:
+    cell = _cell({(fold, f"{case}"): 0.8 + 0.01 * case + 0.02 * fold for case in range(10) for fold in range(2)})
+    interval = bootstrap_interval(cell)
+    assert interval is not None
+    assert interval[0] < cell.mean < interval[1]
+    assert interval == bootstrap_interval(cell)
+    # the standard error of the mean of ten case means 0.01 apart
+    assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * 0.0287 / 10**0.5, rel=0.08)
+    assert bootstrap_interval(_cell({(0, "a"): 0.5, (1, "a"): 0.6})) is None
+
+
+@given(st.lists(st.integers(1, 200), unique=True), st.randoms(use_true_random=False))
+def test_labelled_values_sort_by_number_with_all_at_the_end(numbers: list[int], random) -> None:
+    values: list = [*numbers, "all"]
+    random.shuffle(values)
+    assert sort_axis(values) == (*sorted(numbers), "all")
+
+
+def test_strategies_stand_as_in_the_paper_and_other_values_as_met() -> None:
+    assert sort_axis(["multitask", "transfer", "baseline"]) == ("baseline", "transfer", "multitask")
+    assert sort_axis(["tune_3", "freeze_all", "tune_3"]) == ("tune_3", "freeze_all")
+    assert [label(value) for value in ("baseline", "transfer", "multitask", 8, (16, 24))] == [
+        "Baseline", "S-TL", "S-MTL", "8", "16, 24",
+    ]  # fmt: skip
