@@ -1,0 +1,1 @@
+"""Sweep file to runs to plan to jobs to evidence-based status."""

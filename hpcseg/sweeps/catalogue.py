@@ -1,0 +1,172 @@
+"""The datasets of a study, each opened and read once however many runs ask: cases, splits, digests, spacings.
+
+Axes are z, y, x; spacings in mm.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+from hpcseg.config import DataConfig, PreprocessingConfig, RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.spec import CaseRef, PackSpec, Spacing
+from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset, scan_digest
+from hpcseg.volumes.folds import Split, split_cases
+from hpcseg.volumes.packing import plan_spacing
+from hpcseg.volumes.scans import read_grid
+
+Classes = tuple[tuple[int, ...], ...]
+CT_PADDING = -1000.0  # HU of air
+CT_PYRAMID_CLIP = (-200.0, 400.0)  # HU
+
+
+class Catalogue:
+    """Answers what a run's data section means, for the datasets below the folder `data`."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data.resolve()
+        # Caches live and die with this catalogue: a later plan sees changed files.
+        self.dataset = functools.cache(self._open)
+        self.digest = functools.cache(self._digest)
+        self.spacing = functools.cache(self._read_spacing)
+        self._groups = functools.cache(self._group)
+        self._splits = functools.cache(self._split)
+
+    def main(self, config: RunConfig) -> Dataset:
+        """The labelled dataset of a run.
+
+        Raises:
+            BadInput: `data.dataset` is not set, or there is no such dataset.
+        """
+        if not config.data.dataset:
+            raise BadInput(
+                "data.dataset is not set; name a folder below --data, in [run] or with --set data.dataset=NAME"
+            )
+        return self.dataset(config.data.dataset)
+
+    def split(self, config: RunConfig) -> Split:
+        """Labelled, unlabelled and held-out cases of a run."""
+        data = config.data
+        return self._splits(data.dataset, data.groups, data.folds, config.fold, config.labelled, data.split_seed)
+
+    def pack_spacing(self, config: RunConfig) -> Spacing:
+        """Spacing of a run's volumes: as configured, or from the headers of its labelled cases."""
+        if config.preprocessing.spacing != "median":
+            return plan_spacing(config.preprocessing, ())
+        images = {case.name: case.image for case in self.main(config).training}
+        spacings = [self.spacing(images[name]) for name in self.split(config).labelled]
+        return plan_spacing(config.preprocessing, spacings)
+
+    def test_scans(self, config: RunConfig) -> tuple[CaseRef, ...]:
+        """The labelled scans of the test set; none where `data.test` is empty.
+
+        Raises:
+            BadInput: the test set holds no labelled scan, or none of a class's label values.
+        """
+        name = config.data.test
+        if not name:
+            return ()
+        dataset = self.dataset(name)
+        candidates = dataset.test if name == config.data.dataset else dataset.training + dataset.test
+        labelled = tuple(case for case in candidates if case.label is not None)
+        if not labelled:
+            raise BadInput(
+                f"data.test = {name!r}: {dataset.root} has no labelled test scan; "
+                "put labels into labelsTs or set data.test = ''"
+            )
+        for values in classes_of(config.data):
+            if not set(values) & set(dataset.labels):
+                raise BadInput(
+                    f"data.test = {name!r}: none of the labels {list(values)} of data.foreground is in "
+                    f"{dataset.root / 'dataset.json'} (labels {sorted(dataset.labels)})"
+                )
+        return labelled
+
+    def classes(self, config: RunConfig) -> Classes:
+        """Label values of each class.
+
+        Raises:
+            BadInput: `data.foreground` names a value that is not in `dataset.json`.
+        """
+        classes = classes_of(config.data)
+        labels = self.main(config).labels
+        for value in (value for values in classes for value in values):
+            if value not in labels or value == 0:
+                raise BadInput(
+                    f"data.foreground: {value} is no foreground label of {config.data.dataset} "
+                    f"({self.main(config).root / 'dataset.json'} lists {_listed(labels)})"
+                )
+        return classes
+
+    def _open(self, name: str) -> Dataset:
+        return open_dataset(find_dataset(name, self._data))
+
+    def _digest(self, case: CaseRef) -> str:
+        digest = scan_digest(case.image)
+        return digest if case.label is None else f"{digest}+{scan_digest(case.label)}"
+
+    def _read_spacing(self, image: Path) -> Spacing:
+        z, y, x = (float(value) for value in read_grid(image).spacing_zyx)
+        return z, y, x
+
+    def _group(self, name: str, how: str) -> dict[str, str]:
+        return case_groups(self.dataset(name), how)
+
+    def _split(self, name: str, how: str, folds: int, fold: int, labelled: int | Literal["all"], seed: int) -> Split:
+        return split_cases(self._groups(name, how), folds=folds, fold=fold, labelled=labelled, seed=seed)
+
+
+def classes_of(data: DataConfig) -> Classes:
+    """`data.foreground` as label values of each class: a flat list is one class, () every value but 0."""
+    classes: list[tuple[int, ...]] = []
+    flat: list[int] = []
+    for value in data.foreground:
+        if isinstance(value, tuple):
+            classes.append(value)
+        else:
+            flat.append(value)
+    return (tuple(flat),) if flat else tuple(classes)
+
+
+def resolve_padding(config: PreprocessingConfig, dataset: Dataset) -> Literal["minimum"] | float:
+    """Intensity outside a volume of `dataset`: as configured; auto is air for CT, else the image's minimum."""
+    if config.padding != "auto":
+        return config.padding
+    return CT_PADDING if dataset.is_ct else "minimum"
+
+
+def resolve_pyramid_clip(config: PreprocessingConfig, dataset: Dataset) -> tuple[float, float] | None:
+    """Range to which the coarser levels are clipped: as configured; auto is [-200, 400] HU for CT, else none."""
+    if config.pyramid_clip == "none":
+        return None
+    if config.pyramid_clip != "auto":
+        return config.pyramid_clip
+    return CT_PYRAMID_CLIP if dataset.is_ct else None
+
+
+def dataset_pack(root: Path, config: RunConfig) -> PackSpec:
+    """The pack of all labelled cases of the dataset in `root`, outside of any sweep; "median" is that of all cases.
+
+    Raises:
+        BadInput: no dataset there, a bad header, or a foreground value that it does not have.
+    """
+    catalogue = Catalogue(root.resolve().parent)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": root.resolve().name})})
+    dataset = catalogue.main(config)
+    median = config.preprocessing.spacing == "median"
+    spacings = [catalogue.spacing(case.image) for case in dataset.training] if median else ()
+    return PackSpec(
+        id=dataset.name,
+        dataset=dataset.name,
+        cases=dataset.training,
+        spacing_zyx=plan_spacing(config.preprocessing, spacings),
+        classes=catalogue.classes(config),
+        padding=resolve_padding(config.preprocessing, dataset),
+        pyramid_clip=resolve_pyramid_clip(config.preprocessing, dataset),
+    )
+
+
+def _listed(labels: dict[int, str]) -> str:
+    return ", ".join(f"{value} {name}" for value, name in sorted(labels.items()))

@@ -1,0 +1,220 @@
+"""What a job runs: one function whose only argument is a run directory.
+
+submitit pickles `run_stage` by reference and runs the code that stands when the job starts. Signals: USR2 and SIGTERM
+set a flag; the stage saves at the end of its step and raises `Interrupted`; only then is submitit's own handler called,
+which requeues the job on Slurm. A killed process leaves files that the next attempt goes on from.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hpcseg.errors import Interrupted
+from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.sweeps.evidence import Submission
+from hpcseg.sweeps.rundir import STORE_FILE, RunDir
+from hpcseg.training.control import Control, Heartbeat
+
+LOCK_WAIT_S = 60.0  # a cancelled job may live on for some seconds while its successor starts
+POOL_WATCH_S = 1.0
+
+
+class _Signals:
+    """Turns USR2, SIGTERM and the first Ctrl-C into a request to stop; remembers who handled them before."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.received: set[int] = set()
+        self.previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self.previous[number] = signal.signal(number, self._handle)
+
+    def restore(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in self.received:
+            raise KeyboardInterrupt
+        self.received.add(number)
+        self.control.ask_to_stop()
+
+
+def run_stage(run_dir: str) -> str:
+    """Run the stage of the run directory `run_dir` to its end: "done", or "stopped" when asked to stop.
+
+    May be called again at any time: a finished run returns at once, an interrupted one goes on from its checkpoint.
+
+    Raises:
+        HpcsegError: another process works in the directory; the run is not touched.
+        Exception: whatever the stage raised, after it was recorded in `error.json`.
+    """
+    return execute(RunDir(Path(run_dir).resolve()), as_job=True)
+
+
+def execute(run: RunDir, on_beat: Callable[[Heartbeat], None] | None = None, *, as_job: bool = False) -> str:
+    """Run a stage in this process, as the job that `job.json` tells of or by hand; see `run_stage`.
+
+    By hand, only the number of threads and workers is taken from `job.json`.
+    """
+    if run.is_done():
+        return "done"
+    lock = run.lock(LOCK_WAIT_S)
+    try:
+        if run.is_done():
+            return "done"
+        control = Control(run.path, on_beat=on_beat)
+        signals = _Signals(control)
+        signals.install()
+        try:
+            if _recorded(run, control, as_job):
+                return "done"
+        finally:
+            signals.restore()
+    finally:
+        lock.release()
+    _requeue(run, signals)
+    return "stopped"
+
+
+def _checkpoint(run_dir: str) -> Any:
+    """What submitit is to run when the job comes back: the same again."""
+    from submitit.helpers import DelayedSubmission
+
+    return DelayedSubmission(run_stage, run_dir)
+
+
+run_stage.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name
+
+
+def _recorded(run: RunDir, control: Control, as_job: bool) -> bool:
+    """Run the stage and leave evidence of how it ended; False if it was stopped."""
+    try:
+        spec = run.spec()
+        control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
+        submission = run.submission()
+        if submission is None:
+            submission = Submission(backend="foreground", submitted=time.time())
+        elif not as_job:
+            submission = submission.model_copy(update={"backend": "foreground"})
+        elif submission.cancelled is not None:
+            raise Interrupted("cancelled before it began")
+        with _watching_pool(submission, control):
+            _dispatch(run, spec, submission, control)
+    except Interrupted:
+        control.close("stopped")
+        return False
+    except KeyboardInterrupt:
+        control.close("stopped")
+        raise
+    except BaseException as error:
+        run.write_error(error)
+        control.close("failed")
+        raise
+    control.close("done")
+    return True
+
+
+def _dispatch(run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control) -> None:
+    began = time.monotonic()
+    if isinstance(spec, PackSpec):
+        _pack(run, spec, submission, control)
+        run.mark_done(seconds=round(time.monotonic() - began, 1))
+        return
+    if submission.backend == "local":
+        os.environ["CUDA_VISIBLE_DEVICES"] = submission.gpus  # before torch looks
+    import torch
+
+    torch.set_num_threads(submission.threads)
+    from hpcseg.training import stages
+
+    if isinstance(spec, PretrainSpec):
+        stages.pretrain(run.path, spec, control)
+        run.mark_done(seconds=round(time.monotonic() - began, 1))
+    else:
+        from hpcseg.inference import evaluate
+
+        stages.train(run.path, spec, control)
+        evaluate.evaluate(run.path, spec, control)
+
+
+def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control) -> None:
+    from hpcseg.volumes.packing import pack
+
+    def progress(done: int, cases: int, name: str) -> None:
+        control.beat(phase="pack", step=done, steps=cases)
+
+    pack(
+        spec,
+        run.path / STORE_FILE,
+        workers=submission.workers,
+        progress=progress,
+        should_stop=control.should_stop,
+    )
+
+
+@contextmanager
+def _watching_pool(submission: Submission, control: Control) -> Iterator[None]:
+    """Ask the job to stop when the local pool that started it is gone, so that no job outlives it unnoticed."""
+    pool = submission.pool
+    if submission.backend != "local" or pool is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while pool.alive(submission.host) is not False:
+            if over.wait(POOL_WATCH_S):
+                return
+        control.ask_to_stop()
+
+    thread = threading.Thread(target=watch, name="pool-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _requeue(run: RunDir, signals: _Signals) -> None:
+    """On Slurm, hand the saved job back to the queue, unless it is being cancelled or was requeued already.
+
+    scancel sends SIGTERM and so does the end of a time limit; the former must not bring the job back to life.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None:
+        return
+    submission = run.submission()
+    if submission is not None and submission.cancelled is not None:
+        return
+    state = _slurm_state(job)
+    if state not in {"RUNNING", ""}:
+        return
+    previous = signals.previous.get(signal.SIGUSR2)
+    if callable(previous) and signals.received:
+        # Lost if the queue was faster; the evidence then says "stopped", and applying the sweep again resumes.
+        with suppress(subprocess.CalledProcessError):
+            previous(signal.SIGUSR2, None)
+
+
+def _slurm_state(job: str) -> str:
+    """State of this job as squeue shows it; empty where squeue does not answer."""
+    command = ["squeue", "--jobs", job, "--noheader", "--format=%T"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()

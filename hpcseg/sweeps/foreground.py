@@ -1,0 +1,80 @@
+"""One training run in this process, after what it needs: for trying out and for debuggers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import BadInput, HpcsegError, Interrupted
+from hpcseg.files import read_json
+from hpcseg.spec import RUN_FILE
+from hpcseg.sweeps.apply import check_new_packs, claim, record
+from hpcseg.sweeps.entry import execute
+from hpcseg.sweeps.evidence import Submission
+from hpcseg.sweeps.plan import make_plan
+from hpcseg.sweeps.profile import usable_cores
+from hpcseg.sweeps.rundir import RESULT_FILE, RunDir
+from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.training.control import Heartbeat
+
+OnBeat = Callable[[Heartbeat], None]
+
+
+def run_here(
+    target: Path, overrides: Sequence[str], data: Path, runs_root: Path, threads: int, on_beat: OnBeat | None = None
+) -> dict[str, Any]:
+    """Train and evaluate one run; returns its result.
+
+    Args:
+        target: a sweep file that, with `overrides`, has exactly one training run; or a run directory.
+        overrides: `key=value`, for a sweep file.
+        data: folder of the datasets, for a sweep file.
+        runs_root: folder of all runs, for a sweep file.
+        threads: CPU threads of stages that were never submitted before; 0: all cores.
+        on_beat: hears every heartbeat.
+
+    Raises:
+        BadInput: the target has not exactly one run.
+        Interrupted: the process was asked to stop, and has saved.
+        HpcsegError: another process works on a stage.
+    """
+    if (target / RUN_FILE).exists():
+        run = RunDir(target.resolve())
+        _execute(run, on_beat)
+    else:
+        run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat)
+    result: dict[str, Any] = read_json(run.path / RESULT_FILE)
+    return result
+
+
+def _run_sweep_of_one(
+    file: Path, overrides: Sequence[str], data: Path, runs_root: Path, threads: int, on_beat: OnBeat | None
+) -> RunDir:
+    plan = make_plan(read_sweep(file, overrides), data, runs_root)
+    training = list(plan.of_stage("train"))
+    if len(training) != 1:
+        raise BadInput(f"{file}: has {len(training)} training runs; leave one with --set, e.g. --set fold=0")
+    check_new_packs(plan)
+    record(plan)
+    cores = usable_cores()
+    submission = Submission(
+        backend="foreground",
+        submitted=time.time(),
+        host=socket.gethostname(),
+        threads=threads or cores,
+        workers=cores,
+    )
+    for run_id, planned in plan.stages.items():
+        if planned.verdict.state != "done":
+            if not claim(plan, [run_id], lambda _: submission):
+                raise HpcsegError(f"{run_id}: another process works on it; see hpcseg status")
+            _execute(plan.run(run_id), on_beat)
+    return plan.run(training[0])
+
+
+def _execute(run: RunDir, on_beat: OnBeat | None) -> None:
+    if execute(run, on_beat) == "stopped":
+        raise Interrupted(f"{run.id}: stopped and saved; the same command goes on from there")

@@ -1,0 +1,159 @@
+"""Job profiles: what a job may use, here or on a cluster; `jobs/local.toml` and `jobs/slurm.toml` explain every key.
+
+Nothing in a profile is part of a run's identity.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from hpcseg.config import Count, Section
+from hpcseg.errors import BadInput
+from hpcseg.sweeps.tomlfile import explain, read_toml
+
+PROFILES = Path("jobs")
+GIB_PER_SLOT = 4.0  # memory that a slot is expected to need, where their number is chosen by itself
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})$")
+
+
+def _minutes(value: Any) -> Any:
+    """Slurm's notations of a time limit, in minutes: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    match = _TIME.match(value) if isinstance(value, str) else None
+    if match is None:
+        if isinstance(value, str):
+            raise ValueError(f"{value!r} is no time limit; write minutes, 'HH:MM:SS' or 'D-HH:MM:SS'")
+        return value
+    parts = [int(part) for part in match["clock"].split(":")]
+    if match["days"] is not None:
+        hours, minutes, seconds = parts + [0] * (3 - len(parts))
+        return int(match["days"]) * 1440 + hours * 60 + minutes + (seconds > 0)
+    if len(parts) == 3:
+        return parts[0] * 60 + parts[1] + (parts[2] > 0)
+    return parts[0] + (len(parts) == 2 and parts[1] > 0)
+
+
+Minutes = Annotated[int, BeforeValidator(_minutes), Field(ge=1)]
+Flags = dict[str, str | int | bool]
+
+
+class LocalProfile(Section):
+    """`[local]`: slots of this host; 0 leaves the choice to `resolve`."""
+
+    slots: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    pack_workers: Annotated[int, Field(ge=0)] = 0
+
+
+class StageResources(Section):
+    """`[slurm.pack]`, `[slurm.pretrain]`, `[slurm.train]`: what one job of a stage asks for."""
+
+    time: Minutes = 24 * 60
+    cpus: Count = 8
+    memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?B?$")] = "32G"
+    gpus: Annotated[int, Field(ge=0)] = 1
+    array_parallelism: Count = 256
+    signal_lead: Annotated[int, Field(ge=1)] = 300  # s
+    flags: Flags = Field(default_factory=dict)
+
+
+class SlurmProfile(Section):
+    """`[slurm]`: what all jobs share."""
+
+    partition: str = ""
+    account: str = ""
+    setup: tuple[str, ...] = ()  # shell commands before the job
+    python: str = ""  # command that starts Python, for containers; "": the one that runs hpcseg
+    flags: Flags = Field(default_factory=dict)  # further sbatch flags, without the dashes
+    pack: StageResources = StageResources(gpus=0, time=12 * 60)
+    pretrain: StageResources = StageResources()
+    train: StageResources = StageResources(time=48 * 60)
+
+    def of(self, stage: str) -> StageResources:
+        """Resources of one stage."""
+        resources: StageResources = getattr(self, stage)
+        return resources
+
+
+class Profile(Section):
+    """A profile file."""
+
+    local: LocalProfile = LocalProfile()
+    slurm: SlurmProfile = SlurmProfile()
+
+
+def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
+    """Read a profile by path or by the name of a file in `jobs/`; None: `jobs/<on>.toml`, or the defaults without it.
+
+    Raises:
+        BadInput: no such profile, or a key or value is wrong; the message names file, line and key.
+    """
+    path = PROFILES / f"{on}.toml" if name is None else Path(name)
+    if name is None and not path.exists():
+        return Profile()
+    if not path.exists() and (PROFILES / f"{name}.toml").exists():
+        path = PROFILES / f"{name}.toml"
+    source = read_toml(path)
+    try:
+        return Profile.model_validate(source.data)
+    except ValidationError as error:
+        key, message = explain(error, _known(Profile))
+        table, _, rest = key.partition(".")
+        raise BadInput(f"{source.where(table, 0, rest)}: {message}") from None
+
+
+def _known(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += [f"{prefix}{name}", *_known(kind, f"{prefix}{name}.")]
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+class Slots(Section):
+    """A resolved local profile: jobs at once, CPU threads of each, processes of a pack."""
+
+    slots: int
+    threads: int
+    pack_workers: int
+
+
+def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: int, memory_gib: float) -> Slots:
+    """Fill in what the profile leaves open, from the machine and the size of the whole sweep. Pure.
+
+    What is already done does not count: a run that is repeated gets the threads that it had.
+
+    Args:
+        profile: as read.
+        runs: training runs of the sweep.
+        packs: packs of the sweep.
+        cores: CPU cores that this process may use.
+        gpus: GPUs that this process may use.
+        memory_gib: of the machine.
+    """
+    by_memory = max(1, int(memory_gib / GIB_PER_SLOT))
+    slots = profile.slots
+    if slots == 0 and profile.threads:
+        slots = max(1, cores // profile.threads)
+    if slots == 0:
+        slots = gpus or max(1, min(cores, runs, by_memory))
+    threads = profile.threads or max(1, cores // slots)
+    workers = profile.pack_workers or max(1, min(by_memory, cores // max(1, min(slots, packs))))
+    return Slots(slots=slots, threads=threads, pack_workers=workers)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gib() -> float:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcseg.sweeps.apply import apply, choose_backend
+from hpcseg.sweeps.plan import Plan, make_plan
+from hpcseg.sweeps.profile import Profile
+from hpcseg.sweeps.queue import read_queue
+from hpcseg.sweeps.rundir import RunDir
+from hpcseg.sweeps.slurm import max_array_size, sbatch_parameters
+from hpcseg.sweeps.status import cancel, newest_log, read_status
+from hpcseg.sweeps.sweepfile import read_sweep
+
+PROFILE = Profile.model_validate(
+    {
+        "slurm": {
+            "partition": "main",
+            "setup": ["export HPCSEG_SET_UP=yes"],
+            **{
+                stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": gpus, "signal_lead": 30}
+                for stage, gpus in (("pack", 0), ("pretrain", 1), ("train", 1))
+            },
+        }
+    }
+)
+Planner = Callable[..., Plan]
+STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()
+
+
+@pytest.fixture
+def plan_study(tmp_path: Path, tiny_dataset: Path) -> Planner:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return lambda *overrides: make_plan(read_sweep(path, overrides), tiny_dataset.parent, tmp_path / "runs")
+
+
+def test_parameters_of_an_array_follow_from_the_profile() -> None:
+    profile = Profile.model_validate(
+        {"slurm": {"account": "a1", "flags": {"qos": "long"}, "train": {"time": "1-0", "flags": {"constraint": "x"}}}}
+    )
+    parameters = sbatch_parameters(profile.slurm, "train", ["12", "13_4"])
+    assert parameters["dependency"] == "afterok:12:13_4"
+    assert parameters["additional_parameters"] == {
+        "requeue": True,
+        "qos": "long",
+        "constraint": "x",
+        "kill-on-invalid-dep": "yes",
+    }
+    assert (parameters["time"], parameters["account"], parameters["gpus_per_node"]) == (1440, "a1", 1)
+    assert "dependency" not in sbatch_parameters(profile.slurm, "pack", [])
+    assert "gpus_per_node" not in sbatch_parameters(profile.slurm, "pack", [])
+
+
+def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_nothing(
+    slurm: object, plan_study: Planner
+) -> None:
+    assert choose_backend("auto") == "slurm" and max_array_size() > 100
+    settings = ("strategy=[baseline, transfer]", "fold=[0, 1]", "autoencoder.epochs=1", "autoencoder.steps=1")
+    plan = plan_study(*settings, "preprocessing.spacing=[[4.0, 4.0, 4.0], [5.0, 5.0, 5.0]]")
+    packs = Plan(plan.sweep, plan.runs_root, plan.of_stage("pack"), {})
+    outcome = apply(packs, "slurm", PROFILE)
+    assert len(outcome.submitted) == 2
+    jobs = [packs.run(run_id).submission() for run_id in packs.stages]
+    assert len({job.job_id.partition("_")[0] for job in jobs if job and job.job_id}) == 1  # one array
+
+    plan = plan_study(*settings)
+    outcome = apply(plan, "slurm", PROFILE)
+    pack = next(iter(plan.of_stage("pack")))
+    assert pack not in outcome.submitted and len(outcome.submitted) == 2 + 4
+    assert apply(plan_study(*settings), "slurm", PROFILE).submitted == ()
+    waiting = [line for line in read_status(plan.runs_root) if line.stage == "train"]
+    assert {line.state for line in waiting} <= {"queued", "running"}
+
+    slurm.wait(lambda: all(plan.run(run_id).is_done() for run_id in plan.stages), 90.0)  # type: ignore[attr-defined]
+    assert {line.state for line in read_status(plan.runs_root)} == {"done"}
+    assert apply(plan_study(*settings), "slurm", PROFILE).submitted == ()
+    train = plan.run(next(iter(plan.of_stage("train"))))
+    assert json.loads((train.path / "result.json").read_text())["id"] == train.id
+    assert "srun" not in newest_log(train).name
+    assert newest_log(train).parent == plan.runs_root / "slurm"
+
+
+def test_usr2_saves_and_requeues_and_a_cancelled_job_stays_stopped(slurm: object, plan_study: Planner) -> None:
+    settings = ("training.epochs=100000", "preprocessing.spacing=6.0")
+    plan = plan_study(*settings)
+    apply(plan, "slurm", PROFILE)
+    train = plan.run(next(iter(plan.of_stage("train"))))
+
+    def training_in(attempt: int, run: RunDir = train) -> bool:
+        heartbeat = run.heartbeat()
+        return heartbeat is not None and heartbeat.attempt == attempt and heartbeat.phase == "training"
+
+    slurm.wait(lambda: training_in(1))  # type: ignore[attr-defined]
+    submission = train.submission()
+    assert submission is not None and submission.job_id is not None
+    subprocess.run(["scancel", "--signal=USR2", submission.job_id], check=True)
+    slurm.wait(lambda: training_in(2), 90.0)  # type: ignore[attr-defined]
+    heartbeat = train.heartbeat()
+    assert heartbeat is not None and heartbeat.step > 2
+    assert [line.state for line in read_status(plan.runs_root, ["study"]) if line.id == train.id] == ["running"]
+
+    assert cancel(plan.runs_root, train.id) == [train.id]
+    slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    assert [line.state for line in read_status(plan.runs_root) if line.id == train.id] == ["stopped"]
+
+
+def test_a_job_whose_ancestor_failed_leaves_the_queue_and_is_blocked(
+    slurm: object, write_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data" / "Tiny")
+    image = data / "imagesTr" / "case_001.nii.gz"
+    image.write_bytes(image.read_bytes()[:-500])
+    (tmp_path / "study.toml").write_text(STUDY)
+    plan = make_plan(read_sweep(tmp_path / "study.toml"), data.parent, tmp_path / "runs")
+    apply(plan, "slurm", PROFILE)
+    slurm.wait(lambda: {line.state for line in read_status(plan.runs_root)} == {"failed", "blocked"})  # type: ignore[attr-defined]
+    job = plan.run(next(iter(plan.of_stage("train")))).submission()
+    assert job is not None
+    slurm.wait(lambda: job.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    assert all("case_001.nii.gz" in line.why for line in read_status(plan.runs_root))
+
+
+def test_a_queue_that_does_not_answer_kills_no_run(
+    slurm: object, plan_study: Planner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = plan_study("preprocessing.spacing=7.0")
+    profile = PROFILE.model_copy(update={"slurm": PROFILE.slurm.model_copy(update={"flags": {"hold": True}})})
+    apply(plan, "slurm", profile)
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: Socket timed out' >&2\nexit 1\n")
+    (broken / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(broken), prepend=":")
+    states = {line.state for line in read_status(plan.runs_root)}
+    assert states == {"unknown"}
+    assert all(planned.to_submit is False for planned in plan_study("preprocessing.spacing=7.0").stages.values())
+    monkeypatch.undo()
+    assert set(cancel(plan.runs_root, "*")) == set(plan.stages)

@@ -1,0 +1,142 @@
+"""Fixtures of the room: tiny studies on real files, and plans whose stages are real but cheap (packs only)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from hpcseg.sweeps.plan import Plan, make_plan
+from hpcseg.sweeps.sweepfile import read_sweep
+
+STUDY = Path(__file__).with_name("study.toml").read_text()
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a sweep file."""
+
+    def write(text: str, name: str = "study.toml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def plan_study(tmp_path: Path, tiny_dataset: Path, write_sweep: Callable[[str], Path]) -> Callable[..., Plan]:
+    """Plan the study above, with overrides, below tmp_path / "runs"."""
+
+    def plan(*overrides: str, text: str = STUDY, data: Path | None = None) -> Plan:
+        sweep = read_sweep(write_sweep(text), overrides)
+        return make_plan(sweep, data or tiny_dataset.parent, tmp_path / "runs")
+
+    return plan
+
+
+@pytest.fixture
+def plan_packs(plan_study: Callable[..., Plan]) -> Callable[..., Plan]:
+    """Plan only the packs of the study, one for each spacing: real jobs of about a second."""
+
+    def plan(spacings: Sequence[float] = (4.0,), data: Path | None = None) -> Plan:
+        full = plan_study(f"preprocessing.spacing=[[{'],['.join(f'{s},{s},{s}' for s in spacings)}]]", data=data)
+        return Plan(full.sweep, full.runs_root, full.of_stage("pack"), {})
+
+    return plan
+
+
+@pytest.fixture(scope="session")
+def write_tree() -> Callable[[Path], Path]:
+    """Write datasets of the paper's size, of files without scans: enough for planning with a fixed spacing."""
+
+    def dataset(root: Path, training: int, test: int) -> None:
+        for folder in ("imagesTr", "labelsTr", "imagesTs"):
+            (root / folder).mkdir(parents=True)
+        names = [f"{root.name}_{n:04d}.nii.gz" for n in range(training + test)]
+        for n, name in enumerate(names):
+            (root / ("imagesTr" if n < training else "imagesTs") / name).write_bytes(b"x" * 2000 + name.encode())
+            if n < training:
+                (root / "labelsTr" / name).write_bytes(b"y" * 2000 + name.encode())
+        description = {
+            "modality": {"0": "CT"},
+            "labels": {"0": "background", "1": "liver", "2": "tumour"},
+            "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names[:training]],
+            "test": [f"./imagesTs/{n}" for n in names[training:]],
+        }
+        (root / "dataset.json").write_text(json.dumps(description))
+
+    def write(folder: Path) -> Path:
+        dataset(folder / "Task03_Liver", 131, 0)
+        dataset(folder / "BTCV", 30, 0)
+        supplementary = {
+            "Task06_Lung": (63, 33),
+            "Task07_Pancreas": (281, 139),
+            "Task08_HepaticVessel": (303, 140),
+            "Task09_Spleen": (41, 20),
+            "Task10_Colon": (126, 131),
+        }
+        for name, (training, test) in supplementary.items():
+            dataset(folder / name, training, test)
+        return folder
+
+    return write
+
+
+APPLY = """\
+import json, sys
+from pathlib import Path
+from hpcseg.errors import HpcsegError
+from hpcseg.sweeps.apply import apply
+from hpcseg.sweeps.plan import make_plan
+from hpcseg.sweeps.profile import LocalProfile, Profile
+from hpcseg.sweeps.sweepfile import read_sweep
+
+sweep, data, runs, *overrides = sys.argv[1:]
+plan = make_plan(read_sweep(Path(sweep), overrides), Path(data), Path(runs))
+try:
+    outcome = apply(plan, "local", Profile(local=LocalProfile(slots=2, threads=1, pack_workers=1)))
+except HpcsegError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+print(json.dumps({"submitted": outcome.submitted, "failed": outcome.failed}))
+"""
+
+
+@pytest.fixture
+def start_apply(tmp_path: Path, tiny_dataset: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Apply a sweep file in a process of its own, as the leader of its own process group."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(sweep: Path, *overrides: str, data: Path | None = None) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", APPLY, str(sweep), str(data or tiny_dataset.parent), str(tmp_path / "runs")]
+        process = subprocess.Popen(
+            [*command, *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
+    """Poll until `condition` holds."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError("the condition did not come true")
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> Callable[..., None]:
+    return wait_for

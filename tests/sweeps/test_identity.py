@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcseg.config import RunConfig
+from hpcseg.spec import CaseRef, PackSpec, SourceRef
+from hpcseg.sweeps.identity import pack_id, pretrain_id, relevant, run_id, spacing_slug, train_id
+
+SOURCE = SourceRef(store=Path("pack/p/store.h5"), cases=("a", "b"))
+
+
+def config(**values: Any) -> RunConfig:
+    return RunConfig.model_validate({"labelled": 4, **values})
+
+
+def pretraining(settings: RunConfig, statistics: SourceRef = SOURCE, level: int = 0) -> str:
+    return pretrain_id(settings, level, statistics, [SOURCE])
+
+
+def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys() -> None:
+    assert run_id("baseline-n4-f0", {"a": 1, "b": 2}) == run_id("baseline-n4-f0", {"b": 2, "a": 1})
+    assert run_id("s", {"a": 1}) == "s-015abd7f5c"
+    assert train_id(config(), {}).startswith("baseline-n4-f0-")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "change", "matters"),
+    [
+        ("baseline", {"autoencoder": {"epochs": 1}}, False),
+        ("baseline", {"autoencoder": {"with_supplementary": True}}, False),
+        ("baseline", {"transfer": {"phi": 2.0}}, False),
+        ("baseline", {"multitask": {"levels": 1}}, False),
+        ("baseline", {"data": {"supplementary": ["X"], "unlabelled_ts": True}}, False),
+        ("baseline", {"inference": {"save_masks": False}}, False),
+        ("baseline", {"training": {"checkpoint_epochs": 1}}, False),
+        ("baseline", {"preprocessing": {"window": [-100, 100]}}, False),  # percentile is the default
+        ("baseline", {"network": {"maps": [32, 32, 32, 32]}}, False),  # what 32 resolves to
+        ("baseline", {"training": {"epochs": 1}}, True),
+        ("baseline", {"preprocessing": {"intensity": "window"}}, True),
+        ("baseline", {"inference": {"mode": "paper"}}, True),
+        ("baseline", {"seed": 1}, True),
+        ("transfer", {"multitask": {"levels": 1}}, False),
+        ("transfer", {"transfer": {"phi": 2.0}}, True),
+        ("transfer", {"autoencoder": {"epochs": 1}}, True),
+        ("multitask", {"transfer": {"phi": 2.0}}, False),
+        ("multitask", {"autoencoder": {"epochs": 1, "steps": 1, "batch": 1}}, False),
+        ("multitask", {"autoencoder": {"winners": 1}}, True),
+        ("multitask", {"autoencoder": {"sampling": "gaussian"}}, False),  # what auto resolves to
+        ("multitask", {"autoencoder": {"sampling": "uniform"}}, True),
+        ("multitask", {"multitask": {"factor": 0.5}}, True),
+    ],
+)
+def test_only_what_the_strategy_uses_is_part_of_a_run(strategy: str, change: dict[str, Any], matters: bool) -> None:
+    assert (relevant(config(strategy=strategy)) != relevant(config(strategy=strategy, **change))) is matters
+
+
+def test_sigma_counts_only_for_gaussian_sampling() -> None:
+    uniform = {"sampling": "uniform"}
+    one = config(strategy="transfer", autoencoder={**uniform, "sigma": 0.1})
+    other = config(strategy="transfer", autoencoder={**uniform, "sigma": 0.2})
+    assert relevant(one) == relevant(other)
+
+
+def test_pretraining_is_shared_over_folds_and_subsets_unless_the_window_comes_from_the_labelled_cases() -> None:
+    other = SourceRef(store=SOURCE.store, cases=("b",))
+    for intensity, shared in (("window", True), ("zscore", True), ("percentile", False)):
+        one = config(strategy="transfer", preprocessing={"intensity": intensity})
+        two = config(strategy="transfer", preprocessing={"intensity": intensity}, labelled=8, fold=1)
+        assert (pretraining(one) == pretraining(two, other)) is shared
+    assert pretraining(config(preprocessing={"intensity": "window"})).startswith("level0-")
+    assert pretraining(config(), level=2).startswith("level2-n4-f0-")
+
+
+def test_pretraining_ignores_what_only_the_f_net_reads() -> None:
+    base = pretraining(config())
+    assert base == pretraining(config(training={"epochs": 1, "batch": 3, "learning_rate": 1.0}))
+    assert base == pretraining(config(patches={"foreground_share": 0.5}))
+    assert base == pretraining(config(strategy="transfer", transfer={"phi": 2.0}))
+    assert base != pretraining(config(training={"plateau_epochs": 1}))
+    assert base != pretraining(config(autoencoder={"epochs": 1}))
+    assert base != pretraining(config(), level=1)
+
+
+def test_a_pack_is_its_cases_content_and_geometry(tmp_path: Path) -> None:
+    spec = PackSpec(
+        id="",
+        dataset="D",
+        cases=(CaseRef(name="a", image=tmp_path / "a.nii.gz"),),
+        spacing_zyx=(2.0, 1.0, 1.0),
+        classes=((1, 2),),
+        padding=-1000.0,
+        pyramid_clip=None,
+    )
+    base = pack_id(spec, {"a": "digest"})
+    moved = spec.model_copy(update={"cases": (CaseRef(name="a", image=tmp_path / "elsewhere" / "a.nii.gz"),)})
+    assert base.startswith("D-2.0x1.0x1.0mm-")
+    assert pack_id(moved, {"a": "digest"}) == base
+    assert pack_id(spec, {"a": "other"}) != base
+    assert pack_id(spec.model_copy(update={"classes": ((1,), (2,))}), {"a": "digest"}) != base
+
+
+def test_spacing_is_short_where_it_is_isotropic() -> None:
+    assert spacing_slug((1.0, 1.0, 1.0)) == "1.0mm"
+    assert spacing_slug((2.5, 0.8, 0.8)) == "2.5x0.8x0.8mm"
+
+
+def test_ids_stay_the_same_in_another_release() -> None:
+    """A changed id would orphan every finished run: change this only together with what the result depends on."""
+    assert train_id(config(), {"pack": "p"}) == "baseline-n4-f0-93e0955e0a"

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcseg.errors import BadInput
+from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, StageResources, read_profile, resolve
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+@pytest.mark.parametrize("name", ["local", "slurm"])
+def test_the_projects_own_profiles_are_valid_and_say_the_defaults(name: str) -> None:
+    assert read_profile(str(JOBS / f"{name}.toml"), "local").local == LocalProfile()
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("90:30", 91), ("01:30:00", 90), ("2-0", 2880), ("1-01:30", 1530), ("1-0:0:1", 1441)],
+)
+def test_time_limits_are_read_in_slurms_notations(text: str, minutes: int) -> None:
+    assert StageResources.model_validate({"time": text}).time == minutes
+
+
+def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_profile(None, "slurm") == Profile()
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "big.toml").write_text("[local]\nslots = 3\n")
+    assert read_profile("big", "local").local.slots == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[local]\nslot = 3\n", "p.toml:2: unknown key 'local.slot'; did you mean 'local.slots'?"),
+        ("[slurm.train]\ntime = 'long'\n", "p.toml:2: slurm.train.time: 'long' is no time limit"),
+        ("[slurm.train]\ncpus = 0\n", "p.toml:2: slurm.train.cpus = 0 is not allowed: should be greater than or equal"),
+        ("[slrum]\n", "p.toml:1: unknown key 'slrum'; did you mean 'slurm'?"),
+    ],
+)
+def test_a_mistake_names_file_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        read_profile(str(path), "local")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("profile", "machine", "expected"),
+    [
+        (LocalProfile(), {"runs": 12, "cores": 2}, Slots(slots=2, threads=1, pack_workers=2)),
+        (LocalProfile(), {"runs": 1, "cores": 2}, Slots(slots=1, threads=2, pack_workers=2)),
+        (LocalProfile(), {"runs": 125, "cores": 64, "memory_gib": 32.0}, Slots(slots=8, threads=8, pack_workers=8)),
+        (LocalProfile(), {"runs": 125, "cores": 16, "gpus": 4}, Slots(slots=4, threads=4, pack_workers=16)),
+        (LocalProfile(threads=4), {"runs": 125, "cores": 16}, Slots(slots=4, threads=4, pack_workers=16)),
+        (LocalProfile(slots=3, threads=1), {"runs": 1, "cores": 2}, Slots(slots=3, threads=1, pack_workers=2)),
+        (LocalProfile(), {"runs": 9, "packs": 6, "cores": 8}, Slots(slots=8, threads=1, pack_workers=1)),
+    ],
+)
+def test_open_choices_follow_from_the_machine(
+    profile: LocalProfile, machine: dict[str, float], expected: Slots
+) -> None:
+    given = {"packs": 1, "gpus": 0, "memory_gib": 64.0} | machine
+    assert resolve(profile, **given) == expected  # type: ignore[arg-type]
