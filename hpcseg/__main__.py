@@ -1,0 +1,5 @@
+"""`python -m hpcseg`."""
+
+from hpcseg.cli import main
+
+main()

@@ -1,0 +1,290 @@
+"""The command line as a user types it: real processes, real files, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SWEEP = """
+[run]
+data.dataset = "Tiny"
+data.test = "Tiny"
+data.foreground = [1, 2]
+data.folds = 2
+preprocessing.spacing = 2.0
+patches.size = 16
+network.levels = 2
+network.kernel = 3
+network.maps = 4
+training.epochs = 3
+training.steps = 4
+training.validation_steps = 2
+training.batch = 2
+training.checkpoint_epochs = 1
+autoencoder.epochs = 2
+autoencoder.steps = 4
+autoencoder.batch = 2
+multitask.batch = 2
+multitask.autoencoder_batch = 2
+
+[[grid]]
+strategy = ["baseline", "transfer", "multitask"]
+labelled = [2]
+fold = [0, 1]
+"""
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def start(arguments: tuple[Any, ...], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpcseg", *map(str, arguments)],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    def run(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
+        process = start(arguments, tmp_path)
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == code, f"{arguments}\n{out}\n{err}"
+        assert "Traceback" not in out + err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_dataset: Path) -> Path:
+    """A working folder with data/Tiny and sweep.toml."""
+    shutil.copytree(tiny_dataset, tmp_path / "data" / "Tiny")
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    return tmp_path
+
+
+def one_line(process: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in process.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, process.stderr
+    return lines[0]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    from hpcseg.training.model import TrainedModel
+
+    return TrainedModel.load(run).weights
+
+
+def train_runs(study: Path) -> dict[str, Path]:
+    return {path.name: path for path in (study / "runs" / "train").iterdir()}
+
+
+def test_help_is_fast(cli: Cli) -> None:
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        cli("--help")
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) <= 0.4
+
+
+def test_light_commands_do_not_import_torch() -> None:
+    code = (
+        "import sys, hpcseg.cli, hpcseg.sweeps.apply, hpcseg.sweeps.status, hpcseg.results.export, "
+        "hpcseg.volumes.packing; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli) -> None:
+    plan = json.loads(cli("sweep", "sweep.toml", "--plan", "--json").stdout)
+    assert plan["total_training_runs"] == 6
+    assert not (study / "runs").exists()
+
+    first = json.loads(cli("sweep", "sweep.toml", "--on", "local", "--json").stdout)
+    # One pack; L ∪ U ∪ V is everything, but the clip window is each fold's own: two levels for each of two folds.
+    assert len(first["submitted"]) == 1 + 4 + 6
+    assert {line["state"] for line in json.loads(cli("status", "--json").stdout)} == {"done"}
+
+    assert json.loads(cli("sweep", "sweep.toml", "--on", "local", "--json").stdout)["submitted"] == []
+
+    runs = train_runs(study)
+    victim = next(name for name in runs if name.startswith("transfer"))
+    before = weights(runs[victim])
+    shutil.rmtree(runs[victim])
+    again = json.loads(cli("sweep", "sweep.toml", "--on", "local", "--json").stdout)
+    assert again["submitted"] == [victim]
+    after = weights(runs[victim])
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+    collected = json.loads(cli("collect", "--json").stdout)
+    assert collected["missing"] == []
+    assert all(Path(study / path).stat().st_size for path in collected["files"])
+    assert any(path.endswith(".png") for path in collected["files"])
+
+    mask = cli("segment", runs[victim], "data/Tiny/imagesTs/case_007.nii.gz", "--to", "masks").stdout.strip()
+    assert nib.load(study / mask).shape == nib.load(study / "data/Tiny/imagesTs/case_007.nii.gz").shape
+
+
+def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
+    narrow = ("--set", "strategy=multitask", "--set", "fold=0", "--set", "training.epochs=40")
+    cli("sweep", "sweep.toml", "--on", "local", *narrow)
+    (run,) = train_runs(study).values()
+    undisturbed = weights(run)
+    history = (run / "history.jsonl").read_text()
+    shutil.rmtree(run)
+
+    sweep = start(("sweep", "sweep.toml", "--on", "local", *narrow), study)
+    try:
+        wait_for((run / "checkpoint.pt").exists)
+        os.kill(json.loads((run / "heartbeat.json").read_text())["pid"], signal.SIGKILL)
+        _, err = sweep.communicate(timeout=120)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 1
+    assert "Traceback" not in err
+    assert not (run / "result.json").exists()
+    assert (run / "checkpoint.pt").exists()
+
+    cli("sweep", "sweep.toml", "--on", "local", *narrow)
+    resumed = weights(run)
+    assert all(np.array_equal(undisturbed[key], resumed[key]) for key in undisturbed)
+    assert (run / "history.jsonl").read_text() == history
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_train_runs_one_run_in_the_foreground(study: Path, cli: Cli) -> None:
+    said = cli("train", "sweep.toml", "--set", "strategy=baseline", "--set", "fold=0").stdout
+    assert "validation: DSC" in said
+    assert "test: DSC" in said
+    assert "6 training runs" in one_line(cli("train", "sweep.toml", code=2))
+
+
+def test_misspelt_key_names_file_line_and_nearest_key(study: Path, cli: Cli) -> None:
+    path = study / "sweep.toml"
+    path.write_text(SWEEP.replace("labelled", "labeled"))
+    line = SWEEP.splitlines().index("labelled = [2]") + 1
+    message = one_line(cli("sweep", "sweep.toml", code=2))
+    assert f"sweep.toml:{line}" in message
+    assert "'labelled'" in message
+    assert not (study / "runs").exists()
+
+
+def spoil_missing_label(dataset: Path) -> str:
+    (dataset / "labelsTr" / "case_003.nii.gz").unlink()
+    return "case_003"
+
+
+def spoil_grid(dataset: Path) -> str:
+    path = dataset / "labelsTr" / "case_003.nii.gz"
+    label = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), path)
+    return "case_003"
+
+
+def spoil_truncated(dataset: Path) -> str:
+    path = dataset / "imagesTr" / "case_003.nii.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    return "case_003"
+
+
+def spoil_4d(dataset: Path) -> str:
+    path = dataset / "imagesTr" / "case_003.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 2, axis=-1), image.affine), path)
+    return "case_003"
+
+
+def spoil_foreground(dataset: Path) -> str:
+    path = dataset / "labelsTr" / "case_003.nii.gz"
+    label = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    return "case_003"
+
+
+def spoil_nan(dataset: Path) -> str:
+    path = dataset / "imagesTr" / "case_003.nii.gz"
+    image = nib.load(path)
+    values = np.asarray(image.dataobj).astype(np.float32)
+    values[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), path)
+    return "case_003"
+
+
+SPOILERS = [spoil_missing_label, spoil_grid, spoil_truncated, spoil_4d, spoil_foreground, spoil_nan]
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+@pytest.mark.parametrize("command", ["pack", "sweep", "train"])
+def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_half_written(
+    study: Path, cli: Cli, spoil: Callable[[Path], str], command: str
+) -> None:
+    culprit = spoil(study / "data" / "Tiny")
+    arguments = {
+        "pack": ("pack", "data/Tiny", "--to", "store.h5", "--foreground", "1,2"),
+        "sweep": ("sweep", "sweep.toml", "--on", "local", "--set", "strategy=baseline"),
+        "train": ("train", "sweep.toml", "--set", "strategy=baseline", "--set", "fold=0"),
+    }[command]
+    assert culprit in one_line(cli(*arguments, code=2))
+    assert not list(study.rglob("*.h5*"))
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_inspect_lists_what_is_wrong(study: Path, cli: Cli, spoil: Callable[[Path], str]) -> None:
+    culprit = spoil(study / "data" / "Tiny")
+    report = json.loads(cli("inspect", "data/Tiny", "--json", code=1).stdout)
+    assert any(culprit in problem for problem in report["problems"])
+
+
+def test_pack_and_inspect_a_store(study: Path, cli: Cli) -> None:
+    cli("pack", "data/Tiny", "--to", "store.h5", "--foreground", "1,2", "--spacing", "4")
+    report = json.loads(cli("inspect", "store.h5", "--json").stdout)
+    assert report["kind"] == "store"
+    assert report["problems"] == []
+    assert "exists" in one_line(cli("pack", "data/Tiny", "--to", "store.h5", code=2))
+    content = bytearray((study / "store.h5").read_bytes())
+    content[len(content) // 2] ^= 255
+    (study / "store.h5").write_bytes(content)
+    assert json.loads(cli("inspect", "store.h5", "--json", code=1).stdout)["problems"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("sweep", "absent.toml"), "absent.toml"),
+        (("sweep", "sweep.toml", "--data", "nowhere"), "nowhere"),
+        (("sweep", "sweep.toml", "--set", "labelled"), "key=value"),
+        (("sweep", "sweep.toml", "--set", "labelled=99"), "99"),
+        (("sweep", "sweep.toml", "--set", "data.foreground=[7]"), "7"),
+        (("status", "absent"), "absent"),
+        (("collect", "absent"), "no sweep"),
+        (("logs", "absent"), "absent"),
+        (("pack", "data/Tiny", "--to", "s.h5", "--spacing", "abc"), "spacing"),
+        (("pack", "data", "--to", "s.h5"), "dataset.json"),
+        (("segment", "absent", "data/Tiny/imagesTs/case_007.nii.gz", "--to", "masks"), "absent"),
+    ],
+)
+def test_wrong_arguments_are_one_line(study: Path, cli: Cli, arguments: tuple[str, ...], says: str) -> None:
+    assert says in one_line(cli(*arguments, code=2))
+    assert not (study / "runs" / "train").exists()
