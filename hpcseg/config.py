@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Pair = tuple[float, float]
+Labels = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -25,18 +26,20 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which volumes, and how they are split (room `volumes`)."""
 
-    dataset: str = ""  # folder of the labelled dataset, below --data
-    test: str = (
-        ""  # dataset whose labelled cases are the test set; the same name as `dataset`: its imagesTs with labelsTs
-    )
-    supplementary: tuple[str, ...] = ()  # datasets whose images only the autoencoders may see
-    unlabelled_ts: bool = False  # the dataset's own imagesTs join the unlabelled volumes
-    foreground: (
-        tuple[int, ...] | tuple[tuple[int, ...], ...]
-    ) = ()  # label values of the one class, or of each class; (): all but 0
-    groups: str = (
-        ""  # "": every case for itself; "pairs": cases 2k-1 and 2k; or a JSON file with "patient_groups" in the dataset
-    )
+    # Folder of the labelled dataset, below --data.
+    dataset: str = ""
+    # Dataset whose labelled cases are the test set; the same name as `dataset`: its imagesTs with labelsTs.
+    test: str = ""
+    # Datasets whose images only the autoencoders may see.
+    supplementary: tuple[str, ...] = ()
+    # The dataset's own imagesTs join the unlabelled volumes.
+    unlabelled_ts: bool = False
+    # Label values of the one class, or of each class; (): all but 0.
+    foreground: Labels = ()
+    # The same in the test dataset, where it numbers its labels otherwise; (): as `foreground`.
+    test_foreground: Labels = ()
+    # "": every case for itself; "pairs": cases 2k-1 and 2k; or a JSON file with "patient_groups" in the dataset.
+    groups: str = ""
     folds: Annotated[int, Field(ge=2)] = 5
     split_seed: int = 0
 
@@ -44,18 +47,20 @@ class DataConfig(Section):
 class PreprocessingConfig(Section):
     """How a scan becomes a stored volume and a normalised patch (paper 3.2.1; rooms `volumes`, `patches`)."""
 
-    spacing: Literal["median"] | Positive | tuple[Positive, Positive, Positive] = "median"  # mm; z, y, x
-    isotropic: bool = True  # with "median": the largest of the three medians on every axis
-    intensity: Literal["percentile", "window", "zscore"] = (
-        "percentile"  # paper: method 2, method 1; zscore: per image, for MR
-    )
+    # mm; three numbers are z, y, x.
+    spacing: Literal["median"] | Positive | tuple[Positive, Positive, Positive] = "median"
+    # With "median": the largest of the three medians on every axis.
+    isotropic: bool = True
+    # The paper's methods 2 and 1; zscore: per image, for MR.
+    intensity: Literal["percentile", "window", "zscore"] = "percentile"
     percentiles: Pair = (0.5, 99.5)
-    window: Pair = (-155.0, 295.0)  # HU, method 1
-    window_range: Pair = (-3.0, 3.0)  # what the window is mapped to, method 1
-    padding: Literal["auto", "minimum"] | float = (
-        "auto"  # intensity outside the volume; auto: -1000 for CT, else the image's minimum
-    )
-    pyramid_clip: Literal["auto", "none"] | Pair = "auto"  # auto: [-200, 400] for CT, else none
+    # HU, and what they are mapped to (method 1).
+    window: Pair = (-155.0, 295.0)
+    window_range: Pair = (-3.0, 3.0)
+    # Intensity outside the volume; auto: -1000 for CT, else the image's minimum.
+    padding: Literal["auto", "minimum"] | float = "auto"
+    # Clip before pooling to the coarser levels; auto: [-200, 400] for CT, else none.
+    pyramid_clip: Literal["auto", "none"] | Pair = "auto"
 
 
 class PatchesConfig(Section):

@@ -76,6 +76,11 @@ class TrainSpec(Section):
     pyramid_clip: tuple[float, float] | None
     validation_scans: tuple[CaseRef, ...]
     test_scans: tuple[CaseRef, ...] = ()
+    test_classes: tuple[tuple[int, ...], ...] = ()  # as `classes`, in the test set's numbering
+
+    def classes_in(self, group: str) -> tuple[tuple[int, ...], ...]:
+        """Label values of each class in the validation or the test scans."""
+        return self.test_classes if group == "test" else self.classes
 
 
 StageSpec = Annotated[PackSpec | PretrainSpec | TrainSpec, Field(discriminator="stage")]

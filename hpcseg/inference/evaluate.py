@@ -59,7 +59,7 @@ def _measure(segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan:
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
     found = segmenter.segment(scan.image)
-    reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes)
+    reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes_in(group))
     if spec.config.inference.save_masks:
         write_mask(run / "predictions" / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image)
     for label in range(1, segmenter.model.class_count + 1):

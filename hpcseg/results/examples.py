@@ -124,7 +124,7 @@ def _exemplar(run: Run, runs_root: Path, name: str, case: str) -> Exemplar | Non
     if scan is None or scan.label is None:
         return None
     image_zyx, grid = read_image(scan.image)
-    reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes)
+    reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes_in(name))
     x = int(np.count_nonzero(reference_zyx, axis=(0, 1)).argmax())
     z = _extent(np.flatnonzero(reference_zyx[:, :, x].any(axis=1)), image_zyx.shape[0])
     y = _extent(np.flatnonzero(reference_zyx[:, :, x].any(axis=0)), image_zyx.shape[1])

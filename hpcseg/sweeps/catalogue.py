@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-from hpcseg.config import DataConfig, PreprocessingConfig, RunConfig
+from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset, scan_digest
@@ -59,15 +59,15 @@ class Catalogue:
         spacings = [self.spacing(images[name]) for name in self.split(config).labelled]
         return plan_spacing(config.preprocessing, spacings)
 
-    def test_scans(self, config: RunConfig) -> tuple[CaseRef, ...]:
-        """The labelled scans of the test set; none where `data.test` is empty.
+    def test_set(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes]:
+        """The labelled scans of the test set and its label values of each class; nothing where `data.test` is empty.
 
         Raises:
-            BadInput: the test set holds no labelled scan, or none of a class's label values.
+            BadInput: the test set holds no labelled scan, none of a class's label values, or numbers them otherwise.
         """
         name = config.data.test
         if not name:
-            return ()
+            return (), ()
         dataset = self.dataset(name)
         candidates = dataset.test if name == config.data.dataset else dataset.training + dataset.test
         labelled = tuple(case for case in candidates if case.label is not None)
@@ -76,13 +76,18 @@ class Catalogue:
                 f"data.test = {name!r}: {dataset.root} has no labelled test scan; "
                 "put labels into labelsTs or set data.test = ''"
             )
-        for values in classes_of(config.data):
+        classes = classes_of(config.data.test_foreground) or classes_of(config.data.foreground)
+        if len(classes) != len(classes_of(config.data.foreground)):
+            raise BadInput("data.test_foreground must list as many classes as data.foreground")
+        for values in classes:
             if not set(values) & set(dataset.labels):
                 raise BadInput(
-                    f"data.test = {name!r}: none of the labels {list(values)} of data.foreground is in "
-                    f"{dataset.root / 'dataset.json'} (labels {sorted(dataset.labels)})"
+                    f"data.test = {name!r}: none of the labels {list(values)} is in "
+                    f"{dataset.root / 'dataset.json'} (it lists {_listed(dataset.labels)}); set data.test_foreground"
                 )
-        return labelled
+        if not config.data.test_foreground:
+            _check_same_numbering(self.main(config), dataset, classes)
+        return labelled, classes
 
     def classes(self, config: RunConfig) -> Classes:
         """Label values of each class.
@@ -90,7 +95,7 @@ class Catalogue:
         Raises:
             BadInput: `data.foreground` names a value that is not in `dataset.json`.
         """
-        classes = classes_of(config.data)
+        classes = classes_of(config.data.foreground)
         labels = self.main(config).labels
         for value in (value for values in classes for value in values):
             if value not in labels or value == 0:
@@ -118,16 +123,28 @@ class Catalogue:
         return split_cases(self._groups(name, how), folds=folds, fold=fold, labelled=labelled, seed=seed)
 
 
-def classes_of(data: DataConfig) -> Classes:
-    """`data.foreground` as label values of each class: a flat list is one class, () every value but 0."""
+def classes_of(foreground: Labels) -> Classes:
+    """Label values of each class: a flat list is one class, () every value but 0."""
     classes: list[tuple[int, ...]] = []
     flat: list[int] = []
-    for value in data.foreground:
+    for value in foreground:
         if isinstance(value, tuple):
             classes.append(value)
         else:
             flat.append(value)
     return (tuple(flat),) if flat else tuple(classes)
+
+
+def _check_same_numbering(dataset: Dataset, test: Dataset, classes: Classes) -> None:
+    """Refuse a test set that has a foreground label of the training set under another number."""
+    for value in (value for values in classes for value in values):
+        name = dataset.labels.get(value, "").lower()
+        elsewhere = [number for number, other in test.labels.items() if other.lower() == name and number != value]
+        if elsewhere and test.labels.get(value, name).lower() != name:
+            raise BadInput(
+                f"data.foreground: {value} is {name!r} in {dataset.root.name}, but {test.labels[value]!r} in "
+                f"{test.root.name}, whose {name!r} is {elsewhere[0]}; set data.test_foreground"
+            )
 
 
 def resolve_padding(config: PreprocessingConfig, dataset: Dataset) -> Literal["minimum"] | float:

@@ -123,7 +123,7 @@ class _Resolver:
         if config.strategy == "multitask":
             sources = self._autoencoder_sources(config, dataset, pack)
             needs += [source.store.parent.name for source in sources]
-        test = self.catalogue.test_scans(config)
+        test, test_classes = self.catalogue.test_set(config)
         resolved = {
             "pack": pack.id,
             "labelled": split.labelled,
@@ -131,6 +131,7 @@ class _Resolver:
             "autoencoder_sources": [[source.store.as_posix(), source.cases] for source in sources],
             "pretrained": pretrained,
             "test": [[case.name, self.catalogue.digest(case)] for case in test],
+            "test_classes": test_classes,
         }
         run_id = train_id(config, resolved)
         if run_id not in self.specs:
@@ -148,6 +149,7 @@ class _Resolver:
                 pyramid_clip=pack.pyramid_clip,
                 validation_scans=tuple(scans[name] for name in split.validation),
                 test_scans=test,
+                test_classes=test_classes,
             )
             self._add(spec, needs)
         return run_id

@@ -17,6 +17,7 @@ from hpcseg.networks.fnet import FNet
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.spec import Spacing, TrainSpec
 from hpcseg.training.checkpoint import load_tensors, save_tensors
+from hpcseg.training.precision import place
 
 MODEL = "model.pt"
 _KIND = "hpcseg-fnet 1"
@@ -61,7 +62,7 @@ class TrainedModel:
         """The network with these weights, in evaluation mode."""
         network = new_network(self.config, self.class_count)
         network.load_state_dict(self.weights)
-        return network.to(device).eval()
+        return place(network, device).eval()
 
     @classmethod
     def of(cls, spec: TrainSpec, window: Pair | None, weights: dict[str, Tensor]) -> TrainedModel:

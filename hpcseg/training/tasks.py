@@ -20,7 +20,7 @@ from hpcseg.networks.losses import dice_ce, huber
 from hpcseg.patches.batches import AutoencoderBatches, Batch, SegmentationBatches, Source, prefetched
 from hpcseg.patches.sampling import Stream
 from hpcseg.training.model import geometry_of
-from hpcseg.training.precision import autocast
+from hpcseg.training.precision import autocast, place
 
 ParameterGroup = dict[str, Any]
 
@@ -48,7 +48,7 @@ class SegmentationTask:
     ) -> None:
         self.config, self.device = config, device
         self.epochs, self.steps = config.training.epochs, config.training.steps
-        self.network = network.to(device)
+        self.network = place(network, device)
         self.modules: dict[str, nn.Module] = {"fnet": network}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"segmentation": adam(config, groups)}
         self._training = self._batches(training, Stream.TRAINING, batch or config.training.batch)
@@ -117,7 +117,7 @@ class AutoencoderTask:
     ) -> None:
         self.config, self.device = config, device
         self.epochs, self.steps = config.autoencoder.epochs, config.autoencoder.steps
-        self.network = network.to(device)
+        self.network = place(network, device)
         self.modules: dict[str, nn.Module] = {"autoencoder": network}
         groups = [{"params": list(network.parameters()), "lr": config.autoencoder.learning_rate}]
         self.optimizers: dict[str, torch.optim.Optimizer] = {"reconstruction": adam(config, groups)}
@@ -176,7 +176,7 @@ class MultitaskTask(SegmentationTask):
     ) -> None:
         groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
         super().__init__(config, network, groups, training, validation, device, batch=config.multitask.batch)
-        self.autoencoders = nn.ModuleList(autoencoders).to(device)
+        self.autoencoders = place(nn.ModuleList(autoencoders), device)
         self.modules["autoencoders"] = self.autoencoders
         tied = {id(parameter) for parameter in network.parameters()}
         own = [parameter for parameter in self.autoencoders.parameters() if id(parameter) not in tied]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_the_test_set_may_be_the_datasets_own_or_another(
     write_dataset(data / "Other", training=3, test=1)
     (train,) = specs(plan_study("data.test=Other", data=data), "train")
     assert len(train.test_scans) == 4
+
+
+def test_a_test_set_with_other_label_numbers_is_refused_until_they_are_given(
+    plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "Tiny").symlink_to(tiny_dataset)
+    other = write_dataset(data / "Other", training=1, test=1) / "dataset.json"
+    labels = {"0": "background", "1": "spleen", "2": "core", "6": "Ball"}
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"labels": labels}))
+    with pytest.raises(BadInput, match=r"1 is 'ball' in Tiny, but 'spleen' in Other.*6; set data.test_foreground"):
+        plan_study("data.test=Other", data=data)
+    (train,) = specs(plan_study("data.test=Other", "data.test_foreground=[2, 6]", data=data), "train")
+    assert train.classes_in("validation") == ((1, 2),)
+    assert train.classes_in("test") == ((2, 6),)
 
 
 @pytest.mark.parametrize(
