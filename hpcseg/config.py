@@ -71,6 +71,15 @@ class PatchesConfig(Section):
     foreground_share: Fraction = 0.3
 
 
+class AugmentationConfig(Section):
+    """Random transforms of training patches (the paper's variant, 3.2.2; room `patches`); each value is the largest."""
+
+    enabled: bool = False
+    translation: Annotated[float, Field(ge=0)] = 10.0  # voxels
+    rotation: Annotated[float, Field(ge=0, le=180)] = 15.0  # degrees, about each axis
+    log_scale: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
 class NetworkConfig(Section):
     """F-Net (paper 3.1, table 1; room `networks`)."""
 
@@ -168,6 +177,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     patches: PatchesConfig = PatchesConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpcseg.config import PatchesConfig
+from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.patches.augmentation import Transform, draw_transform, read_transformed, read_transformed_label
 from hpcseg.patches.geometry import FovealGeometry, target_lattice
 from hpcseg.patches.reading import read_sample
 from hpcseg.patches.sampling import Sample, Sampling, autoencoder_sample, segmentation_sample
@@ -81,6 +82,7 @@ class SegmentationBatches:
         batch: patches of a minibatch.
         seed: of the run.
         stream: see `hpcseg.patches.sampling.Stream`.
+        augmentation: random transforms of the patches; None for none.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class SegmentationBatches:
         batch: int,
         seed: int,
         stream: int,
+        augmentation: AugmentationConfig | None = None,
     ) -> None:
+        self._augmentation = augmentation
         self._sources = tuple(sources)
         self._views = _views(sources)
         self._geometry = geometry
@@ -120,12 +124,16 @@ class SegmentationBatches:
     def batch(self, step: int) -> Batch:
         """Return minibatch `step`; a pure function."""
         samples = [self.sample(step, slot) for slot in range(self._batch)]
+        transforms = _transforms(self._augmentation, self._geometry, samples, self._seed, self._stream, step)
         edge = self._geometry.patch
         label_BDHW = np.empty((self._batch, edge, edge, edge), np.int64)
-        for slot, sample in enumerate(samples):
+        for slot, (sample, transform) in enumerate(zip(samples, transforms, strict=True)):
             case = self._sources[sample.case_index].case
-            label_BDHW[slot] = case.read_label(sample.origin_3, (edge, edge, edge))
-        images = _images(self._sources, self._geometry, samples, range(self._geometry.levels))
+            if transform is None:
+                label_BDHW[slot] = case.read_label(sample.origin_3, (edge, edge, edge))
+            else:
+                label_BDHW[slot] = read_transformed_label(case, sample.origin_3, edge, transform)
+        images = _images(self._sources, self._geometry, samples, transforms, range(self._geometry.levels))
         return Batch(images, torch.from_numpy(label_BDHW))
 
 
@@ -144,6 +152,7 @@ class AutoencoderBatches:
         sampling: "gaussian" or "uniform".
         sigma: of the Gaussian, in image sizes.
         lattice: step of the target origins.
+        augmentation: random transforms of the patches; None for none.
     """
 
     def __init__(
@@ -158,7 +167,9 @@ class AutoencoderBatches:
         sampling: Sampling,
         sigma: float,
         lattice: int,
+        augmentation: AugmentationConfig | None = None,
     ) -> None:
+        self._augmentation = augmentation
         self._sources = tuple(sources)
         self._views = _views(sources)
         self._geometry = geometry
@@ -188,7 +199,8 @@ class AutoencoderBatches:
     def batch(self, step: int) -> Batch:
         """Return minibatch `step`; a pure function."""
         samples = [self.sample(step, slot) for slot in range(self._batch)]
-        return Batch(_images(self._sources, self._geometry, samples, self._levels), None)
+        transforms = _transforms(self._augmentation, self._geometry, samples, self._seed, self._stream, step)
+        return Batch(_images(self._sources, self._geometry, samples, transforms, self._levels), None)
 
 
 def prefetched(
@@ -236,15 +248,52 @@ def _views(sources: Sequence[Source]) -> tuple[_View, ...]:
     return tuple(_View(source.case.shape_zyx, source.case.foreground_by_class) for source in sources)
 
 
+def _transforms(
+    config: AugmentationConfig | None,
+    geometry: FovealGeometry,
+    samples: Sequence[Sample],
+    seed: int,
+    stream: int,
+    step: int,
+) -> list[Transform | None]:
+    """Transform of each patch about its target's centre; None where augmentation is off."""
+    if config is None or not config.enabled:
+        return [None] * len(samples)
+    half = (geometry.patch - 1) / 2
+    centres = [[position + half for position in sample.origin_3] for sample in samples]
+    return [draw_transform(config, seed, stream, step, slot, centre) for slot, centre in enumerate(centres)]
+
+
 def _images(
-    sources: Sequence[Source], geometry: FovealGeometry, samples: Sequence[Sample], levels: Sequence[int]
+    sources: Sequence[Source],
+    geometry: FovealGeometry,
+    samples: Sequence[Sample],
+    transforms: Sequence[Transform | None],
+    levels: Sequence[int],
 ) -> list[Tensor]:
     """Read and normalise: one (B, 1, D, D, D) tensor per level."""
     edges = [geometry.inputs[level] for level in levels]
     images = [np.empty((len(samples), 1, edge, edge, edge), np.float32) for edge in edges]
     for slot, sample in enumerate(samples):
         source = sources[sample.case_index]
-        boxes = read_sample(source.case, geometry, sample.origin_3, levels, source.pyramid_clip)
+        boxes = _boxes(source, geometry, sample.origin_3, transforms[slot], levels)
         for image_B1DDD, box in zip(images, boxes, strict=True):
             source.normalisation.apply(box, out=image_B1DDD[slot, 0])
     return [torch.from_numpy(image_B1DDD) for image_B1DDD in images]
+
+
+def _boxes(
+    source: Source,
+    geometry: FovealGeometry,
+    origin_3: tuple[int, int, int],
+    transform: Transform | None,
+    levels: Sequence[int],
+) -> list[NDArray[np.float32]]:
+    """Intensities of the input box of each level."""
+    if transform is None:
+        return read_sample(source.case, geometry, origin_3, levels, source.pyramid_clip)
+    corners = [[position + geometry.origins[level] for position in origin_3] for level in levels]
+    return [
+        read_transformed(source.case, level, corner_3, geometry.inputs[level], transform)
+        for level, corner_3 in zip(levels, corners, strict=True)
+    ]

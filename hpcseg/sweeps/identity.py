@@ -38,6 +38,7 @@ def relevant(config: RunConfig) -> dict[str, Any]:
         "seed": config.seed,
         "intensities": intensities(config.preprocessing),
         "patches": _dump(config.patches),
+        "augmentation": augmentation(config),
         "network": network(config),
         "training": training(config),
         "inference": _without(_dump(config.inference), "save_masks"),
@@ -55,6 +56,11 @@ def relevant(config: RunConfig) -> dict[str, Any]:
 def network(config: RunConfig) -> dict[str, Any]:
     """The network section, with the maps of each level."""
     return _dump(config.network) | {"maps": list(config.network.maps_per_level)}
+
+
+def augmentation(config: RunConfig) -> dict[str, Any] | None:
+    """The augmentation section; None where it is off."""
+    return _dump(config.augmentation) if config.augmentation.enabled else None
 
 
 def training(config: RunConfig) -> dict[str, Any]:
@@ -107,6 +113,7 @@ def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: S
         "seed": config.seed,
         "network": network(config),
         "patches": _without(_dump(config.patches), "foreground_share"),
+        "augmentation": augmentation(config),
         "intensities": intensities(config.preprocessing),
         "training": _without(training(config), *_F_NET_ONLY),
         "autoencoder": autoencoder(config),

@@ -62,7 +62,13 @@ class SegmentationTask:
     def _batches(self, sources: Sequence[Source], stream: Stream, batch: int) -> SegmentationBatches:
         config = self.config
         return SegmentationBatches(
-            sources, geometry_of(config), config.patches, batch=batch, seed=config.seed, stream=stream
+            sources,
+            geometry_of(config),
+            config.patches,
+            batch=batch,
+            seed=config.seed,
+            stream=stream,
+            augmentation=config.augmentation if stream == Stream.TRAINING else None,
         )
 
     def batches(self, first_step: int) -> Generator[Any]:
@@ -242,6 +248,7 @@ def autoencoder_batches(
         sampling=sampling,
         sigma=config.autoencoder.sigma,
         lattice=config.patches.lattice,
+        augmentation=config.augmentation,
     )
 
 
