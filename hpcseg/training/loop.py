@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,35 +30,47 @@ HISTORY = "history.jsonl"
 Weights = dict[str, Tensor]
 
 
-class Task(Protocol):
-    """What a strategy gives to the loop."""
+class Task(ABC):
+    """What a strategy gives to the loop.
+
+    Attributes:
+        epochs, steps: how many epochs at most, and training steps of each.
+        phase: what the user reads while it runs.
+        modules: everything that has weights, by name.
+        optimizers: by the name of the loss that its plateau watches; the first loss is the one that counts.
+    """
 
     epochs: int
-    steps: int  # training steps of one epoch
-    phase: str  # what the user reads while it runs
-    modules: dict[str, nn.Module]  # everything that has weights
-    optimizers: dict[str, torch.optim.Optimizer]  # by the name of the loss that its plateau watches
+    steps: int
+    phase: str
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
 
     @property
+    @abstractmethod
     def kept(self) -> nn.Module:
         """The module whose best weights are the result."""
 
+    @abstractmethod
     def batches(self, first_step: int) -> Generator[Any]:
         """Training batches from the global step `first_step` on."""
 
+    @abstractmethod
     def training_step(self, batch: Any) -> dict[str, Tensor]:
         """One update of the weights; returns the losses by name."""
 
     def validation_loss(self, epoch: int) -> float | None:
-        """Mean loss over the validation batches of `epoch`, or None for a task without validation."""
+        """Mean loss over the validation batches of `epoch`; None for a task without validation."""
+        return None
 
-    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
+    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:  # noqa: B027  (a task may leave it)
         """Called with the mean losses of each epoch."""
 
     def extra_state(self) -> dict[str, float]:
         """Numbers beyond weights and optimizers that a resumed run needs."""
+        return {}
 
-    def load_extra_state(self, state: dict[str, float]) -> None:
+    def load_extra_state(self, state: dict[str, float]) -> None:  # noqa: B027  (a task may leave it)
         """Take back what `extra_state` gave."""
 
 

@@ -19,6 +19,7 @@ from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import dice_ce, huber
 from hpcseg.patches.batches import AutoencoderBatches, Batch, SegmentationBatches, Source, prefetched
 from hpcseg.patches.sampling import Stream
+from hpcseg.training.loop import Task
 from hpcseg.training.model import geometry_of
 from hpcseg.training.precision import autocast, place
 
@@ -31,7 +32,7 @@ def adam(config: RunConfig, groups: Sequence[ParameterGroup]) -> torch.optim.Ada
     return torch.optim.Adam(with_start, weight_decay=config.training.weight_decay)
 
 
-class SegmentationTask:
+class SegmentationTask(Task):
     """The F-Net on labelled patches: the baseline and, with other parameter groups, S-TL."""
 
     phase = "training"
@@ -102,18 +103,8 @@ class SegmentationTask:
         ) as batches:
             return math.fsum(float(self.segmentation_loss(batch)) for batch in batches) / count
 
-    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
-        """Nothing depends on the epoch."""
 
-    def extra_state(self) -> dict[str, float]:
-        """No numbers beyond weights and optimizer."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, float]) -> None:
-        """Nothing to take back."""
-
-
-class AutoencoderTask:
+class AutoencoderTask(Task):
     """The winner-take-all autoencoder of one level on patches without labels (paper 3.3.1)."""
 
     phase = "pretraining"
@@ -147,19 +138,6 @@ class AutoencoderTask:
         torch.autograd.backward(loss)
         optimizer.step()
         return {"reconstruction": loss.detach()}
-
-    def validation_loss(self, epoch: int) -> None:
-        """None: autoencoders are trained without validation."""
-
-    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
-        """Nothing depends on the epoch."""
-
-    def extra_state(self) -> dict[str, float]:
-        """No numbers beyond weights and optimizer."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, float]) -> None:
-        """Nothing to take back."""
 
 
 class MultitaskTask(SegmentationTask):
