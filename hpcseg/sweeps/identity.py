@@ -38,7 +38,7 @@ def relevant(config: RunConfig) -> dict[str, Any]:
         "seed": config.seed,
         "intensities": intensities(config.preprocessing),
         "patches": _dump(config.patches),
-        "augmentation": augmentation(config),
+        **augmentation(config),
         "network": network(config),
         "training": training(config),
         "inference": _without(_dump(config.inference), "save_masks"),
@@ -58,9 +58,9 @@ def network(config: RunConfig) -> dict[str, Any]:
     return _dump(config.network) | {"maps": list(config.network.maps_per_level)}
 
 
-def augmentation(config: RunConfig) -> dict[str, Any] | None:
-    """The augmentation section; None where it is off."""
-    return _dump(config.augmentation) if config.augmentation.enabled else None
+def augmentation(config: RunConfig) -> dict[str, Any]:
+    """The augmentation section under its name; nothing where it is off."""
+    return {"augmentation": _dump(config.augmentation)} if config.augmentation.enabled else {}
 
 
 def training(config: RunConfig) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: S
         "seed": config.seed,
         "network": network(config),
         "patches": _without(_dump(config.patches), "foreground_share"),
-        "augmentation": augmentation(config),
+        **augmentation(config),
         "intensities": intensities(config.preprocessing),
         "training": _without(training(config), *_F_NET_ONLY),
         "autoencoder": autoencoder(config),

@@ -110,3 +110,12 @@ def test_spacing_is_short_where_it_is_isotropic() -> None:
 def test_ids_stay_the_same_in_another_release() -> None:
     """A changed id would orphan every finished run: change this only together with what the result depends on."""
     assert train_id(config(), {"pack": "p"}) == "baseline-n4-f0-93e0955e0a"
+
+
+def test_augmentation_counts_where_it_is_on() -> None:
+    off = config(augmentation={"enabled": False, "rotation": 3})
+    assert train_id(off, {"pack": "p"}) == train_id(config(), {"pack": "p"})
+    assert pretraining(off) == pretraining(config())
+    on = [config(augmentation={"enabled": True, "rotation": angle}) for angle in (3, 15)]
+    assert len({train_id(one, {"pack": "p"}) for one in (off, *on)}) == 3
+    assert len({pretraining(one) for one in (off, *on)}) == 3

@@ -12,6 +12,7 @@ def test_keys_that_hold_lists_are_known_by_their_type() -> None:
     assert {key for key, holds_list in run_keys().items() if holds_list} == {
         "data.supplementary",
         "data.foreground",
+        "data.test_foreground",
         "preprocessing.spacing",
         "preprocessing.percentiles",
         "preprocessing.window",
