@@ -37,9 +37,9 @@ clean-demo:
 	rm -rf $(DEMO)
 
 lint: setup
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/python -m pytest
