@@ -203,7 +203,7 @@ def following(plan: Plan) -> Iterator[Callable[[Event], None]]:
         def notify(event: Event) -> None:
             if event.heartbeat is not None:
                 if event.run_id not in tasks:
-                    tasks[event.run_id] = progress.add_task(escape(event.run_id), says="")
+                    tasks[event.run_id] = progress.add_task(escape(event.run_id), total=None, says="")
                 _advance(progress, tasks[event.run_id], event.heartbeat)
                 return
             if event.state in {"done", "failed", "stopped", "lost", "blocked"}:
@@ -225,7 +225,7 @@ def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:
     def show(beat: Heartbeat) -> None:
         task = tasks.get(beat.phase)
         if task is None:
-            task = tasks[beat.phase] = progress.add_task(beat.phase, says="")
+            task = tasks[beat.phase] = progress.add_task(beat.phase, total=None, says="")
         _advance(progress, task, beat)
 
     return show
