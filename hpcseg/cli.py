@@ -197,6 +197,10 @@ def status(
     from hpcseg.sweeps.status import read_status
 
     lines = read_status(runs, sweeps or ())
+    if not lines:
+        raise BadInput(
+            f"{runs}: no sweep was applied here yet; apply one with hpcseg sweep FILE, or name another --runs"
+        )
     if json:
         terminal.print_json([line.as_json() for line in lines])
     elif watch:

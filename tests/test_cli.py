@@ -277,6 +277,7 @@ def test_pack_and_inspect_a_store(study: Path, cli: Cli) -> None:
         (("sweep", "sweep.toml", "--set", "labelled"), "key=value"),
         (("sweep", "sweep.toml", "--set", "labelled=99"), "99"),
         (("sweep", "sweep.toml", "--set", "data.foreground=[7]"), "7"),
+        (("status",), "no sweep was applied here"),
         (("status", "absent"), "absent"),
         (("collect", "absent"), "no sweep"),
         (("logs", "absent"), "absent"),
