@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpcseg import __version__
-from hpcseg.errors import BadInput, Interrupted
+from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
 from hpcseg.inference.metrics import dice
 from hpcseg.inference.segment import Segmenter
@@ -44,8 +44,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control) -> None:
         if (group, scan.name) in done:
             continue
         control.beat(phase="evaluating", step=index, steps=len(scans))
-        if control.should_stop():
-            raise Interrupted(f"stopped after {index} of {len(scans)} scans; the same command goes on from there")
+        control.stop_here(f"stopped after {index} of {len(scans)} scans")
         lines = list(_measure(segmenter, run, spec, group, scan))
         done[group, scan.name] = lines
         with (run / _PARTIAL).open("a", encoding="utf-8") as file:

@@ -7,6 +7,7 @@ Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -72,7 +73,40 @@ class Batches(Protocol):
         """Return minibatch `step`, always the same."""
 
 
-class SegmentationBatches:
+class _Drawn(ABC):
+    """What both kinds of minibatches share: where patches lie, and through which transform they are seen."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        geometry: FovealGeometry,
+        *,
+        lattice: int,
+        batch: int,
+        seed: int,
+        stream: int,
+        augmentation: AugmentationConfig | None,
+    ) -> None:
+        self._sources = tuple(sources)
+        self._views = tuple(_View(source.case.shape_zyx, source.case.foreground_by_class) for source in sources)
+        self._geometry = geometry
+        self._lattice = target_lattice(geometry, lattice)
+        self._batch = batch
+        self._seed = seed
+        self._stream = stream
+        self._augmentation = augmentation
+
+    @abstractmethod
+    def sample(self, step: int, slot: int) -> Sample:
+        """Return where one patch lies."""
+
+    def _draw(self, step: int) -> tuple[list[Sample], list[Transform | None]]:
+        """Return place and transform of each patch of a minibatch."""
+        samples = [self.sample(step, slot) for slot in range(self._batch)]
+        return samples, _transforms(self._augmentation, self._geometry, samples, self._seed, self._stream, step)
+
+
+class SegmentationBatches(_Drawn):
     """Minibatches of all levels with the target's labels.
 
     Args:
@@ -96,15 +130,11 @@ class SegmentationBatches:
         stream: int,
         augmentation: AugmentationConfig | None = None,
     ) -> None:
-        self._augmentation = augmentation
-        self._sources = tuple(sources)
-        self._views = _views(sources)
-        self._geometry = geometry
-        self._lattice = target_lattice(geometry, patches.lattice)
+        lattice = patches.lattice
+        super().__init__(
+            sources, geometry, lattice=lattice, batch=batch, seed=seed, stream=stream, augmentation=augmentation
+        )
         self._foreground_share = patches.foreground_share
-        self._batch = batch
-        self._seed = seed
-        self._stream = stream
 
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
@@ -123,8 +153,7 @@ class SegmentationBatches:
 
     def batch(self, step: int) -> Batch:
         """Return minibatch `step`; a pure function."""
-        samples = [self.sample(step, slot) for slot in range(self._batch)]
-        transforms = _transforms(self._augmentation, self._geometry, samples, self._seed, self._stream, step)
+        samples, transforms = self._draw(step)
         edge = self._geometry.patch
         label_BDHW = np.empty((self._batch, edge, edge, edge), np.int64)
         for slot, (sample, transform) in enumerate(zip(samples, transforms, strict=True)):
@@ -137,7 +166,7 @@ class SegmentationBatches:
         return Batch(images, torch.from_numpy(label_BDHW))
 
 
-class AutoencoderBatches:
+class AutoencoderBatches(_Drawn):
     """Minibatches of some levels, without labels.
 
     All levels of a slot belong to the same target, which is drawn as `autoencoder_sample` says.
@@ -169,15 +198,10 @@ class AutoencoderBatches:
         lattice: int,
         augmentation: AugmentationConfig | None = None,
     ) -> None:
-        self._augmentation = augmentation
-        self._sources = tuple(sources)
-        self._views = _views(sources)
-        self._geometry = geometry
+        super().__init__(
+            sources, geometry, lattice=lattice, batch=batch, seed=seed, stream=stream, augmentation=augmentation
+        )
         self._levels = tuple(levels)
-        self._lattice = target_lattice(geometry, lattice)
-        self._batch = batch
-        self._seed = seed
-        self._stream = stream
         self._sampling: Sampling = sampling
         self._sigma = sigma
 
@@ -198,8 +222,7 @@ class AutoencoderBatches:
 
     def batch(self, step: int) -> Batch:
         """Return minibatch `step`; a pure function."""
-        samples = [self.sample(step, slot) for slot in range(self._batch)]
-        transforms = _transforms(self._augmentation, self._geometry, samples, self._seed, self._stream, step)
+        samples, transforms = self._draw(step)
         return Batch(_images(self._sources, self._geometry, samples, transforms, self._levels), None)
 
 
@@ -242,10 +265,6 @@ class _View:
 
     shape_zyx: tuple[int, int, int]
     foreground_by_class: Mapping[int, NDArray[np.int32]]
-
-
-def _views(sources: Sequence[Source]) -> tuple[_View, ...]:
-    return tuple(_View(source.case.shape_zyx, source.case.foreground_by_class) for source in sources)
 
 
 def _transforms(

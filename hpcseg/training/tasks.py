@@ -162,8 +162,7 @@ class MultitaskTask(SegmentationTask):
         super().__init__(config, network, groups, training, validation, device, batch=config.multitask.batch)
         self.autoencoders = place(nn.ModuleList(autoencoders), device)
         self.modules["autoencoders"] = self.autoencoders
-        tied = {id(parameter) for parameter in network.parameters()}
-        own = [parameter for parameter in self.autoencoders.parameters() if id(parameter) not in tied]
+        own = [p for one in autoencoders for p in (*one.encoder.norm_parameters(), *one.decoder_parameters())]
         self.optimizers["reconstruction"] = adam(config, [{"params": own, "lr": config.autoencoder.learning_rate}])
         levels = range(config.multitask.levels)
         self._unlabelled = autoencoder_batches(config, levels, unlabelled, config.multitask.autoencoder_batch)
