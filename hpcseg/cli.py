@@ -32,6 +32,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a key everywhere, a grid's list included; repeatable."),
 ]
+Stage = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        metavar="DIR",
+        help="Copy stores to this folder of the node first, e.g. '$SLURM_TMPDIR'; '' does not.",
+    ),
+]
 DEFAULT_RUNS = Path("runs")
 DEFAULT_DATA = Path("data")
 
@@ -72,10 +80,11 @@ def pack(
         str, typer.Option(help="Label values of the foreground, e.g. 1,2; by default all but 0.")
     ] = "",
     anisotropic: Annotated[bool, typer.Option(help="With median: keep the three medians apart.")] = False,
+    codec: Annotated[str, typer.Option(help="none, or bitshuffle-lz4: about half the size, slower to read.")] = "none",
     workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
     force: Annotated[bool, typer.Option(help="Replace a store that exists.")] = False,
 ) -> None:
-    """Preprocess the labelled cases of a dataset into a chunk store."""
+    """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
     from hpcseg.sweeps.catalogue import dataset_pack
     from hpcseg.sweeps.keys import parse_config
     from hpcseg.sweeps.profile import usable_cores
@@ -85,6 +94,7 @@ def pack(
         raise BadInput(f"{to}: exists; give another name or --force to replace it")
     settings = [f"preprocessing.spacing={f'[{spacing}]' if ',' in spacing else spacing}"]
     settings += [f"data.foreground=[{foreground}]", f"preprocessing.isotropic={str(not anisotropic).lower()}"]
+    settings += [f"preprocessing.codec={codec}"]
     spec = dataset_pack(dataset, parse_config(settings))
     with terminal.counting(f"packing {spec.dataset}") as progress:
         packing.pack(spec, to, workers=workers or usable_cores(), progress=progress)
@@ -95,34 +105,55 @@ def pack(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="A dataset's folder, a store, or a run directory.")],
+    png: Annotated[
+        Path | None, typer.Option("--png", help="Folder for pictures: slices of each case, an overview.", metavar="DIR")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures that exist.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every case, however many there are.")] = False,
+    workers: Annotated[int, typer.Option(help="Scans that are read at a time; 0: one per core.")] = 0,
     json: Json = False,
 ) -> None:
-    """Say what is in a dataset, a store or a run, and what is wrong with it; exit code 1 if something is."""
-    report = _inspect(path)
+    """Say what is in a dataset, a store or a run, and what is wrong with it; exit code 1 if something is.
+
+    Notes on what deserves a look (outliers, likely duplicates) leave the exit code at 0.
+    """
+    from hpcseg.reports import report_tables
+
+    report = _inspect(path, png, force, workers)
     if json:
         terminal.print_json(report)
     else:
-        for item in terminal.report_tables(report):
+        for item in report_tables(report, every=every):
             terminal.console().print(item)
+        if report.get("pictures"):
+            print(f"{len(report['pictures'])} pictures in {png}")
+    for warning in report.get("warnings", ()):
+        terminal.note(f"note: {warning}")
     for problem in report["problems"]:
         terminal.fail(problem)
     if report["problems"]:
         raise typer.Exit(1)
 
 
-def _inspect(path: Path) -> dict[str, Any]:
+def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
+    from hpcseg.sweeps.profile import usable_cores
     from hpcseg.volumes import inspection
 
     if path.is_dir() and (path / "run.json").exists():
         from hpcseg.sweeps.status import inspect_run
 
+        if png is not None:
+            raise BadInput(f"{path}: a run has no pictures; give --png with a dataset's folder or a store")
         return inspect_run(path.resolve())
     if path.is_dir():
         with terminal.counting("reading scans") as progress:
-            return inspection.inspect_dataset(path, progress=progress)
+            return inspection.inspect_dataset(
+                path, progress=progress, workers=workers or usable_cores(), pictures=png, force=force
+            )
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder; give a dataset's folder, a store or a run directory")
-    return inspection.inspect_store(path)
+    with terminal.counting("checking") as progress:
+        return inspection.inspect_store(path, progress, pictures=png, force=force)
 
 
 @app.command()
@@ -133,6 +164,7 @@ def sweep(
     overrides: Overrides = None,
     data: Data = DEFAULT_DATA,
     jobs: Annotated[str | None, typer.Option("--jobs", help="Job profile: a file, or a name in jobs/.")] = None,
+    stage: Stage = None,
     runs: Runs = DEFAULT_RUNS,
     json: Json = False,
 ) -> None:
@@ -148,7 +180,7 @@ def sweep(
         return
     backend = choose_backend(on.value)
     with terminal.following(made) as notify:
-        outcome = apply(made, backend, read_profile(jobs, backend), notify)
+        outcome = apply(made, backend, read_profile(jobs, backend).staged(stage), notify)
     submitted, total = len(outcome.submitted), len(made.stages)
     if json:
         terminal.print_json({"submitted": list(outcome.submitted), "failed": outcome.failed})
@@ -307,12 +339,16 @@ def train(
     data: Data = DEFAULT_DATA,
     runs: Runs = DEFAULT_RUNS,
     threads: Annotated[int, typer.Option(help="CPU threads of a new run; 0: all cores.")] = 0,
+    stage: Stage = None,
 ) -> None:
     """Train and evaluate one run here in the foreground, after what it needs; goes on from a checkpoint."""
+    from hpcseg.patches.tiers import Reading
     from hpcseg.sweeps.foreground import run_here
+    from hpcseg.sweeps.profile import stage_folder
 
+    reading = Reading(stage=stage_folder(stage or ""))
     with terminal.bars() as progress:
-        result = run_here(target, overrides or (), data, runs, threads, terminal.beat_bar(progress))
+        result = run_here(target, overrides or (), data, runs, threads, terminal.beat_bar(progress), reading)
     scores = {
         name: [score["dsc"] for score in found if score["dsc"] is not None] for name, found in result["sets"].items()
     }

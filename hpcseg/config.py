@@ -61,6 +61,8 @@ class PreprocessingConfig(Section):
     padding: Literal["auto", "minimum"] | float = "auto"
     # Clip before pooling to the coarser levels; auto: [-200, 400] for CT, else none.
     pyramid_clip: Literal["auto", "none"] | Pair = "auto"
+    # How stored volumes are compressed; lossless, so it changes no result and is not part of a run's identity.
+    codec: Literal["none", "bitshuffle-lz4"] = "none"
 
 
 class PatchesConfig(Section):

@@ -47,6 +47,7 @@ class PackSpec(Section):
     classes: tuple[tuple[int, ...], ...]  # label values of class 1, 2, ...; (): every value but 0 is class 1
     padding: Literal["minimum"] | float
     pyramid_clip: tuple[float, float] | None
+    codec: Literal["none", "bitshuffle-lz4"] = "none"
 
 
 class PretrainSpec(Section):

@@ -158,36 +158,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def report_tables(report: dict[str, Any]) -> list[Table | str]:
-    """What `hpcseg inspect` found."""
-    from rich.table import Table
-
-    head = {key: value for key, value in report.items() if not isinstance(value, list | dict)}
-    found: list[Table | str] = ["  ".join(f"{key} {value}" for key, value in head.items())]
-    for key, value in report.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            table = Table(title=key, title_justify="left")
-            columns = list(dict.fromkeys(name for row in value for name in row))
-            for name in columns:
-                table.add_column(name, overflow="fold")
-            for row in value:
-                table.add_row(*(_shown(row.get(name, "")) for name in columns))
-            found.append(table)
-        elif isinstance(value, dict) and value:
-            found.append(f"{key}: " + ", ".join(f"{name} {_shown(item)}" for name, item in value.items()))
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {_shown(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return " × ".join(_shown(item) for item in value)
-    return str(value)
-
-
 @contextmanager
 def following(plan: Plan) -> Iterator[Callable[[Event], None]]:
     """Shows the stages of a plan while they run: a bar for each running one, a line for each that ended."""

@@ -167,6 +167,32 @@ def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
     assert (run / "history.jsonl").read_text() == history
 
 
+def test_a_staged_sweep_trains_from_the_copy_and_ends_with_the_same_weights(
+    study: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_DISK", str(study / "node"))  # of the job: it alone expands the name
+    narrow = ("sweep.toml", "--set", "strategy=baseline", "--set", "fold=0")
+    cli("train", *narrow, "--threads", "1")
+    (run,) = train_runs(study).values()
+    plain = weights(run)
+    used = []
+    for command in (("sweep", *narrow, "--on", "local"), ("train", *narrow)):
+        submitted = json.loads((run / "job.json").read_text())
+        shutil.rmtree(run)
+        run.mkdir()
+        (run / "job.json").write_text(json.dumps(submitted))  # keeps the number of threads
+        cli(*command, "--stage", "$NODE_DISK/stores")
+        staged = weights(run)
+        assert all(np.array_equal(plain[key], staged[key]) for key in plain)
+        assert json.loads((run / "job.json").read_text())["reading"]["stage"] == "$NODE_DISK/stores"
+        used += [Path(line["path"]) for line in json.loads((run / "training.json").read_text())["reading"]]
+    assert used[0] == used[1]
+    assert used[0].parent.parent == study / "node" / "stores"
+    assert [path for path in used[0].parent.iterdir() if path.suffix == ".h5"] == used[:1]
+    report = json.loads(cli("inspect", run, "--json").stdout)
+    assert report["reading"][0]["path"] == str(used[0])
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not condition():

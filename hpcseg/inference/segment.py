@@ -18,7 +18,8 @@ from torch import nn
 from hpcseg.inference.tiling import gaussian_weights, large_tile, tile_origins
 from hpcseg.inference.volume import ScanVolume
 from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.patches.reading import read_box
+from hpcseg.patches.reading import read_sample
+from hpcseg.patches.windowing import table_row, windowed
 from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.precision import autocast, pick_device
 from hpcseg.volumes.intensities import Normalisation, normalisation
@@ -115,11 +116,9 @@ class Segmenter:
     def _tile(
         self, volume: ScanVolume, window: Normalisation, geometry: FovealGeometry, origin: tuple[int, int, int]
     ) -> NDArray[np.float32]:
-        images_BCDHW = []
-        for level, (offset, size) in enumerate(zip(geometry.origins, geometry.inputs, strict=True)):
-            z, y, x = (o + offset for o in origin)
-            box = window.apply(read_box(volume, level, (z, y, x), size, self.model.pyramid_clip))
-            images_BCDHW.append(torch.from_numpy(box)[None, None].to(self.device))
+        table_16 = torch.from_numpy(table_row(volume.slope, volume.intercept, window))[None].to(self.device)
+        boxes = read_sample(volume, geometry, origin, range(geometry.levels), self.model.pyramid_clip)
+        images_BCDHW = [windowed(torch.from_numpy(box)[None].to(self.device), table_16) for box in boxes]
         with autocast(self.model.config.training, self.device):
             logits_BCDHW = self.network(images_BCDHW)
         probability_CDHW = nn.functional.softmax(logits_BCDHW.float(), dim=1)[0, 1:]

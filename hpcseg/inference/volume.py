@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.config import Pair
+from hpcseg.patches.reading import overlap
 from hpcseg.volumes.preprocess import Preprocessed
 from hpcseg.volumes.pyramid import Coding, build_pyramid, choose_coding
 
@@ -43,6 +44,16 @@ class ScanVolume:
         return self.levels_zyx[0].shape
 
     @property
+    def slope(self) -> float:
+        """Intensity = code · slope + intercept."""
+        return self.coding.slope
+
+    @property
+    def intercept(self) -> float:
+        """Intensity of code 0."""
+        return self.coding.intercept
+
+    @property
     def levels(self) -> int:
         """Number of levels of the pyramid."""
         return len(self.levels_zyx)
@@ -58,12 +69,14 @@ class ScanVolume:
         """Intensities of codes."""
         return self.coding.decode(codes)
 
-    def read(self, level: int, start_3: Sequence[int], size_3: Sequence[int]) -> NDArray[np.int16]:
-        """Codes of a box in voxels of `level`, which may reach beyond the volume."""
-        source = self.levels_zyx[level]
-        box = np.full(tuple(size_3), self.paddings[level], np.int16)
-        inside = [(max(s, 0), min(s + n, length)) for s, n, length in zip(start_3, size_3, source.shape, strict=True)]
-        if all(high > low for low, high in inside):
-            target = tuple(slice(low - s, high - s) for (low, high), s in zip(inside, start_3, strict=True))
-            box[target] = source[tuple(slice(low, high) for low, high in inside)]
+    def read(
+        self, level: int, start_3: Sequence[int], size_3: Sequence[int], out: NDArray[np.int16] | None = None
+    ) -> NDArray[np.int16]:
+        """Codes of a box in voxels of `level`, which may reach beyond the volume; written to `out` if given."""
+        volume_zyx = self.levels_zyx[level]
+        box = np.empty(tuple(size_3), np.int16) if out is None else out
+        axes = [overlap(*axis) for axis in zip(start_3, size_3, volume_zyx.shape, strict=True)]
+        source, target = (tuple(slices) for slices in zip(*axes, strict=True))
+        box[...] = self.paddings[level]
+        box[target] = volume_zyx[source]
         return box

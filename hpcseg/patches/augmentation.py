@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from hpcseg.config import AugmentationConfig
-from hpcseg.patches.reading import BoxReader
 from hpcseg.patches.sampling import draw
 from hpcseg.volumes.store import LEVELS, StoredCase
 
@@ -59,7 +58,7 @@ def draw_transform(
 
 
 def read_transformed(
-    case: BoxReader, level: int, corner_3: Sequence[int], size: int, transform: Transform
+    case: StoredCase, level: int, corner_3: Sequence[int], size: int, transform: Transform
 ) -> NDArray[np.float32]:
     """Read a cube of one level through a transform, linearly interpolated.
 

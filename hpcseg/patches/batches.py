@@ -1,18 +1,14 @@
-"""Minibatches as tensors, and reading ahead of the training loop.
+"""Minibatches: drawn from counters, read from stores or cut from volumes on the device that trains.
 
 A minibatch is a pure function of its step, so that several may be read at once and any of them again.
 
-Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z, y, x.
+Shapes: B batch, S sources, P edge of the target; axes are z, y, x.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,90 +16,129 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpcseg.config import AugmentationConfig, PatchesConfig
-from hpcseg.patches.augmentation import Transform, draw_transform, read_transformed, read_transformed_label
+from hpcseg.patches.augmentation import draw_transform, read_transformed, read_transformed_label
 from hpcseg.patches.geometry import FovealGeometry, target_lattice
-from hpcseg.patches.reading import read_sample
-from hpcseg.patches.sampling import Sample, Sampling, autoencoder_sample, segmentation_sample
-from hpcseg.volumes.intensities import Normalisation
-from hpcseg.volumes.store import StoredCase
-
-
-@dataclass(frozen=True)
-class Source:
-    """A stored volume and how its intensities become a network's input.
-
-    Attributes:
-        case: the volume.
-        normalisation: clips and scales intensities.
-        pyramid_clip: of the case's store, which alone knows it.
-    """
-
-    case: StoredCase
-    normalisation: Normalisation
-    pyramid_clip: tuple[float, float] | None
-
-
-@dataclass
-class Batch:
-    """One minibatch.
-
-    Attributes:
-        images: (B, 1, D, D, D) float32 per requested level, in the order requested; normalised.
-        label_BDHW: (B, P, P, P) int64 class indices, 0 outside the volume; None for autoencoders.
-    """
-
-    images: list[Tensor]
-    label_BDHW: Tensor | None
-
-    def pinned(self) -> Batch:
-        """Return a copy in page-locked memory, from where a GPU fetches it while the host goes on."""
-        label = None if self.label_BDHW is None else self.label_BDHW.pin_memory()
-        return Batch([image.pin_memory() for image in self.images], label)
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; from pinned memory without waiting."""
-        label = None if self.label_BDHW is None else self.label_BDHW.to(device, non_blocking=True)
-        return Batch([image.to(device, non_blocking=True) for image in self.images], label)
-
-
-class Batches(Protocol):
-    """A series of minibatches; `batch` may be called from several threads."""
-
-    def batch(self, step: int) -> Batch:
-        """Return minibatch `step`, always the same."""
+from hpcseg.patches.minibatch import Batch, CodedBatch, Layout, RawBatch, StreamedBatch
+from hpcseg.patches.reading import box_corner, read_sample
+from hpcseg.patches.resident import ResidentBatch
+from hpcseg.patches.sampling import Places, Sample, Sampling, autoencoder_sample, segmentation_sample
+from hpcseg.patches.source import Source
+from hpcseg.patches.windowing import COLUMNS, table_row
 
 
 class _Drawn(ABC):
-    """What both kinds of minibatches share: where patches lie, and through which transform they are seen."""
+    """What both kinds of minibatches share: all but where patches lie.
+
+    They are cut from resident volumes if all sources have one; but not where patches are interpolated.
+    """
 
     def __init__(
         self,
         sources: Sequence[Source],
         geometry: FovealGeometry,
         *,
+        levels: Sequence[int],
+        labelled: bool,
         lattice: int,
         batch: int,
         seed: int,
         stream: int,
         augmentation: AugmentationConfig | None,
     ) -> None:
+        self._augmentation = augmentation if augmentation is not None and augmentation.enabled else None
         self._sources = tuple(sources)
-        self._views = tuple(_View(source.case.shape_zyx, source.case.foreground_by_class) for source in sources)
+        self._places = Places([source.case for source in sources])
         self._geometry = geometry
+        self._levels = tuple(levels)
+        self._labelled = labelled
         self._lattice = target_lattice(geometry, lattice)
         self._batch = batch
         self._seed = seed
         self._stream = stream
-        self._augmentation = augmentation
+        self._layout = Layout(
+            batch=batch,
+            edges=tuple(geometry.inputs[level] for level in levels),
+            label=geometry.patch if labelled else None,
+            dtype=torch.float32 if self._augmentation else torch.int16,
+        )
+        resident = [source.resident for source in sources if source.resident is not None]
+        self._resident = [] if self._augmentation or len(resident) < len(sources) else resident
+        rows = [self._table_row(source) for source in sources]
+        self._table_S6 = np.array(rows, np.float32).reshape(-1, COLUMNS)
 
     @abstractmethod
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
 
-    def _draw(self, step: int) -> tuple[list[Sample], list[Transform | None]]:
-        """Return place and transform of each patch of a minibatch."""
+    def buffer(self, *, pinned: bool = False) -> Tensor | None:
+        """Allocate memory that a minibatch can be read into; None where none is needed."""
+        return None if self._resident else self._layout.buffer(pinned=pinned)
+
+    def raw(self, step: int, buffer: Tensor | None = None) -> RawBatch:
+        """Return minibatch `step`, not yet windowed.
+
+        Args:
+            step: from 0; the same step gives the same minibatch.
+            buffer: from `buffer()`, to be written to; it is in use until the minibatch was windowed. None: a new one.
+        """
         samples = [self.sample(step, slot) for slot in range(self._batch)]
-        return samples, _transforms(self._augmentation, self._geometry, samples, self._seed, self._stream, step)
+        table_B6 = self._table_S6[[sample.case_index for sample in samples]]
+        if self._resident:
+            return ResidentBatch(
+                cases=[self._resident[sample.case_index] for sample in samples],
+                origins=[sample.origin_3 for sample in samples],
+                geometry=self._geometry,
+                levels=self._levels,
+                labelled=self._labelled,
+                table_B6=torch.from_numpy(table_B6),
+            )
+        buffer = self._layout.buffer() if buffer is None else buffer
+        parts = self._layout.parts(buffer)
+        parts.table_B6.numpy()[...] = table_B6
+        if self._augmentation:
+            self._read_transformed(self._augmentation, step, samples, parts)
+        else:
+            self._read(samples, parts)
+        return StreamedBatch(self._layout, buffer)
+
+    def batch(self, step: int) -> Batch:
+        """Return minibatch `step` in the host's memory; a pure function."""
+        return self.raw(step).to("cpu")
+
+    def _read(self, samples: Sequence[Sample], parts: CodedBatch) -> None:
+        """Read codes and labels into the parts of a buffer."""
+        edge_3 = (self._geometry.patch,) * 3
+        images = [codes_BDDD.numpy() for codes_BDDD in parts.images]
+        label_BPPP = None if parts.label_BDHW is None else parts.label_BDHW.numpy()
+        for slot, sample in enumerate(samples):
+            source = self._sources[sample.case_index]
+            boxes = [image[slot] for image in images]
+            read_sample(source.case, self._geometry, sample.origin_3, self._levels, source.pyramid_clip, boxes)
+            if label_BPPP is not None:
+                source.case.read_label(sample.origin_3, edge_3, label_BPPP[slot])
+
+    def _read_transformed(
+        self, config: AugmentationConfig, step: int, samples: Sequence[Sample], parts: CodedBatch
+    ) -> None:
+        """Read interpolated intensities and labels into the parts of a buffer."""
+        geometry = self._geometry
+        half = (geometry.patch - 1) / 2
+        for slot, (index, origin_3) in enumerate(samples):
+            case = self._sources[index].case
+            centre_3 = [position + half for position in origin_3]
+            transform = draw_transform(config, self._seed, self._stream, step, slot, centre_3)
+            for level, image in zip(self._levels, parts.images, strict=True):
+                corner_3 = box_corner(geometry, level, origin_3)
+                image.numpy()[slot] = read_transformed(case, level, corner_3, geometry.inputs[level], transform)
+            if parts.label_BDHW is not None:
+                label_PPP = read_transformed_label(case, origin_3, geometry.patch, transform)
+                parts.label_BDHW.numpy()[slot] = label_PPP
+
+    def _table_row(self, source: Source) -> NDArray[np.float32]:
+        """How patches of a source are windowed; interpolated ones are intensities, not codes."""
+        if self._augmentation:
+            return table_row(1.0, 0.0, source.normalisation)
+        return table_row(source.case.slope, source.case.intercept, source.normalisation)
 
 
 class SegmentationBatches(_Drawn):
@@ -130,9 +165,16 @@ class SegmentationBatches(_Drawn):
         stream: int,
         augmentation: AugmentationConfig | None = None,
     ) -> None:
-        lattice = patches.lattice
         super().__init__(
-            sources, geometry, lattice=lattice, batch=batch, seed=seed, stream=stream, augmentation=augmentation
+            sources,
+            geometry,
+            levels=range(geometry.levels),
+            labelled=True,
+            lattice=patches.lattice,
+            batch=batch,
+            seed=seed,
+            stream=stream,
+            augmentation=augmentation,
         )
         self._foreground_share = patches.foreground_share
 
@@ -145,25 +187,11 @@ class SegmentationBatches(_Drawn):
             slot,
             batch=self._batch,
             foreground_share=self._foreground_share,
-            cases=self._views,
+            places=self._places,
             patch=self._geometry.patch,
             lattice=self._lattice.step,
             phase=self._lattice.phase,
         )
-
-    def batch(self, step: int) -> Batch:
-        """Return minibatch `step`; a pure function."""
-        samples, transforms = self._draw(step)
-        edge = self._geometry.patch
-        label_BDHW = np.empty((self._batch, edge, edge, edge), np.int64)
-        for slot, (sample, transform) in enumerate(zip(samples, transforms, strict=True)):
-            case = self._sources[sample.case_index].case
-            if transform is None:
-                label_BDHW[slot] = case.read_label(sample.origin_3, (edge, edge, edge))
-            else:
-                label_BDHW[slot] = read_transformed_label(case, sample.origin_3, edge, transform)
-        images = _images(self._sources, self._geometry, samples, transforms, range(self._geometry.levels))
-        return Batch(images, torch.from_numpy(label_BDHW))
 
 
 class AutoencoderBatches(_Drawn):
@@ -199,9 +227,16 @@ class AutoencoderBatches(_Drawn):
         augmentation: AugmentationConfig | None = None,
     ) -> None:
         super().__init__(
-            sources, geometry, lattice=lattice, batch=batch, seed=seed, stream=stream, augmentation=augmentation
+            sources,
+            geometry,
+            levels=levels,
+            labelled=False,
+            lattice=lattice,
+            batch=batch,
+            seed=seed,
+            stream=stream,
+            augmentation=augmentation,
         )
-        self._levels = tuple(levels)
         self._sampling: Sampling = sampling
         self._sigma = sigma
 
@@ -212,107 +247,10 @@ class AutoencoderBatches(_Drawn):
             self._stream,
             step,
             slot,
-            cases=self._views,
+            places=self._places,
             patch=self._geometry.patch,
             lattice=self._lattice.step,
             phase=self._lattice.phase,
             sampling=self._sampling,
             sigma=self._sigma,
         )
-
-    def batch(self, step: int) -> Batch:
-        """Return minibatch `step`; a pure function."""
-        samples, transforms = self._draw(step)
-        return Batch(_images(self._sources, self._geometry, samples, transforms, self._levels), None)
-
-
-def prefetched(
-    batches: Batches, steps: Iterable[int], *, ahead: int = 2, device: torch.device | str
-) -> Generator[Batch, None, None]:
-    """Yield the minibatches of `steps` in order, on `device`, while the next ones are being read.
-
-    An error in reading is raised where its minibatch is due. When the iterator is closed, minibatches not yet begun are
-    dropped and the reading threads end.
-
-    Args:
-        batches: where minibatches come from.
-        steps: may be endless; asked for one at a time, in the consumer's thread.
-        ahead: minibatches read beyond the one in use, at most, each by a thread of its own.
-        device: where the tensors are wanted.
-    """
-    device = torch.device(device)
-
-    def read(step: int) -> Batch:
-        batch = batches.batch(step)
-        return batch.pinned() if device.type == "cuda" else batch
-
-    waiting: deque[Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(max_workers=max(1, ahead), thread_name_prefix="prefetch")
-    try:
-        for step in steps:
-            waiting.append(pool.submit(read, step))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result().to(device)
-        while waiting:
-            yield waiting.popleft().result().to(device)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _View:
-    """What sampling asks of a case, fetched from the store once."""
-
-    shape_zyx: tuple[int, int, int]
-    foreground_by_class: Mapping[int, NDArray[np.int32]]
-
-
-def _transforms(
-    config: AugmentationConfig | None,
-    geometry: FovealGeometry,
-    samples: Sequence[Sample],
-    seed: int,
-    stream: int,
-    step: int,
-) -> list[Transform | None]:
-    """Transform of each patch about its target's centre; None where augmentation is off."""
-    if config is None or not config.enabled:
-        return [None] * len(samples)
-    half = (geometry.patch - 1) / 2
-    centres = [[position + half for position in sample.origin_3] for sample in samples]
-    return [draw_transform(config, seed, stream, step, slot, centre) for slot, centre in enumerate(centres)]
-
-
-def _images(
-    sources: Sequence[Source],
-    geometry: FovealGeometry,
-    samples: Sequence[Sample],
-    transforms: Sequence[Transform | None],
-    levels: Sequence[int],
-) -> list[Tensor]:
-    """Read and normalise: one (B, 1, D, D, D) tensor per level."""
-    edges = [geometry.inputs[level] for level in levels]
-    images = [np.empty((len(samples), 1, edge, edge, edge), np.float32) for edge in edges]
-    for slot, sample in enumerate(samples):
-        source = sources[sample.case_index]
-        boxes = _boxes(source, geometry, sample.origin_3, transforms[slot], levels)
-        for image_B1DDD, box in zip(images, boxes, strict=True):
-            source.normalisation.apply(box, out=image_B1DDD[slot, 0])
-    return [torch.from_numpy(image_B1DDD) for image_B1DDD in images]
-
-
-def _boxes(
-    source: Source,
-    geometry: FovealGeometry,
-    origin_3: tuple[int, int, int],
-    transform: Transform | None,
-    levels: Sequence[int],
-) -> list[NDArray[np.float32]]:
-    """Intensities of the input box of each level."""
-    if transform is None:
-        return read_sample(source.case, geometry, origin_3, levels, source.pyramid_clip)
-    corners = [[position + geometry.origins[level] for position in origin_3] for level in levels]
-    return [
-        read_transformed(source.case, level, corner_3, geometry.inputs[level], transform)
-        for level, corner_3 in zip(levels, corners, strict=True)
-    ]

@@ -4,36 +4,101 @@ A voxel of level l is the mean of 2^l voxels cubed of level 0, counted from the 
 whole voxel of a stored level, that level holds such means already; only the rest of the way is averaged here. All
 origins give the same values to the rounding of the int16 coding; aligned ones are cheapest.
 
-Positions are level-0 voxels, z y x; boxes are cubes.
+Boxes are cubes of int16 codes. Positions are level-0 voxels, z y x, unless said otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.volumes.pyramid import pool
+from hpcseg.patches.pooling import pool_codes
 from hpcseg.volumes.store import LEVELS
 
+Clip = tuple[float, float]
+Codes = NDArray[np.int16]
 
-class BoxReader(Protocol):
+
+class Coded(Protocol):
+    """Something whose int16 codes stand for intensities: intensity = code · slope + intercept."""
+
+    @property
+    def slope(self) -> float:
+        """Width of a code."""
+
+    @property
+    def intercept(self) -> float:
+        """Intensity of code 0."""
+
+
+class BoxReader(Coded, Protocol):
     """A volume at all stored levels: a case of a store, or a scan in memory."""
 
-    def read(self, level: int, start_3: Sequence[int], size_3: Sequence[int]) -> NDArray[np.int16]:
-        """Codes of a box, in voxels of `level`; outside the volume, of the padding."""
+    def read(self, level: int, start_3: Sequence[int], size_3: Sequence[int], out: Codes | None = None) -> Codes:
+        """Codes of a box, in voxels of `level`, written to `out` if given; outside the volume, of the padding."""
 
-    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
-        """Intensities of codes."""
+
+class Place(NamedTuple):
+    """Where a box of some level is in the stored pyramid.
+
+    Attributes:
+        level: the stored level that is read.
+        start_3: first voxel, in voxels of that level.
+        edge: of the cube that is read, in voxels of that level.
+        factor: edge of the cubes of which means are taken; 1: none.
+    """
+
+    level: int
+    start_3: tuple[int, int, int]
+    edge: int
+    factor: int
+
+    @property
+    def size_3(self) -> tuple[int, int, int]:
+        """Shape of what is read."""
+        return self.edge, self.edge, self.edge
+
+    @property
+    def clipped(self) -> bool:
+        """Whether codes are clipped to the store's `pyramid_clip` before they are averaged: at level 0 they are raw."""
+        return self.level == 0 and self.factor > 1
+
+
+def locate(level: int, corner_3: tuple[int, int, int], size: int) -> Place:
+    """Find the stored voxels from which a cube of `size` voxels of `level` is made, given its first corner."""
+    stored = stored_level(level, corner_3)
+    z, y, x = corner_3
+    return Place(stored, (z >> stored, y >> stored, x >> stored), size << (level - stored), 1 << (level - stored))
+
+
+def stored_level(level: int, corner_3: tuple[int, int, int]) -> int:
+    """Return the coarsest of the stored levels, but none coarser than `level`, on which the corner is a whole voxel."""
+    z, y, x = corner_3
+    bits = z | y | x | (1 << min(level, LEVELS - 1))
+    return (bits & -bits).bit_length() - 1
+
+
+def clip_codes(case: Coded, clip: Clip | None) -> tuple[int, int] | None:
+    """Return the codes of the bounds that intensities are clipped to before they are averaged; None for no clip."""
+    if clip is None:
+        return None
+    low, high = (min(max(round((bound - case.intercept) / case.slope), -32768), 32767) for bound in clip)
+    return low, high
 
 
 def read_box(
-    case: BoxReader, level: int, corner_3: tuple[int, int, int], size: int, clip: tuple[float, float] | None
-) -> NDArray[np.float32]:
-    """Read a cube of one level, wherever it lies; voxels outside the volume have the padding value.
+    case: BoxReader,
+    level: int,
+    corner_3: tuple[int, int, int],
+    size: int,
+    clip: Clip | None,
+    out: Codes | None = None,
+) -> Codes:
+    """Read a cube of one level, wherever it lies; voxels outside the volume have the padding's code.
 
     Args:
         case: the volume.
@@ -41,25 +106,15 @@ def read_box(
         corner_3: first corner, in level-0 voxels.
         size: edge, in voxels of `level`.
         clip: the store's `pyramid_clip`, that is, what intensities were clipped to before they were averaged.
+        out: array of the box's shape, to be written to; None: a new one.
 
     Returns:
-        (size, size, size) intensities.
+        (size, size, size) int16 codes. Means are exact and rounded once, half to even.
     """
-    stored = stored_level(level, corner_3)
-    z, y, x = (position >> stored for position in corner_3)
-    edge = size << (level - stored)
-    volume_zyx = case.decode(case.read(stored, (z, y, x), (edge, edge, edge)))
-    if stored == 0 < level and clip is not None:
-        np.clip(volume_zyx, *clip, out=volume_zyx)
-    return pool(volume_zyx, 1 << (level - stored))
-
-
-def stored_level(level: int, corner_3: tuple[int, int, int]) -> int:
-    """Return the coarsest of the stored levels, but none coarser than `level`, on which the corner is a whole voxel."""
-    stored = min(level, LEVELS - 1)
-    while any(position % (1 << stored) for position in corner_3):
-        stored -= 1
-    return stored
+    place = locate(level, corner_3, size)
+    if place.factor == 1:
+        return case.read(place.level, place.start_3, place.size_3, out)
+    return _made(case, place, case.read(place.level, place.start_3, place.size_3), clip, out)
 
 
 def read_sample(
@@ -67,22 +122,70 @@ def read_sample(
     geometry: FovealGeometry,
     origin_3: tuple[int, int, int],
     levels: Sequence[int],
-    clip: tuple[float, float] | None,
-) -> list[NDArray[np.float32]]:
-    """Read the input boxes of one patch.
+    clip: Clip | None,
+    out: Sequence[Codes] | None = None,
+) -> list[Codes]:
+    """Read the input boxes of one patch, each as `read_box` does.
+
+    Boxes of a patch overlap: where the stored voxels of a coarser box hold those of a finer one, they are read once.
 
     Args:
         case: the volume.
         geometry: sizes and places of the boxes.
         origin_3: first corner of the target.
-        levels: which boxes, in the order wanted.
+        levels: which boxes, in the order wanted; none twice.
         clip: the store's `pyramid_clip`.
+        out: one array per box, to be written to; None: new ones.
 
     Returns:
-        One cube of intensities per level, of edge `geometry.inputs[level]`.
+        One cube of codes per level, of edge `geometry.inputs[level]`.
     """
-    boxes = []
-    for level in levels:
-        z, y, x = (position + geometry.origins[level] for position in origin_3)
-        boxes.append(read_box(case, level, (z, y, x), geometry.inputs[level], clip))
-    return boxes
+    targets = {} if out is None else dict(zip(levels, out, strict=True))
+    boxes: dict[int, Codes] = {}
+    wide: dict[int, tuple[Place, Codes]] = {}  # per stored level, what its coarsest box was made from
+    for level in sorted(levels, reverse=True):
+        place = locate(level, box_corner(geometry, level, origin_3), geometry.inputs[level])
+        codes = _cut(*wide[place.level], place) if place.level in wide else None
+        if codes is None and place.factor == 1:
+            boxes[level] = case.read(place.level, place.start_3, place.size_3, targets.get(level))
+            continue
+        if codes is None:
+            codes = case.read(place.level, place.start_3, place.size_3)
+            if not place.clipped:  # it is clipped in place
+                wide.setdefault(place.level, (place, codes))
+        boxes[level] = _made(case, place, codes, clip, targets.get(level))
+    return [boxes[level] for level in levels]
+
+
+def _cut(wide: Place, codes: Codes, place: Place) -> Codes | None:
+    """View of a box of the same stored level within another; None where it lies not wholly within."""
+    z, y, x = (start - first for start, first in zip(place.start_3, wide.start_3, strict=True))
+    if min(z, y, x) < 0 or max(z, y, x) + place.edge > wide.edge:
+        return None
+    return codes[z : z + place.edge, y : y + place.edge, x : x + place.edge]
+
+
+def _made(case: Coded, place: Place, codes: Codes, clip: Clip | None, out: Codes | None) -> Codes:
+    """Clip (in place) and average the codes of a place, or copy them."""
+    if place.factor == 1:
+        out = np.empty_like(codes, order="C") if out is None else out
+        out[...] = codes
+        return out
+    bounds = clip_codes(case, clip) if place.clipped else None
+    if bounds is not None:
+        np.clip(codes, *bounds, out=codes)
+    return pool_codes(codes, place.factor, out)
+
+
+def box_corner(geometry: FovealGeometry, level: int, origin_3: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the first corner of a level's input box, given that of the target."""
+    z, y, x = origin_3
+    offset = geometry.origins[level]
+    return z + offset, y + offset, x + offset
+
+
+def overlap(start: int, size: int, length: int) -> tuple[slice, slice]:
+    """Return where, along one axis, a box meets a volume: in the volume and in the box; both empty if nowhere."""
+    low = min(max(start, 0), length)
+    high = max(min(start + size, length), low)
+    return slice(low, high), slice(low - start, high - start)

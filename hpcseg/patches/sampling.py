@@ -39,6 +39,10 @@ class CaseView(Protocol):
         """Voxels of level 0."""
 
     @property
+    def foreground_classes(self) -> tuple[int, ...]:
+        """Foreground classes of which the case has voxels, ascending."""
+
+    @property
     def foreground_by_class(self) -> Mapping[int, NDArray[np.int32]]:
         """Voxels of each foreground class, (N, 3)."""
 
@@ -48,6 +52,25 @@ class Sample(NamedTuple):
 
     case_index: int
     origin_3: tuple[int, int, int]
+
+
+class Places:
+    """The volumes to draw from, as drawing wants them: listed once, however often is drawn.
+
+    Attributes:
+        shapes: (z, y, x) of each volume.
+        foreground: each volume that has any, with the classes of which it has some, ascending.
+    """
+
+    def __init__(self, cases: Sequence[CaseView]) -> None:
+        self.shapes = tuple(case.shape_zyx for case in cases)
+        classes = ((index, case.foreground_classes) for index, case in enumerate(cases))
+        self.foreground = tuple((index, found) for index, found in classes if found)
+        self._cases = tuple(cases)
+
+    def voxels(self, case_index: int, class_index: int) -> NDArray[np.int32]:
+        """Foreground voxels (N, 3) of one class of one volume; read when they are first asked for."""
+        return self._cases[case_index].foreground_by_class[class_index]
 
 
 def draw(seed: int, stream: int, step: int, slot: int) -> np.random.Generator:
@@ -72,7 +95,7 @@ def segmentation_sample(
     *,
     batch: int,
     foreground_share: float,
-    cases: Sequence[CaseView],
+    places: Places,
     patch: int,
     lattice: int,
     phase: int,
@@ -86,7 +109,7 @@ def segmentation_sample(
         seed, stream, step, slot: see `draw`; slot is less than `batch`.
         batch: patches of a minibatch.
         foreground_share: from 0 to 1.
-        cases: volumes to draw from.
+        places: volumes to draw from.
         patch: edge of the target.
         lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
 
@@ -95,10 +118,10 @@ def segmentation_sample(
     """
     generator = draw(seed, stream, step, slot)
     if slot < foreground_slots(foreground_share, batch):
-        case_index, centre_3 = _foreground_voxel(generator, cases)
+        case_index, centre_3 = _foreground_voxel(generator, places)
     else:
-        case_index = _any_case(generator, cases)
-        centre_3 = _uniform_voxel(generator, cases[case_index].shape_zyx)
+        case_index = _any_case(generator, places)
+        centre_3 = _uniform_voxel(generator, places.shapes[case_index])
     return Sample(case_index, _target_origin(centre_3, patch, Lattice(lattice, phase)))
 
 
@@ -108,7 +131,7 @@ def autoencoder_sample(
     step: int,
     slot: int,
     *,
-    cases: Sequence[CaseView],
+    places: Places,
     patch: int,
     lattice: int,
     phase: int,
@@ -119,7 +142,7 @@ def autoencoder_sample(
 
     Args:
         seed, stream, step, slot: see `draw`.
-        cases: volumes to draw from.
+        places: volumes to draw from.
         patch: edge of the target.
         lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
         sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside.
@@ -129,8 +152,8 @@ def autoencoder_sample(
         BadInput: there is no case.
     """
     generator = draw(seed, stream, step, slot)
-    case_index = _any_case(generator, cases)
-    shape_zyx = cases[case_index].shape_zyx
+    case_index = _any_case(generator, places)
+    shape_zyx = places.shapes[case_index]
     if sampling == "gaussian":
         centre_3 = _gaussian_voxel(generator, shape_zyx, sigma)
     else:
@@ -143,28 +166,22 @@ def foreground_slots(foreground_share: float, batch: int) -> int:
     return math.ceil(foreground_share * batch - 1e-9)  # 0.07 · 100 is a little more than 7
 
 
-def _any_case(generator: np.random.Generator, cases: Sequence[CaseView]) -> int:
-    if not cases:
+def _any_case(generator: np.random.Generator, places: Places) -> int:
+    if not places.shapes:
         raise BadInput("no volume to draw patches from: check the split (labelled, data.folds) and the store's cases")
-    return int(generator.integers(len(cases)))
+    return int(generator.integers(len(places.shapes)))
 
 
-def _foreground_voxel(generator: np.random.Generator, cases: Sequence[CaseView]) -> tuple[int, tuple[int, int, int]]:
-    candidates = [index for index, case in enumerate(cases) if _classes(case)]
-    if not candidates:
+def _foreground_voxel(generator: np.random.Generator, places: Places) -> tuple[int, tuple[int, int, int]]:
+    if not places.foreground:
         raise BadInput(
-            f"none of the {len(cases)} volumes to draw from has a foreground voxel: check data.foreground, "
+            f"none of the {len(places.shapes)} volumes to draw from has a foreground voxel: check data.foreground, "
             "or set patches.foreground_share = 0"
         )
-    case_index = candidates[generator.integers(len(candidates))]
-    classes = _classes(cases[case_index])
-    voxels_N3 = cases[case_index].foreground_by_class[classes[generator.integers(len(classes))]]
+    case_index, classes = places.foreground[generator.integers(len(places.foreground))]
+    voxels_N3 = places.voxels(case_index, classes[generator.integers(len(classes))])
     z, y, x = voxels_N3[generator.integers(len(voxels_N3))].tolist()
     return case_index, (z, y, x)
-
-
-def _classes(case: CaseView) -> list[int]:
-    return sorted(index for index, voxels_N3 in case.foreground_by_class.items() if len(voxels_N3))
 
 
 def _uniform_voxel(generator: np.random.Generator, shape_zyx: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_json, write_text
+from hpcseg.patches.tiers import Reading
 from hpcseg.spec import RUN_FILE, PackSpec
 from hpcseg.sweeps.evidence import TO_SUBMIT, Submission, Verdict
 from hpcseg.sweeps.evidence import Pool as PoolProcess
@@ -85,7 +86,7 @@ def apply(plan: Plan, on: Backend, profile: Profile, notify: Notify | None = Non
     submitted: list[str] = []
 
     def take(run_ids: list[str]) -> list[str]:
-        taken = claim(plan, run_ids, lambda spec: _local_submission(slots))
+        taken = claim(plan, run_ids, lambda spec: _local_submission(slots, profile.local.reading))
         submitted.extend(taken)
         return taken
 
@@ -155,7 +156,14 @@ def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
 
     def submission(spec: Spec) -> Submission:
         cpus = resources.of(spec.stage).cpus
-        return Submission(backend="slurm", submitted=time.time(), host=socket.gethostname(), threads=cpus, workers=cpus)
+        return Submission(
+            backend="slurm",
+            submitted=time.time(),
+            host=socket.gethostname(),
+            threads=cpus,
+            workers=cpus,
+            reading=resources.reading,
+        )
 
     with _lock(plan.runs_root):
         taken = claim(plan, list(plan.stages), submission)
@@ -164,7 +172,7 @@ def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
     return Outcome(tuple(taken), verdicts | {i: Verdict("queued", f"Slurm job {job}") for i, job in jobs.items()})
 
 
-def _local_submission(slots: Slots) -> Submission:
+def _local_submission(slots: Slots, reading: Reading) -> Submission:
     pid = os.getpid()
     return Submission(
         backend="local",
@@ -173,6 +181,7 @@ def _local_submission(slots: Slots) -> Submission:
         pool=PoolProcess(pid=pid, pid_start=process_start(pid) or 0.0),
         threads=slots.threads,
         workers=slots.pack_workers,
+        reading=reading,
     )
 
 

@@ -182,6 +182,7 @@ def dataset_pack(root: Path, config: RunConfig) -> PackSpec:
         classes=catalogue.classes(config),
         padding=resolve_padding(config.preprocessing, dataset),
         pyramid_clip=resolve_pyramid_clip(config.preprocessing, dataset),
+        codec=config.preprocessing.codec,
     )
 
 

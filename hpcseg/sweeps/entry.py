@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from hpcseg.errors import Interrupted
+from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
 from hpcseg.sweeps.evidence import Submission
 from hpcseg.sweeps.rundir import STORE_FILE, RunDir
@@ -64,10 +65,16 @@ def run_stage(run_dir: str) -> str:
     return execute(RunDir(Path(run_dir).resolve()), as_job=True)
 
 
-def execute(run: RunDir, on_beat: Callable[[Heartbeat], None] | None = None, *, as_job: bool = False) -> str:
+def execute(
+    run: RunDir,
+    on_beat: Callable[[Heartbeat], None] | None = None,
+    *,
+    as_job: bool = False,
+    reading: Reading = AS_IT_COMES,
+) -> str:
     """Run a stage in this process, as the job that `job.json` tells of or by hand; see `run_stage`.
 
-    By hand, only the number of threads and workers is taken from `job.json`.
+    By hand, only the number of threads and workers is taken from `job.json`; stores are read as `reading` says.
     """
     if run.is_done():
         return "done"
@@ -79,7 +86,7 @@ def execute(run: RunDir, on_beat: Callable[[Heartbeat], None] | None = None, *, 
         signals = _Signals(control)
         signals.install()
         try:
-            if _recorded(run, control, as_job):
+            if _recorded(run, control, None if as_job else reading):
                 return "done"
         finally:
             signals.restore()
@@ -99,16 +106,16 @@ def _checkpoint(run_dir: str) -> Any:
 run_stage.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name
 
 
-def _recorded(run: RunDir, control: Control, as_job: bool) -> bool:
-    """Run the stage and leave evidence of how it ended; False if it was stopped."""
+def _recorded(run: RunDir, control: Control, by_hand: Reading | None) -> bool:
+    """Run the stage and leave evidence of how it ended; False if it was stopped. `by_hand` is None in a job."""
     try:
         spec = run.spec()
         control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
         submission = run.submission()
         if submission is None:
-            submission = Submission(backend="foreground", submitted=time.time())
-        elif not as_job:
-            submission = submission.model_copy(update={"backend": "foreground"})
+            submission = Submission(backend="foreground", submitted=time.time(), reading=by_hand or AS_IT_COMES)
+        elif by_hand is not None:
+            submission = submission.model_copy(update={"backend": "foreground", "reading": by_hand})
         elif submission.cancelled is not None:
             raise Interrupted("cancelled before it began")
         with _watching_pool(submission, control):
@@ -141,12 +148,12 @@ def _dispatch(run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission
     from hpcseg.training import stages
 
     if isinstance(spec, PretrainSpec):
-        stages.pretrain(run.path, spec, control)
+        stages.pretrain(run.path, spec, control, submission.reading)
         run.mark_done(seconds=round(time.monotonic() - began, 1))
     else:
         from hpcseg.inference import evaluate
 
-        stages.train(run.path, spec, control)
+        stages.train(run.path, spec, control, submission.reading)
         evaluate.evaluate(run.path, spec, control)
 
 

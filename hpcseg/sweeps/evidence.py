@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.training.control import Heartbeat, is_alive
 
 State = Literal["new", "queued", "running", "stopped", "done", "failed", "lost", "blocked", "unknown"]
@@ -54,6 +55,7 @@ class Submission(BaseModel):
     job_id: str | None = None  # Slurm's (array_task), or the pid of submitit's local controller; None: not started
     threads: int = 1
     workers: int = 1  # processes of a pack
+    reading: Reading = AS_IT_COMES  # how stores are read
     gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
     logs: str = ""  # folder of the job's output, relative to the folder of all runs; "": the run's own
     cancelled: float | None = None  # Unix seconds of `hpcseg cancel`

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.files import read_json
+from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import RUN_FILE
 from hpcseg.sweeps.apply import check_new_packs, claim, record
 from hpcseg.sweeps.entry import execute
@@ -24,7 +25,13 @@ OnBeat = Callable[[Heartbeat], None]
 
 
 def run_here(
-    target: Path, overrides: Sequence[str], data: Path, runs_root: Path, threads: int, on_beat: OnBeat | None = None
+    target: Path,
+    overrides: Sequence[str],
+    data: Path,
+    runs_root: Path,
+    threads: int,
+    on_beat: OnBeat | None = None,
+    reading: Reading = AS_IT_COMES,
 ) -> dict[str, Any]:
     """Train and evaluate one run; returns its result.
 
@@ -35,6 +42,7 @@ def run_here(
         runs_root: folder of all runs, for a sweep file.
         threads: CPU threads of stages that were never submitted before; 0: all cores.
         on_beat: hears every heartbeat.
+        reading: how stores are read.
 
     Raises:
         BadInput: the target has not exactly one run.
@@ -43,15 +51,21 @@ def run_here(
     """
     if (target / RUN_FILE).exists():
         run = RunDir(target.resolve())
-        _execute(run, on_beat)
+        _execute(run, on_beat, reading)
     else:
-        run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat)
+        run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat, reading)
     result: dict[str, Any] = read_json(run.path / RESULT_FILE)
     return result
 
 
 def _run_sweep_of_one(
-    file: Path, overrides: Sequence[str], data: Path, runs_root: Path, threads: int, on_beat: OnBeat | None
+    file: Path,
+    overrides: Sequence[str],
+    data: Path,
+    runs_root: Path,
+    threads: int,
+    on_beat: OnBeat | None,
+    reading: Reading,
 ) -> RunDir:
     plan = make_plan(read_sweep(file, overrides), data, runs_root)
     training = list(plan.of_stage("train"))
@@ -66,15 +80,16 @@ def _run_sweep_of_one(
         host=socket.gethostname(),
         threads=threads or cores,
         workers=cores,
+        reading=reading,
     )
     for run_id, planned in plan.stages.items():
         if planned.verdict.state != "done":
             if not claim(plan, [run_id], lambda _: submission):
                 raise HpcsegError(f"{run_id}: another process works on it; see hpcseg status")
-            _execute(plan.run(run_id), on_beat)
+            _execute(plan.run(run_id), on_beat, reading)
     return plan.run(training[0])
 
 
-def _execute(run: RunDir, on_beat: OnBeat | None) -> None:
-    if execute(run, on_beat) == "stopped":
+def _execute(run: RunDir, on_beat: OnBeat | None, reading: Reading) -> None:
+    if execute(run, on_beat, reading=reading) == "stopped":
         raise Interrupted(f"{run.id}: stopped and saved; the same command goes on from there")

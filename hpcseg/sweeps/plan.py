@@ -17,6 +17,7 @@ from hpcseg.sweeps.identity import pack_id, pretrain_id, train_id
 from hpcseg.sweeps.rundir import MODEL_FILE, STAGES, STORE_FILE, RunDir
 from hpcseg.sweeps.status import judge_all
 from hpcseg.sweeps.sweepfile import Sweep, expand
+from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Dataset
 
 Spec = PackSpec | PretrainSpec | TrainSpec
@@ -205,6 +206,7 @@ class _Resolver:
         clip = resolve_pyramid_clip(config.preprocessing, dataset)
         key = (name, spacing, classes, padding, clip)
         if key not in self._packs:
+            require_codec(config.preprocessing.codec)
             spec = PackSpec(
                 id="",
                 dataset=name,
@@ -213,6 +215,7 @@ class _Resolver:
                 classes=classes,
                 padding=padding,
                 pyramid_clip=clip,
+                codec=config.preprocessing.codec,
             )
             digests = {case.name: self.catalogue.digest(case) for case in cases}
             self._packs[key] = spec.model_copy(update={"id": pack_id(spec, digests)})

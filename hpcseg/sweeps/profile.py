@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from hpcseg.config import Count, Section
 from hpcseg.errors import BadInput
+from hpcseg.patches.tiers import Reading
 from hpcseg.sweeps.tomlfile import explain, read_toml
 
 PROFILES = Path("jobs")
@@ -41,7 +42,16 @@ Minutes = Annotated[int, BeforeValidator(_minutes), Field(ge=1)]
 Flags = dict[str, str | int | bool]
 
 
-class LocalProfile(Section):
+class _Jobs(Reading):
+    """What both kinds of jobs share: how they read their stores."""
+
+    @property
+    def reading(self) -> Reading:
+        """The part that is recorded with each job."""
+        return Reading(stage=self.stage, tier=self.tier)
+
+
+class LocalProfile(_Jobs):
     """`[local]`: slots of this host; 0 leaves the choice to `resolve`."""
 
     slots: Annotated[int, Field(ge=0)] = 0
@@ -61,7 +71,7 @@ class StageResources(Section):
     flags: Flags = Field(default_factory=dict)
 
 
-class SlurmProfile(Section):
+class SlurmProfile(_Jobs):
     """`[slurm]`: what all jobs share."""
 
     partition: str = ""
@@ -85,6 +95,16 @@ class Profile(Section):
     local: LocalProfile = LocalProfile()
     slurm: SlurmProfile = SlurmProfile()
 
+    def staged(self, folder: str | None) -> Profile:
+        """The same, with stores copied to `folder` of the node; None: as the profile says.
+
+        A relative folder begins at the current one.
+        """
+        if folder is None:
+            return self
+        update = {"stage": stage_folder(folder)}
+        return Profile(local=self.local.model_copy(update=update), slurm=self.slurm.model_copy(update=update))
+
 
 def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
     """Read a profile by path or by the name of a file in `jobs/`; None: `jobs/<on>.toml`, or the defaults without it.
@@ -104,6 +124,11 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
         key, message = explain(error, _known(Profile))
         table, _, rest = key.partition(".")
         raise BadInput(f"{source.where(table, 0, rest)}: {message}") from None
+
+
+def stage_folder(folder: str) -> str:
+    """A folder of the command line as it is recorded: absolute, unless it begins with ~ or a variable of the job."""
+    return folder if not folder or folder.startswith(("~", "$")) else os.path.abspath(folder)  # noqa: PTH100  (as typed)
 
 
 def _known(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -32,6 +32,7 @@ DONE_FILE = "done.json"
 RESULT_FILE = "result.json"
 STORE_FILE = "store.h5"
 MODEL_FILE = "model.pt"
+TRAINING_FILE = "training.json"
 
 
 class RunDir:

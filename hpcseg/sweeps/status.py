@@ -18,7 +18,7 @@ from hpcseg.files import read_json
 from hpcseg.spec import PackSpec
 from hpcseg.sweeps.evidence import Evidence, Queue, Verdict, judge
 from hpcseg.sweeps.queue import read_queue
-from hpcseg.sweeps.rundir import RunDir, find_runs
+from hpcseg.sweeps.rundir import TRAINING_FILE, RunDir, find_runs
 from hpcseg.training.control import Heartbeat
 
 SWEEP_FILE = "sweep.json"
@@ -193,6 +193,9 @@ def inspect_run(path: Path) -> dict[str, Any]:
         report |= {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
     if evidence.submission is not None:
         report["submission"] = evidence.submission.model_dump(mode="json", exclude_none=True)
+    training = run.path / TRAINING_FILE
+    if training.exists():
+        report["reading"] = read_json(training).get("reading", [])
     broken = verdict.state in {"failed", "lost"}
     return report | {"problems": [f"{run.id}: {verdict.why}"] if broken else []}
 

@@ -17,8 +17,11 @@ from hpcseg.config import RunConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import dice_ce, huber
-from hpcseg.patches.batches import AutoencoderBatches, Batch, SegmentationBatches, Source, prefetched
+from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
+from hpcseg.patches.minibatch import Batch
+from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.sampling import Stream
+from hpcseg.patches.source import Source
 from hpcseg.training.loop import Task
 from hpcseg.training.model import geometry_of
 from hpcseg.training.precision import autocast, place

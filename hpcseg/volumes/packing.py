@@ -1,49 +1,46 @@
-"""Making a chunk store: every case is preprocessed, coded and written; all or nothing. The format: `store`."""
+"""Making a chunk store from scans: cases in parallel, restartable, all or nothing.
+
+Every finished case is a store of its own, in a folder beside the destination, until all of them are joined. Packing
+that was stopped or killed goes on with the cases that are missing; the result is the same to the last byte, whatever
+happened on the way, and however many processes worked on it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
+import hashlib
 import multiprocessing
-import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
+import filelock
 import numpy as np
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from hpcseg.config import PreprocessingConfig
-from hpcseg.errors import BadInput, HpcsegError, Interrupted
-from hpcseg.files import replacing
+from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError
+from hpcseg.files import replacing, sync_file, sync_folder
 from hpcseg.spec import CaseRef, PackSpec, Spacing
-from hpcseg.volumes.datasets import scan_digest
-from hpcseg.volumes.preprocess import merge_labels, n_classes, preprocess
-from hpcseg.volumes.pyramid import build_pyramid, choose_coding
+from hpcseg.volumes.chunks import require_codec
+from hpcseg.volumes.packed_case import pack_case
+from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_grid, require_same_grid
-from hpcseg.volumes.store import CHUNK, FORMAT, LEVELS, VERSION, case_checksum
+from hpcseg.volumes.seal import VERSION
+from hpcseg.volumes.store import Store
+from hpcseg.volumes.writing import StoreWriter, store_attributes
 
-SAMPLE = 10_000  # foreground voxels kept per class
 _POLL_S = 0.5
+_LOCK = "lock"
+_PART_NAME = re.compile("[0-9a-f]{20}")
 
 Progress = Callable[[int, int, str], None]
 ShouldStop = Callable[[], bool]
-
-
-@dataclass(frozen=True, eq=False)
-class PackedCase:
-    """What is written of one case: the attributes of its group and its datasets, by name."""
-
-    name: str
-    attributes: dict[str, Any]
-    arrays: dict[str, NDArray[Any]]
 
 
 def pack(
@@ -56,33 +53,43 @@ def pack(
 ) -> None:
     """Pack all cases of `spec` into the store `destination`; it appears when it is complete, or not at all.
 
-    The result depends neither on `workers` nor on the number of cores.
+    The result depends neither on `workers` nor on the number of cores. If packing ends early, the finished cases stay
+    in `parts_folder(destination)`; packing again goes on with the others.
 
     Args:
-        spec: cases, spacing, classes, padding, clip of the pyramid.
+        spec: cases, spacing, classes, padding, clip of the pyramid, codec.
         destination: the file to be made or replaced.
-        workers: processes; memory is needed for one case each and one more.
+        workers: processes; each needs memory for one case.
         progress: called after every case with cases done, cases in all, name.
         should_stop: asked between cases; when true, packing is given up.
 
     Raises:
-        BadInput: a scan is missing or bad, a label has no foreground. Nothing is left behind.
-        Interrupted: `should_stop` said so. Nothing is left behind.
+        BadInput: a scan is missing or bad, a label has no foreground.
+        Interrupted: `should_stop` said so.
+        HpcsegError: another process packs to the same destination, or a worker died.
     """
+    require_codec(spec.codec)
     check_cases(spec)
-    cases = _packed_cases(spec, workers, should_stop or (lambda: False))
-    with (
-        replacing(destination) as temporary,
-        h5py.File(temporary, "w", locking=False) as file,
-        contextlib.closing(cases),
-    ):
-        _write_header(file, spec)
-        for done, packed in enumerate(cases, start=1):
-            _write_case(file, packed)
-            if progress is not None:
-                progress(done, len(spec.cases), packed.name)
-        file.flush()
-        file.attrs["complete"] = True
+    with _own_folder(destination) as folder:
+        parts = [_Part.of(spec, case, folder) for case in spec.cases]
+        _clear(folder, keep={part.path.name for part in parts})
+        joined = folder / "joined"
+        finished = _finished(parts, workers, should_stop or (lambda: False))
+        with contextlib.closing(StoreWriter(joined, store_attributes(spec))) as writer, contextlib.closing(finished):
+            for done, part in enumerate(finished, start=1):
+                writer.add_all(part.path)
+                if progress is not None:
+                    progress(done, len(parts), part.case.name)
+            writer.finish()
+        sync_file(joined)
+        joined.replace(destination)
+        sync_folder(destination.parent)
+        _clear(folder, keep=())
+
+
+def parts_folder(destination: Path) -> Path:
+    """Where the finished cases of a store wait for the others."""
+    return destination.parent / f".{destination.stem}.parts"
 
 
 def check_cases(spec: PackSpec) -> None:
@@ -125,128 +132,123 @@ def plan_spacing(config: PreprocessingConfig, spacings: Sequence[Spacing]) -> Sp
     return z, y, x
 
 
-def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
-    """Preprocess and code one case.
+@dataclass(frozen=True)
+class _Part:
+    """One case on its way into the store: a store of this case alone at `path`, named after all that it depends on."""
 
-    Raises:
-        BadInput: its scan or label is bad, or the label has no foreground.
-    """
-    with threadpool_limits(1, user_api="blas"):  # its last bits depend on the number of threads
-        done = preprocess(
-            case.image, case.label, spacing_zyx=spec.spacing_zyx, classes=spec.classes, padding=spec.padding
-        )
-    label = done.label_zyx
-    if label is not None and not label.any():
-        values = sorted(value for group in spec.classes for value in group) or "all but 0"
-        raise BadInput(
-            f"{case.label}: empty foreground: no voxel of data.foreground ({values}) at {spec.spacing_zyx} mm; "
-            "take the case out of dataset.json or change data.foreground"
-        )
-    coding = choose_coding(done.volume_zyx, done.padding, spec.pyramid_clip)
-    pyramid = build_pyramid(done.volume_zyx, done.padding, spec.pyramid_clip, LEVELS)
-    arrays: dict[str, NDArray[Any]] = {f"image_{level}": coding.encode(part) for level, part in enumerate(pyramid)}
-    arrays |= _histogram("histogram", arrays["image_0"], None)
-    if label is not None:
-        arrays["label"] = label
-        arrays |= _histogram("foreground", arrays["image_0"], label)
-        arrays |= _foreground(case.name, label, n_classes(spec.classes))
-    else:
-        arrays |= _histogram("foreground", arrays["image_0"][:0], None)
-    attributes: dict[str, Any] = {
-        "slope": coding.slope,
-        "intercept": coding.intercept,
-        "padding": done.padding,
-        "labelled": label is not None,
-        "source_digest": scan_digest(case.image),
-        "affine": done.grid.affine,
-        "file_shape": np.array(done.grid.file_shape),
-        "crop": np.array(done.crop),
-    }
-    attributes["checksum"] = case_checksum(attributes, arrays)
-    return PackedCase(case.name, attributes, arrays)
+    spec: PackSpec  # of this case alone
+    path: Path
+
+    @classmethod
+    def of(cls, spec: PackSpec, case: CaseRef, folder: Path) -> _Part:
+        own = spec.model_copy(update={"cases": (case,)})
+        files = [path.stat() for path in (case.image, case.label) if path is not None]
+        key = [own.model_dump_json(), VERSION, [(stat.st_size, stat.st_mtime_ns) for stat in files]]
+        return cls(own, folder / hashlib.sha256(repr(key).encode()).hexdigest()[:20])
+
+    @property
+    def case(self) -> CaseRef:
+        return self.spec.cases[0]
+
+    def is_made(self) -> bool:
+        """Whether the case was finished before; what is no good store is made anew."""
+        try:
+            Store(self.path).close()
+        except StoreError:
+            return False
+        return True
+
+    def make(self) -> None:
+        """Pack the case."""
+        packed = pack_case(self.spec, self.case)
+        with (
+            replacing(self.path) as temporary,
+            contextlib.closing(StoreWriter(temporary, store_attributes(self.spec))) as writer,
+        ):
+            writer.add(packed)
+            writer.finish()
 
 
-def _histogram(name: str, codes: NDArray[np.int16], label: NDArray[np.uint8] | None) -> dict[str, NDArray[Any]]:
-    """Count codes, of the foreground only if a label is given; slice by slice, as counting needs 8 bytes a voxel."""
-    counts = np.zeros(1 << 16, dtype=np.int64)
-    for index, plane in enumerate(codes):
-        chosen = plane.ravel() if label is None else plane[label[index] > 0]
-        counts += np.bincount(chosen.astype(np.int64) + 32768, minlength=1 << 16)
-    found = np.flatnonzero(counts)
-    return {f"{name}_codes": (found - 32768).astype(np.int16), f"{name}_counts": counts[found]}
+def _finished(parts: Sequence[_Part], workers: int, should_stop: ShouldStop) -> Generator[_Part]:
+    """The parts in their order, each once it is made, at most `workers` at a time."""
 
-
-def _foreground(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:
-    """Sample the voxels of each class; the same ones whenever this case is packed from the same label."""
-    samples: dict[str, NDArray[Any]] = {}
-    for index in range(1, classes):
-        voxels = np.flatnonzero(label == index)
-        if len(voxels) > SAMPLE:
-            generator = np.random.default_rng([zlib.crc32(name.encode()), index])
-            voxels = np.sort(generator.choice(voxels, SAMPLE, replace=False, shuffle=False))
-        samples[f"foreground_{index}"] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
-    return samples
-
-
-def _write_header(file: h5py.File, spec: PackSpec) -> None:
-    file.attrs["format"] = FORMAT
-    file.attrs["version"] = VERSION
-    file.attrs["dataset"] = spec.dataset
-    file.attrs["id"] = spec.id
-    file.attrs["spacing_zyx"] = np.array(spec.spacing_zyx, dtype=np.float64)
-    file.attrs["levels"] = LEVELS
-    file.attrs["classes"] = json.dumps(spec.classes)
-    if spec.pyramid_clip is not None:
-        file.attrs["pyramid_clip"] = np.array(spec.pyramid_clip, dtype=np.float64)
-    file.create_group("cases")
-
-
-def _write_case(file: h5py.File, packed: PackedCase) -> None:
-    group = file["cases"].create_group(packed.name)
-    for key, value in packed.attributes.items():
-        group.attrs[key] = value
-    for key, array in packed.arrays.items():
-        if array.ndim == 3:
-            room = tuple(max(n, CHUNK) for n in array.shape)  # h5py wants room for a whole chunk
-            group.create_dataset(key, data=array, chunks=(CHUNK,) * 3, maxshape=room)
-        else:
-            group.create_dataset(key, data=array)
-
-
-def _packed_cases(spec: PackSpec, workers: int, should_stop: ShouldStop) -> Generator[PackedCase]:
-    """Packed cases in the order of `spec`, at most `workers` of them in the making."""
-
-    def go_on(done: int) -> None:
+    def go_on() -> None:
         if should_stop():
-            raise Interrupted(f"{spec.dataset}: packing stopped after {done} of {len(spec.cases)} cases; run it again")
+            name = parts[0].spec.dataset
+            raise Interrupted(f"{name}: packing stopped; finished cases are kept, and packing again goes on")
 
-    if workers <= 1:
-        for done, case in enumerate(spec.cases):
-            go_on(done)
-            yield pack_case(spec, case)
-        return
-    left = iter(spec.cases)
-    with _processes(workers) as pool:
-        making = deque(pool.submit(pack_case, spec, case) for case in itertools.islice(left, workers))
-        for done in range(len(spec.cases)):
-            first = making.popleft()
-            while not wait([first], timeout=_POLL_S).done:
-                go_on(done)
-            packed = first.result()
-            go_on(done)
-            making.extend(pool.submit(pack_case, spec, case) for case in itertools.islice(left, 1))
-            yield packed
+    missing = [part for part in parts if not part.is_made()]
+    with _processes(min(workers, len(missing))) as pool:
+        making = {part.path: pool.submit(part.make) for part in missing} if pool else {}
+        for part in parts:
+            go_on()
+            if part.path in making:
+                while not wait([making[part.path]], timeout=_POLL_S).done:
+                    go_on()
+                    _raise_failure(making.values())
+                making.pop(part.path).result()
+            elif not pool and part in missing:
+                part.make()
+            yield part
+
+
+def _raise_failure(futures: Iterable[Future[None]]) -> None:
+    """Raise the error of a case that failed before its turn, rather than an hour later."""
+    for future in futures:
+        if future.done():
+            future.result()
 
 
 @contextlib.contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh worker processes; on the way out, cases that have not begun are dropped."""
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Fresh worker processes, or None where one is enough; on the way out, cases that have not begun are dropped."""
+    if workers <= 1:
+        yield None
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield pool
     except BrokenProcessPool:
         raise HpcsegError(
-            "packing: a worker process died, likely out of memory; give the job fewer workers or more memory"
+            "packing: a worker process died, likely out of memory; give the job fewer workers or more memory "
+            "(finished cases are kept)"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the packing process is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _own_folder(destination: Path) -> Iterator[Path]:
+    """The folder of finished cases, for this process alone; it goes away with the last of them."""
+    folder = parts_folder(destination)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / _LOCK, timeout=0):
+            try:
+                yield folder
+            finally:
+                left = {path.name for path in folder.iterdir() if _PART_NAME.fullmatch(path.name)}
+                _clear(folder, keep=left)
+                if not left:
+                    shutil.rmtree(folder)
+    except filelock.Timeout:
+        raise HpcsegError(f"{destination}: another process is packing to it; wait for it or stop it") from None
+
+
+def _clear(folder: Path, keep: Container[str]) -> None:
+    """Remove what is of no use any more: half-made files, and cases of which something has changed."""
+    for path in folder.iterdir():
+        if path.name not in keep and path.name != _LOCK:
+            path.unlink()

@@ -13,11 +13,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hpcseg.errors import BadInput
 from hpcseg.spec import Spacing
 from hpcseg.volumes.resample import resample_cubic, resample_labels, resample_linear, target_shape
-from hpcseg.volumes.scans import ScanGrid, read_image, read_label
+from hpcseg.volumes.scans import ScanGrid, read_label, read_scan
+from hpcseg.volumes.slabs import slabs
+from hpcseg.volumes.voxels import Intensities
 
 MAX_VOXELS = 2**31  # of a resampled volume; more is a wrong spacing
 
@@ -51,7 +54,8 @@ class Preprocessed:
         """
         restored = np.zeros(self.grid.shape_zyx, dtype=np.float32)
         box = tuple(slice(first, end) for first, end in self.crop)
-        restored[box] = resample_linear(values_zyx, [end - first for first, end in self.crop])
+        with _one_thread():
+            restored[box] = resample_linear(values_zyx, [end - first for first, end in self.crop])
         return restored
 
 
@@ -65,6 +69,9 @@ def preprocess(
 ) -> Preprocessed:
     """Read a scan, crop it to the voxels above the padding, and resample it (paper 3.2.1).
 
+    The result does not depend on the number of cores. Beside it, the scan as stored (integers of at most 16 bits, or
+    float32) and a few tens of megabytes are in memory.
+
     Args:
         image: NIfTI scan.
         label: its label, or None.
@@ -75,9 +82,9 @@ def preprocess(
     Raises:
         BadInput: a file is missing, corrupt, or the label does not fit the image; the spacing gives too many voxels.
     """
-    volume, grid = read_image(image)
-    outside = float(volume.min()) if padding == "minimum" else float(padding)
-    crop = _box_above(volume, outside)
+    scan, grid = read_scan(image)
+    outside = scan.extent[0] if padding == "minimum" else float(padding)
+    crop = _box_above(scan, outside)
     box = tuple(slice(first, end) for first, end in crop)
     shape = target_shape([end - first for first, end in crop], grid.spacing_zyx, spacing_zyx)
     if math.prod(shape) > MAX_VOXELS:
@@ -85,12 +92,14 @@ def preprocess(
             f"{image}: {grid.spacing_zyx} mm resampled to {spacing_zyx} mm gives {shape} voxels, too many; "
             "correct the scan's header or preprocessing.spacing"
         )
-    resampled = resample_cubic(volume[box], shape)
-    del volume
+    with _one_thread():
+        resampled = resample_cubic(scan.crop(box), shape)
+    del scan
     label_zyx = None
     if label is not None:
         merged = merge_labels(read_label(label, grid)[box], classes)
-        label_zyx = resample_labels(merged, shape, n_classes(classes))
+        with _one_thread():
+            label_zyx = resample_labels(merged, shape, n_classes(classes))
     return Preprocessed(resampled, label_zyx, outside, grid, crop)
 
 
@@ -115,14 +124,28 @@ def merge_labels(label_zyx: NDArray[np.uint8], classes: Classes) -> NDArray[np.u
             if class_of[value]:
                 raise BadInput(f"data.foreground: label value {value} is in two classes; leave it in one")
             class_of[value] = index
-    return class_of[label_zyx]
+    merged = np.empty(label_zyx.shape, dtype=np.uint8)
+    for planes in slabs(label_zyx.shape):  # as numpy takes 8 bytes for an index
+        merged[planes] = class_of[label_zyx[planes]]
+    return merged
 
 
-def _box_above(volume: NDArray[np.float32], outside: float) -> Crop:
+def _box_above(scan: Intensities, outside: float) -> Crop:
     """Bounding box of the voxels above `outside`; the whole volume if there are none."""
-    above = volume > outside
-    found = [np.flatnonzero(above.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if not len(found[0]):
-        found = [np.arange(n) for n in volume.shape]
-    z, y, x = ((int(voxels[0]), int(voxels[-1]) + 1) for voxels in found)
+    found = [np.zeros(n, dtype=bool) for n in scan.shape]
+    slowest = int(np.argmax(np.abs(scan.stored_zyx.strides)))
+    for part in slabs([scan.shape[slowest], *np.delete(scan.shape, slowest)]):
+        box = tuple(part if axis == slowest else slice(None) for axis in range(3))
+        above = scan[box] > outside
+        found[0][box[0]] |= above.any(axis=(1, 2))
+        found[1][box[1]] |= above.any(axis=(0, 2))
+        found[2][box[2]] |= above.any(axis=(0, 1))
+    if not found[0].any():
+        found = [np.ones(n, dtype=bool) for n in scan.shape]
+    z, y, x = ((int(voxels.argmax()), len(voxels) - int(voxels[::-1].argmax())) for voxels in found)
     return z, y, x
+
+
+def _one_thread() -> threadpool_limits:
+    """While it is open, matrix products run in one thread: their last bits depend on the number of threads."""
+    return threadpool_limits(1, user_api="blas")

@@ -6,11 +6,12 @@ Arrays are z, y, x; intensities are those of the scan (HU for CT).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpcseg.volumes.slabs import VOXELS, slabs
 
 CODES = 65_000  # of the 65,536: room for rounding at both ends
 _TAILS = (0.1, 99.9)  # percentiles between which intensities are always coded
@@ -28,11 +29,14 @@ class Coding:
 
     def encode(self, values: NDArray[np.float32]) -> NDArray[np.int16]:
         """Nearest codes of float32 intensities."""
-        codes = np.subtract(values, np.float32(self.intercept), dtype=np.float32)
-        codes *= np.float32(1 / self.slope)
-        np.rint(codes, out=codes)
-        np.clip(codes, -32768, 32767, out=codes)
-        return codes.astype(np.int16)
+        codes = np.empty(values.shape, dtype=np.int16)
+        for planes in slabs(values.shape):
+            part = np.subtract(values[planes], np.float32(self.intercept), dtype=np.float32)
+            part *= np.float32(1 / self.slope)
+            np.rint(part, out=part)
+            np.clip(part, -32768, 32767, out=part)
+            codes[planes] = part
+        return codes
 
     def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """Intensities of codes."""
@@ -50,7 +54,7 @@ def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None
     The intercept is a multiple of the slope, so integers are coded exactly wherever the slope is 1 or finer.
     """
     low, high = float(volume.min()), float(volume.max())
-    tail_low, tail_high = (float(value) for value in np.percentile(volume, _TAILS))
+    tail_low, tail_high = (percentile(volume, percent) for percent in _TAILS)
     reach = _WIDENING * (tail_high - tail_low)
     if reach > 0:
         low, high = max(low, tail_low - reach), min(high, tail_high + reach)
@@ -62,6 +66,33 @@ def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None
         return Coding(slope=1.0, intercept=float(np.float32(low)))
     slope = 2.0 ** math.ceil(math.log2((high - low) / CODES))
     return Coding(slope=slope, intercept=slope * round((low + high) / 2 / slope))
+
+
+def percentile(volume: NDArray[np.float32], percent: float) -> float:
+    """What `np.percentile` gives; only the voxels on the nearer side are copied: memory for outer percentiles."""
+    rank = (volume.size - 1) * (percent / 100)
+    below = math.floor(rank)
+    ranks = below, min(below + 1, volume.size - 1)
+    if percent <= 50:
+        low, high = _smallest(volume, 1, ranks[1] + 1)[list(ranks)]
+    else:
+        low, high = -_smallest(volume, -1, volume.size - below)[[volume.size - 1 - rank for rank in ranks]]
+    weight, width = rank - below, float(high - low)
+    return float(low) + width * weight if weight < 0.5 else float(high) - width * (1 - weight)
+
+
+def _smallest(volume: NDArray[np.float32], sign: int, count: int) -> NDArray[np.float32]:
+    """The `count` smallest values of `sign` · volume, ascending."""
+    kept = np.empty(0, dtype=np.float32)
+    for planes in slabs(volume.shape):
+        part = np.multiply(volume[planes], sign, dtype=np.float32).ravel()
+        if len(kept) == count:
+            part = part[part < kept[-1]]
+        part = np.concatenate([kept, part])
+        if len(part) > count:
+            part.partition(count - 1)
+        kept = np.sort(part[:count])
+    return kept
 
 
 def pool(volume_zyx: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
@@ -95,20 +126,21 @@ def build_pyramid(
     outside = padding if clip is None else float(np.clip(padding, *clip))
     pyramid = [volume_zyx]
     for level in range(1, levels):
-        finer = pyramid[-1]
-        even = _made_even(finer, outside, clip if level == 1 else None)
-        pyramid.append(pool(even, 2))
+        pyramid.append(_halved(pyramid[-1], outside, clip if level == 1 else None))
     return pyramid
 
 
-def _made_even(volume: NDArray[np.float32], outside: float, clip: Pair | None) -> NDArray[np.float32]:
-    shape: Sequence[int] = [n + n % 2 for n in volume.shape]
-    if tuple(shape) == volume.shape and clip is None:
-        return volume
-    even = np.full(shape, outside, dtype=np.float32)
-    inner = even[tuple(slice(n) for n in volume.shape)]
-    if clip is None:
-        inner[...] = volume
-    else:
-        np.clip(volume, *clip, out=inner)
-    return even
+def _halved(volume: NDArray[np.float32], outside: float, clip: Pair | None) -> NDArray[np.float32]:
+    """Mean of every cube of 2³ voxels, clipped; voxels missing at the far end are `outside`."""
+    z, y, x = (-(-n // 2) for n in volume.shape)
+    halved = np.empty((z, y, x), dtype=np.float32)
+    for planes in slabs(halved.shape, VOXELS // 8):
+        finer = volume[2 * planes.start : 2 * planes.stop]
+        even = np.full((2 * (planes.stop - planes.start), 2 * y, 2 * x), outside, dtype=np.float32)
+        inner = even[tuple(slice(n) for n in finer.shape)]
+        if clip is None:
+            inner[...] = finer
+        else:
+            np.clip(finer, *clip, out=inner)
+        halved[planes] = pool(even, 2)
+    return halved

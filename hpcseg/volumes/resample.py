@@ -2,22 +2,43 @@
 
 Cubic-spline zoom is linear and separable: the matrix of an axis is what `scipy.ndimage.zoom(order=3)` does to the
 columns of the identity. The first and last voxel of an axis stay where they are (corner-aligned), as in scipy.
-Arrays are z, y, x.
+An entry is 3.7 times smaller with every voxel further away, so that a few rows of a matrix need few of its columns:
+a volume is resampled slab by slab, and little memory is needed beside source and result. Arrays are z, y, x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from hpcseg.spec import Spacing
+from hpcseg.volumes.slabs import slabs
 
 Triple = tuple[int, int, int]
 Matrix = NDArray[np.float32]
+MatrixOf = Callable[[int, int], Matrix]
+
+_PLANES = 8  # of the result, made at a time
+_ROWS = 32  # of the result within a plane, made at a time
+_PREPARED = 1 << 18  # voxels of the source, prepared at a time
+_NEGLIGIBLE = 1e-9  # share of a voxel; float32 rounds at 6e-8
+_TIE = 1e-6  # shares of classes this close are equal but for rounding
+
+
+class Planes(Protocol):
+    """A volume that gives its planes when they are asked for: an array, or `scans.Intensities`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """z, y, x."""
+
+    def __getitem__(self, planes: slice, /) -> NDArray[Any]:
+        """A few planes: (n, y, x)."""
 
 
 @lru_cache(maxsize=256)
@@ -47,12 +68,12 @@ def linear_matrix(n_in: int, n_out: int) -> Matrix:
     return matrix
 
 
-def resample_cubic(volume_zyx: NDArray[np.float32], shape_zyx: Sequence[int]) -> NDArray[np.float32]:
+def resample_cubic(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
     """Resample intensities to `shape_zyx` with cubic splines; scipy's own values to float32 rounding."""
     return _resample(volume_zyx, shape_zyx, cubic_matrix)
 
 
-def resample_linear(volume_zyx: NDArray[np.float32], shape_zyx: Sequence[int]) -> NDArray[np.float32]:
+def resample_linear(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
     """Resample to `shape_zyx` linearly, for instance probabilities."""
     return _resample(volume_zyx, shape_zyx, linear_matrix)
 
@@ -67,16 +88,24 @@ def resample_labels(label_zyx: NDArray[np.uint8], shape_zyx: Sequence[int], n_cl
     """
     if tuple(label_zyx.shape) == tuple(shape_zyx):
         return label_zyx.copy()
-    if n_classes == 2:
-        share = resample_linear((label_zyx == 1).astype(np.float32), shape_zyx)
-        return (share > 0.5).astype(np.uint8)
-    best = resample_linear((label_zyx == 0).astype(np.float32), shape_zyx)
-    label = np.zeros(best.shape, dtype=np.uint8)
-    for index in range(1, n_classes):
-        share = resample_linear((label_zyx == index).astype(np.float32), shape_zyx)
-        label[share > best] = index
-        np.maximum(best, share, out=best)
-    return label
+    resampled = np.empty(tuple(shape_zyx), dtype=np.uint8)
+    zoom = _Zoom(label_zyx.shape, shape_zyx, linear_matrix)
+    for band in zoom.bands:
+        source, target = label_zyx[band.columns], resampled[band.rows]
+        first, *others = [index for index in range(n_classes) if (source == index).any()]
+        target[...] = first
+        if not others:
+            continue
+        best = zoom.slab(_OneHot(label_zyx, first), band)
+        if len(others) == 1:  # its share is the rest
+            target[best < 0.5 - _TIE / 2] = others[0]
+            continue
+        best = best.copy()
+        for index in others:
+            share = zoom.slab(_OneHot(label_zyx, index), band)
+            target[share > best + np.float32(_TIE)] = index
+            np.maximum(best, share, out=best)
+    return resampled
 
 
 def target_shape(shape_zyx: Sequence[int], spacing_zyx: Spacing, target_zyx: Spacing) -> Triple:
@@ -88,26 +117,120 @@ def target_shape(shape_zyx: Sequence[int], spacing_zyx: Spacing, target_zyx: Spa
     return z, y, x
 
 
-def _resample(
-    volume_zyx: NDArray[np.float32], shape_zyx: Sequence[int], matrix: Callable[[int, int], Matrix]
-) -> NDArray[np.float32]:
-    """Apply the axes' matrices, the one that shrinks most first, so that what lies between is small."""
-    result = np.asarray(volume_zyx, dtype=np.float32)
-    for axis in sorted(range(3), key=lambda axis: shape_zyx[axis] / result.shape[axis]):
-        n_in, n_out = result.shape[axis], shape_zyx[axis]
-        if n_in != n_out:
-            result = _along(np.ascontiguousarray(result), matrix(n_in, n_out), axis)
-    return result.copy() if result is volume_zyx else result
+class _OneHot:
+    """1 where a label is one class, else 0; as `Planes`."""
+
+    def __init__(self, label_zyx: NDArray[np.uint8], index: int) -> None:
+        self.label_zyx = label_zyx
+        self.index = index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.label_zyx.shape
+
+    def __getitem__(self, planes: slice) -> NDArray[Any]:
+        return np.equal(self.label_zyx[planes], self.index)
 
 
-def _along(volume: NDArray[np.float32], matrix: Matrix, axis: int) -> NDArray[np.float32]:
-    """Matrix product along one axis of a contiguous volume, with no transposed copy."""
-    z, y, x = volume.shape
-    product: NDArray[np.float32]
-    if axis == 0:
-        product = (matrix @ volume.reshape(z, y * x)).reshape(-1, y, x)
-    elif axis == 1:
-        product = np.matmul(matrix, volume)
-    else:
-        product = (volume.reshape(z * y, x) @ matrix.T).reshape(z, y, -1)
-    return product
+class _Band(NamedTuple):
+    """A few rows of a matrix and the only columns that matter to them."""
+
+    rows: slice
+    columns: slice
+    block: Matrix
+
+
+def _bands(matrix: Matrix, size: int) -> list[_Band]:
+    """Cut a matrix into bands of `size` rows; their columns begin and end in ascending order."""
+    n_out = len(matrix)
+    matters = np.abs(matrix) > _NEGLIGIBLE
+    groups = [slice(first, min(first + size, n_out)) for first in range(0, n_out, size)]
+    columns = [np.flatnonzero(matters[rows].any(axis=0)) for rows in groups]
+    starts = np.minimum.accumulate([int(found[0]) for found in columns][::-1])[::-1].tolist()
+    stops = np.maximum.accumulate([int(found[-1]) + 1 for found in columns]).tolist()
+    return [
+        _Band(rows, slice(start, stop), np.ascontiguousarray(matrix[rows, start:stop]))
+        for rows, start, stop in zip(groups, starts, stops, strict=True)
+    ]
+
+
+def _resample(volume: Planes, shape: Sequence[int], matrix: MatrixOf) -> NDArray[np.float32]:
+    result = np.empty(tuple(shape), dtype=np.float32)
+    zoom = _Zoom(volume.shape, shape, matrix)
+    for band, slab in zip(zoom.bands, zoom.slabs(volume, zoom.bands), strict=True):
+        result[band.rows] = slab
+    return result
+
+
+class _Zoom:
+    """The products along all axes, made slab by slab of the result: one slab per band of the z matrix.
+
+    z comes first if it shrinks most, and last otherwise, so that what lies between is small.
+    """
+
+    def __init__(self, shape_in: Sequence[int], shape_out: Sequence[int], matrix: MatrixOf) -> None:
+        axes = sorted(range(3), key=lambda axis: shape_out[axis] / shape_in[axis])
+        within = [_WithinPlanes(axis, matrix(shape_in[axis], shape_out[axis])) for axis in axes if axis]
+        z_first = axes[0] == 0
+        self.before, self.after = ([], within) if z_first else (within, [])
+        self.bands = _bands(matrix(shape_in[0], shape_out[0]), _PLANES)
+        self.plane_in = tuple(shape_in[1:])
+        between = tuple(shape_in[1:]) if z_first else tuple(shape_out[1:])
+        room = max(band.columns.stop - band.columns.start for band in self.bands)
+        self.held = np.empty((room, *between), dtype=np.float32)
+        self.product = np.empty((_PLANES, *between), dtype=np.float32)
+
+    def slab(self, volume: Planes, band: _Band) -> NDArray[np.float32]:
+        """One slab: planes `band.rows` of the result, valid until the next is asked for."""
+        return next(self.slabs(volume, [band]))
+
+    def slabs(self, volume: Planes, bands: Sequence[_Band]) -> Iterator[NDArray[np.float32]]:
+        """The slabs of ascending bands, each valid until the next is asked for.
+
+        Only those planes of the source (z first), or of the source resampled within its planes (z last), are held
+        that the slab at hand needs.
+        """
+        held = self.held
+        first = end = 0  # of the planes that are held
+        for _, columns, block in bands:
+            for plane in range(columns.start, end):  # one by one: numpy would copy arrays that overlap
+                held[plane - columns.start] = held[plane - first]
+            first, end = columns.start, max(columns.start, end)
+            for part in slabs((columns.stop - end, *self.plane_in), _PREPARED):
+                new = volume[end + part.start : end + part.stop]
+                held[end + part.start - first : end + part.stop - first] = _through(new, self.before)
+            end = columns.stop
+            source, slab = held[: end - first], self.product[: len(block)]
+            np.matmul(block, source.reshape(len(source), -1), out=slab.reshape(len(slab), -1))
+            yield _through(slab, self.after)
+
+
+def _through(volume: NDArray[Any], steps: Sequence[_WithinPlanes]) -> NDArray[np.float32]:
+    volume = np.ascontiguousarray(volume, dtype=np.float32)
+    for step in steps:
+        volume = step.apply(volume)
+    return volume
+
+
+class _WithinPlanes:
+    """The product with one axis' matrix, y or x, for any number of planes."""
+
+    def __init__(self, axis: int, matrix: Matrix) -> None:
+        self.axis = axis
+        self.n_out, self.n_in = matrix.shape
+        self.bands = _bands(matrix, _ROWS)
+
+    def apply(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resample contiguous planes, (n, y, x)."""
+        if self.n_in == self.n_out:
+            return volume
+        n, y, x = volume.shape
+        if self.axis == 1:
+            product = np.empty((n, self.n_out, x), dtype=np.float32)
+            for rows, columns, block in self.bands:
+                np.matmul(block, volume[:, columns], out=product[:, rows])
+            return product
+        lines, product = volume.reshape(n * y, x), np.empty((n * y, self.n_out), dtype=np.float32)
+        for rows, columns, block in self.bands:
+            np.matmul(lines[:, columns], block.T, out=product[:, rows])
+        return product.reshape(n, y, self.n_out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ from numpy.typing import NDArray
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
 from hpcseg.spec import Spacing
+from hpcseg.volumes.slabs import slabs
+from hpcseg.volumes.voxels import Intensities, Stream, scaled, stored_voxels
 
 ENDINGS = (".nii.gz", ".nii")
 _MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
 _FLATNESS = 1e-3  # volume of a voxel's unit axes below which an affine counts as singular
+_LARGEST = 1e36  # intensity; sums of larger ones may overflow float32
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 _READ_ERRORS = (
     OSError,
@@ -95,24 +99,46 @@ def read_grid(path: Path) -> ScanGrid:
     Raises:
         BadInput: missing, not NIfTI, not 3-D, or with a zero, negative or singular spacing.
     """
-    with _scan(path) as image:
+    with _scan(path) as (image, _):
         return _grid(path, image)
+
+
+def read_scan(path: Path) -> tuple[Intensities, ScanGrid]:
+    """Read a scan as it is stored, and its grid.
+
+    Raises:
+        BadInput: as `read_grid`; or truncated, corrupt, or with voxels that are no number or beyond 1e36.
+    """
+    with _scan(path) as (image, stream):
+        grid, proxy = _grid(path, image), image.dataobj
+        compact = proxy.dtype.kind in "iu" and proxy.dtype.itemsize <= 2
+        parts = stored_voxels(path, proxy, stream)
+        stored = np.empty(math.prod(proxy.shape), proxy.dtype.newbyteorder("=") if compact else np.float32)
+        for part, values in parts:
+            stored[part] = values if compact else Intensities(values, proxy.slope, proxy.inter)[:]
+    canonical = grid.to_canonical(stored.reshape(grid.file_shape, order="F"))
+    volume = Intensities(canonical, proxy.slope, proxy.inter) if compact else Intensities(canonical)
+    if not np.isfinite(volume.extent).all():
+        count = sum(int(np.count_nonzero(~np.isfinite(volume[planes]))) for planes in slabs(volume.shape))
+        raise BadInput(f"{path}: {count} voxels are NaN or infinite; replace them in the scan")
+    if max(np.abs(volume.extent)) > _LARGEST:
+        low, high = volume.extent
+        raise BadInput(
+            f"{path}: intensities run from {low:.3g} to {high:.3g}, too large to compute with; rescale the scan"
+        )
+    return volume, grid
 
 
 def read_image(path: Path) -> tuple[NDArray[np.float32], ScanGrid]:
     """Read a scan: float32 `volume_zyx` (canonical, header's slope and intercept applied) and its grid.
 
+    The volume may be a view of an array in the file's order.
+
     Raises:
-        BadInput: as `read_grid`; or truncated, corrupt, or with voxels that are no number.
+        BadInput: as `read_scan`.
     """
-    with _scan(path) as image:
-        grid = _grid(path, image)
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
-    low, high = values.min(), values.max()  # NaN goes through both
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int(values.size - np.count_nonzero(np.isfinite(values)))
-        raise BadInput(f"{path}: {count} voxels are NaN or infinite; replace them in the scan")
-    return np.ascontiguousarray(grid.to_canonical(values.reshape(grid.file_shape))), grid
+    volume, grid = read_scan(path)
+    return volume[:], grid
 
 
 def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
@@ -121,18 +147,25 @@ def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
     Raises:
         BadInput: as `read_image`; or on another grid, or with values that are no integers of 0 ... 255.
     """
-    with _scan(path) as image:
+    with _scan(path) as (image, stream):
         require_same_grid(path, _grid(path, image), grid)
-        values = np.asanyarray(image.dataobj).reshape(grid.file_shape)
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(grid.to_canonical(values))
-    low, high = values.min(), values.max()
+        proxy = image.dataobj
+        parts = stored_voxels(path, proxy, stream)
+        label = np.empty(math.prod(proxy.shape), dtype=np.uint8)
+        lows, highs, whole = [], [], True
+        with np.errstate(invalid="ignore", over="ignore"):  # what uint8 cannot hold is refused below
+            for part, stored in parts:
+                values = scaled(stored, proxy.slope, proxy.inter)
+                lows.append(values.min())
+                highs.append(values.max())
+                label[part] = values
+                whole = whole and bool((label[part] == values).all())
+    low, high = np.min(lows), np.max(highs)
     if not (low >= 0 and high <= 255):
         raise BadInput(f"{path}: label values run from {low} to {high}; labels must be whole numbers of 0 to 255")
-    label = values.astype(np.uint8)
-    if (label != values).any():
+    if not whole:
         raise BadInput(f"{path}: label values are not whole numbers; give a label that was not interpolated")
-    return np.ascontiguousarray(grid.to_canonical(label))
+    return np.ascontiguousarray(grid.to_canonical(label.reshape(grid.file_shape, order="F")))
 
 
 def require_same_grid(path: Path, label: ScanGrid, image: ScanGrid) -> None:
@@ -169,7 +202,7 @@ def write_mask(path: Path, mask_zyx: NDArray[np.uint8], grid: ScanGrid, *, like:
         image.set_qform(grid.affine, code=1)
         image.set_sform(grid.affine, code=1)
     else:
-        with _scan(like) as scan:
+        with _scan(like) as (scan, _):
             header = scan.header.copy()
             header.set_data_dtype(np.uint8)
             header.set_slope_inter(1, 0)
@@ -180,8 +213,8 @@ def write_mask(path: Path, mask_zyx: NDArray[np.uint8], grid: ScanGrid, *, like:
 
 
 @contextlib.contextmanager
-def _scan(path: Path) -> Iterator[Any]:
-    """Open a NIfTI-1 or -2 file; turn every way in which reading can fail into BadInput.
+def _scan(path: Path) -> Iterator[tuple[Any, Stream]]:
+    """Open a NIfTI-1 or -2 file, as image and stream; turn every way in which reading can fail into BadInput.
 
     A gzip stream is read to its end if its voxels were read, so that its checksum is compared.
     """
@@ -196,7 +229,7 @@ def _scan(path: Path) -> Iterator[Any]:
             kind = _checked_kind(path, stream.read(_HEADER_BYTES))
             stream.seek(0)
             image: Any = kind.from_stream(stream)
-            yield image
+            yield image, stream
             if isinstance(stream, gzip.GzipFile) and stream.tell() > image.dataobj.offset:
                 while stream.read(1 << 20):
                     pass

@@ -10,10 +10,11 @@ import torch
 
 from hpcseg.config import AugmentationConfig, PatchesConfig
 from hpcseg.patches.augmentation import Transform, draw_transform, read_transformed, read_transformed_label
-from hpcseg.patches.batches import SegmentationBatches, Source
+from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.reading import read_box
 from hpcseg.patches.sampling import Stream
+from hpcseg.patches.source import Source
 from hpcseg.volumes.intensities import Normalisation
 
 SHAPE = (96, 104, 100)
@@ -36,7 +37,7 @@ def transform(angle=0.0, scale=1.0, shift=(0, 0, 0), centre=(48.0, 52.0, 50.0)):
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_without_a_transform_it_is_plain_reading(case, level):
-    plain = read_box(case, level, (40, 48, 32), 7, None)
+    plain = case.decode(read_box(case, level, (40, 48, 32), 7, None))
     np.testing.assert_allclose(read_transformed(case, level, (40, 48, 32), 7, transform()), plain, atol=1e-3)
 
 

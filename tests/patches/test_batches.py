@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from hpcseg.config import PatchesConfig
-from hpcseg.patches.batches import AutoencoderBatches, Batch, SegmentationBatches, Source, prefetched
+from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.reading import read_sample
 from hpcseg.patches.sampling import Stream
+from hpcseg.patches.source import Source
 from hpcseg.volumes.intensities import Normalisation
 
 GEOMETRY = FovealGeometry(8, 3, 3)
@@ -73,12 +72,10 @@ def test_images_are_clipped_and_scaled_reads_of_the_sampled_place(segmentation, 
     for slot in range(4):
         sample = segmentation.sample(2, slot)
         source = sources[sample.case_index]
-        norm = source.normalisation
-        for image, box in zip(
-            batch.images, read_sample(source.case, GEOMETRY, sample.origin_3, range(3), CLIP), strict=True
-        ):
-            expected = (box.clip(norm.lo, norm.hi) - norm.mean) / norm.std
-            np.testing.assert_allclose(image[slot, 0].numpy(), expected, rtol=1e-6, atol=1e-6)
+        boxes = read_sample(source.case, GEOMETRY, sample.origin_3, range(3), CLIP)
+        for image, box in zip(batch.images, boxes, strict=True):
+            expected = source.normalisation.apply(source.case.decode(box))
+            np.testing.assert_array_equal(image[slot, 0].numpy(), expected)
         label = source.case.read_label(sample.origin_3, (8, 8, 8))
         assert np.array_equal(batch.label_BDHW[slot].numpy(), label)
 
@@ -102,11 +99,10 @@ def test_all_levels_of_an_autoencoder_slot_are_those_of_one_target(sources):
     for slot in range(5):
         sample = batches.sample(7, slot)
         source = sources[sample.case_index]
-        norm = source.normalisation
         boxes = read_sample(source.case, GEOMETRY, sample.origin_3, (0, 1, 2), CLIP)
         for image, box in zip(batches.batch(7).images, boxes, strict=True):
-            expected = (box.clip(norm.lo, norm.hi) - norm.mean) / norm.std
-            np.testing.assert_allclose(image[slot, 0].numpy(), expected, rtol=1e-6, atol=1e-6)
+            expected = source.normalisation.apply(source.case.decode(box))
+            np.testing.assert_array_equal(image[slot, 0].numpy(), expected)
 
 
 def test_an_autoencoder_of_one_level_sees_what_it_sees_beside_others(sources):
@@ -139,49 +135,40 @@ def test_prefetched_batches_are_the_same_in_the_same_order(segmentation, ahead):
     assert all(_equal(batch, segmentation.batch(step)) for batch, step in zip(found, steps, strict=True))
 
 
-class _Counting:
-    """Minibatches that only carry their step; `fail_at` raises."""
-
-    def __init__(self, fail_at=None):
-        self.fail_at = fail_at
-        self.read = []
-
-    def batch(self, step):
-        self.read.append(step)
-        if step == self.fail_at:
-            raise OSError("disk gone")
-        time.sleep(0.005 * (step % 3))
-        return Batch([torch.tensor([step])], None)
+def test_a_batch_outlives_the_buffer_it_was_read_into(segmentation):
+    buffer = segmentation.buffer()
+    raw = segmentation.raw(1, buffer)
+    batch = raw.to("cpu")
+    segmentation.raw(2, buffer)
+    assert _equal(batch, segmentation.batch(1))
+    buffer.zero_()
+    assert _equal(batch, segmentation.batch(1))
 
 
-def _prefetch_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+def test_augmented_batches_fit_their_buffer_too(sources):
+    batches = SegmentationBatches(
+        sources,
+        GEOMETRY,
+        PATCHES,
+        batch=3,
+        seed=3,
+        stream=Stream.TRAINING,
+        augmentation=AugmentationConfig(enabled=True),
+    )
+    assert _equal(batches.raw(2, batches.buffer()).to("cpu"), batches.batch(2))
+    assert not batches.batch(2).images[0].isnan().any()
 
 
-def test_an_error_is_raised_where_its_batch_is_due():
-    found = []
-    with pytest.raises(OSError, match="disk gone"):
-        for batch in prefetched(_Counting(fail_at=3), range(10), device="cpu"):
-            found.append(batch.images[0].item())
-    assert found == [0, 1, 2]
-    assert not _prefetch_threads()
-
-
-def test_closing_early_ends_the_threads_and_reads_no_further():
-    batches = _Counting()
-    iterator = prefetched(batches, itertools.count(), ahead=2, device="cpu")
-    assert [next(iterator).images[0].item() for _ in range(3)] == [0, 1, 2]
-    iterator.close()
-    assert not _prefetch_threads()
-    assert max(batches.read) <= 5
-
-
-def test_the_next_batches_are_read_while_one_is_in_use():
-    batches = _Counting()
-    iterator = prefetched(batches, range(10), ahead=2, device="cpu")
-    next(iterator)
-    deadline = time.monotonic() + 5
-    while len(batches.read) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert sorted(batches.read) == [0, 1, 2]
-    iterator.close()
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_gpu_windows_what_it_fetches_from_pinned_memory(sources, enabled):
+    augmentation = AugmentationConfig(enabled=enabled)
+    batches = SegmentationBatches(
+        sources, GEOMETRY, PATCHES, batch=4, seed=3, stream=Stream.TRAINING, augmentation=augmentation
+    )
+    assert batches.buffer(pinned=True).is_pinned()
+    for step, found in enumerate(prefetched(batches, range(8), device="cuda")):
+        expected = batches.batch(step)
+        assert torch.equal(found.label_BDHW.cpu(), expected.label_BDHW)
+        for image, values in zip(found.images, expected.images, strict=True):
+            torch.testing.assert_close(image.cpu(), values, rtol=1e-6, atol=1e-6)

@@ -10,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.patches.sampling import Stream, autoencoder_sample, draw, foreground_slots, segmentation_sample
+from hpcseg.patches.sampling import Places, Stream, autoencoder_sample, draw, foreground_slots, segmentation_sample
 
 
 @dataclass(frozen=True)
 class Case:
     shape_zyx: tuple[int, int, int]
     foreground_by_class: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def foreground_classes(self):
+        return tuple(sorted(index for index, voxels in self.foreground_by_class.items() if len(voxels)))
 
 
 def _voxels(*voxels):
@@ -28,16 +32,17 @@ CASES = (
     Case((20, 20, 20), {1: _voxels()}),
     Case((33, 44, 55), {1: _voxels((5, 6, 7)), 2: _voxels()}),
 )
+PLACES = Places(CASES)
 EXACT = {"patch": 7, "lattice": 1, "phase": 0}  # origin = centre - 3
 
 
 def _segmentation(seed, stream, step, slot, **changes):
-    settings = {"batch": 8, "foreground_share": 0.3, "cases": CASES, "patch": 16, "lattice": 4, "phase": 2}
+    settings = {"batch": 8, "foreground_share": 0.3, "places": PLACES, "patch": 16, "lattice": 4, "phase": 2}
     return segmentation_sample(seed, stream, step, slot, **(settings | changes))
 
 
 def _autoencoder(seed, step, slot, **changes):
-    settings = {"cases": CASES, "sampling": "gaussian", "sigma": 0.25, **EXACT}
+    settings = {"places": PLACES, "sampling": "gaussian", "sigma": 0.25, **EXACT}
     return autoencoder_sample(seed, Stream.AUTOENCODER, step, slot, **(settings | changes))
 
 
@@ -51,6 +56,15 @@ def test_draws_do_not_depend_on_their_order(seed, stream, places):
     first = {place: draw(seed, stream, *place).integers(2**60) for place in places}
     second = {place: draw(seed, stream, *place).integers(2**60) for place in reversed(places)}
     assert first == second
+
+
+def test_drawn_places_stay_what_they_are():
+    assert _segmentation(3, Stream.TRAINING, 11, 2) == (0, (2, 2, 6))
+    assert _segmentation(3, Stream.TRAINING, 11, 5) == (0, (18, 30, 18))
+    assert _segmentation(3, Stream.TRAINING, 11, 7) == (2, (2, 14, 6))
+    snapped = {"patch": 16, "lattice": 4, "phase": 2}
+    assert _autoencoder(3, 11, 4, **snapped) == (0, (-2, 14, 30))
+    assert _autoencoder(3, 11, 4, sampling="uniform", **snapped) == (0, (14, -2, 6))
 
 
 def test_seeds_streams_steps_and_slots_differ():
@@ -128,15 +142,15 @@ def test_origins_lie_on_the_lattice_near_the_drawn_one(step, slot, lattice, phas
 
 
 def test_no_foreground_anywhere_is_refused_only_where_it_is_wanted():
-    cases = (Case((9, 9, 9)), CASES[1])
+    places = Places((Case((9, 9, 9)), CASES[1]))
     with pytest.raises(BadInput, match=r"patches\.foreground_share"):
-        _segmentation(0, 0, 0, 0, cases=cases)
-    assert _segmentation(0, 0, 0, 3, cases=cases).case_index in (0, 1)
+        _segmentation(0, 0, 0, 0, places=places)
+    assert _segmentation(0, 0, 0, 3, places=places).case_index in (0, 1)
 
 
 def test_no_case_at_all_is_refused():
     with pytest.raises(BadInput, match="no volume"):
-        _autoencoder(0, 0, 0, cases=())
+        _autoencoder(0, 0, 0, places=Places(()))
 
 
 def test_gaussian_centres_follow_the_truncated_normal_around_the_image_centre():
@@ -155,7 +169,8 @@ def test_gaussian_centres_follow_the_truncated_normal_around_the_image_centre():
 
 
 def test_uniform_autoencoder_centres_reach_the_borders():
-    positions = {_autoencoder(5, step, 0, cases=CASES[1:2], sampling="uniform").origin_3[0] for step in range(400)}
+    places = Places(CASES[1:2])
+    positions = {_autoencoder(5, step, 0, places=places, sampling="uniform").origin_3[0] for step in range(400)}
     assert positions == set(range(-3, 17))
 
 

@@ -57,8 +57,11 @@ def test_parameters_of_an_array_follow_from_the_profile() -> None:
 
 
 def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_nothing(
-    slurm: object, plan_study: Planner
+    slurm: object, plan_study: Planner, tmp_path: Path
 ) -> None:
+    setup = (f"export NODE_DISK={tmp_path / 'node'}",)  # known to the job alone
+    profile = PROFILE.model_copy(update={"slurm": PROFILE.slurm.model_copy(update={"setup": setup})})
+    profile = profile.staged("$NODE_DISK")
     assert choose_backend("auto") == "slurm" and max_array_size() > 100
     settings = ("strategy=[baseline, transfer]", "fold=[0, 1]", "autoencoder.epochs=1", "autoencoder.steps=1")
     plan = plan_study(*settings, "preprocessing.spacing=[[4.0, 4.0, 4.0], [5.0, 5.0, 5.0]]")
@@ -69,7 +72,7 @@ def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_noth
     assert len({job.job_id.partition("_")[0] for job in jobs if job and job.job_id}) == 1  # one array
 
     plan = plan_study(*settings)
-    outcome = apply(plan, "slurm", PROFILE)
+    outcome = apply(plan, "slurm", profile)
     pack = next(iter(plan.of_stage("pack")))
     assert pack not in outcome.submitted and len(outcome.submitted) == 2 + 4
     assert apply(plan_study(*settings), "slurm", PROFILE).submitted == ()
@@ -81,6 +84,8 @@ def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_noth
     assert apply(plan_study(*settings), "slurm", PROFILE).submitted == ()
     train = plan.run(next(iter(plan.of_stage("train"))))
     assert json.loads((train.path / "result.json").read_text())["id"] == train.id
+    (reading,) = json.loads((train.path / "training.json").read_text())["reading"]
+    assert reading["path"].startswith(str(tmp_path / "node"))
     assert "srun" not in newest_log(train).name
     assert newest_log(train).parent == plan.runs_root / "slurm"
 

@@ -137,6 +137,22 @@ def test_the_median_spacing_comes_from_the_labelled_cases_headers(plan_study: Pl
     assert pack.id.startswith("Tiny-2.0mm-")
 
 
+def test_stores_whose_spacing_matches_are_shared_by_all_sweeps(plan_study: Planner) -> None:
+    def packs(*settings: str) -> set[str]:
+        return {pack.id for pack in specs(plan_study(*settings), "pack")}
+
+    every = packs("preprocessing.spacing=median", "labelled=[1, 2]", "fold=[0, 1]")
+    assert len(every) == 1
+    for settings in (
+        ("preprocessing.spacing=2.0",),
+        ("preprocessing.spacing=2.0", "preprocessing.intensity=window"),
+        ("preprocessing.spacing=2.0", "preprocessing.percentiles=[[5, 95]]", "strategy=transfer"),
+        ("preprocessing.spacing=2.0", "preprocessing.codec=bitshuffle-lz4"),
+    ):
+        assert packs(*settings) == every, settings
+    assert packs("preprocessing.spacing=2.5") != every
+
+
 def test_the_test_set_may_be_the_datasets_own_or_another(
     plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
+from hpcseg.patches.tiers import Reading
 from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, StageResources, read_profile, resolve
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -37,6 +38,8 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
         ("[local]\nslot = 3\n", "p.toml:2: unknown key 'local.slot'; did you mean 'local.slots'?"),
         ("[slurm.train]\ntime = 'long'\n", "p.toml:2: slurm.train.time: 'long' is no time limit"),
         ("[slurm.train]\ncpus = 0\n", "p.toml:2: slurm.train.cpus = 0 is not allowed: should be greater than or equal"),
+        ("[slurm]\nstage = 'scratch'\n", "p.toml:2: slurm.stage: 'scratch' is no absolute path; begin it with"),
+        ("[local]\ntier = 'vram'\n", "p.toml:2: local.tier = 'vram' is not allowed: should be 'auto', 'gpu', 'ram' or"),
         ("[slrum]\n", "p.toml:1: unknown key 'slrum'; did you mean 'slurm'?"),
     ],
 )
@@ -46,6 +49,21 @@ def test_a_mistake_names_file_line_and_key(tmp_path: Path, text: str, message: s
     with pytest.raises(BadInput) as caught:
         read_profile(str(path), "local")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_how_stores_are_read_is_set_for_each_kind_of_job_and_the_command_line_goes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text("[local]\nstage = '~/stores'\n[slurm]\nstage = '$SLURM_TMPDIR'\ntier = 'streamed'\n")
+    profile = read_profile(str(path), "local")
+    assert profile.staged(None) == profile
+    assert profile.local.reading == Reading(stage="~/stores")
+    assert profile.slurm.reading == Reading(stage="$SLURM_TMPDIR", tier="streamed")
+    monkeypatch.chdir(tmp_path)
+    for given, recorded in (("", ""), ("$X/a", "$X/a"), ("~", "~"), ("/s", "/s"), ("a/$X", f"{tmp_path}/a/$X")):
+        assert profile.staged(given).local.reading == Reading(stage=recorded)
+        assert profile.staged(given).slurm.reading == Reading(stage=recorded, tier="streamed")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from hpcseg.errors import BadInput
 from hpcseg.volumes.preprocess import merge_labels, n_classes, preprocess
-from hpcseg.volumes.scans import read_grid, read_label
+from hpcseg.volumes.scans import ScanGrid, read_grid, read_label, write_mask
 
 LPS_2MM = np.diag([-1.5, -1.5, 2.5, 1.0])
 
@@ -84,6 +87,86 @@ def test_at_the_scans_own_spacing_nothing_changes(ball: tuple[Path, Path]) -> No
     assert done.label_zyx is not None
     restored = done.restore(done.label_zyx.astype(np.float32))
     assert np.array_equal(restored, read_label(label, done.grid))
+
+
+def canonical_ball() -> tuple[np.ndarray, np.ndarray]:
+    """Image (air around a body with a ramp) and label with two classes, int16 and uint8, z y x."""
+    z, y, x = np.meshgrid(*[np.arange(n) for n in (22, 26, 30)], indexing="ij")
+    body = ((z - 9) / 8) ** 2 + ((y - 14) / 10) ** 2 + ((x - 13) / 12) ** 2 < 1
+    label = np.where(body & (z > 4), 1 + (x > 15), 0)
+    return np.where(body, 10 * x + 3 * y - 7 * z, -1000).astype(np.int16), label.astype(np.uint8)
+
+
+def turned_affine(axes: tuple[int, ...], signs: tuple[int, ...], degrees: float = 0.0) -> np.ndarray:
+    """Affine of a file whose axis i is the canonical axis `axes[i]` (x 0, y 1, z 2); turned about z."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (target, sign) in enumerate(zip(axes, signs, strict=True)):
+        affine[target, axis] = sign * (1.2, 1.5, 2.0)[target]
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ affine[:3, :3]
+    affine[:3, 3] = (-31, 12, 5)
+    return affine
+
+
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+def test_the_order_and_direction_of_a_files_axes_do_not_matter(
+    tmp_path: Path, write_scan, axes: tuple[int, ...], signs: tuple[int, ...], degrees: float
+) -> None:
+    image, label = canonical_ball()
+    how = {"spacing_zyx": (1.5, 1.6, 1.3), "classes": ((1,), (2,)), "padding": -1000.0}
+    x_y_z = image.shape[::-1]
+    grid = ScanGrid(turned_affine(axes, signs, degrees), tuple(x_y_z[axis] for axis in axes))
+    straight = preprocess(
+        write_scan(tmp_path / "straight.nii.gz", image.T, turned_affine((0, 1, 2), (1, 1, 1))),
+        write_scan(tmp_path / "straight_label.nii.gz", label.T, turned_affine((0, 1, 2), (1, 1, 1))),
+        **how,
+    )
+    path = write_scan(tmp_path / "turned.nii.gz", grid.to_file(image), grid.affine)
+    label_path = write_scan(tmp_path / "turned_label.nii.gz", grid.to_file(label), grid.affine)
+    done = preprocess(path, label_path, **how)
+    assert done.crop == straight.crop
+    assert np.array_equal(done.volume_zyx, straight.volume_zyx)
+    assert np.array_equal(done.label_zyx, straight.label_zyx)
+    own = preprocess(path, label_path, **(how | {"spacing_zyx": grid.spacing_zyx}))
+    resampled = straight.restore((straight.label_zyx == 1).astype(np.float32)) > 0.5
+    for found, expected in ((done, resampled), (own, label == 1)):
+        mask = found.restore((found.label_zyx == 1).astype(np.float32)) > 0.5
+        assert np.array_equal(mask, expected)
+        write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), found.grid, like=path)
+        written = nib.load(tmp_path / "mask.nii.gz")
+        assert np.array_equal(np.asanyarray(written.dataobj), grid.to_file(expected))
+        assert np.array_equal(written.affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_the_type_of_the_voxels_does_not_matter(tmp_path: Path, write_scan, kind: type) -> None:
+    image, _ = canonical_ball()
+    values = (image.clip(-10, None) // 3 + 4).clip(0, 120)
+    results = [
+        preprocess(
+            write_scan(tmp_path / "image.nii", values.T.astype(stored)),
+            None,
+            spacing_zyx=(0.9, 1.3, 0.8),
+            classes=(),
+            padding="minimum",
+        )
+        for stored in (np.float32, kind)
+    ]
+    assert results[0].crop == results[1].crop
+    assert results[0].padding == results[1].padding == 0
+    assert np.array_equal(results[0].volume_zyx, results[1].volume_zyx)
+
+
+def test_the_number_of_threads_does_not_matter(ball: tuple[Path, Path]) -> None:
+    found = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads, user_api="blas"):
+            done = preprocess(*ball, spacing_zyx=(1.1, 0.7, 0.8), classes=(), padding=-1000.0)
+            found.append((done.volume_zyx.tobytes(), done.restore(done.volume_zyx).tobytes()))
+    assert len(set(found)) == 1
 
 
 def test_several_classes_stay_apart(ball: tuple[Path, Path]) -> None:

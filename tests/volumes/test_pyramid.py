@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.volumes.pyramid import build_pyramid, choose_coding, pool
+from hpcseg.volumes.pyramid import build_pyramid, choose_coding, percentile, pool
 
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
 
@@ -55,6 +55,43 @@ def test_a_level_is_the_mean_of_its_cube_of_clipped_voxels(
         expected = padded.reshape([part for n in room for part in (n // factor, factor)]).mean(axis=(1, 3, 5))
         inner = tuple(slice(n) for n in pyramid[level].shape)
         assert np.abs(pyramid[level] - expected[inner]).max() < 1e-3
+
+
+@pytest.mark.parametrize("clip", [None, (-200.0, 400.0)])
+@pytest.mark.parametrize("shape", [(151, 101, 90), (2, 700, 800)])
+def test_levels_of_several_parts_are_to_the_bit_those_of_the_whole(
+    shape: tuple[int, int, int], clip: tuple[float, float] | None
+) -> None:
+    volume = np.random.default_rng(0).normal(0, 300, shape).astype(np.float32)
+    expected = volume if clip is None else volume.clip(*clip)
+    outside = -1000.0 if clip is None else -200.0
+    for level in build_pyramid(volume, -1000.0, clip, 4)[1:]:
+        even = np.pad(expected, [(0, n % 2) for n in expected.shape], constant_values=outside)
+        expected = pool(even, 2)
+        assert np.array_equal(level, expected)
+
+
+@given(
+    size=st.integers(1, 3000),
+    percent=st.one_of(st.sampled_from([0.1, 99.9, 0, 50, 100]), st.floats(0, 100)),
+    step=st.sampled_from([0, 1e-3, 100]),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None)
+def test_a_percentile_is_numpys(size: int, percent: float, step: float, seed: int) -> None:
+    volume = np.random.default_rng(seed).normal(-300, 1000, (size, 1, 1)).astype(np.float32)
+    if step:
+        volume = (volume / step).round() * np.float32(step)
+    assert percentile(volume, percent) == float(np.percentile(volume, [percent])[0])
+
+
+@pytest.mark.parametrize("order", [1, -1, 0])
+def test_a_percentile_of_several_parts_is_numpys(order: int) -> None:
+    volume = np.random.default_rng(0).normal(0, 300, (130, 150, 140)).astype(np.float32)
+    if order:
+        volume = np.sort(volume.ravel())[::order].reshape(volume.shape)
+    expected = np.percentile(volume, (0.1, 99.9))
+    assert (percentile(volume, 0.1), percentile(volume, 99.9)) == tuple(expected)
 
 
 @given(

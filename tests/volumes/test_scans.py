@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.scans import ScanGrid, read_grid, read_image, read_label, write_mask
+from hpcseg.volumes.scans import ScanGrid, read_grid, read_image, read_label, read_scan, write_mask
 
 SHAPE = (3, 4, 5)
 SPACING = (1.0, 2.0, 3.0)
@@ -74,9 +74,83 @@ def test_an_image_is_read_with_its_scaling(tmp_path: Path, ending: str, kind: ty
     volume, grid = read_image(path)
     assert volume.dtype == np.float32
     assert np.array_equal(volume.transpose(2, 1, 0), nib.load(path).get_fdata())
-    assert volume.flags.c_contiguous
     assert grid.spacing_zyx == (3, 2, 1)
     assert grid.shape_zyx == read_grid(path).shape_zyx == (5, 4, 3)
+
+
+KINDS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64]
+
+
+def random_voxels(kind: type, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    if np.issubdtype(kind, np.floating):
+        return rng.normal(100, 1e5, shape).astype(kind)
+    ends = np.iinfo(kind)
+    return rng.integers(ends.min, ends.max, shape, dtype=kind, endpoint=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("endian", "<>")
+@pytest.mark.parametrize("scaling", [(1, 0), (0.37, -1024), (-2, 0), (1, 0.5)])
+def test_every_type_of_voxel_is_read_as_nibabel_reads_it(
+    tmp_path: Path, kind: type, endian: str, scaling: tuple[float, float]
+) -> None:
+    for image_kind, header_kind in ((nib.Nifti1Image, nib.Nifti1Header), (nib.Nifti2Image, nib.Nifti2Header)):
+        for ending in (".nii", ".nii.gz"):
+            header = header_kind(endianness=endian)
+            header.set_data_dtype(kind)
+            image = image_kind(random_voxels(kind), np.diag([-1, 2, 3, 1.0]), header)
+            image.header.set_slope_inter(*scaling)
+            path = tmp_path / f"scan{ending}"
+            nib.save(image, path)
+            expected = nib.as_closest_canonical(nib.load(path)).get_fdata(dtype=np.float32).transpose(2, 1, 0)
+            volume, _ = read_image(path)
+            assert volume.dtype == np.float32
+            assert np.array_equal(volume, expected)
+            kept, _ = read_scan(path)
+            assert kept.stored_zyx.dtype.isnative
+            assert kept.stored_zyx.itemsize <= min(np.dtype(kind).itemsize, 4)
+            assert kept.extent == (expected.min(), expected.max())
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_scans_of_several_parts_are_read_whole(tmp_path: Path, write_scan, ending: str) -> None:
+    values = random_voxels(np.int16, (130, 121, 140))  # more than 2²¹ voxels
+    path = write_scan(tmp_path / f"scan{ending}", values)
+    assert np.array_equal(read_image(path)[0].transpose(2, 1, 0), values)
+    labels = (values & 7).astype(np.float32)
+    path = write_scan(tmp_path / f"label{ending}", labels)
+    assert np.array_equal(read_label(path, read_grid(path)).transpose(2, 1, 0), labels)
+    labels[-1, -1, -1] = 0.5
+    with pytest.raises(BadInput, match="not whole numbers"):
+        read_label(write_scan(path, labels), read_grid(path))
+    labels[-1, -1, -1] = np.nan
+    with pytest.raises(BadInput, match=r"label\.nii.*: 1 voxels are NaN or infinite"):
+        read_image(write_scan(path, labels))
+
+
+def test_integers_that_become_infinite_by_their_slope_are_counted(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.array([0, 1, 30_000], np.int16).reshape(3, 1, 1), np.eye(4))
+    image.header.set_slope_inter(1e37, 0)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    with pytest.raises(BadInput, match="1 voxels are NaN or infinite"):
+        read_image(tmp_path / "scan.nii.gz")
+
+
+def test_intensities_too_large_to_compute_with_are_refused(tmp_path: Path, write_scan) -> None:
+    with pytest.raises(BadInput, match=r"from -3e\+38 to 0, too large to compute with; rescale"):
+        read_image(write_scan(tmp_path / "scan.nii.gz", np.array([-3e38, 0], np.float32).reshape(2, 1, 1)))
+
+
+def test_a_header_that_promises_more_than_its_file_can_hold_is_refused_at_once(tmp_path: Path, write_scan) -> None:
+    path = write_scan(tmp_path / "scan.nii", np.zeros(SHAPE, np.int16))
+    content = bytearray(path.read_bytes())
+    content[42:48] = np.array([32767] * 3, np.int16).tobytes()  # dim[1:4]: 64 TiB
+    path.write_bytes(content)
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(content))
+    for name in ("scan.nii", "scan.nii.gz"):
+        with pytest.raises(BadInput, match="the file is too small for 35181150961663 voxels"):
+            read_image(tmp_path / name)
 
 
 def test_trailing_axes_of_one_are_dropped(tmp_path: Path, write_scan) -> None:
@@ -219,7 +293,7 @@ def test_label_values_that_are_no_classes_are_refused(tmp_path: Path, write_scan
         read_label(path, read_grid(path))
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS[::7])
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
 def test_a_mask_lies_on_the_scans_own_grid(tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
     scan = nib.Nifti1Image(ramp(), oriented_affine(axes, signs))
     scan.set_qform(scan.affine, code=3)

@@ -1,0 +1,126 @@
+"""A minibatch on its way: read as codes into one buffer, one copy to the device that trains, windowed there.
+
+Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z, y, x. `table_B6`: see `windowing`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hpcseg.patches.windowing import COLUMNS, windowed
+
+_ALIGNMENT = 256  # bytes; where parts of a buffer begin, so that a GPU reads each in whole transactions
+
+
+@dataclass
+class Batch:
+    """One minibatch.
+
+    Attributes:
+        images: (B, 1, D, D, D) float32 per requested level, in the order requested; normalised.
+        label_BDHW: (B, P, P, P) int64 class indices, 0 outside the volume; None for autoencoders.
+    """
+
+    images: list[Tensor]
+    label_BDHW: Tensor | None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        label_BDHW = None if self.label_BDHW is None else self.label_BDHW.to(device)
+        return Batch([image.to(device) for image in self.images], label_BDHW)
+
+
+class RawBatch(Protocol):
+    """A minibatch that was read, but is not yet windowed."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Window on a device."""
+
+
+@dataclass(frozen=True)
+class CodedBatch:
+    """A minibatch as it is stored.
+
+    Attributes:
+        images: (B, D, D, D) int16 codes per level; float32 intensities where patches are interpolated.
+        label_BDHW: (B, P, P, P) uint8 classes, or None.
+        table_B6: (B, 6) float32, how each patch is windowed.
+    """
+
+    images: list[Tensor]
+    label_BDHW: Tensor | None
+    table_B6: Tensor
+
+    def windowed(self) -> Batch:
+        """Turn codes into a network's input, on the device where they lie."""
+        images = [windowed(codes_BDHW, self.table_B6) for codes_BDHW in self.images]
+        return Batch(images, None if self.label_BDHW is None else self.label_BDHW.to(torch.int64))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a `CodedBatch` lie in one buffer: the table, then each level's boxes, then the labels.
+
+    Attributes:
+        batch: patches.
+        edges: of the boxes of each level, voxels.
+        label: edge of the label; None: no labels.
+        dtype: of the boxes.
+    """
+
+    batch: int
+    edges: tuple[int, ...]
+    label: int | None
+    dtype: torch.dtype = torch.int16
+
+    @cached_property
+    def _parts(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of each part, in order."""
+        boxes = [((self.batch, edge, edge, edge), self.dtype) for edge in self.edges]
+        labels = [] if self.label is None else [((self.batch, *(self.label,) * 3), torch.uint8)]
+        return [((self.batch, COLUMNS), torch.float32), *boxes, *labels]
+
+    @cached_property
+    def _extents(self) -> list[tuple[int, int]]:
+        """First byte of each part, and the one after its last."""
+        extents, start = [], 0
+        for shape, dtype in self._parts:
+            end = start + math.prod(shape) * dtype.itemsize
+            extents.append((start, end))
+            start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        return extents
+
+    def buffer(self, *, pinned: bool = False) -> Tensor:
+        """Allocate memory for one minibatch, uint8.
+
+        Args:
+            pinned: page-locked, from where a GPU fetches it while the host goes on; torch reuses such memory.
+        """
+        return torch.empty(self._extents[-1][1], dtype=torch.uint8, pin_memory=pinned)
+
+    def parts(self, buffer: Tensor) -> CodedBatch:
+        """View a buffer, on whatever device, as its parts."""
+        views = [
+            buffer[start:end].view(dtype).view(shape)
+            for (shape, dtype), (start, end) in zip(self._parts, self._extents, strict=True)
+        ]
+        boxes = views[1 : 1 + len(self.edges)]
+        return CodedBatch(boxes, None if self.label is None else views[-1], views[0])
+
+
+@dataclass(frozen=True)
+class StreamedBatch:
+    """A minibatch in one buffer in the host's memory."""
+
+    layout: Layout
+    buffer: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Window on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
+        return self.layout.parts(self.buffer.to(device, non_blocking=True)).windowed()

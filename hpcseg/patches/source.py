@@ -1,0 +1,31 @@
+"""A volume that patches are taken from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hpcseg.patches.reading import Clip
+from hpcseg.patches.resident import ResidentCase, ResidentCases
+from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.store import StoredCase
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stored volume and how its intensities become a network's input.
+
+    Attributes:
+        case: the volume.
+        normalisation: clips and scales intensities.
+        pyramid_clip: of the case's store, which alone knows it.
+        resident: the same volume on the device that trains; None: it is read from the store.
+    """
+
+    case: StoredCase
+    normalisation: Normalisation
+    pyramid_clip: Clip | None
+    resident: ResidentCase | None = None
+
+    def on_device(self, cases: ResidentCases) -> Source:
+        """Return this source with its volume among `cases`, copied there if it is not yet."""
+        return replace(self, resident=cases.case(self.case, self.pyramid_clip))

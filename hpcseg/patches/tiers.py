@@ -1,0 +1,169 @@
+"""Where a store's bytes are while training, and what decides it.
+
+gpu       decoded on the device that trains, where patches are cut from them
+ram       read once in the background, so that they stay in the system's cache, which all processes of a node share
+streamed  read from the disk when a patch needs them
+
+The first that has room is taken. It changes no result.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from hpcseg.config import Section
+from hpcseg.errors import BadInput
+from hpcseg.volumes.memory import size_text
+
+Tier = Literal["gpu", "ram", "streamed"]
+Extent = tuple[Path, int, int]  # a part of a file: path, first byte, bytes
+SHARE = 0.6  # of the free memory that stores may fill; the rest is the network's and the system's
+_BLOCK_BYTES = 8 << 20
+_HOW = {"gpu": "resident on the GPU, from", "ram": "resident in memory, from", "streamed": "streamed from"}
+
+
+def _absolute(folder: str) -> str:
+    if folder and not folder.startswith(("/", "~", "$")):
+        raise ValueError(f"{folder!r} is no absolute path; begin it with /, ~ or a variable, as in '$TMPDIR'")
+    return folder
+
+
+class Reading(Section):
+    """How a job reads its stores; no part of a run's identity."""
+
+    # Folder of the node to which stores are copied first; ~ and $NAME are expanded there. "": none.
+    stage: Annotated[str, AfterValidator(_absolute)] = ""
+    tier: Literal["auto", "gpu", "ram", "streamed"] = "auto"
+
+
+AS_IT_COMES = Reading()
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free memory, bytes; `gpu` is that of the device that trains, None without a GPU."""
+
+    ram: int
+    gpu: int | None = None
+
+
+def choose_tier(ram_bytes: int, gpu_bytes: int, room: Room, wanted: Literal["auto"] | Tier = "auto") -> Tier:
+    """Choose where the bytes of a run's cases are to be. Pure.
+
+    Args:
+        ram_bytes: that the cases take in their stores.
+        gpu_bytes: that they take decoded.
+        room: what is free.
+        wanted: a tier that is taken whether it fits or not; auto: by size.
+
+    Raises:
+        BadInput: the tier "gpu" is wanted where there is none.
+    """
+    if wanted == "gpu" and room.gpu is None:
+        raise BadInput("tier = 'gpu': there is no GPU, or augmentation reads patches on the host; set tier = 'auto'")
+    if wanted != "auto":
+        return wanted
+    if room.gpu is not None and gpu_bytes <= SHARE * room.gpu:
+        return "gpu"
+    return "ram" if ram_bytes <= SHARE * room.ram else "streamed"
+
+
+def explain_choice(tier: Tier, room: Room, wanted: Literal["auto"] | Tier = "auto") -> str:
+    """Why `choose_tier` came to `tier`."""
+    if wanted != "auto":
+        return f"tier = '{wanted}' is set"
+    reasons = []
+    if room.gpu is not None:
+        reasons.append(f"GPU memory {size_text(room.gpu)} allows {size_text(SHARE * room.gpu)} resident")
+    if tier != "gpu":
+        reasons.append(f"memory {size_text(room.ram)} allows {size_text(SHARE * room.ram)} resident")
+    return ", ".join(reasons)
+
+
+@dataclass(frozen=True)
+class StoreReading:
+    """How one store is read.
+
+    Attributes:
+        store: its name.
+        nbytes: of the file.
+        cases: that the run reads.
+        cases_in_all: that the store has.
+        tier: where the bytes are to be.
+        path: the file.
+        why: this tier.
+    """
+
+    store: str
+    nbytes: int
+    cases: int
+    cases_in_all: int
+    tier: Tier
+    path: Path
+    why: str
+
+    def describe(self) -> str:
+        """One line for people."""
+        size = f"{size_text(self.nbytes)}, {self._cases()}"
+        return f"store {self.store}: {size}; {_HOW[self.tier]} {self.path} ({self.why})"
+
+    def as_json(self) -> dict[str, str]:
+        """The same as a JSON object."""
+        return {
+            "store": self.store,
+            "size": size_text(self.nbytes),
+            "cases": self._cases(),
+            "tier": self.tier,
+            "path": str(self.path),
+            "why": self.why,
+        }
+
+    def _cases(self) -> str:
+        some = "" if self.cases == self.cases_in_all else f"{self.cases} of "
+        return f"{some}{self.cases_in_all} case{'s' if self.cases_in_all > 1 else ''}"
+
+
+@contextmanager
+def read_into_memory(extents: Sequence[Extent], say: Callable[[str], None]) -> Iterator[None]:
+    """Meanwhile read parts of files once, in order, so that the system keeps them in its cache.
+
+    A thread of its own reads; it is given up on the way out. An error in reading is only said: whoever needs the bytes
+    meets it again.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_read_all, args=(extents, over, say), name="into-memory", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _read_all(extents: Sequence[Extent], over: threading.Event, say: Callable[[str], None]) -> None:
+    began, done = time.monotonic(), 0
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    try:
+        for path, start, size in extents:
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                left = size
+                while left > 0 and not over.is_set():
+                    count = file.readinto(buffer[: min(left, _BLOCK_BYTES)])
+                    if not count:
+                        break
+                    left -= count
+                    done += count
+    except OSError as error:
+        say(f"not read into memory: {error}")
+        return
+    if not over.is_set():
+        say(f"{size_text(done)} read into memory in {time.monotonic() - began:.1f} s")

@@ -1,0 +1,133 @@
+"""The stores of one training job: copied to the node where wanted, opened once, and kept where there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from hpcseg.config import Pair, PreprocessingConfig
+from hpcseg.patches.resident import ResidentCases, resident_bytes
+from hpcseg.patches.source import Source
+from hpcseg.patches.tiers import Extent, Reading, Room, StoreReading, choose_tier, explain_choice, read_into_memory
+from hpcseg.spec import SourceRef
+from hpcseg.training.control import Control
+from hpcseg.volumes.intensities import normalisation, percentile_window
+from hpcseg.volumes.memory import available_memory
+from hpcseg.volumes.staging import stage
+from hpcseg.volumes.store import Store
+
+
+class Stores:
+    """Opens each store once, for as long as `stack` lives; says on standard output how each is read.
+
+    Args:
+        root: folder of all runs.
+        stack: closes the stores, and ends what goes on for them.
+        refs: the cases that patches are read from.
+        reading: the user's choice of how.
+        control: hears how far copying is.
+        gpu: the device that trains, where it may keep volumes; else None.
+
+    Attributes:
+        report: how each store is read.
+
+    Raises:
+        StoreError: a store is missing or damaged.
+        Interrupted: the job was asked to stop while a store was copied.
+        BadInput: a tier is wanted that this node does not have.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        stack: ExitStack,
+        refs: Iterable[SourceRef],
+        reading: Reading,
+        control: Control,
+        gpu: torch.device | None,
+    ) -> None:
+        self._root, self._stack, self._reading, self._control, self._gpu = root, stack, reading, control, gpu
+        self._open: dict[Path, Store] = {}
+        self._resident: ResidentCases | None = None
+        self.report = self._settle(refs)
+
+    def window(self, config: PreprocessingConfig, labelled: SourceRef) -> Pair | None:
+        """Clip window from the foreground of the labelled cases, where the intensity method takes one."""
+        if config.intensity != "percentile":
+            return None
+        store = self._store(labelled.store)
+        return percentile_window([store.case(name) for name in labelled.cases], config.percentiles)
+
+    def sources(self, config: PreprocessingConfig, refs: Sequence[SourceRef], window: Pair | None) -> list[Source]:
+        """Cases with the normalisation of each."""
+        found = []
+        for ref in refs:
+            store = self._store(ref.store)
+            for case in map(store.case, ref.cases):
+                codes, counts = case.histogram
+                how = normalisation(config, (case.decode(codes), counts), window)
+                source = Source(case, how, store.pyramid_clip)
+                found.append(source if self._resident is None else self._uploaded(source, self._resident))
+        return found
+
+    def _uploaded(self, source: Source, resident: ResidentCases) -> Source:
+        self._control.beat(phase="copying to the GPU")
+        self._control.stop_here("stopped while volumes were copied to the GPU")
+        return source.on_device(resident)
+
+    def _settle(self, refs: Iterable[SourceRef]) -> list[StoreReading]:
+        """Copy, open, choose where the bytes are to be, and begin to bring them there."""
+        cases: dict[Path, set[str]] = {}
+        for ref in refs:
+            cases.setdefault(ref.store, set()).update(ref.cases)
+        stores = {path: self._store(path, staged=True) for path in cases}
+        needed = {path: [stores[path].case(name) for name in sorted(names)] for path, names in cases.items()}
+        decoded = resident_bytes(case for found in needed.values() for case in found)
+        extents: list[Extent] = [(case.path, *case.extent) for found in needed.values() for case in found]
+        room = Room(ram=available_memory(), gpu=None if self._gpu is None else _free_memory(self._gpu))
+        tier = choose_tier(sum(size for _, _, size in extents), decoded, room, self._reading.tier)
+        why = explain_choice(tier, room, self._reading.tier)
+        report = [
+            StoreReading(
+                str(store.attrs["id"]), store.nbytes, len(cases[path]), len(store.names), tier, store.path, why
+            )
+            for path, store in stores.items()
+        ]
+        for line in report:
+            _say(line.describe())
+        if tier == "gpu":
+            assert self._gpu is not None
+            self._resident = ResidentCases(self._gpu)
+        elif tier == "ram":
+            self._stack.enter_context(read_into_memory(extents, _say))
+        return report
+
+    def _store(self, path: Path, *, staged: bool = False) -> Store:
+        if path not in self._open:
+            place = self._root / path
+            self._open[path] = self._stack.enter_context(Store(self._staged(place) if staged else place))
+        return self._open[path]
+
+    def _staged(self, store: Path) -> Path:
+        if not self._reading.stage:
+            return store
+        done = stage(store, self._reading.stage, self._copying)
+        _say(done.says)
+        self._control.beat(phase="reading")
+        return done.path
+
+    def _copying(self, done: int, size: int) -> None:
+        self._control.beat(phase="staging", step=done >> 20, steps=size >> 20)
+        self._control.stop_here("stopped while a store was copied")
+
+
+def _free_memory(device: torch.device) -> int:
+    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    return free
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,101 @@
+"""How much memory this process may still use: the machine's, or what its control groups (a Slurm job's, say) leave.
+
+Pages of files that are cached count as free: the system gives them up when memory is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+
+
+def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may still use; the machine's whole memory where the system does not tell.
+
+    Args:
+        proc: where the kernel tells of processes.
+        cgroups: where it tells of control groups.
+    """
+    rooms = [parse_meminfo(_text(proc / "meminfo"))]
+    for folder, version in control_groups(_text(proc / "self" / "cgroup"), cgroups):
+        limit, used, cached = _V2 if version == 2 else _V1
+        stat = _text(folder / "memory.stat")
+        rooms.append(control_group_room(_text(folder / limit), _text(folder / used), stat, cached))
+    known = [room for room in rooms if room is not None]
+    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def parse_meminfo(text: str) -> int | None:
+    """`MemAvailable` of /proc/meminfo in bytes; None where the text has none. Pure."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def control_groups(membership: str, root: Path) -> list[tuple[Path, int]]:
+    """Folders that may limit the memory of a process, each with its version, 1 or 2. Pure.
+
+    A limit may stand at any ancestor of the process' own group. In a container the ancestors that are not mounted
+    are absent, and its own group is the root.
+
+    Args:
+        membership: text of /proc/self/cgroup: lines `id:controllers:path`.
+        root: folder in which control groups are mounted.
+    """
+    found: list[tuple[Path, int]] = []
+    for line in membership.splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if hierarchy == "0":
+            mounts, version = [root, root / "unified"], 2  # the latter beside groups of version 1
+        elif "memory" in controllers.split(","):
+            mounts, version = [root / "memory"], 1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in {"", ".."}]
+        found += [(mount.joinpath(*parts[:n]), version) for mount in mounts for n in range(len(parts), -1, -1)]
+    return found
+
+
+def control_group_room(limit: str, used: str, stat: str, cached: tuple[str, ...]) -> int | None:
+    """Bytes that one control group leaves; None where it has no limit. Pure.
+
+    Args:
+        limit: text of memory.max or memory.limit_in_bytes.
+        used: text of memory.current or memory.usage_in_bytes.
+        stat: text of memory.stat.
+        cached: names in `stat` of what the group gives up when memory is asked for.
+    """
+    if not (limit.strip().isdecimal() and used.strip().isdecimal()):
+        return None
+    values = dict(line.split() for line in stat.splitlines() if len(line.split()) == 2)
+    return max(0, int(limit) - int(used) + sum(int(values.get(name, 0)) for name in cached))
+
+
+def size_text(nbytes: float) -> str:
+    """Bytes for people: `20.3 GB`, `150 MB`, `2 kB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.1f} {name}" if nbytes < 100 * unit else f"{nbytes / unit:.0f} {name}"
+    return f"{nbytes / 1e3:.0f} kB"
+
+
+def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether files in `folder` take memory rather than a disk (tmpfs, ramfs)."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in _text(mounts).splitlines():
+        place, _, kind = line.partition(" - ")
+        if place.split()[2:3] == [number]:
+            return kind.split()[:1] in (["tmpfs"], ["ramfs"])
+    return False
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

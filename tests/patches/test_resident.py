@@ -1,0 +1,143 @@
+"""Minibatches cut from resident volumes are the streamed ones, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
+from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.minibatch import StreamedBatch
+from hpcseg.patches.prefetch import prefetched
+from hpcseg.patches.reading import read_box
+from hpcseg.patches.resident import ResidentBatch, ResidentCases, resident_bytes
+from hpcseg.patches.sampling import Stream
+from hpcseg.patches.source import Source
+from hpcseg.volumes.intensities import Normalisation
+
+GEOMETRY = FovealGeometry(8, 3, 4)
+CLIP = (-200.0, 400.0)
+SHAPES = {"a": (30, 41, 36), "b": (44, 28, 33), "c": (9, 8, 7)}
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.fixture(scope="module")
+def streamed(packed):
+    generator = np.random.default_rng(0)
+    volumes = {}
+    for index, (name, shape) in enumerate(SHAPES.items()):
+        label = (generator.random(shape) < 0.3).astype(np.uint8)
+        volumes[name] = (generator.normal(0, 300 * (index + 1), shape).astype(np.float32), label)
+    store = packed(volumes, clip=CLIP)
+    ways = [Normalisation(-100, 300, 20, 80), Normalisation(-150, 250, -10, 60), Normalisation(-1000, 900, 0, 333)]
+    return [Source(store.case(name), how, store.pyramid_clip) for name, how in zip(SHAPES, ways, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def resident(streamed):
+    cases = ResidentCases("cpu")
+    return [source.on_device(cases) for source in streamed]
+
+
+def _segmentation(sources, lattice, **changes):
+    patches = PatchesConfig(size=8, lattice=lattice)
+    return SegmentationBatches(sources, GEOMETRY, patches, batch=6, seed=5, stream=Stream.TRAINING, **changes)
+
+
+def _autoencoder(sources, lattice, **changes):
+    settings = {"levels": (3, 1), "batch": 6, "seed": 5, "stream": Stream.AUTOENCODER, "lattice": lattice}
+    return AutoencoderBatches(sources, GEOMETRY, **settings, sampling="uniform", sigma=0.25, **changes)
+
+
+def _equal(first, second):
+    assert (first.label_BDHW is None) == (second.label_BDHW is None)
+    labels = first.label_BDHW is None or torch.equal(first.label_BDHW, second.label_BDHW)
+    return labels and all(torch.equal(a, b) for a, b in zip(first.images, second.images, strict=True))
+
+
+@pytest.mark.parametrize("lattice", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
+def test_resident_batches_are_the_streamed_ones(streamed, resident, kind, lattice):
+    apart, together = kind(streamed, lattice), kind(resident, lattice)
+    for step in range(8):
+        raw = together.raw(step)
+        assert isinstance(raw, ResidentBatch)
+        assert _equal(raw.to("cpu"), apart.batch(step))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("lattice", [1, 4])
+@pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
+def test_on_a_gpu_both_tiers_give_the_same_bits(streamed, kind, lattice):
+    cases = ResidentCases("cuda")
+    apart, together = kind(streamed, lattice), kind([source.on_device(cases) for source in streamed], lattice)
+    pairs = zip(prefetched(apart, range(6), device="cuda"), prefetched(together, range(6), device="cuda"), strict=True)
+    assert all(_equal(first, second) for first, second in pairs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    index=st.integers(0, 2),
+    level=st.integers(0, 4),
+    corner_3=st.tuples(*[st.integers(-50, 60)] * 3),
+    unit=st.sampled_from([1, 2, 4, 8]),
+    size=st.integers(1, 5),
+)
+def test_any_box_has_the_codes_of_the_store(streamed, resident, index, level, corner_3, unit, size):
+    z, y, x = (corner // unit * unit for corner in corner_3)
+    found = torch.full((size,) * 3, 99, dtype=torch.int16)
+    resident[index].resident.read_box(level, (z, y, x), found)
+    expected = read_box(streamed[index].case, level, (z, y, x), size, CLIP)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    label = torch.full((size,) * 3, 99, dtype=torch.uint8)
+    resident[index].resident.read_label((z, y, x), label)
+    np.testing.assert_array_equal(label.numpy(), streamed[index].case.read_label((z, y, x), (size,) * 3))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_case_is_uploaded_once_and_takes_the_bytes_that_were_foreseen(streamed, device):
+    cases = ResidentCases(device)
+    twice = [source.on_device(cases).resident for source in (*streamed, *streamed)]
+    assert twice[:3] == twice[3:]
+    tensors = [tensor for case in twice[:3] for tensor in (*case.levels, case.label_ZYX)]
+    assert all(tensor.device.type == device for tensor in tensors)
+    assert sum(tensor.nbytes for tensor in tensors) == resident_bytes([source.case for source in streamed * 2])
+
+
+def test_unlabelled_cases_take_no_label(packed):
+    volume = np.random.default_rng(1).normal(0, 100, (12, 13, 14)).astype(np.float32)
+    store = packed({"plain": (volume, None)})
+    case = ResidentCases("cpu").case(store.case("plain"), store.pyramid_clip)
+    assert case.label_ZYX is None
+    assert sum(codes.nbytes for codes in case.levels) == resident_bytes([store.case("plain")])
+
+
+def test_sources_of_both_kinds_are_streamed(streamed, resident):
+    mixed = _segmentation([streamed[0], *resident[1:]], 4)
+    assert isinstance(mixed.raw(0), StreamedBatch)
+    assert _equal(mixed.batch(3), _segmentation(streamed, 4).batch(3))
+
+
+def test_augmented_patches_are_interpolated_by_the_host_all_the_same(streamed, resident):
+    config = AugmentationConfig(enabled=True)
+    found = _segmentation(resident, 4, augmentation=config)
+    assert isinstance(found.raw(0), StreamedBatch)
+    assert _equal(found.batch(2), _segmentation(streamed, 4, augmentation=config).batch(2))
+    off = _segmentation(resident, 4, augmentation=AugmentationConfig())
+    assert isinstance(off.raw(0), ResidentBatch)
+
+
+def test_resident_batches_are_prefetched_without_a_buffer(streamed, resident):
+    batches = _segmentation(resident, 4)
+    assert batches.buffer() is None
+    steps = [4, 0, 4, 2]
+    found = list(prefetched(batches, steps, device="cpu"))
+    apart = _segmentation(streamed, 4)
+    assert all(_equal(batch, apart.batch(step)) for batch, step in zip(found, steps, strict=True))

@@ -1,0 +1,272 @@
+"""Copies of stores on a node: one for all processes, whole or not there at all, and never a reason to fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcseg.errors import Interrupted
+from hpcseg.volumes.memory import available_memory, in_memory, size_text
+from hpcseg.volumes.staging import HEAD_BYTES, copy_name, expand, stage
+
+SIZE = 34 << 20  # several blocks
+
+STAGE = """\
+import sys, time
+from pathlib import Path
+from hpcseg.volumes.staging import stage
+
+store, folder, mark = map(Path, sys.argv[1:])
+
+def progress(done, size):
+    if mark.name == "stuck" and done:  # in the middle of the copy, and never further
+        mark.write_text(str(done))
+        time.sleep(600)
+
+while not mark.name == "stuck" and not mark.exists():
+    time.sleep(0.01)
+staged = stage(store, str(folder), progress)
+print(staged.path)
+print(staged.says)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A file that stands for a store: staging looks at bytes only."""
+    path = tmp_path / "pack" / "tiny" / "store.h5"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "node" / "scratch"
+
+
+def own(folder: Path) -> Path:
+    return folder / f"hpcseg-{os.getuid()}"
+
+
+def copies(folder: Path) -> list[Path]:
+    return sorted(own(folder).glob("[!.]*"))
+
+
+def start(store: Path, folder: Path, mark: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", STAGE, str(store), str(folder), str(mark)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_store_is_copied_once_into_a_folder_of_its_owner(store: Path, folder: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    staged = stage(store, str(folder), lambda done, size: heard.append((done, size)))
+    assert staged.path.parent == own(folder) and staged.path.name.startswith("tiny-store-")
+    assert own(folder).stat().st_mode & 0o777 == 0o700
+    assert staged.path.read_bytes() == store.read_bytes()
+    assert heard == sorted(heard) and heard[-1] == (SIZE, SIZE)
+    assert f"{size_text(SIZE)} copied in " in staged.says and str(staged.path) in staged.says
+
+    before = staged.path.stat()
+    again = stage(store, str(folder))
+    assert again.path == staged.path and "is used" in again.says
+    assert (again.path.stat().st_ino, again.path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_processes_that_stage_at_once_make_one_copy(store: Path, folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "go"
+    processes = [start(store, folder, mark) for _ in range(3)]
+    mark.touch()
+    answers = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    assert len({path for path, _ in answers}) == 1
+    assert sum("copied in" in says for _, says in answers) == 1
+    assert sum("is used" in says for _, says in answers) == 2
+    assert [path.read_bytes() for path in copies(folder)] == [store.read_bytes()]
+
+
+def test_a_killed_copy_is_not_used_and_holds_nobody_up(store: Path, folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "stuck"
+    process = start(store, folder, mark)
+    wait_for(mark.exists)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert copies(folder) == []
+    (half,) = own(folder).glob(".*.h5")
+    assert 0 < half.stat().st_size < SIZE
+
+    began = time.monotonic()
+    staged = stage(store, str(folder))
+    assert time.monotonic() - began < 10
+    assert staged.path.read_bytes() == store.read_bytes()
+    assert not half.exists()
+
+
+def test_whoever_waits_for_another_copy_hears_of_it_and_may_give_up(store: Path, folder: Path, tmp_path: Path) -> None:
+    process = start(store, folder, tmp_path / "stuck")
+    wait_for((tmp_path / "stuck").exists)
+
+    def stop(done: int, size: int) -> None:
+        raise Interrupted("asked to stop")
+
+    try:
+        with pytest.raises(Interrupted):
+            stage(store, str(folder), stop)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_stop_in_the_middle_leaves_nothing(store: Path, folder: Path) -> None:
+    def stop(done: int, size: int) -> None:
+        if done > SIZE // 2:
+            raise Interrupted("asked to stop")
+
+    with pytest.raises(Interrupted):
+        stage(store, str(folder), stop)
+    assert [path.name for path in own(folder).iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("change", ["content", "time", "size"])
+def test_an_altered_original_gets_a_new_copy(store: Path, folder: Path, change: str) -> None:
+    first = stage(store, str(folder)).path
+    found = store.stat()
+    with store.open("r+b") as file:
+        file.seek(0, os.SEEK_END if change == "size" else os.SEEK_SET)
+        file.write(b"altered")
+    os.utime(store, ns=(found.st_atime_ns, found.st_mtime_ns + (change == "time")))
+    second = stage(store, str(folder)).path
+    assert (second == first) == (change == "content")  # same name: its beginning tells them apart
+    assert second.read_bytes() == store.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "head"])
+def test_a_copy_that_is_not_good_is_made_again(store: Path, folder: Path, damage: str) -> None:
+    copy = stage(store, str(folder)).path
+    with copy.open("r+b") as file:
+        if damage == "cut":
+            file.truncate(SIZE - 1)
+        else:
+            file.seek(HEAD_BYTES - 1)
+            file.write(bytes([store.read_bytes()[HEAD_BYTES - 1] ^ 1]))
+    again = stage(store, str(folder))
+    assert again.path == copy and "copied in" in again.says
+    assert copy.read_bytes() == store.read_bytes()
+
+
+def test_an_original_that_changes_meanwhile_is_not_copied(store: Path, folder: Path) -> None:
+    def change(done: int, size: int) -> None:
+        os.utime(store)
+
+    staged = stage(store, str(folder), change)
+    assert staged.path == store and "changed while it was copied" in staged.says
+    assert copies(folder) == []
+
+
+def test_too_little_space_means_the_original(store: Path, folder: Path) -> None:
+    os.truncate(store, shutil.disk_usage(store.parent).free)  # a hole: takes no space
+    staged = stage(store, str(folder))
+    assert staged.path == store
+    assert "do not fit" in staged.says and str(store) in staged.says
+    assert copies(folder) == []
+
+
+def test_a_folder_in_memory_is_not_filled(store: Path) -> None:
+    shm = Path("/dev/shm")
+    if not (shm.is_dir() and in_memory(shm)):
+        pytest.skip("no folder in memory here: /dev/shm is not a tmpfs")
+    size = int(0.7 * available_memory())
+    if shutil.disk_usage(shm).free < size + (2 << 30):
+        pytest.skip("/dev/shm is smaller than what is tested")
+    os.truncate(store, size)
+    folder = shm / f"hpcseg-test-{os.getpid()}"
+    try:
+        staged = stage(store, str(folder))
+        assert staged.path == store and "in memory" in staged.says
+    finally:
+        shutil.rmtree(folder)
+
+
+def in_the_way(folder: Path) -> str:
+    folder.parent.mkdir()
+    folder.write_text("a file, not a folder")
+    return "Not a directory"
+
+
+def somebody_elses(folder: Path) -> str:
+    (folder.parent / "theirs").mkdir(parents=True)
+    folder.mkdir()
+    own(folder).symlink_to(folder.parent / "theirs")
+    return "belongs to somebody else"
+
+
+@pytest.mark.parametrize("spoil", [in_the_way, somebody_elses])
+def test_a_folder_that_cannot_be_used_means_the_original(
+    store: Path, folder: Path, spoil: Callable[[Path], str]
+) -> None:
+    reason = spoil(folder)
+    staged = stage(store, str(folder))
+    assert staged.path == store
+    assert staged.says.startswith(f"{store}: not staged to {folder}, read where it is: ")
+    assert reason in staged.says and "\n" not in staged.says
+
+
+def test_an_unset_variable_means_the_original_and_is_named(
+    store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NODE_DISK", raising=False)
+    staged = stage(store, "$NODE_DISK/hpcseg")
+    assert staged.path == store and "$NODE_DISK is not set" in staged.says
+    monkeypatch.setenv("NODE_DISK", str(folder))
+    assert stage(store, "${NODE_DISK}/a").path.parent == own(folder / "a")
+
+
+def test_a_store_that_is_not_there_is_left_to_whoever_opens_it(folder: Path, tmp_path: Path) -> None:
+    assert stage(tmp_path / "absent.h5", str(folder)).path == tmp_path / "absent.h5"
+
+
+def test_the_name_of_a_copy_is_that_of_the_resolved_path(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(store.parent)
+    assert copy_name(tmp_path / "link" / "store.h5") == copy_name(store)
+    other = tmp_path / "other" / "tiny" / "store.h5"
+    other.parent.mkdir(parents=True)
+    shutil.copy2(store, other)
+    assert copy_name(other) != copy_name(store)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("/scratch", "/scratch"),
+        ("$A", "/a b"),
+        ("${A}/x", "/a b/x"),
+        ("$A$B", "/a b/b"),
+        ("/n/$B/c", "/n//b/c"),
+    ],
+)
+def test_variables_are_replaced(text: str, meant: str) -> None:
+    assert expand(text, {"A": "/a b", "B": "/b", "EMPTY": ""}) == Path(meant)
+
+
+@pytest.mark.parametrize("text", ["$C", "/x/$EMPTY", "relative", "$WORD/x"])
+def test_what_means_no_folder_is_refused(text: str) -> None:
+    with pytest.raises(Exception, match=r"not set|absolute"):
+        expand(text, {"A": "/a", "EMPTY": "", "WORD": "a"})
+
+
+def test_home_is_that_of_the_user() -> None:
+    assert expand("~/stores", {}) == Path.home() / "stores"
