@@ -1,4 +1,4 @@
-# make setup | demo | test | lint        PYTHON=python3.12 chooses another interpreter
+# make setup | demo | test | lint | bench | bench-peers        PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -6,8 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HAS_TORCH := -c 'import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null
 DEMO := demo
+PEERS := .venv-peers
+PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 
-.PHONY: setup demo test lint clean-demo
+.PHONY: setup demo test lint bench bench-peers clean-demo
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -43,3 +45,23 @@ lint: setup
 
 test: setup lint
 	$(BIN)/python -m pytest
+
+# make bench ONLY=patches measures one room, benchmark or figure.
+bench: setup
+	@$(if $(ONLY),:,$(MAKE) --no-print-directory $(PEERS)/ready >/dev/null 2>&1) \
+	  || echo "bench: the other tools cannot be installed here (make bench-peers says why); their figures stay as they were"
+	@$(BIN)/python -m tests.benchmarks $(ONLY)
+
+bench-peers: setup $(PEERS)/ready
+	@$(BIN)/python -m tests.benchmarks peers
+
+# The other tools get an environment of their own, which sees the packages of .venv and may not replace its torch.
+$(PEERS)/ready: .venv/ready
+	@echo "installing $(PEER_PACKAGES) into $(PEERS) (about half a minute)"
+	@$(BIN)/python -m venv $(PEERS)
+	@$(BIN)/python -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' \
+	  | (cd $(PEERS)/lib/python*/site-packages && cat > shared.pth)
+	@$(BIN)/python -c 'import torch; print(f"torch=={torch.__version__}")' > $(PEERS)/constraints.txt
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --retries 1 \
+	  --constraint $(PEERS)/constraints.txt $(PEER_PACKAGES)
+	@touch $@
