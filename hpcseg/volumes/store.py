@@ -17,7 +17,8 @@ Format 2 (any HDF5 reader opens it; floats are float64, integers int64 unless sa
         histogram_codes, _counts         int16, int64 (M): codes that occur in level 0, ascending, and how often
         foreground_codes, _counts        the same for the voxels of level 0 with any class but 0
     /chunks             byte offset, size and CRC-32 of every chunk (`chunks.CHUNK_ROW`)
-    /index              JSON: all attributes; of every array its shape, its place and its CRC-32
+    /index              JSON: all attributes, and of each case, as JSON text, its attributes and of every array the
+                        shape, place and CRC-32
 
 The index and the table of chunks repeat what HDF5 knows, so that a store of thousands of cases opens with two reads,
 and voxels are read without the HDF5 library, its lock, or a look at bytes that no checksum covers.
@@ -31,7 +32,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Store:
         parsed = json.loads(index.tobytes())
         offset, rows = parsed["chunks"]
         self._chunks: NDArray[np.void] = self._bytes[offset : offset + rows * CHUNK_ROW.itemsize].view(CHUNK_ROW)
-        self._index: dict[str, Any] = parsed["cases"]
+        self._index: dict[str, str] = parsed["cases"]
         self._cases: dict[str, StoredCase] = {}
         self.attrs: dict[str, Any] = parsed["attributes"]
         self.names: tuple[str, ...] = tuple(sorted(self._index))
@@ -102,9 +102,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -128,7 +126,7 @@ class Store:
 
     def checksums(self, name: str) -> dict[str, bytes]:
         """CRC-32 of what a case holds, by array: one for a small array, one per chunk for a volume (little-endian)."""
-        entry = self._index[name]
+        entry = json.loads(self._index[name])
         found = {key: place["crc"].to_bytes(4, "little") for key, place in entry["arrays"].items()}
         for key, place in entry["volumes"].items():
             found[key] = self._chunks[place["first"] : place["first"] + place["chunks"]]["crc"].tobytes()
@@ -150,14 +148,14 @@ class StoredCase:
         slope, intercept: intensity = code · slope + intercept.
         padding: intensity outside the volume.
         labelled: whether the case has a label.
-        attrs: all attributes of the case's group.
+        foreground_classes: classes of which it has voxels, ascending.
     """
 
     def __init__(
         self,
         store: Store,
         name: str,
-        entry: dict[str, Any],
+        text: str,
         file: NDArray[np.uint8],
         chunks: NDArray[np.void],
         scratch: Scratch,
@@ -166,14 +164,17 @@ class StoredCase:
     ) -> None:
         self.name = name
         self.path = store.path
-        self.attrs: dict[str, Any] = entry["attributes"]
-        self.slope = float(self.attrs["slope"])
-        self.intercept = float(self.attrs["intercept"])
-        self.padding = float(self.attrs["padding"])
-        self.labelled = bool(self.attrs["labelled"])
+        entry = json.loads(text)
+        attributes, arrays = entry["attributes"], entry["arrays"]
+        self.slope = float(attributes["slope"])
+        self.intercept = float(attributes["intercept"])
+        self.padding = float(attributes["padding"])
+        self.labelled = bool(attributes["labelled"])
         self.levels = store.levels
+        self._text = text  # parsed again for those that are read: thousands of open cases stay small
         self._n_classes = max(1, len(store.classes))
-        self._entry = entry
+        keys = ((index, f"foreground_{index}") for index in range(1, self._n_classes + 1))
+        self.foreground_classes = tuple(index for index, key in keys if key in arrays and arrays[key]["shape"][0])
         self._file, self._chunks = file, chunks
         self._codec, self._scratch, self._verify = store.codec, scratch, verify
         self._volumes: dict[str, ChunkedVolume] = {}
@@ -181,6 +182,17 @@ class StoredCase:
         self.shape_zyx: Triple = (z, y, x)
         inner = self.padding if store.pyramid_clip is None else float(np.clip(self.padding, *store.pyramid_clip))
         self._padding_codes = (self._code(self.padding), *(self._code(inner),) * (store.levels - 1))
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """All attributes of the case's group."""
+        attributes: dict[str, Any] = self._entry["attributes"]
+        return attributes
+
+    @cached_property
+    def _entry(self) -> dict[str, Any]:
+        entry: dict[str, Any] = json.loads(self._text)
+        return entry
 
     @property
     def nbytes(self) -> int:
@@ -238,13 +250,6 @@ class StoredCase:
         values *= np.float32(self.slope)
         values += np.float32(self.intercept)
         return values
-
-    @property
-    def foreground_classes(self) -> tuple[int, ...]:
-        """Classes of which the case has voxels, ascending; reads nothing."""
-        arrays = self._entry["arrays"]
-        keys = ((index, f"foreground_{index}") for index in range(1, self._n_classes + 1))
-        return tuple(index for index, key in keys if key in arrays and arrays[key]["shape"][0])
 
     @cached_property
     def foreground_by_class(self) -> dict[int, NDArray[np.int32]]:

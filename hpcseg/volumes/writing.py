@@ -88,7 +88,7 @@ class StoreWriter:
         whole = {
             "attributes": {key: _plain(value) for key, value in self._attributes.items()},
             "chunks": [chunks.id.get_offset() or 0, len(table)],
-            "cases": self._index,
+            "cases": {name: json.dumps(entry, separators=(",", ":")) for name, entry in self._index.items()},
         }
         text = json.dumps(whole, separators=(",", ":")).encode()
         index = self._file.create_dataset("index", data=np.frombuffer(text, np.uint8))

@@ -232,7 +232,7 @@ def test_other_files_and_versions_are_refused(broken: Path, tmp_path: Path) -> N
 def test_an_altered_index_is_refused(broken: Path) -> None:
     data = bytearray(broken.read_bytes())
     seal = read_seal(broken)
-    place = data.index(b'"slope":', seal.index_offset) + len(b'"slope":')
+    place = data.index(b"slope", seal.index_offset) + len(b'slope\\":')
     data[place] = ord("7")
     broken.write_bytes(data)
     with pytest.raises(StoreError, match="index is damaged"):
