@@ -108,7 +108,7 @@ class Stores:
     def _store(self, path: Path, *, staged: bool = False) -> Store:
         if path not in self._open:
             place = self._root / path
-            self._open[path] = self._stack.enter_context(Store(self._staged(place) if staged else place))
+            self._open[path] = self._stack.enter_context(Store(self._staged(place) if staged else place, verify=True))
         return self._open[path]
 
     def _staged(self, store: Path) -> Path:

@@ -28,7 +28,9 @@ def check_store(path: Path, progress: Progress | None = None) -> list[str]:
                 for name in store.names
                 for problem in store.case(name).problems()
             ]
-            return found or [f"{path}: bytes that belong to no case were altered; delete the store and pack again"]
+            return found or [
+                f"{path}: HDF5's own structures were altered, a key may be missing; delete the store and pack again"
+            ]
     except StoreError as error:
         return [str(error)]
     except OSError as error:
