@@ -358,6 +358,46 @@ def train(
 
 
 @app.command()
+def rehearse(
+    run: Annotated[str, typer.Argument(help="A run directory, a run's id or the beginning of it.")],
+    interruptions: Annotated[int, typer.Option(min=0, help="Signals in all: SIGKILL, SIGTERM or USR2, drawn.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the short copy.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each of its epochs.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the drawn steps and signals.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: as the run was submitted, else all cores.")] = 0,
+    runs: Runs = DEFAULT_RUNS,
+    json: Json = False,
+) -> None:
+    """Prove that interruptions change nothing: train a short copy of a run with and without them, compare the bits.
+
+    The run itself is not touched. Exit code 1 if the two differ; then both are kept.
+    """
+    from hpcseg.sweeps.foreground import run_and_threads
+    from hpcseg.training.rehearsal import rehearse as rehearse_run
+
+    path, usual = run_and_threads(run, runs)
+    with terminal.counting("rehearsing") as progress:
+        done = rehearse_run(
+            path,
+            epochs=epochs,
+            steps=steps,
+            interruptions=interruptions,
+            seed=seed,
+            threads=threads or usual,
+            progress=progress,
+        )
+    if json:
+        terminal.print_json(done.as_json())
+    else:
+        terminal.console().print(terminal.rehearsal_table(done))
+    if done.difference is not None:
+        terminal.fail(f"the runs differ, first in {done.difference}; both are kept in {done.folder}")
+        raise typer.Exit(1)
+    if not json:
+        print(f"identical after {done.steps} steps: history, weights, optimizer states")
+
+
+@app.command()
 def segment(
     model: Annotated[Path, typer.Argument(help="A run directory or a model.pt.", metavar="RUN")],
     images: Annotated[list[Path], typer.Argument(help="NIfTI scans.", metavar="IMAGE…")],

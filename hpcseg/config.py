@@ -83,8 +83,11 @@ class AugmentationConfig(Section):
 
 
 class NetworkConfig(Section):
-    """F-Net (paper 3.1, table 1; room `networks`)."""
+    """F-Net (paper 3.1, table 1), or the U-Net that it is compared with (room `networks`)."""
 
+    kind: Literal["fnet", "unet"] = "fnet"
+    # U-Net only: voxels around the target that it sees; auto: half the patch, and up to a whole coarsest voxel in all.
+    margin: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     levels: Annotated[int, Field(ge=1, le=5)] = 4
     kernel: Literal[3, 5] = 5
     maps: Count | tuple[Count, ...] = 32
@@ -111,7 +114,8 @@ class TrainingConfig(Section):
     steps: Count = 15
     validation_steps: Count = 8
     batch: Count = 8
-    loss: Literal["dice_ce"] = "dice_ce"
+    loss: Literal["dice_ce", "focal"] = "dice_ce"
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
     learning_rate: Positive = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     ema_training: Fraction = 0.93
@@ -122,7 +126,8 @@ class TrainingConfig(Section):
     rate_floor: Positive = 1e-7
     stop_epochs: Count = 60
     select: Literal["best", "last"] = "best"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, float32 on CPU
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on CUDA, float32 on CPU
+    compile: bool = False  # torch.compile the networks
     checkpoint_epochs: Count = 5
 
 
@@ -133,9 +138,13 @@ class AutoencoderConfig(Section):
     steps: Count = 15
     batch: Count = 12
     winners: Count = 5
+    lifetime: Fraction = 0.0  # share of a minibatch's samples that may win in each feature map; 0: all of them
+    decoder: Literal["transposed", "cbru"] = "transposed"
+    loss: Literal["huber", "l2"] = "huber"
     huber_delta: Positive = 1.0
     learning_rate: Positive = 3e-4
-    sampling: Literal["auto", "gaussian", "uniform"] = "auto"  # auto: uniform with supplementary volumes
+    # auto: uniform with supplementary volumes, else gaussian; organ: around where the labelled organ should be.
+    sampling: Literal["auto", "gaussian", "uniform", "organ"] = "auto"
     sigma: Positive = 0.25  # of the Gaussian around the centre, in image sizes
     with_validation: bool = True
     with_supplementary: bool = False
@@ -199,6 +208,12 @@ class RunConfig(Section):
         if self.fold >= self.data.folds:
             last = self.data.folds - 1
             raise ValueError(f"fold {self.fold} does not exist: data.folds gives folds 0 to {last}")
+        if self.network.kind == "unet" and self.strategy != "baseline":
+            raise ValueError(
+                f"strategy = '{self.strategy}' needs an F-Net: network.kind = 'unet' is trained as baseline only"
+            )
+        if self.autoencoder.decoder == "cbru" and self.patches.size < self.network.kernel:
+            raise ValueError("autoencoder.decoder = 'cbru' needs patches.size of at least network.kernel")
         if self.multitask.levels > self.network.levels:
             raise ValueError(
                 f"multitask.levels = {self.multitask.levels} exceeds network.levels = {self.network.levels}"

@@ -27,6 +27,10 @@ class TrainingError(HpcsegError):
     """Training cannot go on, for instance because the loss is no longer a number."""
 
 
+class RankLost(HpcsegError):
+    """Another process that trains the same run has ended or does not answer; the last checkpoint is kept."""
+
+
 class Interrupted(HpcsegError):
     """The process was asked to stop; its state is saved and the same command goes on from there."""
 

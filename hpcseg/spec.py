@@ -57,7 +57,7 @@ class PretrainSpec(Section):
     id: str
     config: RunConfig
     level: int
-    statistics: SourceRef  # the labelled cases, whose intensities give the clip window
+    statistics: SourceRef  # the labelled cases: the clip window, and the place of the organ, come from them
     sources: tuple[SourceRef, ...]  # every volume that the autoencoder sees
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpcseg.sweeps.slots import Event
     from hpcseg.sweeps.status import RunStatus
     from hpcseg.training.control import Heartbeat
+    from hpcseg.training.rehearsal import Rehearsal
 
 _STYLES = {
     "done": "green",
@@ -140,6 +141,19 @@ def status_tables(lines: Sequence[RunStatus]) -> list[Table]:
     counts = Counter(line.state for line in lines)
     totals.add_row(*(f"[{_STYLES[state]}]{counts[state]} {state}[/]" for state in _STYLES if counts[state]))
     return [table, totals]
+
+
+def rehearsal_table(done: Rehearsal) -> Table:
+    """One row per interruption."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("signal")
+    table.add_column("step", justify="right")
+    table.add_column("resumed from", justify="right")
+    for each in done.interruptions:
+        table.add_row(each.signal, str(each.step), "too late" if each.resumed_from is None else str(each.resumed_from))
+    return table
 
 
 def _progress(line: RunStatus) -> str:

@@ -207,6 +207,22 @@ def test_train_runs_one_run_in_the_foreground(study: Path, cli: Cli) -> None:
     assert "6 training runs" in one_line(cli("train", "sweep.toml", code=2))
 
 
+def test_rehearse_proves_that_interruptions_change_nothing_and_leaves_nothing(study: Path, cli: Cli) -> None:
+    cli("train", "sweep.toml", "--set", "strategy=transfer", "--set", "fold=0", "--threads", "1")
+    before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*")}
+    (run,) = train_runs(study)
+    said = cli("rehearse", run, "--interruptions", "2", "--threads", "1").stdout
+    assert "identical after 12 steps" in said
+    assert sum(said.count(name) for name in ("SIGKILL", "SIGTERM", "SIGUSR2")) == 2
+    assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*") if path != study / "runs"} == before
+    level = next((study / "runs" / "pretrain").iterdir())
+    found = json.loads(cli("rehearse", level, "--interruptions", "1", "--json").stdout)
+    assert found["difference"] is None and found["steps"] == 8
+    (pack,) = (study / "runs" / "pack").iterdir()
+    assert "only runs that train" in one_line(cli("rehearse", pack, code=2))
+    assert "matches 'absent'" in one_line(cli("rehearse", "absent", code=2))
+
+
 def test_misspelt_key_names_file_line_and_nearest_key(study: Path, cli: Cli) -> None:
     path = study / "sweep.toml"
     path.write_text(SWEEP.replace("labelled", "labeled"))

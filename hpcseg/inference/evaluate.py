@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpcseg import __version__
-from hpcseg.errors import BadInput
+from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import read_json, write_json
 from hpcseg.inference.metrics import dice
 from hpcseg.inference.segment import Segmenter
@@ -20,38 +20,45 @@ from hpcseg.spec import CaseRef, TrainSpec
 from hpcseg.training.checkpoint import remove_checkpoints
 from hpcseg.training.control import Control
 from hpcseg.training.model import MODEL, TrainedModel
+from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.training.stages import TRAINING_FILE
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_label, write_mask
 
 RESULT = "result.json"
-_PARTIAL = "evaluation.jsonl"
+_PARTIAL = "evaluation.jsonl"  # of rank 0; evaluation.1.jsonl, ... of the others
+_Scores = dict[tuple[str, str], list[dict[str, Any]]]
 
 
-def evaluate(run: Path, spec: TrainSpec, control: Control) -> None:
+def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE) -> None:
     """Segment the run's scans, measure them, and write `result.json`: from then on the run is done.
 
-    Scans that an interrupted evaluation had finished are not segmented again.
+    Scans that an interrupted evaluation had finished are not segmented again. Several ranks take the scans in turn.
 
     Raises:
-        Interrupted: the job was asked to stop.
+        Interrupted: a rank was asked to stop.
         BadInput: a scan or its label is not sound.
     """
     segmenter = Segmenter(TrainedModel.load(run / MODEL))
-    done = _partial(run)
     scans = [("validation", scan) for scan in spec.validation_scans] + [("test", scan) for scan in spec.test_scans]
-    for index, (group, scan) in enumerate(scans):
-        if (group, scan.name) in done:
-            continue
-        control.beat(phase="evaluating", step=index, steps=len(scans))
-        control.stop_here(f"stopped after {index} of {len(scans)} scans")
-        lines = list(_measure(segmenter, run, spec, group, scan))
-        done[group, scan.name] = lines
-        with (run / _PARTIAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"set": group, "case": scan.name, "classes": lines}) + "\n")
-    write_json(run / RESULT, _result(run, spec, done, segmenter.device))
-    (run / _PARTIAL).unlink(missing_ok=True)
-    remove_checkpoints(run)
+    left = ranks.of_leader(lambda: _left(run, scans))
+    partial = run / (_PARTIAL if ranks.leads else f"evaluation.{ranks.rank}.jsonl")
+    for first in range(0, len(left), ranks.world):
+        finished = len(scans) - len(left) + first
+        control.beat(phase="evaluating", step=finished, steps=len(scans))
+        if ranks.any(control.should_stop()):
+            raise Interrupted(f"stopped after {finished} of {len(scans)} scans; the same command goes on from there")
+        for index in left[first : first + ranks.world][ranks.rank : ranks.rank + 1]:
+            group, scan = scans[index]
+            lines = list(_measure(segmenter, run, spec, group, scan))
+            with partial.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"set": group, "case": scan.name, "classes": lines}) + "\n")
+    ranks.wait()
+    if ranks.leads:
+        write_json(run / RESULT, _result(run, spec, _partial(run), segmenter.device))
+        for path in _partials(run):
+            path.unlink(missing_ok=True)
+        remove_checkpoints(run)
 
 
 def _measure(segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef) -> Iterator[dict[str, Any]]:
@@ -65,10 +72,19 @@ def _measure(segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan:
         yield {"case": scan.name, "class": label, "dsc": dice(found.mask_zyx, reference_zyx, label)}
 
 
-def _partial(run: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    path = run / _PARTIAL
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+def _left(run: Path, scans: Sequence[tuple[str, CaseRef]]) -> list[int]:
+    """Which scans are not measured yet."""
+    done = _partial(run)
+    return [index for index, (group, scan) in enumerate(scans) if (group, scan.name) not in done]
+
+
+def _partials(run: Path) -> list[Path]:
+    return sorted(run.glob("evaluation*.jsonl"))
+
+
+def _partial(run: Path) -> _Scores:
+    found: _Scores = {}
+    for line in (line for path in _partials(run) for line in path.read_text(encoding="utf-8").splitlines()):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:  # the line under way when the process was killed
@@ -77,14 +93,13 @@ def _partial(run: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     return found
 
 
-def _result(
-    run: Path, spec: TrainSpec, done: dict[tuple[str, str], list[dict[str, Any]]], device: torch.device
-) -> dict[str, Any]:
+def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> dict[str, Any]:
     config = spec.config
     training = read_json(run / TRAINING_FILE)
     sets: dict[str, list[dict[str, Any]]] = {"validation": [], "test": []}
-    for (group, _), lines in done.items():
-        sets[group] += lines
+    for group, scans in (("validation", spec.validation_scans), ("test", spec.test_scans)):
+        for scan in scans:
+            sets[group] += done[group, scan.name]
     return {
         "id": spec.id,
         "strategy": config.strategy,
@@ -96,9 +111,10 @@ def _result(
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
             "threads": torch.get_num_threads(),
+            "ranks": training["ranks"],
             "host": platform.node(),
         },
         "code": {"version": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        "gpu_hours": training["seconds"] / 3600 if device.type == "cuda" else 0.0,
+        "gpu_hours": training["rank_seconds"] / 3600 if device.type == "cuda" else 0.0,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

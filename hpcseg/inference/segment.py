@@ -17,7 +17,7 @@ from torch import nn
 
 from hpcseg.inference.tiling import gaussian_weights, large_tile, tile_origins
 from hpcseg.inference.volume import ScanVolume
-from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.geometry import FovealGeometry, PatchGeometry
 from hpcseg.patches.reading import read_sample
 from hpcseg.patches.windowing import table_row, windowed
 from hpcseg.training.model import TrainedModel, geometry_of
@@ -79,15 +79,16 @@ class Segmenter:
             step = max(round(geometry.patch * (1 - config.inference.overlap)), 1)
             weights = gaussian_weights(geometry.patch, config.inference.sigma)
             return self._overlapping(volume, window, geometry, step, weights, advance)
-        tile = large_tile(volume.shape_zyx, geometry, config.inference.tile or LARGEST_TILE)
-        geometry = FovealGeometry(tile, geometry.kernel, geometry.levels)
-        return self._overlapping(volume, window, geometry, tile, None, advance)
+        # A U-Net's predictions depend on where the tile's faces are: they stay about as far as in training.
+        largest = LARGEST_TILE if isinstance(geometry, FovealGeometry) else geometry.patch
+        tile = large_tile(volume.shape_zyx, geometry, config.inference.tile or largest)
+        return self._overlapping(volume, window, geometry.resized(tile), tile, None, advance)
 
     def _overlapping(
         self,
         volume: ScanVolume,
         window: Normalisation,
-        geometry: FovealGeometry,
+        geometry: PatchGeometry,
         step: int,
         weights: NDArray[np.float32] | None,
         advance: Advance | None,
@@ -114,7 +115,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _tile(
-        self, volume: ScanVolume, window: Normalisation, geometry: FovealGeometry, origin: tuple[int, int, int]
+        self, volume: ScanVolume, window: Normalisation, geometry: PatchGeometry, origin: tuple[int, int, int]
     ) -> NDArray[np.float32]:
         table_16 = torch.from_numpy(table_row(volume.slope, volume.intercept, window))[None].to(self.device)
         boxes = read_sample(volume, geometry, origin, range(geometry.levels), self.model.pyramid_clip)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.geometry import PatchGeometry
 
 Origin = tuple[int, int, int]
 
@@ -23,7 +23,7 @@ def tile_starts(length: int, tile: int, step: int, first: int) -> list[int]:
     return [first + index * step for index in range(count)]
 
 
-def tile_origins(shape_zyx: tuple[int, ...], geometry: FovealGeometry, step: int) -> Iterator[Origin]:
+def tile_origins(shape_zyx: tuple[int, ...], geometry: PatchGeometry, step: int) -> Iterator[Origin]:
     """Origins of the tiles of `geometry.patch` voxels that cover a volume.
 
     They begin at the geometry's phase, so that with a `step` that is a multiple of its period every level is read
@@ -34,7 +34,7 @@ def tile_origins(shape_zyx: tuple[int, ...], geometry: FovealGeometry, step: int
     return itertools.product(z, y, x)
 
 
-def large_tile(shape_zyx: tuple[int, ...], geometry: FovealGeometry, limit: int) -> int:
+def large_tile(shape_zyx: tuple[int, ...], geometry: PatchGeometry, limit: int) -> int:
     """Edge of a tile, a multiple of the period, at most `limit`, that covers a volume with little left over."""
     period = geometry.period
     longest = max(shape_zyx) + period

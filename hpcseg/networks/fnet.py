@@ -16,15 +16,17 @@ from torch.nn import functional
 
 
 class CBR(nn.Module):
-    """Valid convolution, batch norm, ReLU: (B, `inputs`, D, H, W) to (B, `maps`, D - k + 1, H - k + 1, W - k + 1).
+    """Convolution, batch norm, ReLU: (B, `inputs`, D, H, W) to (B, `maps`, D - k + 1, H - k + 1, W - k + 1).
 
-    Under autocast the convolution runs in bfloat16; the batch norm takes its result as it is, but computes and keeps
-    its statistics in float32, since with a gain of 0.01 variances come near its ε.
+    That is with the valid convolution of an F-Net; a U-Net pads with zeros and halves its maps by a stride of 2.
+
+    Under autocast the convolution runs in a type of 16 bits; the batch norm takes its result as it is, but computes and
+    keeps its statistics in float32, since with a gain of 0.01 variances come near its ε.
     """
 
-    def __init__(self, inputs: int, maps: int, kernel: int) -> None:
+    def __init__(self, inputs: int, maps: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(inputs, maps, kernel, bias=False)
+        self.conv = nn.Conv3d(inputs, maps, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm3d(maps)
 
     def forward(self, image_BKDHW: Tensor) -> Tensor:
@@ -153,7 +155,12 @@ def initialise(module: nn.Module, gain: float, generator: torch.Generator | None
                 nn.init.zeros_(part.bias)
 
 
+def cut(maps_BKDHW: Tensor, like_BKDHW: Tensor) -> Tensor:
+    """Cut the far end of each axis to the size of `like_BKDHW`."""
+    depth, height, width = like_BKDHW.shape[2:]
+    return maps_BKDHW[:, :, :depth, :height, :width]
+
+
 def _upsampled(coarse_BKDHW: Tensor, fine_BKDHW: Tensor) -> Tensor:
     """Repeat every voxel twice on each axis and cut the far end to the size of `fine_BKDHW`."""
-    depth, height, width = fine_BKDHW.shape[2:]
-    return functional.interpolate(coarse_BKDHW, scale_factor=2, mode="nearest")[:, :, :depth, :height, :width]
+    return cut(functional.interpolate(coarse_BKDHW, scale_factor=2, mode="nearest"), fine_BKDHW)

@@ -1,20 +1,46 @@
 """What training minimises (paper 3.1.1, 3.3; decisions.md).
 
-Both losses are computed in float32, whatever the networks' precision, and in a deterministic order.
+All losses are computed in float32, whatever the networks' precision, and in a deterministic order. A minibatch may be
+spread over processes: with a `reduce`, which sums a tensor over them, the loss of the whole minibatch results on each.
 
 Shapes: B batch, C classes with background first, D H W (z, y, x) edges.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hpcseg.config import AutoencoderConfig, TrainingConfig
+
+Reduce = Callable[[Tensor], Tensor]
 SMOOTHING = 1e-5
 
 
-def dice_ce(logits_BCDHW: Tensor, label_BDHW: Tensor) -> Tensor:
+def segmentation_loss(
+    config: TrainingConfig, logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None = None
+) -> Tensor:
+    """The configured loss of a segmentation: see `dice_ce` and `focal`."""
+    if config.loss == "focal":
+        return _mean_of_all(focal(logits_BCDHW, label_BDHW, config.focal_gamma), len(label_BDHW), reduce)
+    return dice_ce(logits_BCDHW, label_BDHW, reduce)
+
+
+def reconstruction_error(
+    config: AutoencoderConfig, reconstruction_B1DHW: Tensor, image_B1DHW: Tensor, reduce: Reduce | None = None
+) -> Tensor:
+    """The configured loss of an autoencoder: see `huber` and `l2`."""
+    if config.loss == "l2":
+        own = l2(reconstruction_B1DHW, image_B1DHW)
+    else:
+        own = huber(reconstruction_B1DHW, image_B1DHW, config.huber_delta)
+    return _mean_of_all(own, len(image_B1DHW), reduce)
+
+
+def dice_ce(logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None = None) -> Tensor:
     """Soft Dice loss plus mean cross-entropy.
 
     Dice is nnU-Net's: of the softmax, per foreground class over the whole batch, smoothed by 1e-5 in numerator and
@@ -23,23 +49,64 @@ def dice_ce(logits_BCDHW: Tensor, label_BDHW: Tensor) -> Tensor:
     Args:
         logits_BCDHW: network output.
         label_BDHW: int64 class indices.
+        reduce: where this is a part of the minibatch.
 
     Returns:
         A scalar of at least 0.
     """
     log_probability = functional.log_softmax(logits_BCDHW.float(), dim=1)
-    # torch's own cross-entropy of volumes has no deterministic CUDA kernel; the one-hot label serves both terms.
-    classes_C = torch.arange(logits_BCDHW.shape[1], device=label_BDHW.device)
-    truth = (label_BDHW[:, None] == classes_C.view(-1, 1, 1, 1)).float()
+    truth = _one_hot(label_BDHW, logits_BCDHW.shape[1])
     cross_entropy = -(truth * log_probability).sum(dim=1).mean()
     probability, truth = log_probability[:, 1:].exp(), truth[:, 1:]
     over_batch = (0, 2, 3, 4)
     overlap = (probability * truth).sum(dim=over_batch)
     total = probability.sum(dim=over_batch) + truth.sum(dim=over_batch)
+    if reduce is not None:
+        overlap, total = reduce(torch.stack((overlap, total)))
     dice = (2 * overlap + SMOOTHING) / (total + SMOOTHING)
-    return 1 - dice.mean() + cross_entropy
+    return 1 - dice.mean() + _mean_of_all(cross_entropy, len(label_BDHW), reduce)
+
+
+def focal(logits_BCDHW: Tensor, label_BDHW: Tensor, gamma: float) -> Tensor:
+    """Mean focal loss over all voxels: -(1 - p)^gamma log p, where p is the softmax of the voxel's true class.
+
+    All classes weigh the same. With `gamma` 0 it is the cross-entropy.
+
+    Args:
+        logits_BCDHW: network output.
+        label_BDHW: int64 class indices.
+        gamma: at least 0; the larger, the less voxels count that are right already.
+
+    Returns:
+        A scalar of at least 0.
+    """
+    log_probability = functional.log_softmax(logits_BCDHW.float(), dim=1)
+    log_of_truth = (_one_hot(label_BDHW, logits_BCDHW.shape[1]) * log_probability).sum(dim=1)
+    # Not quite 0, where a power below 1 has no derivative.
+    doubt = (-log_of_truth.expm1()).clamp_min(torch.finfo(torch.float32).tiny)
+    return -(doubt**gamma * log_of_truth).mean()
 
 
 def huber(reconstruction_B1DHW: Tensor, image_B1DHW: Tensor, delta: float) -> Tensor:
     """Mean Huber loss over all voxels: e²/2 up to |e| = delta, delta (|e| - delta/2) beyond."""
     return functional.huber_loss(reconstruction_B1DHW.float(), image_B1DHW.float(), delta=delta)
+
+
+def l2(reconstruction_B1DHW: Tensor, image_B1DHW: Tensor) -> Tensor:
+    """Mean of e²/2 over all voxels: what `huber` is for small errors (paper 3.4)."""
+    return functional.mse_loss(reconstruction_B1DHW.float(), image_B1DHW.float()) / 2
+
+
+def _mean_of_all(own: Tensor, samples: int, reduce: Reduce | None) -> Tensor:
+    """Mean over the whole minibatch, given the mean over this part's samples, which all are of one size."""
+    if reduce is None:
+        return own
+    count = torch.full_like(own, samples)
+    total, whole = reduce(torch.stack((own * count, count))).unbind()
+    return total / whole
+
+
+def _one_hot(label_BDHW: Tensor, classes: int) -> Tensor:
+    """Return truth_BCDHW, float32; torch's own losses of class indices have no deterministic CUDA kernels."""
+    classes_C = torch.arange(classes, device=label_BDHW.device)
+    return (label_BDHW[:, None] == classes_C.view(-1, 1, 1, 1)).float()

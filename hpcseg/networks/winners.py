@@ -31,10 +31,29 @@ class Winners(NamedTuple):
     index_BKN: Tensor
 
 
-def top_winners(code_BKDHW: Tensor, winners: int) -> Winners:
-    """Keep the `winners` largest activations of every map of every sample; gradients reach those alone."""
+def top_winners(code_BKDHW: Tensor, winners: int, lifetime: float = 0.0) -> Winners:
+    """Keep the `winners` largest activations of every map of every sample; gradients reach those alone.
+
+    Args:
+        code_BKDHW: feature maps.
+        winners: activations that survive per map and sample (spatial sparsity).
+        lifetime: share of the samples that survive per map, those with the strongest activations; rounded down, but
+            at least one. All winners of the others become 0 (Makhzani and Frey's lifetime sparsity). 0: all survive.
+    """
     values_BKN, index_BKN = torch.topk(code_BKDHW.flatten(2), winners, dim=2)
+    if lifetime > 0:
+        samples = max(int(lifetime * len(values_BKN) + 1e-6), 1)  # 0.29 · 100 is just below 29
+        strongest_BK = values_BKN[:, :, 0].detach()
+        alive_BK = torch.zeros_like(strongest_BK).scatter_(0, strongest_BK.topk(samples, dim=0).indices, 1.0)
+        values_BKN = values_BKN * alive_BK[:, :, None]
     return Winners(values_BKN, index_BKN)
+
+
+def dense_code(winners: Winners, code_shape: tuple[int, int, int]) -> Tensor:
+    """Return code_BKDHW of the shape `code_shape`: the winners in their places, 0 elsewhere."""
+    batch, maps, _ = winners.values_BKN.shape
+    code_BKV = winners.values_BKN.new_zeros((batch, maps, code_shape[0] * code_shape[1] * code_shape[2]))
+    return code_BKV.scatter(2, winners.index_BKN, winners.values_BKN).view(batch, maps, *code_shape)
 
 
 def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_shape: tuple[int, int, int]) -> Tensor:
@@ -57,11 +76,8 @@ def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_s
 
 def dense_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_shape: tuple[int, int, int]) -> Tensor:
     """What `sparse_decode` must equal, by scattering the code and convolving it; slow, for tests and measurements."""
-    values_BKN = winners.values_BKN.to(weight_K1nnn.dtype)
-    voxels = code_shape[0] * code_shape[1] * code_shape[2]
-    batch, maps = values_BKN.shape[:2]
-    code_BKV = values_BKN.new_zeros((batch, maps, voxels)).scatter_add(2, winners.index_BKN, values_BKN)
-    return functional.conv_transpose3d(code_BKV.view(batch, maps, *code_shape), weight_K1nnn, bias_1)
+    code_BKDHW = dense_code(winners, code_shape).to(weight_K1nnn.dtype)
+    return functional.conv_transpose3d(code_BKDHW, weight_K1nnn, bias_1)
 
 
 class _SparseDecode(torch.autograd.Function):

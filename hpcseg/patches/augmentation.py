@@ -1,27 +1,31 @@
 """Patches seen moved, turned and scaled (the paper's augmentation variant, 3.2.2), drawn from the same counters.
 
 A patch shows, at position p, the volume at centre + shift + matrix · (p − centre). Every level and the label of a patch
-have the same transform. Each level is interpolated in its own stored grid, so no level has to be aligned.
+have the same transform. Each level is interpolated in its own stored grid, so no level has to be aligned. Only a box
+of stored voxels is read; the device that trains interpolates within it (`interpolation`).
 
 Positions are level-0 voxels, z y x; a voxel of level l has its centre at (j + ½) 2^l − ½.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.sampling import draw
-from hpcseg.volumes.store import LEVELS, StoredCase
+from hpcseg.volumes.store import LEVELS
 
+Triple = tuple[int, int, int]
 _STREAMS_APART = 1 << 16  # transforms never share random numbers with positions
+_SLACK = 1e-3  # voxels by which float32 positions may miss the exact ones; they miss by much less
+_STEEPEST = 25.0  # degrees, see `growth`
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,22 @@ class Transform:
     matrix_33: NDArray[np.float64]
     shift_3: NDArray[np.float64]
     centre_3: NDArray[np.float64]
+
+
+class View(NamedTuple):
+    """A transformed cube, and the box of stored voxels in which it lies with all neighbours.
+
+    Attributes:
+        level: the stored level.
+        start_3: first voxel of the box, in voxels of that level; may lie outside the volume.
+        shape_3: of the box.
+        map_34: where in the box voxel (z, y, x) of the cube lies: map[:, :3] · (z, y, x) + map[:, 3].
+    """
+
+    level: int
+    start_3: Triple
+    shape_3: Triple
+    map_34: NDArray[np.float64]
 
 
 def draw_transform(
@@ -47,76 +67,60 @@ def draw_transform(
     shift_3 = generator.uniform(-config.translation, config.translation, 3)
     angles = np.radians(generator.uniform(-config.rotation, config.rotation, 3))
     scale = math.exp(generator.uniform(-config.log_scale, config.log_scale))
+    return Transform(rotation(angles.tolist(), scale), shift_3, np.asarray(centre_3, np.float64))
+
+
+def rotation(angles_3: Sequence[float], scale: float = 1.0) -> NDArray[np.float64]:
+    """Matrix that turns about x, then y, then z by the angles (radians, given in z y x order), and scales."""
     matrix_33 = np.eye(3) * scale
-    for axis, angle in enumerate(angles):
+    for axis, angle in enumerate(angles_3):
         first, second = (other for other in range(3) if other != axis)
         turn = np.eye(3)
         turn[first, first] = turn[second, second] = math.cos(angle)
         turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
         matrix_33 = matrix_33 @ turn
-    return Transform(matrix_33, shift_3, np.asarray(centre_3, np.float64))
+    return matrix_33
 
 
-def read_transformed(
-    case: StoredCase, level: int, corner_3: Sequence[int], size: int, transform: Transform
-) -> NDArray[np.float32]:
-    """Read a cube of one level through a transform, linearly interpolated.
+def view(level: int, corner_3: Sequence[int], size: int, transform: Transform) -> View:
+    """Find the stored voxels that a cube of one level shows through a transform.
 
     Args:
-        case: the volume; levels 1 and up are stored from clipped intensities.
         level: resolution; beyond the coarsest stored level, that one is interpolated.
-        corner_3: first corner of the cube, in level-0 voxels.
+        corner_3: first corner of the untransformed cube, in level-0 voxels.
         size: edge, in voxels of `level`.
         transform: of the patch.
-
-    Returns:
-        (size, size, size) intensities.
     """
     stored = min(level, LEVELS - 1)
-    start_3, step_33 = _walk(corner_3, level, stored, transform)
-    low_3, shape_3 = _bounds(start_3, step_33, size)
-    volume = torch.from_numpy(case.decode(case.read(stored, low_3.tolist(), shape_3.tolist())))
-    grid_111N3 = _positions(start_3 - low_3, step_33, size) * (2 / (shape_3 - 1)) - 1
-    grid = torch.from_numpy(np.ascontiguousarray(grid_111N3[..., ::-1], np.float32))[None]  # torch wants x, y, z
-    box = functional.grid_sample(volume[None, None], grid, mode="bilinear", align_corners=True, padding_mode="border")
-    values: NDArray[np.float32] = box[0, 0].numpy()
-    return values
-
-
-def read_transformed_label(
-    case: StoredCase, corner_3: Sequence[int], size: int, transform: Transform
-) -> NDArray[np.uint8]:
-    """Read a cube of the label through a transform: the class of the nearest voxel, (size, size, size)."""
-    start_3, step_33 = _walk(corner_3, 0, 0, transform)
-    low_3, shape_3 = _bounds(start_3, step_33, size)
-    label_zyx = case.read_label(low_3.tolist(), shape_3.tolist())
-    z, y, x = np.moveaxis(np.rint(_positions(start_3 - low_3, step_33, size)).astype(np.intp), -1, 0)
-    nearest: NDArray[np.uint8] = label_zyx[z, y, x]
-    return nearest
-
-
-def _walk(
-    corner_3: Sequence[int], level: int, stored: int, transform: Transform
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where voxel 0 of the cube lies on the stored grid, and by how much each of its axes moves there (columns)."""
-    half = (2**level - 1) / 2
-    first = transform.matrix_33 @ (np.asarray(corner_3) + half - transform.centre_3)
-    position_3 = first + transform.centre_3 + transform.shift_3
-    return (position_3 + 0.5) / 2**stored - 0.5, transform.matrix_33 * 2.0 ** (level - stored)
-
-
-def _bounds(
-    start_3: NDArray[np.float64], step_33: NDArray[np.float64], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First voxel and shape of the box that holds all positions and their neighbours."""
+    first_3 = transform.matrix_33 @ (np.asarray(corner_3) + (2**level - 1) / 2 - transform.centre_3)
+    first_3 = (first_3 + transform.centre_3 + transform.shift_3 + 0.5) / 2**stored - 0.5
+    step_33 = transform.matrix_33 * 2.0 ** (level - stored)
     reach_33 = step_33 * (size - 1)
-    low = np.floor(start_3 + np.minimum(reach_33, 0).sum(axis=1) - 1e-6).astype(np.int64)
-    high = np.ceil(start_3 + np.maximum(reach_33, 0).sum(axis=1) + 1e-6).astype(np.int64)
-    return low, np.maximum(high - low + 1, 2)
+    low_3 = np.floor(first_3 + np.minimum(reach_33, 0).sum(axis=1) - _SLACK)
+    high_3 = np.floor(first_3 + np.maximum(reach_33, 0).sum(axis=1) + _SLACK) + 1  # the upper neighbour
+    map_34 = np.concatenate([step_33, (first_3 - low_3)[:, None]], axis=1)
+    return View(stored, _triple(low_3), _triple(high_3 - low_3 + 1), map_34)
 
 
-def _positions(start_3: NDArray[np.float64], step_33: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Positions of all voxels of the cube, (size, size, size, 3)."""
-    z, y, x = (np.arange(size)[:, None] * step_33[:, axis] for axis in range(3))
-    positions: NDArray[np.float64] = (start_3 + z)[:, None, None] + y[:, None] + x
-    return positions
+def largest_box(config: AugmentationConfig, level: int, size: int) -> int:
+    """Edge that no box of `view` exceeds, for whatever transform is drawn; see there for `level` and `size`."""
+    coarser = 1 << max(0, level - LEVELS + 1)
+    return math.ceil(growth(config) * (size - 1) * coarser + 2 * _SLACK) + 2
+
+
+def growth(config: AugmentationConfig) -> float:
+    """By how much a transform makes the box around a cube longer than the cube, at most.
+
+    That is the largest sum of magnitudes in a row of the matrix. Up to 25° about each axis it is that of the middle
+    row with every angle at its largest, as the derivatives show; beyond, √3 bounds the rows of any rotation.
+    """
+    if config.rotation > _STEEPEST:
+        return math.exp(config.log_scale) * math.sqrt(3)
+    angle = math.radians(config.rotation)
+    turns = [rotation([angle * sign for sign in signs]) for signs in itertools.product((-1, 1), repeat=3)]
+    return math.exp(config.log_scale) * float(np.abs(turns).sum(axis=2).max())
+
+
+def _triple(values_3: NDArray[np.float64]) -> Triple:
+    z, y, x = values_3.astype(np.int64).tolist()
+    return z, y, x

@@ -12,30 +12,32 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hpcseg.config import AugmentationConfig, PatchesConfig
-from hpcseg.patches.augmentation import draw_transform, read_transformed, read_transformed_label
-from hpcseg.patches.geometry import FovealGeometry, target_lattice
+from hpcseg.patches.augmentation import draw_transform
+from hpcseg.patches.geometry import PatchGeometry, target_lattice
 from hpcseg.patches.minibatch import Batch, CodedBatch, Layout, RawBatch, StreamedBatch
-from hpcseg.patches.reading import box_corner, read_sample
+from hpcseg.patches.reading import read_sample
 from hpcseg.patches.resident import ResidentBatch
 from hpcseg.patches.sampling import Places, Sample, Sampling, autoencoder_sample, segmentation_sample
 from hpcseg.patches.source import Source
+from hpcseg.patches.transformed import ResidentViews, StreamedViews, ViewLayout
 from hpcseg.patches.windowing import COLUMNS, table_row
+
+EVERY_SLOT = slice(None)
 
 
 class _Drawn(ABC):
     """What both kinds of minibatches share: all but where patches lie.
 
-    They are cut from resident volumes if all sources have one; but not where patches are interpolated.
+    They are cut from resident volumes if all sources have one.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        geometry: FovealGeometry,
+        geometry: PatchGeometry,
         *,
         levels: Sequence[int],
         labelled: bool,
@@ -44,26 +46,27 @@ class _Drawn(ABC):
         seed: int,
         stream: int,
         augmentation: AugmentationConfig | None,
+        part: slice,
     ) -> None:
-        self._augmentation = augmentation if augmentation is not None and augmentation.enabled else None
         self._sources = tuple(sources)
-        self._places = Places([source.case for source in sources])
+        self._places = Places([source.case for source in sources], [source.centre_3 for source in sources])
         self._geometry = geometry
         self._levels = tuple(levels)
         self._labelled = labelled
         self._lattice = target_lattice(geometry, lattice)
         self._batch = batch
+        self._slots = range(batch)[part]
         self._seed = seed
         self._stream = stream
-        self._layout = Layout(
-            batch=batch,
-            edges=tuple(geometry.inputs[level] for level in levels),
-            label=geometry.patch if labelled else None,
-            dtype=torch.float32 if self._augmentation else torch.int16,
-        )
+        self._layout: Layout | ViewLayout
+        if augmentation is not None and augmentation.enabled:
+            self._layout = ViewLayout(len(self._slots), geometry, self._levels, labelled, augmentation)
+        else:
+            edges = tuple(geometry.inputs[level] for level in levels)
+            self._layout = Layout(len(self._slots), edges, geometry.patch if labelled else None)
         resident = [source.resident for source in sources if source.resident is not None]
-        self._resident = [] if self._augmentation or len(resident) < len(sources) else resident
-        rows = [self._table_row(source) for source in sources]
+        self._resident = resident if len(resident) == len(sources) else []
+        rows = [table_row(source.case.slope, source.case.intercept, source.normalisation) for source in sources]
         self._table_S6 = np.array(rows, np.float32).reshape(-1, COLUMNS)
 
     @abstractmethod
@@ -81,8 +84,10 @@ class _Drawn(ABC):
             step: from 0; the same step gives the same minibatch.
             buffer: from `buffer()`, to be written to; it is in use until the minibatch was windowed. None: a new one.
         """
-        samples = [self.sample(step, slot) for slot in range(self._batch)]
-        table_B6 = self._table_S6[[sample.case_index for sample in samples]]
+        samples = [self.sample(step, slot) for slot in self._slots]
+        table_B6 = torch.from_numpy(self._table_S6[[sample.case_index for sample in samples]])
+        if isinstance(self._layout, ViewLayout):
+            return self._transformed(self._layout, step, samples, table_B6, buffer)
         if self._resident:
             return ResidentBatch(
                 cases=[self._resident[sample.case_index] for sample in samples],
@@ -90,15 +95,12 @@ class _Drawn(ABC):
                 geometry=self._geometry,
                 levels=self._levels,
                 labelled=self._labelled,
-                table_B6=torch.from_numpy(table_B6),
+                table_B6=table_B6,
             )
         buffer = self._layout.buffer() if buffer is None else buffer
         parts = self._layout.parts(buffer)
-        parts.table_B6.numpy()[...] = table_B6
-        if self._augmentation:
-            self._read_transformed(self._augmentation, step, samples, parts)
-        else:
-            self._read(samples, parts)
+        parts.table_B6[...] = table_B6
+        self._read(samples, parts)
         return StreamedBatch(self._layout, buffer)
 
     def batch(self, step: int) -> Batch:
@@ -117,28 +119,20 @@ class _Drawn(ABC):
             if label_BPPP is not None:
                 source.case.read_label(sample.origin_3, edge_3, label_BPPP[slot])
 
-    def _read_transformed(
-        self, config: AugmentationConfig, step: int, samples: Sequence[Sample], parts: CodedBatch
-    ) -> None:
-        """Read interpolated intensities and labels into the parts of a buffer."""
-        geometry = self._geometry
-        half = (geometry.patch - 1) / 2
-        for slot, (index, origin_3) in enumerate(samples):
-            case = self._sources[index].case
-            centre_3 = [position + half for position in origin_3]
-            transform = draw_transform(config, self._seed, self._stream, step, slot, centre_3)
-            for level, image in zip(self._levels, parts.images, strict=True):
-                corner_3 = box_corner(geometry, level, origin_3)
-                image.numpy()[slot] = read_transformed(case, level, corner_3, geometry.inputs[level], transform)
-            if parts.label_BDHW is not None:
-                label_PPP = read_transformed_label(case, origin_3, geometry.patch, transform)
-                parts.label_BDHW.numpy()[slot] = label_PPP
-
-    def _table_row(self, source: Source) -> NDArray[np.float32]:
-        """How patches of a source are windowed; interpolated ones are intensities, not codes."""
-        if self._augmentation:
-            return table_row(1.0, 0.0, source.normalisation)
-        return table_row(source.case.slope, source.case.intercept, source.normalisation)
+    def _transformed(
+        self, layout: ViewLayout, step: int, samples: Sequence[Sample], table_B6: Tensor, buffer: Tensor | None
+    ) -> RawBatch:
+        """Draw a transform about each target's centre, and read what it shows."""
+        half = (self._geometry.patch - 1) / 2
+        transforms = []
+        for slot, sample in zip(self._slots, samples, strict=True):
+            centre_3 = [position + half for position in sample.origin_3]
+            transforms.append(draw_transform(layout.config, self._seed, self._stream, step, slot, centre_3))
+        views = layout.views([sample.origin_3 for sample in samples], transforms, table_B6)
+        if self._resident:
+            return ResidentViews(layout, [self._resident[sample.case_index] for sample in samples], views)
+        sources = [self._sources[sample.case_index] for sample in samples]
+        return StreamedViews.read(layout, sources, views, layout.buffer() if buffer is None else buffer)
 
 
 class SegmentationBatches(_Drawn):
@@ -152,18 +146,20 @@ class SegmentationBatches(_Drawn):
         seed: of the run.
         stream: see `hpcseg.patches.sampling.Stream`.
         augmentation: random transforms of the patches; None for none.
+        part: the slots of each minibatch that are wanted here; others are read by other ranks.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        geometry: FovealGeometry,
+        geometry: PatchGeometry,
         patches: PatchesConfig,
         *,
         batch: int,
         seed: int,
         stream: int,
         augmentation: AugmentationConfig | None = None,
+        part: slice = EVERY_SLOT,
     ) -> None:
         super().__init__(
             sources,
@@ -175,6 +171,7 @@ class SegmentationBatches(_Drawn):
             seed=seed,
             stream=stream,
             augmentation=augmentation,
+            part=part,
         )
         self._foreground_share = patches.foreground_share
 
@@ -206,16 +203,17 @@ class AutoencoderBatches(_Drawn):
         batch: patches of a minibatch.
         seed: of the run.
         stream: see `hpcseg.patches.sampling.Stream`.
-        sampling: "gaussian" or "uniform".
+        sampling: "gaussian", "uniform" or "organ", for which every source has a centre.
         sigma: of the Gaussian, in image sizes.
         lattice: step of the target origins.
         augmentation: random transforms of the patches; None for none.
+        part: the slots of each minibatch that are wanted here; others are read by other ranks.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        geometry: FovealGeometry,
+        geometry: PatchGeometry,
         *,
         levels: Sequence[int],
         batch: int,
@@ -225,6 +223,7 @@ class AutoencoderBatches(_Drawn):
         sigma: float,
         lattice: int,
         augmentation: AugmentationConfig | None = None,
+        part: slice = EVERY_SLOT,
     ) -> None:
         super().__init__(
             sources,
@@ -236,6 +235,7 @@ class AutoencoderBatches(_Drawn):
             seed=seed,
             stream=stream,
             augmentation=augmentation,
+            part=part,
         )
         self._sampling: Sampling = sampling
         self._sigma = sigma

@@ -1,18 +1,50 @@
-"""Where the boxes of one foveal patch lie: whole numbers only (decisions.md, F-Net).
+"""Where the boxes of one patch lie: whole numbers only (decisions.md, F-Net).
 
 An F-Net sees the same place at several resolutions. A voxel of level l is the mean of a cube of 2^l voxels of level 0.
 Every convolution is valid, so the boxes grow with the level; all of them share the target's centre up to rounding.
-Boxes are cubes, so one number describes all three axes.
+A U-Net sees one box of level 0 around the target. Boxes are cubes, so one number describes all three axes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from hpcseg.errors import BadInput
 
 ENCODER_CONVOLUTIONS = 3  # per level (paper 3.1)
+
+
+class PatchGeometry(Protocol):
+    """What sampling, reading and tiling have to know about a network's patches, whichever network it is."""
+
+    @property
+    def patch(self) -> int:
+        """Edge of the target, in level-0 voxels."""
+
+    @property
+    def levels(self) -> int:
+        """Number of input boxes, one per resolution, finest first."""
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Edge of each level's input box, in voxels of that level."""
+
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """First corner of each level's input box relative to the target's, in level-0 voxels."""
+
+    @property
+    def period(self) -> int:
+        """Shift of the target, in level-0 voxels, that moves the network's coarsest voxels onto each other."""
+
+    @property
+    def phase(self) -> int:
+        """Target origin modulo `period` that is cheapest to read."""
+
+    def resized(self, patch: int) -> PatchGeometry:
+        """Return the same network's geometry for a target of another edge."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +113,75 @@ class FovealGeometry:
         # o_l = (k - 1) - 2^l · 5 (k - 1) / 2, of which the second term is a whole number of level-l voxels.
         return -(self.kernel - 1) % self.period
 
+    def resized(self, patch: int) -> FovealGeometry:
+        """Return the geometry of a tile of another edge; origins, period and phase stay."""
+        return FovealGeometry(patch, self.kernel, self.levels)
+
+
+@dataclass(frozen=True)
+class PaddedGeometry:
+    """One box of level 0, for a network of padded convolutions (U-Net): the target and a margin on each side.
+
+    Attributes:
+        patch: edge of the target, in level-0 voxels.
+        margin: voxels that the network sees beyond each face of the target.
+        resolutions: of the network, which halves its maps itself.
+
+    Raises:
+        BadInput: a number is too small.
+    """
+
+    patch: int
+    margin: int
+    resolutions: int
+
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise BadInput(f"patches.size = {self.patch}: the smallest patch is 1 voxel")
+        if self.margin < 0:
+            raise BadInput(f"network.margin = {self.margin}: the smallest margin is 0 voxels")
+        if self.resolutions < 1:
+            raise BadInput(f"network.levels = {self.resolutions}: a U-Net has at least 1 level")
+
+    @classmethod
+    def around(cls, patch: int, resolutions: int) -> PaddedGeometry:
+        """Half the patch as the margin, widened until the box is a whole number of the coarsest voxels.
+
+        A patch of 64 gets 32, one of 72 gets 36: boxes of 128 and 144. (With an odd patch, one voxel is missing.)
+        """
+        period = 1 << (resolutions - 1)
+        box = -(-2 * patch // period) * period
+        return cls(patch, (box - patch) // 2, resolutions)
+
+    @property
+    def levels(self) -> int:
+        """One: the network is given a single resolution."""
+        return 1
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Edge of the box, in voxels."""
+        return (self.patch + 2 * self.margin,)
+
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """First corner of the box relative to the target's, in voxels."""
+        return (-self.margin,)
+
+    @property
+    def period(self) -> int:
+        """Edge of a coarsest voxel: tiles that are shifted by it halve their maps in the same places."""
+        return 1 << (self.resolutions - 1)
+
+    @property
+    def phase(self) -> int:
+        """Nought: level 0 is as cheap to read anywhere."""
+        return 0
+
+    def resized(self, patch: int) -> PaddedGeometry:
+        """Return the geometry of a tile of another edge with the same margin."""
+        return PaddedGeometry(patch, self.margin, self.resolutions)
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -98,7 +199,7 @@ class Lattice:
         return (position - self.phase + self.step // 2) // self.step * self.step + self.phase
 
 
-def target_lattice(geometry: FovealGeometry, step: int) -> Lattice:
+def target_lattice(geometry: PatchGeometry, step: int) -> Lattice:
     """Return the lattice of target origins with the given step that are equal to the geometry's phase.
 
     The larger the step (up to the period), the fewer voxels a sample reads.

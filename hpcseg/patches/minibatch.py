@@ -6,6 +6,7 @@ Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from hpcseg.patches.windowing import COLUMNS, windowed
 
+Part = tuple[tuple[int, ...], torch.dtype]  # of a buffer: shape and type
 _ALIGNMENT = 256  # bytes; where parts of a buffer begin, so that a GPU reads each in whole transactions
 
 
@@ -48,7 +50,7 @@ class CodedBatch:
     """A minibatch as it is stored.
 
     Attributes:
-        images: (B, D, D, D) int16 codes per level; float32 intensities where patches are interpolated.
+        images: (B, D, D, D) int16 codes per level.
         label_BDHW: (B, P, P, P) uint8 classes, or None.
         table_B6: (B, 6) float32, how each patch is windowed.
     """
@@ -71,30 +73,22 @@ class Layout:
         batch: patches.
         edges: of the boxes of each level, voxels.
         label: edge of the label; None: no labels.
-        dtype: of the boxes.
     """
 
     batch: int
     edges: tuple[int, ...]
     label: int | None
-    dtype: torch.dtype = torch.int16
 
     @cached_property
-    def _parts(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    def _parts(self) -> list[Part]:
         """Shape and type of each part, in order."""
-        boxes = [((self.batch, edge, edge, edge), self.dtype) for edge in self.edges]
+        boxes = [((self.batch, edge, edge, edge), torch.int16) for edge in self.edges]
         labels = [] if self.label is None else [((self.batch, *(self.label,) * 3), torch.uint8)]
         return [((self.batch, COLUMNS), torch.float32), *boxes, *labels]
 
     @cached_property
     def _extents(self) -> list[tuple[int, int]]:
-        """First byte of each part, and the one after its last."""
-        extents, start = [], 0
-        for shape, dtype in self._parts:
-            end = start + math.prod(shape) * dtype.itemsize
-            extents.append((start, end))
-            start = -(-end // _ALIGNMENT) * _ALIGNMENT
-        return extents
+        return extents(self._parts)
 
     def buffer(self, *, pinned: bool = False) -> Tensor:
         """Allocate memory for one minibatch, uint8.
@@ -124,3 +118,18 @@ class StreamedBatch:
     def to(self, device: torch.device | str) -> Batch:
         """Window on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
         return self.layout.parts(self.buffer.to(device, non_blocking=True)).windowed()
+
+
+def extents(parts: Sequence[Part]) -> list[tuple[int, int]]:
+    """First byte of each part of a buffer, and the one after its last."""
+    found, start = [], 0
+    for shape, dtype in parts:
+        end = start + math.prod(shape) * dtype.itemsize
+        found.append((start, end))
+        start = aligned(end)
+    return found
+
+
+def aligned(byte: int) -> int:
+    """First byte from `byte` on at which a part of a buffer may begin."""
+    return -(-byte // _ALIGNMENT) * _ALIGNMENT

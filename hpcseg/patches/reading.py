@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.geometry import PatchGeometry
 from hpcseg.patches.pooling import pool_codes
 from hpcseg.volumes.store import LEVELS
 
@@ -119,7 +119,7 @@ def read_box(
 
 def read_sample(
     case: BoxReader,
-    geometry: FovealGeometry,
+    geometry: PatchGeometry,
     origin_3: tuple[int, int, int],
     levels: Sequence[int],
     clip: Clip | None,
@@ -177,7 +177,7 @@ def _made(case: Coded, place: Place, codes: Codes, clip: Clip | None, out: Codes
     return pool_codes(codes, place.factor, out)
 
 
-def box_corner(geometry: FovealGeometry, level: int, origin_3: tuple[int, int, int]) -> tuple[int, int, int]:
+def box_corner(geometry: PatchGeometry, level: int, origin_3: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return the first corner of a level's input box, given that of the target."""
     z, y, x = origin_3
     offset = geometry.origins[level]

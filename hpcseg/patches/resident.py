@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.geometry import PatchGeometry
 from hpcseg.patches.minibatch import Batch, CodedBatch
 from hpcseg.patches.pooling import pool_codes_on_device
 from hpcseg.patches.reading import Clip, box_corner, clip_codes, locate, overlap
@@ -63,8 +63,12 @@ class ResidentCase:
             codes.clamp_(*self.bounds)
         out_ZYX.copy_(pool_codes_on_device(codes, place.factor))
 
+    def read_stored(self, level: int, start_3: Triple, out_ZYX: Tensor) -> None:
+        """Read a box of a stored level into `out_ZYX`, as `StoredCase.read` does; `start_3` in voxels of that level."""
+        _copy(self.levels[level], start_3, out_ZYX, self.paddings[level])
+
     def read_label(self, corner_3: Triple, out_ZYX: Tensor) -> None:
-        """Read a cube of the label into `out_ZYX`; 0 outside the volume."""
+        """Read a box of the label into `out_ZYX`; 0 outside the volume."""
         assert self.label_ZYX is not None
         _copy(self.label_ZYX, corner_3, out_ZYX, 0)
 
@@ -103,7 +107,7 @@ class ResidentBatch:
 
     cases: Sequence[ResidentCase]
     origins: Sequence[Triple]
-    geometry: FovealGeometry
+    geometry: PatchGeometry
     levels: Sequence[int]
     labelled: bool
     table_B6: Tensor

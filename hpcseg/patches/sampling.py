@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hpcseg.errors import BadInput
 from hpcseg.patches.geometry import Lattice
 
-Sampling = Literal["gaussian", "uniform"]
+Sampling = Literal["gaussian", "uniform", "organ"]
+Centre = tuple[float, float, float]
 WORD = 2**64 - 1
 
 
@@ -60,12 +61,14 @@ class Places:
     Attributes:
         shapes: (z, y, x) of each volume.
         foreground: each volume that has any, with the classes of which it has some, ascending.
+        centres: of the organ in each volume, level-0 voxels counted from the volume's corner; None: not known.
     """
 
-    def __init__(self, cases: Sequence[CaseView]) -> None:
+    def __init__(self, cases: Sequence[CaseView], centres: Sequence[Centre | None] = ()) -> None:
         self.shapes = tuple(case.shape_zyx for case in cases)
         classes = ((index, case.foreground_classes) for index, case in enumerate(cases))
         self.foreground = tuple((index, found) for index, found in classes if found)
+        self.centres = tuple(centres)
         self._cases = tuple(cases)
 
     def voxels(self, case_index: int, class_index: int) -> NDArray[np.int32]:
@@ -145,19 +148,21 @@ def autoencoder_sample(
         places: volumes to draw from.
         patch: edge of the target.
         lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
-        sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside.
+        sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside;
+            "organ": the same around the organ's centre.
         sigma: of the Gaussian, in image sizes.
 
     Raises:
-        BadInput: there is no case.
+        BadInput: there is no case, or the centre of its organ is wanted and not known.
     """
     generator = draw(seed, stream, step, slot)
     case_index = _any_case(generator, places)
     shape_zyx = places.shapes[case_index]
-    if sampling == "gaussian":
-        centre_3 = _gaussian_voxel(generator, shape_zyx, sigma)
-    else:
+    if sampling == "uniform":
         centre_3 = _uniform_voxel(generator, shape_zyx)
+    else:
+        around_3 = _organ_centre(places, case_index) if sampling == "organ" else _middle(shape_zyx)
+        centre_3 = _gaussian_voxel(generator, shape_zyx, around_3, sigma)
     return Sample(case_index, _target_origin(centre_3, patch, Lattice(lattice, phase)))
 
 
@@ -189,17 +194,30 @@ def _uniform_voxel(generator: np.random.Generator, shape_zyx: tuple[int, int, in
     return z, y, x
 
 
+def _middle(shape_zyx: tuple[int, int, int]) -> Centre:
+    z, y, x = shape_zyx
+    return z / 2, y / 2, x / 2
+
+
+def _organ_centre(places: Places, case_index: int) -> Centre:
+    centre_3 = places.centres[case_index] if places.centres else None
+    if centre_3 is None:
+        raise BadInput("autoencoder.sampling = 'organ': the organ of a volume was not located")
+    return centre_3
+
+
 def _gaussian_voxel(
-    generator: np.random.Generator, shape_zyx: tuple[int, int, int], sigma: float
+    generator: np.random.Generator, shape_zyx: tuple[int, int, int], around_3: Centre, sigma: float
 ) -> tuple[int, int, int]:
     """Draw each axis for itself: inside is a box, so this is what redrawing all three until inside gives."""
-    z, y, x = (_gaussian_position(generator, size, sigma) for size in shape_zyx)
+    axes = zip(shape_zyx, around_3, strict=True)
+    z, y, x = (_gaussian_position(generator, size, around, sigma) for size, around in axes)
     return z, y, x
 
 
-def _gaussian_position(generator: np.random.Generator, size: int, sigma: float) -> int:
+def _gaussian_position(generator: np.random.Generator, size: int, around: float, sigma: float) -> int:
     while True:
-        position = math.floor(generator.normal(size / 2, sigma * size))
+        position = math.floor(generator.normal(around, sigma * size))
         if 0 <= position < size:
             return position
 

@@ -19,12 +19,14 @@ class Source:
         normalisation: clips and scales intensities.
         pyramid_clip: of the case's store, which alone knows it.
         resident: the same volume on the device that trains; None: it is read from the store.
+        centre_3: of the organ, see `hpcseg.patches.organ`; None: not asked for.
     """
 
     case: StoredCase
     normalisation: Normalisation
     pyramid_clip: Clip | None
     resident: ResidentCase | None = None
+    centre_3: tuple[float, float, float] | None = None
 
     def on_device(self, cases: ResidentCases) -> Source:
         """Return this source with its volume among `cases`, copied there if it is not yet."""

@@ -68,7 +68,7 @@ def choose_tier(ram_bytes: int, gpu_bytes: int, room: Room, wanted: Literal["aut
         BadInput: the tier "gpu" is wanted where there is none.
     """
     if wanted == "gpu" and room.gpu is None:
-        raise BadInput("tier = 'gpu': there is no GPU, or augmentation reads patches on the host; set tier = 'auto'")
+        raise BadInput("tier = 'gpu': there is no GPU; set tier = 'auto'")
     if wanted != "auto":
         return wanted
     if room.gpu is not None and gpu_bytes <= SHARE * room.gpu:

@@ -17,7 +17,7 @@ COLUMNS = 6
 
 
 def table_row(slope: float, intercept: float, how: Normalisation) -> NDArray[np.float32]:
-    """Return the row of one patch, (6,) float32; slope 1 and intercept 0 for boxes that hold intensities."""
+    """Return the row of one patch, (6,) float32."""
     return np.array([slope, intercept, how.lo, how.hi, how.mean, how.std], np.float32)
 
 
@@ -27,7 +27,7 @@ def windowed(codes_BDHW: Tensor, table_B6: Tensor) -> Tensor:
     The steps are those of `StoredCase.decode` and `Normalisation.apply`, in float32 and in the same order.
 
     Args:
-        codes_BDHW: int16 codes, or float32 intensities.
+        codes_BDHW: int16 codes, or float32 values interpolated between them.
         table_B6: float32, on the same device.
 
     Returns:

@@ -19,17 +19,17 @@ from filelock import FileLock, Timeout
 
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_json, write_text
-from hpcseg.patches.tiers import Reading
 from hpcseg.spec import RUN_FILE, PackSpec
 from hpcseg.sweeps.evidence import TO_SUBMIT, Submission, Verdict
 from hpcseg.sweeps.evidence import Pool as PoolProcess
 from hpcseg.sweeps.plan import Plan, Spec
-from hpcseg.sweeps.profile import Profile, Slots, memory_gib, resolve, usable_cores
+from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, memory_gib, resolve, usable_cores
 from hpcseg.sweeps.queue import slurm_available
 from hpcseg.sweeps.rundir import STAGES, RunDir
 from hpcseg.sweeps.slots import Event, Notify, Pool, visible_gpus
 from hpcseg.sweeps.status import SWEEP_FILE, judge_all
 from hpcseg.training.control import process_start
+from hpcseg.training.seat import check_shares
 
 LOCK_WAIT_S = 120.0
 Backend = Literal["local", "slurm"]
@@ -64,12 +64,13 @@ def apply(plan: Plan, on: Backend, profile: Profile, notify: Notify | None = Non
     """Submit what the plan lacks. `local` returns when everything is done, `slurm` when everything is queued.
 
     Raises:
-        BadInput: a scan that is to be packed is bad; nothing is written.
+        BadInput: a scan that is to be packed is bad, or the ranks of a job cannot share a run; nothing is written.
         Interrupted: (local) stopped by Ctrl-C or a signal, after the jobs saved.
         SchedulerError: (Slurm) an array was refused.
         HpcsegError: another process holds the lock for too long.
     """
     check_new_packs(plan)
+    check_new_ranks(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
     record(plan)
     if on == "slurm":
         return _apply_slurm(plan, profile)
@@ -86,7 +87,7 @@ def apply(plan: Plan, on: Backend, profile: Profile, notify: Notify | None = Non
     submitted: list[str] = []
 
     def take(run_ids: list[str]) -> list[str]:
-        taken = claim(plan, run_ids, lambda spec: _local_submission(slots, profile.local.reading))
+        taken = claim(plan, run_ids, lambda spec: _local_submission(slots, profile.local, spec.stage))
         submitted.extend(taken)
         return taken
 
@@ -106,6 +107,17 @@ def check_new_packs(plan: Plan) -> None:
     for planned in plan.stages.values():
         if planned.to_submit and isinstance(planned.spec, PackSpec):
             check_cases(planned.spec)
+
+
+def check_new_ranks(plan: Plan, ranks: Callable[[str], int]) -> None:
+    """Look whether every run that is to train can be shared by the ranks that a job of its stage has.
+
+    Raises:
+        BadInput: a minibatch has fewer patches than there are ranks.
+    """
+    for planned in plan.stages.values():
+        if planned.to_submit and not isinstance(planned.spec, PackSpec):
+            check_shares(planned.spec, ranks(planned.spec.stage))
 
 
 def claim(plan: Plan, run_ids: list[str], submission: Callable[[Spec], Submission]) -> list[str]:
@@ -161,6 +173,7 @@ def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
             submitted=time.time(),
             host=socket.gethostname(),
             threads=cpus,
+            ranks=resources.ranks_of(spec.stage),
             workers=cpus,
             reading=resources.reading,
         )
@@ -172,7 +185,7 @@ def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
     return Outcome(tuple(taken), verdicts | {i: Verdict("queued", f"Slurm job {job}") for i, job in jobs.items()})
 
 
-def _local_submission(slots: Slots, reading: Reading) -> Submission:
+def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submission:
     pid = os.getpid()
     return Submission(
         backend="local",
@@ -180,8 +193,9 @@ def _local_submission(slots: Slots, reading: Reading) -> Submission:
         host=socket.gethostname(),
         pool=PoolProcess(pid=pid, pid_start=process_start(pid) or 0.0),
         threads=slots.threads,
+        ranks=profile.ranks_of(stage),
         workers=slots.pack_workers,
-        reading=reading,
+        reading=profile.reading,
     )
 
 

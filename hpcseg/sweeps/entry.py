@@ -3,12 +3,17 @@
 submitit pickles `run_stage` by reference and runs the code that stands when the job starts. Signals: USR2 and SIGTERM
 set a flag; the stage saves at the end of its step and raises `Interrupted`; only then is submitit's own handler called,
 which requeues the job on Slurm. A killed process leaves files that the next attempt goes on from.
+
+A job of several tasks runs the same function in each, and their ranks train together (`hpcseg.training.ranks`). Rank 0
+alone holds the run's lock, writes the heartbeat and requeues the job; a rank that fails says why before the others see
+that it is gone.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -18,12 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hpcseg.errors import Interrupted
+from hpcseg.errors import Interrupted, RankLost
 from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
 from hpcseg.sweeps.evidence import Submission
 from hpcseg.sweeps.rundir import STORE_FILE, RunDir
 from hpcseg.training.control import Control, Heartbeat
+from hpcseg.training.seat import Seat, check_shares
 
 LOCK_WAIT_S = 60.0  # a cancelled job may live on for some seconds while its successor starts
 POOL_WATCH_S = 1.0
@@ -78,22 +84,41 @@ def execute(
     """
     if run.is_done():
         return "done"
-    lock = run.lock(LOCK_WAIT_S)
+    seat = _seat() if as_job else Seat()
+    lock = run.lock(LOCK_WAIT_S) if seat.leads else None
     try:
         if run.is_done():
             return "done"
-        control = Control(run.path, on_beat=on_beat)
+        control = Control(run.path, on_beat=on_beat, silent=not seat.leads)
         signals = _Signals(control)
         signals.install()
         try:
-            if _recorded(run, control, None if as_job else reading):
+            if _recorded(run, control, seat, None if as_job else reading):
                 return "done"
         finally:
             signals.restore()
     finally:
-        lock.release()
-    _requeue(run, signals)
+        if lock is not None:
+            lock.release()
+    if seat.leads:
+        _requeue(run, signals)
     return "stopped"
+
+
+def _seat() -> Seat:
+    """The place of this process among the tasks of its job; alone where submitit did not start it."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return Seat()
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    return Seat(
+        rank=job.global_rank,
+        world=job.num_tasks,
+        local=job.local_rank,
+        host="127.0.0.1" if job.num_nodes == 1 else socket.gethostname(),
+        job=f"{job.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}",
+    )
 
 
 def _checkpoint(run_dir: str) -> Any:
@@ -106,10 +131,12 @@ def _checkpoint(run_dir: str) -> Any:
 run_stage.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name
 
 
-def _recorded(run: RunDir, control: Control, by_hand: Reading | None) -> bool:
+def _recorded(run: RunDir, control: Control, seat: Seat, by_hand: Reading | None) -> bool:
     """Run the stage and leave evidence of how it ended; False if it was stopped. `by_hand` is None in a job."""
     try:
         spec = run.spec()
+        if seat.leads:
+            run.forgive()  # of an attempt that Slurm requeued: what follows is another one
         control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
         submission = run.submission()
         if submission is None:
@@ -119,7 +146,7 @@ def _recorded(run: RunDir, control: Control, by_hand: Reading | None) -> bool:
         elif submission.cancelled is not None:
             raise Interrupted("cancelled before it began")
         with _watching_pool(submission, control):
-            _dispatch(run, spec, submission, control)
+            _dispatch(run, spec, submission, control, seat)
     except Interrupted:
         control.close("stopped")
         return False
@@ -127,34 +154,44 @@ def _recorded(run: RunDir, control: Control, by_hand: Reading | None) -> bool:
         control.close("stopped")
         raise
     except BaseException as error:
-        run.write_error(error)
+        # Whoever lost another rank knows less than that one may have written.
+        if not isinstance(error, RankLost) or (seat.leads and run.failure() is None):
+            run.write_error(error)
         control.close("failed")
         raise
     control.close("done")
     return True
 
 
-def _dispatch(run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control) -> None:
+def _dispatch(
+    run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control, seat: Seat
+) -> None:
     began = time.monotonic()
     if isinstance(spec, PackSpec):
         _pack(run, spec, submission, control)
         run.mark_done(seconds=round(time.monotonic() - began, 1))
         return
+    check_shares(spec, seat.world)
     if submission.backend == "local":
         os.environ["CUDA_VISIBLE_DEVICES"] = submission.gpus  # before torch looks
     import torch
 
     torch.set_num_threads(submission.threads)
     from hpcseg.training import stages
+    from hpcseg.training.checkpoint import remove_checkpoints
+    from hpcseg.training.ranks import joined
 
-    if isinstance(spec, PretrainSpec):
-        stages.pretrain(run.path, spec, control, submission.reading)
-        run.mark_done(seconds=round(time.monotonic() - began, 1))
-    else:
-        from hpcseg.inference import evaluate
+    with joined(seat, run.path, control.should_stop) as ranks:
+        if isinstance(spec, TrainSpec):
+            from hpcseg.inference import evaluate
 
-        stages.train(run.path, spec, control, submission.reading)
-        evaluate.evaluate(run.path, spec, control)
+            stages.train(run.path, spec, control, submission.reading, ranks)
+            evaluate.evaluate(run.path, spec, control, ranks)
+            return
+        stages.pretrain(run.path, spec, control, submission.reading, ranks)
+        if ranks.leads:
+            run.mark_done(seconds=round(time.monotonic() - began, 1))
+            remove_checkpoints(run.path)
 
 
 def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control) -> None:

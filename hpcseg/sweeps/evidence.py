@@ -53,7 +53,8 @@ class Submission(BaseModel):
     host: str = ""  # where it was submitted
     pool: Pool | None = None  # local
     job_id: str | None = None  # Slurm's (array_task), or the pid of submitit's local controller; None: not started
-    threads: int = 1
+    threads: int = 1  # of each rank
+    ranks: int = 1  # processes that train the run together
     workers: int = 1  # processes of a pack
     reading: Reading = AS_IT_COMES  # how stores are read
     gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job

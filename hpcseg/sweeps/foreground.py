@@ -18,6 +18,7 @@ from hpcseg.sweeps.evidence import Submission
 from hpcseg.sweeps.plan import make_plan
 from hpcseg.sweeps.profile import usable_cores
 from hpcseg.sweeps.rundir import RESULT_FILE, RunDir
+from hpcseg.sweeps.status import select_runs
 from hpcseg.sweeps.sweepfile import read_sweep
 from hpcseg.training.control import Heartbeat
 
@@ -56,6 +57,30 @@ def run_here(
         run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat, reading)
     result: dict[str, Any] = read_json(run.path / RESULT_FILE)
     return result
+
+
+def run_and_threads(name: str, runs_root: Path) -> tuple[Path, int]:
+    """Directory of the one run that `name` means, and the CPU threads that it was submitted with, else all cores.
+
+    Args:
+        name: a run directory, a run's id or the beginning of one.
+        runs_root: folder of all runs, for an id.
+
+    Raises:
+        BadInput: there is no such run, or more than one.
+    """
+    if (Path(name) / RUN_FILE).exists():
+        run = RunDir(Path(name).resolve())
+    else:
+        chosen = select_runs(runs_root, name)
+        if len(chosen) > 1:
+            raise BadInput(
+                f"{len(chosen)} runs match '{name}'; give more of the id: {', '.join(r.id for r in chosen[:3])} …"
+            )
+        run = RunDir(chosen[0].path.resolve())
+    run.spec()  # says what is wrong with it
+    submission = run.submission()
+    return run.path, usable_cores() if submission is None else submission.threads
 
 
 def _run_sweep_of_one(

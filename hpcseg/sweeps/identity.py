@@ -13,9 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpcseg.config import PreprocessingConfig, RunConfig
+from hpcseg.patches.geometry import PaddedGeometry
 from hpcseg.spec import PackSpec, SourceRef, Spacing
 
-_F_NET_ONLY = ("epochs", "steps", "validation_steps", "batch", "loss", "learning_rate", "ema_validation", "stop_epochs")
+_F_NET_ONLY = (
+    *("epochs", "steps", "validation_steps", "batch", "loss", "focal_gamma"),
+    *("learning_rate", "ema_validation", "stop_epochs"),
+)
 _PRETRAINING_ONLY = ("epochs", "steps", "batch")  # joint training has keys of its own for them
 
 
@@ -54,8 +58,14 @@ def relevant(config: RunConfig) -> dict[str, Any]:
 
 
 def network(config: RunConfig) -> dict[str, Any]:
-    """The network section, with the maps of each level."""
-    return _dump(config.network) | {"maps": list(config.network.maps_per_level)}
+    """The network section, with the maps of each level; `kind`, and `margin` in voxels, only where it is a U-Net."""
+    section = config.network
+    values = _dump(section) | {"maps": list(section.maps_per_level)}
+    if section.kind == "fnet":
+        return _without(values, "kind", "margin")
+    if section.margin == "auto":
+        values["margin"] = PaddedGeometry.around(config.patches.size, section.levels).margin
+    return values
 
 
 def augmentation(config: RunConfig) -> dict[str, Any]:
@@ -64,17 +74,30 @@ def augmentation(config: RunConfig) -> dict[str, Any]:
 
 
 def training(config: RunConfig) -> dict[str, Any]:
-    """The training section, without how often it is saved."""
-    return _without(_dump(config.training), "checkpoint_epochs")
+    """The training section, without how often it is saved; `focal_gamma` and `compile` only where they are used."""
+    values = _dump(config.training)
+    unused = {"focal_gamma": config.training.loss != "focal", "compile": not config.training.compile}
+    return _without(values, "checkpoint_epochs", *(key for key, left_out in unused.items() if left_out))
 
 
 def autoencoder(config: RunConfig) -> dict[str, Any]:
-    """The autoencoder section with `sampling` resolved; its volumes enter as cases."""
+    """The autoencoder section with `sampling` resolved; its volumes enter as cases.
+
+    Left out: `sigma` where nothing is drawn from a Gaussian, `huber_delta` without that loss, and `lifetime`,
+    `decoder` and `loss` where they are the published ones.
+    """
     section = config.autoencoder
     values = _without(_dump(section), "with_validation", "with_supplementary")
     if section.sampling == "auto":
         values["sampling"] = "uniform" if section.with_supplementary else "gaussian"
-    return values if values["sampling"] == "gaussian" else _without(values, "sigma")
+    unused = {
+        "sigma": values["sampling"] == "uniform",
+        "huber_delta": section.loss != "huber",
+        "loss": section.loss == "huber",
+        "lifetime": section.lifetime == 0,
+        "decoder": section.decoder == "transposed",
+    }
+    return _without(values, *(key for key, left_out in unused.items() if left_out))
 
 
 def intensities(config: PreprocessingConfig) -> dict[str, Any]:
@@ -103,10 +126,10 @@ def pack_id(spec: PackSpec, digests: Mapping[str, str]) -> str:
 def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: Sequence[SourceRef]) -> str:
     """Id of the pretraining of one level.
 
-    The labelled cases count only where the clip window comes from them: with other intensities one autoencoder
-    serves every fold and subset that shows it the same volumes, and its name shows neither.
+    The labelled cases count only where the clip window or the place of the organ comes from them: otherwise one
+    autoencoder serves every fold and subset that shows it the same volumes, and its name shows neither.
     """
-    shared = config.preprocessing.intensity != "percentile"
+    shared = config.preprocessing.intensity != "percentile" and config.autoencoder.sampling != "organ"
     payload = {
         "stage": "pretrain",
         "level": level,

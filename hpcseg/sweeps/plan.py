@@ -87,13 +87,13 @@ def make_plan(sweep: Sweep, data: Path, runs_root: Path) -> Plan:
     runs_root = runs_root.resolve()
     resolver = _Resolver(Catalogue(data))
     cells: dict[str, list[dict[str, Any]]] = {}
-    for cell in expand(sweep):
+    for number, cell in enumerate(expand(sweep)):
         try:
             run_id = resolver.train(cell.config)
         except BadInput as error:
             place = ", ".join(f"{axis} = {value!r}" for axis, value in cell.axes.items())
             raise BadInput(f"{error}" + (f" ({sweep.source.path}: {place})" if place else "")) from None
-        cells.setdefault(run_id, []).append({"grid": cell.grid, "axes": cell.axes})
+        cells.setdefault(run_id, []).append({"grid": cell.grid, "axes": cell.axes, "number": number})
     ordered = sorted(resolver.specs.values(), key=lambda spec: STAGES.index(spec.stage))
     verdicts = judge_all([RunDir.of(runs_root, spec.stage, spec.id) for spec in ordered], resolver.needs)
     stages = {spec.id: PlannedStage(spec, resolver.needs[spec.id], verdicts[spec.id]) for spec in ordered}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from hpcseg.config import Count, Section
 from hpcseg.errors import BadInput
@@ -57,18 +58,37 @@ class LocalProfile(_Jobs):
     slots: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
     pack_workers: Annotated[int, Field(ge=0)] = 0
+    ranks: Count = 1  # processes that train one run together, each with a GPU of its own where there are any
+
+    def ranks_of(self, stage: str) -> int:
+        """Processes of a job of one stage; a pack has one."""
+        return 1 if stage == "pack" else self.ranks
 
 
 class StageResources(Section):
-    """`[slurm.pack]`, `[slurm.pretrain]`, `[slurm.train]`: what one job of a stage asks for."""
+    """`[slurm.pack]`, `[slurm.pretrain]`, `[slurm.train]`: what one job of a stage asks for.
+
+    A job that trains has one task per GPU, on CPUs one per node; they train one run together.
+    """
 
     time: Minutes = 24 * 60
-    cpus: Count = 8
+    cpus: Count = 8  # per task
     memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?B?$")] = "32G"
-    gpus: Annotated[int, Field(ge=0)] = 1
+    gpus: Annotated[int, Field(ge=0)] = 1  # per node
+    nodes: Count = 1
     array_parallelism: Count = 256
     signal_lead: Annotated[int, Field(ge=1)] = 300  # s
     flags: Flags = Field(default_factory=dict)
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Tasks of a job that trains."""
+        return max(1, self.gpus)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train one run together."""
+        return self.nodes * self.tasks_per_node
 
 
 class SlurmProfile(_Jobs):
@@ -87,6 +107,17 @@ class SlurmProfile(_Jobs):
         """Resources of one stage."""
         resources: StageResources = getattr(self, stage)
         return resources
+
+    def ranks_of(self, stage: str) -> int:
+        """Processes of a job of one stage; a pack has one."""
+        return 1 if stage == "pack" else self.of(stage).ranks
+
+    @field_validator("pack")
+    @classmethod
+    def _packs_on_one_node(cls, pack: StageResources) -> StageResources:
+        if pack.nodes > 1:
+            raise ValueError("a pack is one process: give it one node, and more cpus")
+        return pack
 
 
 class Profile(Section):
@@ -143,11 +174,17 @@ def _known(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 class Slots(Section):
-    """A resolved local profile: jobs at once, CPU threads of each, processes of a pack."""
+    """A resolved local profile: jobs at once, CPU threads of each of their ranks, processes of a pack."""
 
     slots: int
     threads: int
     pack_workers: int
+    ranks: int = 1
+
+    def gpus_of(self, slot: int, gpus: Sequence[str]) -> str:
+        """CUDA_VISIBLE_DEVICES of the job in a slot: as many of the host's `gpus` as it has ranks."""
+        first = slot * self.ranks
+        return ",".join(gpus[index % len(gpus)] for index in range(first, first + self.ranks)) if gpus else ""
 
 
 def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: int, memory_gib: float) -> Slots:
@@ -162,16 +199,22 @@ def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: i
         cores: CPU cores that this process may use.
         gpus: GPUs that this process may use.
         memory_gib: of the machine.
+
+    Raises:
+        BadInput: a job has more ranks than there are GPUs.
     """
+    ranks = profile.ranks
+    if 0 < gpus < ranks:
+        raise BadInput(f"local.ranks = {ranks}: this machine has {gpus} GPUs, and each rank needs one; set local.ranks")
     by_memory = max(1, int(memory_gib / GIB_PER_SLOT))
     slots = profile.slots
     if slots == 0 and profile.threads:
-        slots = max(1, cores // profile.threads)
+        slots = max(1, cores // (profile.threads * ranks))
     if slots == 0:
-        slots = gpus or max(1, min(cores, runs, by_memory))
-    threads = profile.threads or max(1, cores // slots)
+        slots = gpus // ranks or max(1, min(cores // ranks, runs, by_memory))
+    threads = profile.threads or max(1, cores // (slots * ranks))
     workers = profile.pack_workers or max(1, min(by_memory, cores // max(1, min(slots, packs))))
-    return Slots(slots=slots, threads=threads, pack_workers=workers)
+    return Slots(slots=slots, threads=threads, pack_workers=workers, ranks=ranks)
 
 
 def usable_cores() -> int:

@@ -156,11 +156,11 @@ class RunDir:
         return True
 
     def newest_log(self) -> Path | None:
-        """Output of the last attempt: its standard error, or its standard output where that is empty."""
+        """Output of the last attempt (of rank 0): its standard error, or its standard output where that is empty."""
         submission = self.submission()
-        files = [path for path in self.log.glob("*_log.*") if path.suffix in {".out", ".err"}]
+        files = [path for path in self.log.glob("*_0_log.*") if path.suffix in {".out", ".err"}]
         if submission is not None and submission.logs:
-            files += (self.runs_root / submission.logs).glob(f"{submission.job_id}_*_log.*")
+            files += (self.runs_root / submission.logs).glob(f"{submission.job_id}_0_log.*")
         if not files:
             return None
         newest = max(files, key=lambda path: path.stat().st_mtime)

@@ -172,11 +172,10 @@ class Pool:
         from submitit.core.utils import environment_variables
 
         slot = min(set(range(self.slots.slots)) - {held.slot for held in self._jobs.values()})
-        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else ""
         executor = submitit.LocalExecutor(folder=run.log)
-        executor.update_parameters(timeout_min=NO_TIMEOUT_MIN)
+        executor.update_parameters(timeout_min=NO_TIMEOUT_MIN, tasks_per_node=submission.ranks)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), submission.threads)
-        run.write_submission(submission.model_copy(update={"gpus": gpu}))
+        run.write_submission(submission.model_copy(update={"gpus": self.slots.gpus_of(slot, self.gpus)}))
         with _out_of_the_terminals_reach(), environment_variables(**threads):
             job = executor.submit(run_stage, str(run.path))
         latest = run.submission() or submission  # may have been cancelled meanwhile

@@ -54,8 +54,13 @@ def sbatch_parameters(profile: SlurmProfile, stage: str, ancestors: Sequence[str
         "mem": resources.memory,
         "array_parallelism": resources.array_parallelism,
         "signal_delay_s": resources.signal_lead,
+        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # which srun does not take from sbatch since 22.05
         "wckey": None,  # submitit's own default is refused where such keys are tracked
     }
+    if profile.ranks_of(stage) > 1:
+        # One task per rank; srun ends all of them when one fails, so that none waits for it.
+        parameters |= {"nodes": resources.nodes, "ntasks_per_node": resources.tasks_per_node}
+        parameters["srun_args"].append("--kill-on-bad-exit=1")
     if resources.gpus:
         parameters["gpus_per_node"] = resources.gpus
     if profile.partition:

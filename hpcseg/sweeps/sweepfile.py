@@ -3,7 +3,8 @@
     [sweep]     name (default: the file's), title, description
     [run]       keys of every run
     [[grid]]    keys over [run]; lists are axes (see hpcseg.sweeps.keys), a block is their product; blocks add up
-    [[table]]   name, title, grid (a name or several; default all), rows, columns, over (replicates), sets, baseline
+    [[table]]   name, title, grid (a name or several; default all), rows, columns, over (replicates), sets, baseline,
+                row_labels, column_labels
     [[figure]]  name, title, grid, kind, x, hue, over, set
 
 `--set key=value` replaces a key everywhere: in [run], and the value or list of every block that has it.
@@ -25,7 +26,7 @@ from hpcseg.sweeps.keys import is_axis, nest, parse_setting, run_keys
 from hpcseg.sweeps.tomlfile import TomlFile, explain, flatten, nearest, read_toml
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
-CLASS = "class"  # the foreground classes as rows or columns of a table
+CLASS, GRID, CHOICE = "class", "grid", "choice"  # what may have a role beside the axes
 
 
 def _as_list(value: Any) -> Any:
@@ -49,7 +50,9 @@ class Heading(Section):
 class Table(Section):
     """`[[table]]`: Dice of a grid's runs, one row per value of `rows`, one column per value of `columns` and set.
 
-    `rows` and `columns` are axes, or "class".
+    `rows` and `columns` are axes, "class", "grid" (one for each grid) or "choice" (one for each value of the axes that
+    have no role, in the grid's order): `rows = "grid"`, `columns = "choice"` sets experiments that vary different keys
+    below each other.
     """
 
     name: FileName
@@ -59,7 +62,9 @@ class Table(Section):
     columns: str = "strategy"
     over: Names = ("fold",)  # axes that are replicates
     sets: Annotated[tuple[SetName, ...], BeforeValidator(_as_list)] = ("validation", "test")
-    baseline: str | int | float | bool | None = None  # column that the others are compared with
+    baseline: str | int | float | bool | None = None  # column that the others are compared with; or "none"
+    row_labels: dict[str, str] = Field(default_factory=dict)  # value as TOML writes it -> as it is printed
+    column_labels: dict[str, str] = Field(default_factory=dict)
 
 
 class Figure(Section):
@@ -237,7 +242,7 @@ def _check_axes(
 ) -> None:
     """Every key with a role in a table or figure must be set in each grid that it shows, or in [run]."""
     for grid in grids:
-        there = {CLASS, *grid.axes, *run}
+        there = {CLASS, GRID, CHOICE, *grid.axes, *run}
         for role, axes in roles.items():
             for axis in axes:
                 if axis not in there:
@@ -250,7 +255,7 @@ def _check_axes(
 def _check_roles(source: TomlFile, index: int, grids: list[Grid], table: Table) -> None:
     """An axis with several values and no role would be averaged over silently."""
     roles = {table.rows, table.columns, *table.over}
-    for grid in grids:
+    for grid in () if CHOICE in roles else grids:
         for axis, values in grid.axes.items():
             if axis not in roles and len(values) > 1:
                 raise BadInput(

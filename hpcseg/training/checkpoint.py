@@ -24,14 +24,14 @@ CHECKPOINT = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 
 
-def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write nested dictionaries and lists of tensors, numbers and strings to `path`, atomically."""
+def save_tensors(path: Path, state: dict[str, Any]) -> int:
+    """Write nested dictionaries and lists of tensors, numbers and strings to `path`, atomically; returns the bytes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
-        file.write(payload)
+        head = file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+        return head + file.write(payload)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
@@ -56,15 +56,20 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
-    """Make `state` the newest checkpoint of the run directory and keep the newest one until now beside it."""
+def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
+    """Make `state` the newest checkpoint of the run directory and keep the newest one until now beside it.
+
+    Returns:
+        Its bytes.
+    """
     newest, previous = run / CHECKPOINT, run / PREVIOUS
+    _remove_unfinished(run)
     if newest.exists():
         spare = run / f".{PREVIOUS}.link"
         spare.unlink(missing_ok=True)
         os.link(newest, spare)
         spare.replace(previous)
-    save_tensors(newest, state)
+    return save_tensors(newest, state)
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
@@ -90,3 +95,10 @@ def remove_checkpoints(run: Path) -> None:
     """Remove the checkpoints of a run that has ended."""
     for name in (CHECKPOINT, PREVIOUS):
         (run / name).unlink(missing_ok=True)
+    _remove_unfinished(run)
+
+
+def _remove_unfinished(run: Path) -> None:
+    """Remove what saves left that were killed halfway; one process alone works on a run."""
+    for path in run.glob(f".{CHECKPOINT}.*"):
+        path.unlink()

@@ -1,7 +1,8 @@
 """How a running job is watched and asked to stop: its heartbeat, and a flag that training looks at between steps.
 
     heartbeat.json = {"state", "phase", "step", "steps", "epoch", "loss", "eta_s",
-                      "time", "host", "pid", "pid_start", "attempt"}
+                      "time", "host", "pid", "pid_start", "attempt",
+                      "checkpoint": null or {"saves", "seconds", "last_seconds", "bytes"}}
 
 Knows nothing of schedulers: whoever installs signal handlers calls `ask_to_stop`.
 """
@@ -27,7 +28,10 @@ HeartbeatState = Literal["running", "stopped", "done", "failed"]
 
 @dataclasses.dataclass(frozen=True)
 class Heartbeat:
-    """What a job last said about itself; `eta_s` counts to the end of `phase`, `time` is Unix seconds."""
+    """What a job last said about itself; `eta_s` counts to the end of `phase`, `time` is Unix seconds.
+
+    `checkpoint` says what saving costs (see `Control.saved`), for whoever has to warn the job in time.
+    """
 
     state: HeartbeatState
     phase: str
@@ -41,6 +45,7 @@ class Heartbeat:
     pid: int
     pid_start: float
     attempt: int
+    checkpoint: dict[str, float] | None = None
 
     @property
     def alive(self) -> bool | None:
@@ -91,9 +96,11 @@ class Control:
 
     Args:
         run_dir: where the heartbeat is written.
-        attempt: how many times the run was started, this time included; by default one more than the last heartbeat's.
+        attempt: how many times the run was started, this time included; by default one more than the last heartbeat's,
+            which also says what saving cost so far.
         interval_s: shortest time between two heartbeats of the same phase.
         on_beat: called with every heartbeat that is due, for progress bars in the foreground.
+        silent: write no heartbeat, for a process that works beside the one which does.
     """
 
     def __init__(
@@ -103,15 +110,19 @@ class Control:
         attempt: int | None = None,
         interval_s: float = 1.0,
         on_beat: Callable[[Heartbeat], None] | None = None,
+        silent: bool = False,
     ) -> None:
         self._run = run_dir
         self._interval_s = interval_s
         self._on_beat = on_beat
+        self._silent = silent
         self._stop = False
         self._host = socket.gethostname()
         self._pid = os.getpid()
         self._pid_start = process_start(self._pid) or 0.0
-        self._attempt = attempt if attempt is not None else _next_attempt(run_dir)
+        before = read_heartbeat(run_dir)
+        self._attempt = attempt if attempt is not None else 1 if before is None else before.attempt + 1
+        self._checkpoint = None if before is None else before.checkpoint
         self._last: Heartbeat | None = None
         self._phase_began = (0.0, 0)  # monotonic time and step of the phase's first beat in this process
         self._due = 0.0
@@ -120,6 +131,25 @@ class Control:
     def attempt(self) -> int:
         """How many times the run was started, this time included."""
         return self._attempt
+
+    @property
+    def checkpoint(self) -> dict[str, float] | None:
+        """What saving cost in all attempts; see `saved`."""
+        return self._checkpoint
+
+    def saved(self, seconds: float, size: int) -> None:
+        """Note what one save of a checkpoint cost, for the next heartbeat.
+
+        It says how many `saves` there were, the `seconds` of the longest and of the last one, the `bytes` of the
+        largest.
+        """
+        before = self._checkpoint or {"saves": 0, "seconds": 0.0, "bytes": 0}
+        self._checkpoint = {
+            "saves": before["saves"] + 1,
+            "seconds": round(max(before["seconds"], seconds), 4),
+            "last_seconds": round(seconds, 4),
+            "bytes": max(before["bytes"], size),
+        }
 
     def ask_to_stop(self) -> None:
         """Ask the job to save and stop; only sets a flag, so a signal handler may call it."""
@@ -161,6 +191,7 @@ class Control:
                 pid=self._pid,
                 pid_start=self._pid_start,
                 attempt=self._attempt,
+                checkpoint=self._checkpoint,
             )
         )
 
@@ -169,7 +200,8 @@ class Control:
         if self._last is None:
             self.beat(phase="start")
         assert self._last is not None
-        self._write(dataclasses.replace(self._last, state=state, eta_s=None, time=time.time()))
+        last = dataclasses.replace(self._last, state=state, eta_s=None, time=time.time(), checkpoint=self._checkpoint)
+        self._write(last)
 
     def _eta(self, now: float, step: int, steps: int) -> float | None:
         began, first = self._phase_began
@@ -179,17 +211,14 @@ class Control:
 
     def _write(self, heartbeat: Heartbeat) -> None:
         self._last = heartbeat
+        if self._silent:
+            return
         # Not synced to disk: a heartbeat lost with the machine was no longer true anyway.
         temporary = self._run / f".{HEARTBEAT_FILE}.tmp"
         temporary.write_text(json.dumps(dataclasses.asdict(heartbeat)) + "\n", encoding="utf-8")
         temporary.replace(self._run / HEARTBEAT_FILE)
         if self._on_beat is not None:
             self._on_beat(heartbeat)
-
-
-def _next_attempt(run: Path) -> int:
-    last = read_heartbeat(run)
-    return 1 if last is None else last.attempt + 1
 
 
 def _exists(pid: int) -> bool:

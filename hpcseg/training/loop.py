@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
-from hpcseg.files import write_text
+from hpcseg.files import sync_file, write_text
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
+from hpcseg.training.precision import Precision, Update
+from hpcseg.training.ranks import Ranks
 from hpcseg.training.schedule import EarlyStop, Plateau
 
 HISTORY = "history.jsonl"
@@ -38,6 +40,9 @@ class Task(ABC):
         phase: what the user reads while it runs.
         modules: everything that has weights, by name.
         optimizers: by the name of the loss that its plateau watches; the first loss is the one that counts.
+        precision: what was decided for the modules.
+        update: steps the optimizers.
+        ranks: who trains together; losses are those of the minibatches of all.
     """
 
     epochs: int
@@ -45,6 +50,9 @@ class Task(ABC):
     phase: str
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
+    precision: Precision
+    update: Update
+    ranks: Ranks
 
     @property
     @abstractmethod
@@ -86,31 +94,32 @@ class Progress:
     best_weights: Weights = field(default_factory=dict)
     ended: bool = False
     seconds: float = 0.0  # spent in training by all attempts
+    rank_seconds: float = 0.0  # the same, times the ranks of each
 
 
 def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Progress:
     """Train until the task's epochs are done or the early stop ends it; `progress.best_weights` is the result.
 
     Raises:
-        Interrupted: the job was asked to stop; the checkpoint holds the last finished step.
-        TrainingError: a loss is not a finite number; the last checkpoint stays.
+        Interrupted: a rank was asked to stop; the checkpoint holds the last finished step.
+        TrainingError: a loss or a weight is not a finite number; the last checkpoint stays.
     """
     plateaus = {name: Plateau.of(config, o.param_groups[0]["initial_lr"]) for name, o in task.optimizers.items()}
     stop = EarlyStop.of(config)
     progress = _resume(task, run, plateaus, stop)
-    keeper = _Keeper(task, run, plateaus, stop, progress)
+    keeper = _Keeper(task, run, control, plateaus, stop, progress)
     with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
         while progress.epoch < task.epochs and not progress.ended:
             while progress.step < task.steps:
                 for name, loss in task.training_step(next(batches)).items():
-                    progress.losses.setdefault(name, []).append(_finite(loss, name, progress))
+                    progress.losses.setdefault(name, []).append(_finite(loss, name, task, progress))
                 progress.step += 1
                 _beat(control, task, progress)
-                if control.should_stop():
+                if task.ranks.any(control.should_stop()):
                     keeper.save()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1}; the same command goes on from there")
             means = {name: math.fsum(values) / len(values) for name, values in progress.losses.items()}
-            validation = task.validation_loss(progress.epoch)
+            validation = _finite_or_none(task.validation_loss(progress.epoch), "validation", task, progress)
             for name, plateau in plateaus.items():
                 plateau.update(means[name])
                 _set_rates(task.optimizers[name], plateau)
@@ -118,7 +127,8 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
             ended = validation is not None and stop.update(validation, at_floor=first.at_floor)
             _keep_best(task, progress, config, stop.ema.value if validation is not None else first.ema.value)
             task.close_epoch(progress.epoch, means)
-            _record(run, progress.epoch, means, validation, first.rate)
+            if task.ranks.leads:
+                _record(run, progress.epoch, means, validation, first.rate)
             progress.epoch, progress.step, progress.losses, progress.ended = progress.epoch + 1, 0, {}, ended
             if progress.epoch % config.checkpoint_epochs == 0 or ended or progress.epoch == task.epochs:
                 keeper.save()
@@ -127,36 +137,62 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
 
 @dataclass
 class _Keeper:
-    """Saves the run, and knows how long it has been training."""
+    """Saves the run, and knows how long it has been training and what a save costs."""
 
     task: Task
     run: Path
+    control: Control
     plateaus: dict[str, Plateau]
     stop: EarlyStop
     progress: Progress
     since: float = field(default_factory=time.monotonic)
 
     def save(self) -> None:
-        """Write a checkpoint of the last finished step."""
+        """Write a checkpoint of the last finished step, after the history that belongs to it; all ranks wait for it.
+
+        Raises:
+            TrainingError: a weight is not a finite number; nothing was written.
+        """
         now = time.monotonic()
-        self.progress.seconds, self.since = self.progress.seconds + now - self.since, now
-        save_checkpoint(
+        self.progress.seconds += now - self.since
+        self.progress.rank_seconds += (now - self.since) * self.task.ranks.world
+        self.since = now
+        modules = {name: module.state_dict() for name, module in self.task.modules.items()}
+        step = self.progress.epoch * self.task.steps + self.progress.step
+        for name, tensor in ((f"{m}.{key}", tensor) for m, state in modules.items() for key, tensor in state.items()):
+            if not torch.isfinite(tensor).all():
+                raise _diverged(f"{name} is not finite after step {step}", self.task)
+        if self.task.ranks.leads:
+            self._write(modules, step)
+        self.task.ranks.wait()
+
+    def _write(self, modules: dict[str, Weights], step: int) -> None:
+        began = time.monotonic()
+        if (self.run / HISTORY).exists():
+            sync_file(self.run / HISTORY)
+        size = save_checkpoint(
             self.run,
             {
                 "progress": vars(self.progress),
-                "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+                "modules": modules,
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},
                 "plateaus": {name: plateau.state() for name, plateau in self.plateaus.items()},
                 "stop": self.stop.state(),
+                "update": self.task.update.state(),
                 "extra": self.task.extra_state(),
             },
         )
+        seconds = time.monotonic() - began
+        self.control.saved(seconds, size)
+        print(f"checkpoint of step {step} saved in {seconds:.3f} s, {size / 1e6:.1f} MB", flush=True)
 
 
 def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop) -> Progress:
-    state = load_checkpoint(run)
+    state = task.ranks.of_leader(lambda: load_checkpoint(run))
+    if task.ranks.leads:
+        _cut_history(run, 0 if state is None else state["progress"]["epoch"])
     if state is None:
-        _cut_history(run, 0)
+        task.ranks.align(task.modules)
         return Progress()
     for name, module in task.modules.items():
         module.load_state_dict(state["modules"][name])
@@ -164,20 +200,28 @@ def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop
         optimizer.load_state_dict(state["optimizers"][name])
         plateaus[name].restore(state["plateaus"][name])
     stop.restore(state["stop"])
+    task.update.restore(state["update"])
     task.load_extra_state(state["extra"])
-    progress = Progress(**state["progress"])
-    _cut_history(run, progress.epoch)
-    return progress
+    return Progress(**state["progress"])
 
 
-def _finite(loss: Tensor, name: str, progress: Progress) -> float:
+def _finite(loss: Tensor | float, name: str, task: Task, progress: Progress) -> float:
     value = float(loss)
     if not math.isfinite(value):
-        raise TrainingError(
-            f"the {name} loss is {value} in epoch {progress.epoch + 1}, step {progress.step + 1}; "
-            "the last checkpoint is kept"
-        )
+        where = f"epoch {progress.epoch + 1}, step {min(progress.step + 1, task.steps)}"
+        raise _diverged(f"the {name} loss is {value} in {where}", task)
     return value
+
+
+def _finite_or_none(loss: float | None, name: str, task: Task, progress: Progress) -> float | None:
+    return None if loss is None else _finite(loss, name, task, progress)
+
+
+def _diverged(what: str, task: Task) -> TrainingError:
+    # Scaling the loss keeps gradients within float16's range, not what the networks compute on the way to it.
+    half = task.precision.convolutions == "float16"
+    remedy = "float16 ends at 65504: set training.precision = 'bfloat16'" if half else "lower the learning rate"
+    return TrainingError(f"{what}; the last checkpoint is kept; {remedy}")
 
 
 def _beat(control: Control, task: Task, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""A trained F-Net as one file that needs no run directory: weights, and all that applying them to a scan takes."""
+"""A trained network as one file that needs no run directory: weights, and all that applying them to a scan takes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ from hpcseg import __version__
 from hpcseg.config import Pair, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.networks.fnet import FNet
-from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.networks.unet import UNet
+from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
 from hpcseg.spec import Spacing, TrainSpec
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
 
 MODEL = "model.pt"
-_KIND = "hpcseg-fnet 1"
+_KINDS = {"fnet": "hpcseg-fnet 1", "unet": "hpcseg-unet 1"}
+
+SegmentationNetwork = FNet | UNet  # called with a list of images, one per input box; returns logits of the target
 
 
-def geometry_of(config: RunConfig) -> FovealGeometry:
-    """The foveal geometry that a run trains with."""
-    return FovealGeometry(config.patches.size, config.network.kernel, config.network.levels)
+def geometry_of(config: RunConfig) -> PatchGeometry:
+    """The geometry of the patches that a run's network trains with."""
+    patch, network = config.patches.size, config.network
+    if network.kind == "fnet":
+        return FovealGeometry(patch, network.kernel, network.levels)
+    if network.margin == "auto":
+        return PaddedGeometry.around(patch, network.levels)
+    return PaddedGeometry(patch, network.margin, network.levels)
 
 
-def new_network(config: RunConfig, classes: int, generator: torch.Generator | None = None) -> FNet:
-    """A fresh F-Net for `classes` foreground classes, its weights drawn from `generator`."""
-    network = config.network
-    return FNet(
-        network.kernel, network.levels, network.maps_per_level, classes, gain=network.init_gain, generator=generator
-    )
+def new_network(config: RunConfig, classes: int, generator: torch.Generator | None = None) -> SegmentationNetwork:
+    """A fresh network for `classes` foreground classes, its weights drawn from `generator`."""
+    network, maps = config.network, config.network.maps_per_level
+    if network.kind == "fnet":
+        return FNet(network.kernel, network.levels, maps, classes, network.init_gain, generator=generator)
+    margin = -geometry_of(config).origins[0]
+    return UNet(network.kernel, maps, classes, margin, network.init_gain, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class TrainedModel:
         """Number of foreground classes."""
         return max(len(self.classes), 1)
 
-    def network(self, device: torch.device) -> FNet:
+    def network(self, device: torch.device) -> SegmentationNetwork:
         """The network with these weights, in evaluation mode."""
         network = new_network(self.config, self.class_count)
         network.load_state_dict(self.weights)
@@ -81,7 +90,7 @@ class TrainedModel:
     def save(self, path: Path) -> None:
         """Write the model to one file, atomically."""
         plain: dict[str, Any] = {
-            "kind": _KIND,
+            "kind": _KINDS[self.config.network.kind],
             "config": self.config.model_dump_json(),
             "spacing_zyx": list(self.spacing_zyx),
             "classes": [list(values) for values in self.classes],
@@ -104,8 +113,8 @@ class TrainedModel:
         if not file.exists():
             raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
         plain = load_tensors(file)
-        if plain.get("kind") != _KIND:
-            raise BadInput(f"{file}: not a trained F-Net of this version of hpcseg")
+        if plain.get("kind") not in _KINDS.values():
+            raise BadInput(f"{file}: not a trained network of this version of hpcseg")
         try:
             config = RunConfig.model_validate_json(plain["config"])
         except ValidationError:

@@ -1,15 +1,33 @@
-"""Where a network computes, in which precision and memory layout: the one place that decides."""
+"""Where a network computes, in which precision and memory layout: the one place that decides.
+
+Convolutions run in the chosen number type under autocast. Weights, their gradients, batch norms' statistics and
+arithmetic, the winners' selection and all losses are float32 in every case.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpcseg.config import TrainingConfig
+from hpcseg.errors import BadInput, TrainingError
+from hpcseg.training.ranks import ALONE, Ranks
 
 Module = TypeVar("Module", bound=nn.Module)
+Number = Literal["float32", "bfloat16", "float16"]
+
+# By `torch.cpu.get_capabilities`: instructions without which oneDNN's convolutions only emulate a number type.
+_CPU_INSTRUCTIONS: Mapping[Number, tuple[str, ...]] = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+LOWEST_SCALE = 1.0
 
 
 def pick_device() -> torch.device:
@@ -22,9 +40,149 @@ def place(module: Module, device: torch.device) -> Module:
     return module.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return, call-overload]
 
 
+def be_deterministic() -> None:
+    """Make this process give the same bits again, before it computes anything; on a GPU this costs time.
+
+    On a CPU it does anyway.
+    """
+    if pick_device().type == "cpu":
+        return
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What was decided for the networks of one process: the convolutions' number type, and whether they are compiled.
+
+    Only float16 needs its loss scaled: its gradients would vanish below 6e-8, those of bfloat16 reach 1e-38.
+    """
+
+    device: torch.device
+    convolutions: Number = "float32"
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, config: TrainingConfig, device: torch.device) -> Precision:
+        """Precision of a training on `device`; "auto" is bfloat16 on GPUs that have it, else float32.
+
+        Raises:
+            BadInput: the device only emulates the number type asked for; there is no compiler to compile with.
+        """
+        number = _resolved(config, device)
+        if not _has(device, number):
+            what = "GPU" if device.type == "cuda" else "CPU"
+            others = [other for other in ("bfloat16", "float16") if other != number and _has(device, other)]
+            remedy = " or ".join(f"'{other}'" for other in ("auto", *others, "float32"))
+            raise BadInput(f"training.precision = '{number}': this {what} has no instructions for it; set {remedy}")
+        if config.compile and not _compiler():
+            raise BadInput("training.compile = true: no C++ compiler here; install g++ or set training.compile = false")
+        return cls(device, number, config.compile)
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the networks run."""
+        number = torch.float16 if self.convolutions == "float16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=number, enabled=self.convolutions != "float32")
+
+    def place(self, module: Module) -> Module:
+        """Move a network to be trained to the device, and compile its forward if wanted; its state's keys stay."""
+        placed = place(module, self.device)
+        if self.compiled:
+            placed.compile(dynamic=False)  # sizes never change, and torch's shape guessing fails on the decoders
+        return placed
+
+    def as_json(self) -> dict[str, Any]:
+        """What the record of a run says about it."""
+        return {
+            "device": self.device.type,
+            "convolutions": self.convolutions,
+            "loss_scaling": self.convolutions == "float16",
+            "compiled": self.compiled,
+        }
+
+
 def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """Context in which convolutions run; batch norm, losses and the winners' selection stay in float32."""
-    precision = config.precision
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    """Context for applying a trained network: as it was trained where `device` can do that, else float32."""
+    number = _resolved(config, device)
+    return Precision(device, number if _has(device, number) else "float32").autocast()
+
+
+class Update:
+    """One backward pass and one step of every optimizer, or of none where a gradient overflowed.
+
+    One scale serves all optimizers, since they share the backward pass. It is halved by every overflow and doubled
+    after 2000 steps without one (`torch.amp.GradScaler`), so it depends on the steps alone.
+
+    Attributes:
+        overflows: how many steps were skipped.
+    """
+
+    def __init__(
+        self, precision: Precision, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks = ALONE
+    ) -> None:
+        self._optimizers, self._ranks = optimizers, ranks
+        self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.convolutions == "float16")
+        self.overflows = 0
+
+    def __call__(self, loss: Tensor) -> bool:
+        """Update the weights to lower `loss`, a scalar; False if the step was skipped.
+
+        Raises:
+            TrainingError: gradients overflow however small the scale.
+        """
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self._scaler.scale(loss))
+        groups = (group for optimizer in self._optimizers.values() for group in optimizer.param_groups)
+        self._ranks.sum_gradients(parameter for group in groups for parameter in group["params"])
+        if self._scaler.is_enabled() and not self._unscaled():
+            self.overflows += 1
+            return False
+        for optimizer in self._optimizers.values():
+            optimizer.step()
+        return True
+
+    def _unscaled(self) -> bool:
+        """Take the scale out of the gradients, and adapt it; False if they overflowed."""
+        for optimizer in self._optimizers.values():
+            self._scaler.unscale_(optimizer)
+        before = self._scaler.get_scale()
+        self._scaler.update()
+        after = self._scaler.get_scale()
+        if after < LOWEST_SCALE:
+            raise TrainingError(
+                "gradients overflow float16 however they are scaled; the last checkpoint is kept; "
+                "set training.precision = 'bfloat16' or 'float32'"
+            )
+        return after >= before
+
+    def state(self) -> dict[str, Any]:
+        """The scale and all that decides how it goes on, as plain numbers."""
+        return {"scaler": self._scaler.state_dict(), "overflows": self.overflows}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self._scaler.load_state_dict(state["scaler"])
+        self.overflows = state["overflows"]
+
+
+def _resolved(config: TrainingConfig, device: torch.device) -> Number:
+    if config.precision != "auto":
+        return config.precision
+    return "bfloat16" if device.type == "cuda" and _has(device, "bfloat16") else "float32"
+
+
+def _has(device: torch.device, number: Number) -> bool:
+    """Whether the device computes with the number type itself."""
+    if number == "float32":
+        return True
+    if device.type == "cuda":
+        return number == "float16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in _CPU_INSTRUCTIONS[number])
+
+
+def _compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler, by the names it looks for."""
+    return any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++"))))

@@ -1,4 +1,4 @@
-"""The stages that train: the autoencoder of one level, the F-Net of one run; each from its run directory alone."""
+"""The stages that train: the autoencoder of one level, the network of one run; each from its run directory alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from hpcseg.networks.fnet import FNet
 from hpcseg.patches.source import Source
 from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import PretrainSpec, TrainSpec, runs_root
-from hpcseg.training.checkpoint import load_tensors, remove_checkpoints, save_tensors
+from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.loop import Progress, Task, fit
 from hpcseg.training.model import MODEL, TrainedModel, new_network
+from hpcseg.training.organ import around_organ
 from hpcseg.training.precision import pick_device
+from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.training.stores import Stores
 from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
 from hpcseg.training.transfer import parameter_groups, transfer
@@ -28,54 +30,71 @@ TRAINING_FILE = "training.json"
 _AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
 
 
-def pretrain(run: Path, spec: PretrainSpec, control: Control, reading: Reading = AS_IT_COMES) -> None:
-    """Train the autoencoder of one level and leave it in `model.pt`; `reading` says how its stores are read.
+def pretrain(
+    run: Path, spec: PretrainSpec, control: Control, reading: Reading = AS_IT_COMES, ranks: Ranks = ALONE
+) -> None:
+    """Train the autoencoder of one level and leave it in `model.pt`; a trained one is left as it is.
+
+    `reading` says how its stores are read, `ranks` who trains together.
 
     Raises:
         Interrupted: the job was asked to stop; the checkpoint is written.
         StoreError: an ancestor's store is missing or damaged.
         TrainingError: the loss is not a number.
     """
+    if ranks.any((run / TRAINING_FILE).exists()):
+        return
     control.beat(phase="reading")
     device = pick_device()
     with ExitStack() as stack:
-        stores = Stores(runs_root(run), stack, spec.sources, reading, control, _gpu(spec.config, device))
-        window = stores.window(spec.config.preprocessing, spec.statistics)
-        sources = stores.sources(spec.config.preprocessing, spec.sources, window)
+        with ranks.together():
+            stores = Stores(runs_root(run), stack, spec.sources, reading, control, _gpu(device))
+            window = stores.window(spec.config.preprocessing, spec.statistics)
+            sources = stores.sources(spec.config.preprocessing, spec.sources, window)
+            labelled = stores.sources(spec.config.preprocessing, [spec.statistics], window)
+        if spec.config.autoencoder.sampling == "organ":
+            sources = around_organ(run, labelled, sources, control, ranks)
         network = _new_autoencoder(spec.config, spec.level)
-        task = AutoencoderTask(spec.config, spec.level, network, sources, device)
+        task = AutoencoderTask(spec.config, spec.level, network, sources, device, ranks)
         progress = fit(task, run, control, spec.config.training)
-    save_tensors(run / MODEL, {"kind": "hpcseg-autoencoder 1", "level": spec.level, "weights": progress.best_weights})
-    write_json(run / TRAINING_FILE, _summary(progress, task, stores))
-    remove_checkpoints(run)
+    if ranks.leads:
+        model = {"kind": "hpcseg-autoencoder 1", "level": spec.level, "weights": progress.best_weights}
+        save_tensors(run / MODEL, model)
+        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control))
+    ranks.wait()
 
 
-def train(run: Path, spec: TrainSpec, control: Control, reading: Reading = AS_IT_COMES) -> None:
-    """Train the F-Net of one run by its strategy and leave it in `model.pt`; a trained run is left as it is.
+def train(run: Path, spec: TrainSpec, control: Control, reading: Reading = AS_IT_COMES, ranks: Ranks = ALONE) -> None:
+    """Train the network of one run by its strategy and leave it in `model.pt`; a trained run is left as it is.
 
-    `reading` says how its stores are read.
+    `reading` says how its stores are read, `ranks` who trains together.
 
     Raises:
         Interrupted: the job was asked to stop; the checkpoint is written.
         StoreError: an ancestor's store is missing or damaged.
         TrainingError: a loss is not a number.
     """
-    if (run / TRAINING_FILE).exists():
+    if ranks.any((run / TRAINING_FILE).exists()):
         return
     control.beat(phase="reading")
     device = pick_device()
     with ExitStack() as stack:
-        refs = (spec.labelled, spec.validation, *spec.autoencoder_sources)
-        stores = Stores(runs_root(run), stack, refs, reading, control, _gpu(spec.config, device))
-        preprocessing = spec.config.preprocessing
-        window = stores.window(preprocessing, spec.labelled)
-        labelled = stores.sources(preprocessing, [spec.labelled], window)
-        validation = stores.sources(preprocessing, [spec.validation], window)
-        unlabelled = stores.sources(preprocessing, spec.autoencoder_sources, window)
-        task = _task(run, spec, labelled, validation, unlabelled, device)
+        with ranks.together():
+            refs = (spec.labelled, spec.validation, *spec.autoencoder_sources)
+            stores = Stores(runs_root(run), stack, refs, reading, control, _gpu(device))
+            preprocessing = spec.config.preprocessing
+            window = stores.window(preprocessing, spec.labelled)
+            labelled = stores.sources(preprocessing, [spec.labelled], window)
+            validation = stores.sources(preprocessing, [spec.validation], window)
+            unlabelled = stores.sources(preprocessing, spec.autoencoder_sources, window)
+        if unlabelled and spec.config.autoencoder.sampling == "organ":
+            unlabelled = around_organ(run, labelled, unlabelled, control, ranks)
+        task = _task(run, spec, labelled, validation, unlabelled, device, ranks)
         progress = fit(task, run, control, spec.config.training)
-    TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL)
-    write_json(run / TRAINING_FILE, _summary(progress, task, stores))
+    if ranks.leads:
+        TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL)
+        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control))
+    ranks.wait()
 
 
 def _task(
@@ -85,20 +104,24 @@ def _task(
     validation: list[Source],
     unlabelled: list[Source],
     device: torch.device,
+    ranks: Ranks,
 ) -> SegmentationTask:
     config = spec.config
     network = new_network(config, max(len(spec.classes), 1), torch.Generator().manual_seed(config.seed))
+    groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
+    if config.strategy == "baseline":
+        return SegmentationTask(config, network, groups, labelled, validation, device, ranks)
+    assert isinstance(network, FNet)  # `RunConfig` refuses other networks for what follows
     if config.strategy == "multitask":
         autoencoders = [_new_autoencoder(config, level, network) for level in range(config.multitask.levels)]
-        return MultitaskTask(config, network, autoencoders, labelled, validation, unlabelled, device)
-    groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-    if config.strategy == "transfer":
-        models = [load_tensors(runs_root(run) / path)["weights"] for path in spec.pretrained]
-        prefix = "encoder."
-        encoders = [{name.removeprefix(prefix): w for name, w in m.items() if name.startswith(prefix)} for m in models]
-        write_json(run / "transfer.json", transfer(config, network, encoders))
-        groups = parameter_groups(config, network)
-    return SegmentationTask(config, network, groups, labelled, validation, device)
+        return MultitaskTask(config, network, autoencoders, labelled, validation, unlabelled, device, ranks)
+    models = [load_tensors(runs_root(run) / path)["weights"] for path in spec.pretrained]
+    prefix = "encoder."
+    encoders = [{name.removeprefix(prefix): w for name, w in m.items() if name.startswith(prefix)} for m in models]
+    phis = transfer(config, network, encoders)
+    if ranks.leads:
+        write_json(run / "transfer.json", phis)
+    return SegmentationTask(config, network, parameter_groups(config, network), labelled, validation, device, ranks)
 
 
 def _new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) -> WTAutoencoder:
@@ -108,21 +131,27 @@ def _new_autoencoder(config: RunConfig, level: int, network: FNet | None = None)
         config.network.maps_per_level[level],
         config.autoencoder.winners,
         config.network.init_gain,
+        lifetime=config.autoencoder.lifetime,
+        decoder=config.autoencoder.decoder,
         encoder=None if network is None else network.encoder(level).twin(),
         generator=torch.Generator().manual_seed(_AUTOENCODER_SEED * (level + 1) + config.seed),
     )
 
 
-def _gpu(config: RunConfig, device: torch.device) -> torch.device | None:
-    """Where volumes may be resident: on a GPU, unless patches are interpolated from them, which the host does."""
-    return device if device.type == "cuda" and not config.augmentation.enabled else None
+def _gpu(device: torch.device) -> torch.device | None:
+    """Where volumes may be resident."""
+    return device if device.type == "cuda" else None
 
 
-def _summary(progress: Progress, task: Task, stores: Stores) -> dict[str, Any]:
+def _summary(progress: Progress, task: Task, stores: Stores, control: Control) -> dict[str, Any]:
     return {
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch + 1,
         "steps": progress.epoch * task.steps,
         "seconds": round(progress.seconds, 3),
+        "rank_seconds": round(progress.rank_seconds, 3),
+        "ranks": task.ranks.world,
+        "precision": task.precision.as_json() | {"overflows": task.update.overflows},
+        "checkpoint": control.checkpoint,
         "reading": [line.as_json() for line in stores.report],
     }

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from hpcseg.config import RunConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
-from hpcseg.networks.losses import dice_ce, huber
+from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.sampling import Stream
 from hpcseg.patches.source import Source
 from hpcseg.training.loop import Task
-from hpcseg.training.model import geometry_of
-from hpcseg.training.precision import autocast, place
+from hpcseg.training.model import SegmentationNetwork, geometry_of
+from hpcseg.training.norm import share_statistics
+from hpcseg.training.precision import Precision, Update
+from hpcseg.training.ranks import ALONE, Ranks
 
 ParameterGroup = dict[str, Any]
 
@@ -36,25 +38,29 @@ def adam(config: RunConfig, groups: Sequence[ParameterGroup]) -> torch.optim.Ada
 
 
 class SegmentationTask(Task):
-    """The F-Net on labelled patches: the baseline and, with other parameter groups, S-TL."""
+    """A network on labelled patches: the baseline (F-Net or U-Net) and, with other parameter groups, S-TL."""
 
     phase = "training"
 
     def __init__(
         self,
         config: RunConfig,
-        network: FNet,
+        network: SegmentationNetwork,
         groups: Sequence[ParameterGroup],
         training: Sequence[Source],
         validation: Sequence[Source],
         device: torch.device,
+        ranks: Ranks = ALONE,
         batch: int | None = None,
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.ranks = config, device, ranks
         self.epochs, self.steps = config.training.epochs, config.training.steps
-        self.network = place(network, device)
-        self.modules: dict[str, nn.Module] = {"fnet": network}
+        self.precision = Precision.of(config.training, device)
+        share_statistics(network, ranks, compiled=self.precision.compiled)
+        self.network = self.precision.place(network)
+        self.modules: dict[str, nn.Module] = {config.network.kind: network}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"segmentation": adam(config, groups)}
+        self.update = Update(self.precision, self.optimizers, ranks)
         self._training = self._batches(training, Stream.TRAINING, batch or config.training.batch)
         self._validation = self._batches(validation, Stream.VALIDATION, config.training.batch)
 
@@ -73,6 +79,7 @@ class SegmentationTask(Task):
             seed=config.seed,
             stream=stream,
             augmentation=config.augmentation if stream == Stream.TRAINING else None,
+            part=self.ranks.part,
         )
 
     def batches(self, first_step: int) -> Generator[Any]:
@@ -82,19 +89,16 @@ class SegmentationTask(Task):
     def training_step(self, batch: Any) -> dict[str, Tensor]:
         """One update of the F-Net."""
         self.network.train()
-        optimizer = self.optimizers["segmentation"]
-        optimizer.zero_grad(set_to_none=True)
         loss = self.segmentation_loss(batch)
-        torch.autograd.backward(loss)
-        optimizer.step()
+        self.update(loss)
         return {"segmentation": loss.detach()}
 
     def segmentation_loss(self, batch: Batch) -> Tensor:
-        """Dice plus cross-entropy of one batch."""
+        """The configured loss of one batch."""
         assert batch.label_BDHW is not None
-        with autocast(self.config.training, self.device):
+        with self.precision.autocast():
             logits_BCDHW = self.network(batch.images)
-        return dice_ce(logits_BCDHW, batch.label_BDHW)
+        return segmentation_loss(self.config.training, logits_BCDHW, batch.label_BDHW, self.ranks.reduce)
 
     @torch.no_grad()
     def validation_loss(self, epoch: int) -> float:
@@ -113,15 +117,24 @@ class AutoencoderTask(Task):
     phase = "pretraining"
 
     def __init__(
-        self, config: RunConfig, level: int, network: WTAutoencoder, sources: Sequence[Source], device: torch.device
+        self,
+        config: RunConfig,
+        level: int,
+        network: WTAutoencoder,
+        sources: Sequence[Source],
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.ranks = config, device, ranks
         self.epochs, self.steps = config.autoencoder.epochs, config.autoencoder.steps
-        self.network = place(network, device)
+        self.precision = Precision.of(config.training, device)
+        share_statistics(network, ranks, compiled=self.precision.compiled)
+        self.network = self.precision.place(network)
         self.modules: dict[str, nn.Module] = {"autoencoder": network}
         groups = [{"params": list(network.parameters()), "lr": config.autoencoder.learning_rate}]
         self.optimizers: dict[str, torch.optim.Optimizer] = {"reconstruction": adam(config, groups)}
-        self._training = autoencoder_batches(config, [level], sources, config.autoencoder.batch)
+        self.update = Update(self.precision, self.optimizers, ranks)
+        self._training = autoencoder_batches(config, [level], sources, config.autoencoder.batch, ranks)
 
     @property
     def kept(self) -> nn.Module:
@@ -135,11 +148,8 @@ class AutoencoderTask(Task):
     def training_step(self, batch: Any) -> dict[str, Tensor]:
         """One update of encoder and decoder."""
         self.network.train()
-        optimizer = self.optimizers["reconstruction"]
-        optimizer.zero_grad(set_to_none=True)
-        loss = reconstruction_loss(self.config, self.network, batch.images[0], self.device)
-        torch.autograd.backward(loss)
-        optimizer.step()
+        loss = reconstruction_loss(self.config, self.network, batch.images[0], self.precision, self.ranks)
+        self.update(loss)
         return {"reconstruction": loss.detach()}
 
 
@@ -160,15 +170,18 @@ class MultitaskTask(SegmentationTask):
         validation: Sequence[Source],
         unlabelled: Sequence[Source],
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-        super().__init__(config, network, groups, training, validation, device, batch=config.multitask.batch)
-        self.autoencoders = place(nn.ModuleList(autoencoders), device)
+        super().__init__(config, network, groups, training, validation, device, ranks, config.multitask.batch)
+        for one in autoencoders:
+            share_statistics(one, ranks, compiled=self.precision.compiled)
+        self.autoencoders = nn.ModuleList(map(self.precision.place, autoencoders))
         self.modules["autoencoders"] = self.autoencoders
         own = [p for one in autoencoders for p in (*one.encoder.norm_parameters(), *one.decoder_parameters())]
         self.optimizers["reconstruction"] = adam(config, [{"params": own, "lr": config.autoencoder.learning_rate}])
         levels = range(config.multitask.levels)
-        self._unlabelled = autoencoder_batches(config, levels, unlabelled, config.multitask.autoencoder_batch)
+        self._unlabelled = autoencoder_batches(config, levels, unlabelled, config.multitask.autoencoder_batch, ranks)
         self.gamma = 1.0 if config.multitask.gamma == "auto" else config.multitask.gamma
 
     def batches(self, first_step: int) -> Generator[Any]:
@@ -185,15 +198,11 @@ class MultitaskTask(SegmentationTask):
         labelled, unlabelled = cast(tuple[Batch, Batch], batch)
         self.network.train()
         self.autoencoders.train()
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
         segmentation = self.segmentation_loss(labelled)
         pairs = zip(self.autoencoders, unlabelled.images, strict=True)
-        losses = [reconstruction_loss(self.config, network, image, self.device) for network, image in pairs]
+        losses = [reconstruction_loss(self.config, *pair, self.precision, self.ranks) for pair in pairs]
         reconstruction = torch.stack(losses).mean()
-        torch.autograd.backward(segmentation + self.gamma * self.config.multitask.factor * reconstruction)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        self.update(segmentation + self.gamma * self.config.multitask.factor * reconstruction)
         return {"segmentation": segmentation.detach(), "reconstruction": reconstruction.detach()}
 
     def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
@@ -212,7 +221,7 @@ class MultitaskTask(SegmentationTask):
 
 
 def autoencoder_batches(
-    config: RunConfig, levels: Sequence[int], sources: Sequence[Source], batch: int
+    config: RunConfig, levels: Sequence[int], sources: Sequence[Source], batch: int, ranks: Ranks
 ) -> AutoencoderBatches:
     """Unlabelled batches of the given levels, sampled as the configuration says."""
     sampling = config.autoencoder.sampling
@@ -229,11 +238,14 @@ def autoencoder_batches(
         sigma=config.autoencoder.sigma,
         lattice=config.patches.lattice,
         augmentation=config.augmentation,
+        part=ranks.part,
     )
 
 
-def reconstruction_loss(config: RunConfig, network: nn.Module, image_B1DHW: Tensor, device: torch.device) -> Tensor:
-    """Mean Huber loss of an autoencoder over its whole input patch."""
-    with autocast(config.training, device):
+def reconstruction_loss(
+    config: RunConfig, network: nn.Module, image_B1DHW: Tensor, precision: Precision, ranks: Ranks
+) -> Tensor:
+    """The configured loss of an autoencoder over its whole input patch."""
+    with precision.autocast():
         reconstruction_B1DHW = network(image_B1DHW)
-    return huber(reconstruction_B1DHW, image_B1DHW, config.autoencoder.huber_delta)
+    return reconstruction_error(config.autoencoder, reconstruction_B1DHW, image_B1DHW, ranks.reduce)

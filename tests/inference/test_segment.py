@@ -27,17 +27,23 @@ from hpcseg.volumes.store import LEVELS, Store
 SPACING = (2.0, 2.0, 2.0)
 
 
-def model(classes: tuple[tuple[int, ...], ...] = ((1, 2),), **inference: Any) -> TrainedModel:
+FNET: dict[str, Any] = {"levels": 3, "kernel": 3, "maps": 4, "init_gain": 1.0}
+UNET: dict[str, Any] = {"kind": "unet", "levels": 2, "kernel": 3, "maps": (3, 4), "init_gain": 1.0}
+
+
+def model(
+    classes: tuple[tuple[int, ...], ...] = ((1, 2),), network: dict[str, Any] = FNET, **inference: Any
+) -> TrainedModel:
     """An untrained network whose random weights are large enough to make a structured prediction."""
     config = RunConfig.model_validate(
         {
             "patches": {"size": 16},
-            "network": {"levels": 3, "kernel": 3, "maps": 4, "init_gain": 1.0},
+            "network": network,
             "preprocessing": {"intensity": "window"},
             "inference": inference,
         }
     )
-    network = new_network(config, len(classes), torch.Generator().manual_seed(3))
+    fresh = new_network(config, len(classes), torch.Generator().manual_seed(3))
     return TrainedModel(
         config=config,
         spacing_zyx=SPACING,
@@ -45,7 +51,7 @@ def model(classes: tuple[tuple[int, ...], ...] = ((1, 2),), **inference: Any) ->
         padding=-1000.0,
         pyramid_clip=(-200.0, 400.0),
         window=None,
-        weights=network.state_dict(),
+        weights=fresh.state_dict(),
         provenance={},
     )
 
@@ -72,6 +78,23 @@ def test_any_tile_size_gives_the_same_probabilities(image: Path, tile: int) -> N
 def test_paper_mode_equals_tiles_where_patches_are_aligned(image: Path) -> None:
     # Patch 16 in steps of 8 keeps every origin at the phase, so that averaging changes nothing.
     np.testing.assert_allclose(probabilities(model(mode="paper"), image), probabilities(model(), image), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{"tile": 8}, {"tile": 32}, {"mode": "paper"}])
+def test_unet_with_a_margin_as_wide_as_it_sees_gives_the_same_probabilities_from_any_tile(
+    image: Path, how: dict[str, Any]
+) -> None:
+    wide = {**UNET, "margin": 12}
+    whole = probabilities(model(network=wide, tile=96), image)
+    assert whole.std() > 1e-3
+    np.testing.assert_allclose(probabilities(model(network=wide, **how), image), whole, atol=1e-5)
+
+
+def test_unet_tiles_are_as_large_as_its_training_patches(image: Path) -> None:
+    narrow = {**UNET, "margin": 2}
+    found = probabilities(model(network=narrow), image)
+    np.testing.assert_array_equal(found, probabilities(model(network=narrow, tile=16), image))
+    assert np.abs(found - probabilities(model(network=narrow, tile=96), image)).max() > 1e-5
 
 
 def test_normalisation_applies_the_clip_and_the_scale() -> None:
@@ -160,8 +183,9 @@ def save(trained: TrainedModel, folder: Path) -> Path:
     return folder / "model.pt"
 
 
-def test_model_file_round_trip(tmp_path: Path) -> None:
-    first = model(classes=((1,), (2, 3)))
+@pytest.mark.parametrize("network", [FNET, UNET], ids=["fnet", "unet"])
+def test_model_file_round_trip(tmp_path: Path, network: dict[str, Any]) -> None:
+    first = model(classes=((1,), (2, 3)), network=network)
     second = TrainedModel.load(save(first, tmp_path))
     assert second.config == first.config
     assert second.classes == first.classes

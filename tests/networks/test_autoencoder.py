@@ -11,10 +11,13 @@ from hpcseg.networks.losses import huber
 from hpcseg.networks.winners import dense_decode, top_winners
 from hpcseg.patches.geometry import FovealGeometry
 
+DECODERS = pytest.mark.parametrize("decoder", ["transposed", "cbru"])
 
-@pytest.mark.parametrize("kernel, size", [(3, 9), (3, 14), (5, 15)])
-def test_the_reconstruction_has_the_images_size(kernel, size):
-    network = WTAutoencoder(kernel, 3, 2, 0.01)
+
+@DECODERS
+@pytest.mark.parametrize("kernel, size", [(3, 9), (3, 14), (5, 17), (5, 22)])
+def test_the_reconstruction_has_the_images_size(kernel, size, decoder):
+    network = WTAutoencoder(kernel, 3, 2, 0.01, decoder=decoder)
     assert network(torch.randn(2, 1, size, size + 1, size + 2)).shape == (2, 1, size, size + 1, size + 2)
 
 
@@ -32,8 +35,32 @@ def test_the_reconstruction_is_the_transposed_convolution_of_the_winners():
     assert torch.allclose(network(image), expected, atol=1e-6)
 
 
-def test_a_few_steps_lower_the_loss():
-    network = WTAutoencoder(3, 4, 5, 0.01)
+def test_cbru_stretches_the_convolved_winners_to_the_image():
+    network = WTAutoencoder(3, 2, 1, 1.0, decoder="cbru")
+    image = torch.randn(2, 1, 14, 14, 14, generator=torch.Generator().manual_seed(0))
+    code = network.encoder(image)
+    least = code.flatten(2).amax(dim=2).view(2, 2, 1, 1, 1)
+    small = network.decoder.channel(network.decoder.cbr(code * (code >= least)))
+    assert small.shape == (2, 1, 6, 6, 6)
+    source = torch.arange(14) * 6 // 14
+    expected = small[:, :, source][:, :, :, source][:, :, :, :, source]
+    assert torch.allclose(network(image), expected, atol=1e-6)
+
+
+@DECODERS
+def test_lifetime_silences_the_weaker_samples_in_training(decoder):
+    every, one = (WTAutoencoder(3, 1, 2, 1.0, decoder=decoder, lifetime=lifetime) for lifetime in (0.0, 0.25))
+    image = torch.randn(4, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    strongest = every.encoder(image).flatten(1).amax(dim=1).argmax()
+    one.encoder.load_state_dict(WTAutoencoder(3, 1, 2, 1.0, decoder=decoder).encoder.state_dict())
+    varies = one(image).flatten(1).std(dim=1) > 1e-6
+    assert varies.nonzero().flatten().tolist() == [strongest]
+    assert (every(image).flatten(1).std(dim=1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("decoder, share", [("transposed", 0.6), ("cbru", 0.9)])
+def test_a_few_steps_lower_the_loss(decoder, share):
+    network = WTAutoencoder(3, 4, 5, 0.01, decoder=decoder)
     image = torch.zeros(2, 1, 12, 12, 12)
     image[:, :, 4:8, 4:8, 4:8] = 2.0
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -44,7 +71,7 @@ def test_a_few_steps_lower_the_loss():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < share * losses[0]
 
 
 def test_start_weights_are_a_function_of_the_generator_alone():
@@ -72,9 +99,10 @@ def test_a_tied_autoencoder_keeps_the_fnets_start_and_trains_its_convolutions():
     assert all(torch.equal(network.encoder(0).state_dict()[name], value) for name, value in norms.items())
 
 
-def test_the_two_optimizers_of_a_tied_pair_share_out_every_parameter_once():
+@DECODERS
+def test_the_two_optimizers_of_a_tied_pair_share_out_every_parameter_once(decoder):
     network = FNet(3, 2, (4, 4), 1, 0.01)
-    tied = WTAutoencoder(3, 4, 3, 0.01, encoder=network.encoder(0).twin())
+    tied = WTAutoencoder(3, 4, 3, 0.01, decoder=decoder, encoder=network.encoder(0).twin())
     first = [*network.parameters(), *tied.encoder.norm_parameters()]
     second = [*tied.decoder_parameters()]
     everything = torch.nn.ModuleList([network, tied]).parameters()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hpcseg.networks.fnet import CBR, Encoder, FNet, initialise
 from hpcseg.networks.losses import dice_ce
@@ -24,11 +25,24 @@ def test_the_papers_network_has_1681090_parameters():
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_681_090
 
 
-@pytest.mark.parametrize("patch, kernel, levels", [(7, 3, 3), (8, 3, 4), (5, 5, 2), (6, 5, 3), (9, 3, 1), (1, 3, 4)])
-def test_logits_have_the_targets_edges_for_any_patch(patch, kernel, levels):
+def test_the_papers_network_takes_146_giga_multiply_adds():
+    images = [torch.empty(1, 1, size, size, size, device="meta") for size in FovealGeometry(72, 5, 4).inputs]
+    with FlopCounterMode(display=False) as counter:
+        FNet(5, 4, (32, 32, 32, 32), 1, 0.01).to("meta")(images)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(146.1, abs=0.05)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("increasing", [False, True])
+@pytest.mark.parametrize("patch, levels, classes", [(9, 1, 1), (7, 2, 3), (6, 3, 2), (8, 4, 1), (1, 4, 2), (5, 5, 3)])
+def test_logits_have_the_targets_edges_and_gradients_reach_every_weight(kernel, increasing, patch, levels, classes):
     geometry = FovealGeometry(patch, kernel, levels)
-    network = FNet(kernel, levels, tuple(range(2, 2 + levels)), 2, 0.01)
-    assert network(_images(geometry, 2)).shape == (2, 3, patch, patch, patch)
+    maps = tuple(range(2, 2 + levels)) if increasing else (3,) * levels
+    network = FNet(kernel, levels, maps, classes, 0.01)
+    logits = network(_images(geometry, 2))
+    assert logits.shape == (2, classes + 1, patch, patch, patch)
+    (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
 def test_features_have_the_edges_that_geometry_promises():
@@ -49,7 +63,7 @@ def _pyramid_boxes(volume, geometry, origin):
     return boxes
 
 
-@pytest.mark.parametrize("kernel, levels", [(3, 3), (3, 4), (5, 2)])
+@pytest.mark.parametrize("kernel, levels", [(3, 3), (3, 4), (5, 2), (5, 4)])
 def test_a_voxel_gets_the_same_logits_from_any_tile(kernel, levels):
     generator = torch.Generator().manual_seed(1)
     network = FNet(kernel, levels, (4,) * levels, 1, 1.0, generator=generator)
@@ -58,7 +72,7 @@ def test_a_voxel_gets_the_same_logits_from_any_tile(kernel, levels):
             part.running_mean.uniform_(-0.5, 0.5, generator=generator)
             part.running_var.uniform_(0.5, 2.0, generator=generator)
     network.eval()
-    whole, large = 70, FovealGeometry(21, kernel, levels)
+    whole, large = 80, FovealGeometry(21, kernel, levels)
     volume = np.random.default_rng(2).normal(size=(180,) * 3)
     period = large.period
     with torch.inference_mode():

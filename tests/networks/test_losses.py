@@ -5,13 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hpcseg.networks.losses import dice_ce, huber
+from hpcseg.config import AutoencoderConfig, TrainingConfig
+from hpcseg.networks.losses import dice_ce, focal, huber, l2, reconstruction_error, segmentation_loss
+
+
+def _softmax(logits_BCDHW):
+    exponential = np.exp(logits_BCDHW - logits_BCDHW.max(axis=1, keepdims=True))
+    return exponential / exponential.sum(axis=1, keepdims=True)
+
+
+def _reference_focal(logits_BCDHW, label_BDHW, gamma):
+    of_truth = np.take_along_axis(_softmax(logits_BCDHW), label_BDHW[:, None], axis=1)
+    return -((1 - of_truth) ** gamma * np.log(of_truth)).mean()
 
 
 def _reference_dice_ce(logits_BCDHW, label_BDHW):
-    exponential = np.exp(logits_BCDHW - logits_BCDHW.max(axis=1, keepdims=True))
-    probability = exponential / exponential.sum(axis=1, keepdims=True)
+    probability = _softmax(logits_BCDHW)
     classes = logits_BCDHW.shape[1]
     dice = []
     for index in range(1, classes):
@@ -21,14 +33,70 @@ def _reference_dice_ce(logits_BCDHW, label_BDHW):
     return 1 - np.mean(dice) - np.log(of_truth).mean()
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
-def test_dice_ce_equals_its_formula(classes):
-    generator = np.random.default_rng(classes)
-    logits = 3 * generator.normal(size=(3, classes, 4, 5, 6))
-    label = generator.integers(classes, size=(3, 4, 5, 6))
-    found = dice_ce(torch.from_numpy(logits), torch.from_numpy(label))
+def _slopes(function, logits, step=1e-5):
+    """Gradient of a scalar function by central differences."""
+    gradient = np.empty_like(logits)
+    for place in np.ndindex(logits.shape):
+        shift = np.zeros_like(logits)
+        shift[place] = step
+        gradient[place] = (function(logits + shift) - function(logits - shift)) / (2 * step)
+    return gradient
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 3),
+    classes=st.integers(2, 5),
+    shape=st.tuples(*[st.integers(1, 3)] * 3),
+    scale=st.floats(0.1, 4),
+    gamma=st.sampled_from([None, 0.0, 0.5, 1.0, 2.0, 3.5]),  # None: Dice-CE
+)
+def test_losses_equal_their_formulas_in_values_and_gradients(seed, batch, classes, shape, scale, gamma):
+    generator = np.random.default_rng(seed)
+    logits = scale * generator.normal(size=(batch, classes, *shape))
+    label = generator.integers(classes, size=(batch, *shape))
+    given = torch.from_numpy(logits).requires_grad_()
+
+    def reference(logits):
+        return _reference_dice_ce(logits, label) if gamma is None else _reference_focal(logits, label, gamma)
+
+    truth = torch.from_numpy(label)
+    found = dice_ce(given, truth) if gamma is None else focal(given, truth, gamma)
+    found.backward()
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(_reference_dice_ce(logits, label), rel=1e-6)
+    assert found.item() == pytest.approx(reference(logits), rel=1e-5, abs=1e-7)
+    expected = _slopes(reference, logits)
+    assert np.abs(given.grad.numpy() - expected).max() < 1e-5 * max(np.abs(expected).max(), 1e-2)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_of_a_voxel_without_doubt_is_0_and_has_a_gradient(gamma):
+    logits = torch.tensor([200.0, 0.0]).view(1, 2, 1, 1, 1).requires_grad_()
+    loss = focal(logits, torch.zeros(1, 1, 1, 1, dtype=torch.int64), gamma)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_focal_loss_of_bfloat16_logits_is_computed_in_float32():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 2, 32, 32, 32, generator=generator).bfloat16()
+    label = torch.randint(2, (2, 32, 32, 32), generator=generator)
+    expected = _reference_focal(logits.double().numpy(), label.numpy(), 2.0)
+    assert focal(logits, label, 2.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_configuration_chooses_the_loss():
+    generator = torch.Generator().manual_seed(3)
+    logits, label = torch.randn(1, 3, 2, 3, 4, generator=generator), torch.ones(1, 2, 3, 4, dtype=torch.int64)
+    assert segmentation_loss(TrainingConfig(), logits, label) == dice_ce(logits, label)
+    config = TrainingConfig(loss="focal", focal_gamma=3.0)
+    assert segmentation_loss(config, logits, label) == focal(logits, label, 3.0)
+    found, image = logits[:, :1], logits[:, 1:2]
+    config = AutoencoderConfig(huber_delta=0.3)
+    assert reconstruction_error(config, found, image) == huber(found, image, 0.3)
+    assert reconstruction_error(AutoencoderConfig(loss="l2"), found, image) == l2(found, image)
 
 
 def test_a_perfect_and_confident_prediction_costs_nothing():
@@ -72,3 +140,12 @@ def test_huber_equals_its_formula(delta):
     expected = np.where(error <= delta, error**2 / 2, delta * (error - delta / 2)).mean()
     found = huber(torch.from_numpy(reconstruction), torch.from_numpy(image), delta)
     assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_l2_is_the_huber_loss_of_errors_below_its_delta():
+    generator = np.random.default_rng(4)
+    reconstruction, image = generator.uniform(0, 1, size=(2, 3, 1, 5, 5, 5))
+    expected = ((reconstruction - image) ** 2 / 2).mean()
+    pair = torch.from_numpy(reconstruction), torch.from_numpy(image)
+    assert l2(*pair).item() == pytest.approx(expected, rel=1e-6)
+    assert l2(*pair).item() == pytest.approx(huber(*pair, 1.0).item(), rel=1e-6)

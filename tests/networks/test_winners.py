@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from hpcseg.networks import winners as module
 from hpcseg.networks.winners import Winners, dense_decode, sparse_decode, top_winners
@@ -30,17 +31,35 @@ def _relative_error(found, expected):
     return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     batch=st.integers(1, 3),
     maps=st.integers(1, 5),
-    count=st.integers(1, 4),
-    edge=st.sampled_from([1, 3, 7]),
-    shape=st.tuples(*[st.integers(2, 7)] * 3),
+    count=st.integers(1, 8),
+    edge=st.sampled_from([1, 3, 5, 7, 9, 13]),
+    shape=st.tuples(st.integers(2, 9), st.integers(2, 7), st.integers(2, 8)),
 )
-def test_sparse_decoder_equals_the_dense_one_in_values_and_gradients(seed, batch, maps, count, edge, shape):
-    problem = _problem(seed, batch, maps, count, edge, shape)
+def test_sparse_decoder_equals_the_transposed_convolution_of_the_code(seed, batch, maps, count, edge, shape):
+    _, weight, bias = _problem(seed, batch, maps, count, edge, shape)
+    code = torch.randn(batch, maps, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    # The code by its definition: what is smaller than the count-th largest of its map becomes 0.
+    least = code.detach().flatten(2).sort(dim=2, descending=True).values[:, :, count - 1].view(batch, maps, 1, 1, 1)
+    dense = functional.conv_transpose3d(code * (code >= least), weight, bias)
+    sparse = sparse_decode(top_winners(code, count), weight, bias, shape)
+    assert _relative_error(sparse, dense) < 1e-5
+    upstream = torch.randn(dense.shape, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad(image, (code, weight), upstream, retain_graph=True) for image in (sparse, dense)]
+    for found, expected in zip(*gradients, strict=True):
+        assert _relative_error(found, expected) < 1e-5
+    (found,) = torch.autograd.grad(sparse, bias, upstream)  # a sum whose terms nearly cancel
+    assert abs(found.item() - upstream.double().sum().item()) < 1e-6 * upstream.abs().sum().item()
+
+
+@pytest.mark.parametrize("edge", [3, 13])
+def test_dense_decoder_is_the_sparse_ones_equal(edge):
+    shape = (5, 3, 4)
+    problem = _problem(2, 2, 3, 4, edge, shape)
     sparse, dense = (_outcome(decode, *problem, shape) for decode in (sparse_decode, dense_decode))
     for found, expected in zip(sparse, dense, strict=True):
         assert _relative_error(found, expected) < 1e-5
@@ -81,12 +100,26 @@ def test_winners_are_the_largest_of_each_map_and_know_where_they_are():
     assert winners.index_BKN.tolist() == [[[23, 4], [2, 13]]]
 
 
-def test_gradients_reach_the_winners_alone():
-    code = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(5)).requires_grad_()
-    winners = top_winners(code, 2)
-    (winners.values_BKN**2).sum().backward()
-    expected = torch.zeros(2, 3, 64).scatter(2, winners.index_BKN, 2 * winners.values_BKN.detach())
+@pytest.mark.parametrize("lifetime, survivors", [(0.0, 4), (0.1, 1), (0.5, 2), (0.74, 2), (0.75, 3), (1.0, 4)])
+def test_lifetime_keeps_the_samples_with_the_strongest_activations_of_each_map(lifetime, survivors):
+    code = torch.randn(4, 3, 2, 3, 4, generator=torch.Generator().manual_seed(7)).requires_grad_()
+    every, found = top_winners(code, 2), top_winners(code, 2, lifetime)
+    assert torch.equal(found.index_BKN, every.index_BKN)
+    for own in range(3):
+        order = code[:, own].flatten(1).amax(dim=1).argsort(descending=True).tolist()
+        for rank, sample in enumerate(order):
+            expected = every.values_BKN[sample, own] * (rank < survivors)
+            assert torch.equal(found.values_BKN[sample, own], expected)
+    (found.values_BKN**2).sum().backward()
+    expected = torch.zeros(4, 3, 24).scatter(2, found.index_BKN, 2 * found.values_BKN.detach())
     assert torch.equal(code.grad, expected.view_as(code))
+
+
+@given(st.integers(1, 30), st.integers(1, 100))
+def test_at_least_one_sample_and_at_most_the_share_survive(batch, percent):
+    code = torch.rand(batch, 1, 1, 1, 2, generator=torch.Generator().manual_seed(0)) + 1
+    alive = (top_winners(code, 1, percent / 100).values_BKN > 0).sum()
+    assert alive == max(1, batch * percent // 100)
 
 
 def test_the_result_has_the_weights_precision():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from hpcseg.config import AugmentationConfig, PatchesConfig
-from hpcseg.patches.augmentation import Transform, draw_transform, read_transformed, read_transformed_label
+from hpcseg.patches.augmentation import Transform, draw_transform, growth, largest_box, rotation, view
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.interpolation import linear, nearest
 from hpcseg.patches.reading import read_box
 from hpcseg.patches.sampling import Stream
 from hpcseg.patches.source import Source
@@ -19,14 +24,28 @@ from hpcseg.volumes.intensities import Normalisation
 
 SHAPE = (96, 104, 100)
 SLOPES = np.array([2.0, 3.0, 1.0])
+QUARTER = math.pi / 2
 
 
 @pytest.fixture(scope="module")
-def case(packed):
+def store(packed):
     z, y, x = np.meshgrid(*(np.arange(size) for size in SHAPE), indexing="ij")
     ramp = (2 * z + 3 * y + x + 1).astype(np.float32)
     label = (z >= 48).astype(np.uint8)
-    return packed({"ramp": (ramp, label)}, clip=None).case("ramp")
+    generator = np.random.default_rng(0)
+    noise = generator.integers(-900, 900, (41, 38, 44)).astype(np.float32)
+    classes = generator.integers(0, 3, noise.shape).astype(np.uint8)
+    return packed({"ramp": (ramp, label), "noise": (noise, classes)}, clip=None, classes=((1,), (2,)))
+
+
+@pytest.fixture(scope="module")
+def case(store):
+    return store.case("ramp")
+
+
+@pytest.fixture(scope="module")
+def noise(store):
+    return store.case("noise")
 
 
 def transform(angle=0.0, scale=1.0, shift=(0, 0, 0), centre=(48.0, 52.0, 50.0)):
@@ -35,10 +54,26 @@ def transform(angle=0.0, scale=1.0, shift=(0, 0, 0), centre=(48.0, 52.0, 50.0)):
     return Transform(matrix, np.asarray(shift, float), np.asarray(centre))
 
 
+def tensors(shown, box):
+    places = torch.tensor([[0, shown.shape_3[1] * shown.shape_3[2], shown.shape_3[2]]], dtype=torch.int32)
+    return torch.from_numpy(box.ravel()), places, torch.from_numpy(shown.map_34)[None].float()
+
+
+def shown_image(case, level, corner_3, size, how):
+    shown = view(level, corner_3, size, how)
+    codes = linear(*tensors(shown, case.read(shown.level, shown.start_3, shown.shape_3)), size)
+    return codes[0].double().numpy() * case.slope + case.intercept
+
+
+def shown_label(case, corner_3, size, how):
+    shown = view(0, corner_3, size, how)
+    return nearest(*tensors(shown, case.read_label(shown.start_3, shown.shape_3)), size)[0].numpy()
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_without_a_transform_it_is_plain_reading(case, level):
     plain = case.decode(read_box(case, level, (40, 48, 32), 7, None))
-    np.testing.assert_allclose(read_transformed(case, level, (40, 48, 32), 7, transform()), plain, atol=1e-3)
+    np.testing.assert_array_equal(shown_image(case, level, (40, 48, 32), 7, transform()), plain)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
@@ -50,19 +85,77 @@ def test_on_a_ramp_every_level_shows_the_transformed_place(case, level, how):
     axes = [c + (np.arange(size) + 0.5) * 2**level - 0.5 for c in corner]
     place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     place = (place - t.centre_3) @ t.matrix_33.T + t.centre_3 + t.shift_3
-    np.testing.assert_allclose(read_transformed(case, level, corner, size, t), place @ SLOPES + 1, atol=2e-2)
+    np.testing.assert_allclose(shown_image(case, level, corner, size, t), place @ SLOPES + 1, atol=2e-2)
+
+
+@pytest.mark.parametrize("level, corner", [(0, (9, 11, 10)), (1, (8, 6, 10)), (2, (4, 8, 0))])
+def test_a_quarter_turn_turns_the_voxels(noise, level, corner):
+    size = 8
+    centre = [c + (size * 2**level - 1) / 2 for c in corner]
+    turned = transform(QUARTER, centre=centre)  # of the plane y, x
+    plain = noise.decode(read_box(noise, level, corner, size, None))
+    expected = np.rot90(plain, -1, axes=(1, 2))
+    np.testing.assert_allclose(shown_image(noise, level, corner, size, turned), expected, atol=2e-2)
+    label = noise.read_label(corner, (size,) * 3)
+    np.testing.assert_array_equal(
+        shown_label(noise, corner, size, transform(QUARTER, centre=np.add(corner, 3.5))),
+        np.rot90(label, -1, axes=(1, 2)),
+    )
+
+
+def test_twice_the_scale_shows_every_other_voxel(noise):
+    twice = transform(scale=2.0, centre=(20, 18, 22))
+    every_other = noise.decode(noise.read(0, (12, 10, 14), (16, 16, 16)))[::2, ::2, ::2]
+    np.testing.assert_allclose(shown_image(noise, 0, (16, 14, 18), 8, twice), every_other, atol=1e-2)
+    label = noise.read_label((12, 10, 14), (16, 16, 16))[::2, ::2, ::2]
+    np.testing.assert_array_equal(shown_label(noise, (16, 14, 18), 8, twice), label)
+
+
+def test_half_a_voxel_of_translation_shows_the_mean_of_two(noise):
+    box = noise.decode(noise.read(0, (10, 12, 9), (9, 8, 8)))
+    moved = shown_image(noise, 0, (10, 12, 9), 8, transform(shift=(0.5, 0, 0)))
+    np.testing.assert_allclose(moved, (box[1:] + box[:-1]) / 2, atol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    level=st.integers(0, 4),
+    corner_3=st.tuples(*[st.integers(-30, 50)] * 3),
+    size=st.integers(1, 9),
+    angles=st.tuples(*[st.floats(-0.6, 0.6)] * 3),
+    scale=st.floats(0.7, 1.4),
+    shift=st.tuples(*[st.floats(-10, 10)] * 3),
+)
+def test_every_value_is_scipys_at_the_defined_place(noise, level, corner_3, size, angles, scale, shift):
+    stored = min(level, 3)
+    t = Transform(scale * rotation(angles), np.array(shift), np.array([20.0, 19.0, 22.0]))
+    axes = [c + (np.arange(size) + 0.5) * 2**level - 0.5 for c in corner_3]
+    place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    place = (place - t.centre_3) @ t.matrix_33.T + t.centre_3 + t.shift_3
+    margin = 130  # stored voxels around the volume, so that none is missing
+    shape = np.add(noise.shape_of(stored), 2 * margin)
+    surroundings = noise.decode(noise.read(stored, (-margin,) * 3, shape.tolist()))
+    coordinates = np.moveaxis((place + 0.5) / 2**stored - 0.5 + margin, -1, 0)
+    expected = map_coordinates(surroundings, coordinates, order=1)
+    np.testing.assert_allclose(shown_image(noise, level, corner_3, size, t), expected, atol=0.3)  # of 1,800
+    if level == 0:
+        classes = noise.read_label((-margin,) * 3, shape.tolist())
+        away = np.abs(coordinates % 1 - 0.5).min(axis=0) > 1e-4
+        found = shown_label(noise, corner_3, size, t)
+        voxels = tuple(np.rint(coordinates).astype(int))
+        np.testing.assert_array_equal(found[away], classes[voxels][away])
 
 
 def test_the_label_is_the_nearest_voxels(case):
-    moved = read_transformed_label(case, (40, 44, 42), 16, transform(shift=(3.4, 0, 0)))
+    moved = shown_label(case, (40, 44, 42), 16, transform(shift=(3.4, 0, 0)))
     assert (np.unique(moved[:5]) == 0).all()  # 40 + 4 + 3.4 rounds to 47
     assert (np.unique(moved[5:]) == 1).all()
 
 
 def test_outside_the_volume_is_padding(case):
-    box = read_transformed(case, 1, (-60, -60, -60), 8, transform(angle=0.1))
-    np.testing.assert_allclose(box, -1000, atol=1e-2)
-    assert (read_transformed_label(case, (-60, 0, 0), 8, transform(angle=0.1)) == 0).all()
+    box = shown_image(case, 1, (-60, -60, -60), 8, transform(angle=0.1))
+    np.testing.assert_array_equal(box, -1000)
+    assert (shown_label(case, (-60, 0, 0), 8, transform(angle=0.1)) == 0).all()
 
 
 def test_draws_are_pure_within_limits_and_fill_them():
@@ -77,6 +170,58 @@ def test_draws_are_pure_within_limits_and_fill_them():
     assert 1.19 < scales.max() <= math.exp(0.2)
     rotations = [t.matrix_33 / s for t, s in zip(drawn, scales, strict=True)]
     assert all(np.allclose(r @ r.T, np.eye(3)) for r in rotations)
+
+
+def test_drawn_transforms_stay_what_they_are():
+    drawn = draw_transform(AugmentationConfig(enabled=True), 3, Stream.TRAINING, 11, 2, (0, 0, 0))
+    np.testing.assert_allclose(drawn.shift_3, [-4.02280102312053, -0.35474213738060, -9.33731109254802], rtol=1e-12)
+    np.testing.assert_allclose(
+        drawn.matrix_33[1], [-0.05875037679960596, 0.9180396716566801, 0.24055697557434494], rtol=1e-12
+    )
+
+
+angle_share = st.one_of(st.sampled_from([-1.0, 0.0, 1.0]), st.floats(-1, 1))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    config=st.builds(
+        AugmentationConfig,
+        enabled=st.just(True),
+        translation=st.floats(0, 50),
+        rotation=st.one_of(st.sampled_from([0.0, 15.0, 25.0, 25.1, 45.0, 180.0]), st.floats(0, 180)),
+        log_scale=st.floats(0, 1),
+    ),
+    shares=st.tuples(*[angle_share] * 3),
+    scale_share=angle_share,
+    shift_shares=st.tuples(*[st.floats(-1, 1)] * 3),
+    level=st.integers(0, 4),
+    corner_3=st.tuples(*[st.integers(-200, 700)] * 3),
+    size=st.integers(1, 90),
+)
+def test_no_box_exceeds_the_bound_and_every_position_has_its_neighbours(
+    config, shares, scale_share, shift_shares, level, corner_3, size
+):
+    angles = [math.radians(config.rotation) * share for share in shares]
+    matrix = math.exp(config.log_scale * scale_share) * rotation(angles)
+    assert np.abs(matrix).sum(axis=1).max() <= growth(config) * (1 + 1e-12)
+    centre = np.add(corner_3, size * 2**level / 2)
+    shown = view(level, corner_3, size, Transform(matrix, config.translation * np.array(shift_shares), centre))
+    assert max(shown.shape_3) <= largest_box(config, level, size)
+    ends = np.array(list(itertools.product((0, size - 1), repeat=3)))
+    places = ends.astype(np.float32) @ shown.map_34[:, :3].T.astype(np.float32) + shown.map_34[:, 3].astype(np.float32)
+    assert places.min() >= 0
+    assert (places < np.array(shown.shape_3) - 1).all()
+
+
+def test_the_bound_is_reached():
+    config = AugmentationConfig(enabled=True)
+    angle = math.radians(15)
+    shapes = [
+        view(0, (0, 0, 0), 84, Transform(math.exp(0.2) * rotation(signs), np.zeros(3), np.zeros(3))).shape_3
+        for signs in itertools.product((-angle, angle), repeat=3)
+    ]
+    assert largest_box(config, 0, 84) - 1 <= np.max(shapes) <= largest_box(config, 0, 84) == 153
 
 
 def batches(case, config):

@@ -145,18 +145,49 @@ def test_a_batch_outlives_the_buffer_it_was_read_into(segmentation):
     assert _equal(batch, segmentation.batch(1))
 
 
+def _augmented(sources, **changes):
+    settings = {"batch": 3, "seed": 3, "stream": Stream.TRAINING, "augmentation": AugmentationConfig(enabled=True)}
+    return SegmentationBatches(sources, GEOMETRY, PATCHES, **(settings | changes))
+
+
 def test_augmented_batches_fit_their_buffer_too(sources):
-    batches = SegmentationBatches(
-        sources,
-        GEOMETRY,
-        PATCHES,
-        batch=3,
-        seed=3,
-        stream=Stream.TRAINING,
-        augmentation=AugmentationConfig(enabled=True),
-    )
-    assert _equal(batches.raw(2, batches.buffer()).to("cpu"), batches.batch(2))
+    batches = _augmented(sources)
+    buffer = batches.buffer()
+    for step in (2, 0, 2):
+        buffer.fill_(255)  # what is left in a buffer is never seen
+        assert _equal(batches.raw(step, buffer).to("cpu"), batches.batch(step))
     assert not batches.batch(2).images[0].isnan().any()
+
+
+def test_augmented_batches_do_not_depend_on_order_or_threads(sources):
+    for batches in (_augmented(sources), _autoencoder(sources, augmentation=AugmentationConfig(enabled=True))):
+        alone = {step: batches.batch(step) for step in range(6)}
+        for ahead in (0, 3):
+            found = prefetched(batches, reversed(range(6)), ahead=ahead, device="cpu")
+            assert all(_equal(batch, alone[step]) for step, batch in zip(reversed(range(6)), found, strict=True))
+
+
+def test_a_transformed_patch_does_not_depend_on_the_others_of_its_minibatch(sources):
+    one, three = _augmented(sources, batch=1), _augmented(sources, batch=3)
+    for image, images in zip(one.batch(4).images, three.batch(4).images, strict=True):
+        assert torch.equal(image[0], images[0])
+
+
+def test_transforms_that_move_nothing_give_the_plain_patches(sources):
+    still = AugmentationConfig(enabled=True, translation=0, rotation=0, log_scale=0)
+    plain = _augmented(sources, augmentation=None)  # its lattice puts every level on whole stored voxels
+    for step in range(4):
+        assert _equal(_augmented(sources, augmentation=still).batch(step), plain.batch(step))
+
+
+def test_intensities_are_clipped_after_they_were_interpolated(packed):
+    stripes = np.tile(np.array([-300.0, 500.0], np.float32), (24, 24, 12))
+    case = packed({"stripes": (stripes, None)}, clip=None).case("stripes")
+    source = Source(case, Normalisation(lo=0.0, hi=150.0, mean=0.0, std=1.0), None)
+    batches = _autoencoder([source], levels=(0,), sigma=0.01, augmentation=AugmentationConfig(enabled=True))
+    seen = batches.batch(0).images[0]
+    ends = (seen == 0) | (seen == 150)
+    assert ends.float().mean() > 0.7  # 81 % of the way between two stripes; none of it had they been clipped first
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.patches.geometry import FovealGeometry, Lattice, target_lattice
+from hpcseg.patches.geometry import FovealGeometry, Lattice, PaddedGeometry, target_lattice
 
 GEOMETRIES = st.builds(
     FovealGeometry, patch=st.integers(1, 300), kernel=st.sampled_from([1, 3, 5, 7]), levels=st.integers(1, 6)
@@ -56,9 +56,27 @@ def test_all_boxes_share_the_targets_centre(geometry):
         assert abs(centre - geometry.patch / 2) < 1 << level
 
 
-@given(GEOMETRIES, st.integers(1, 300))
+PADDED = st.builds(PaddedGeometry, patch=st.integers(1, 300), margin=st.integers(0, 200), resolutions=st.integers(1, 5))
+
+
+@pytest.mark.parametrize("patch, margin, box", [(64, 32, 128), (72, 36, 144), (18, 11, 40), (4, 2, 8)])
+def test_a_padded_box_is_twice_the_patch_and_a_whole_number_of_coarsest_voxels(patch, margin, box):
+    geometry = PaddedGeometry.around(patch, 4)
+    assert (geometry.margin, geometry.inputs, geometry.origins) == (margin, (box,), (-margin,))
+    assert (geometry.levels, geometry.period, geometry.phase) == (1, 8, 0)
+
+
+@given(st.integers(1, 300), st.integers(1, 5))
+def test_the_margin_around_a_patch_is_half_of_it_and_little_more(patch, resolutions):
+    geometry = PaddedGeometry.around(patch, resolutions)
+    assert patch // 2 <= geometry.margin <= (patch + geometry.period) // 2
+    assert geometry.inputs[0] % geometry.period in ({0} if patch % 2 == 0 else {0, geometry.period - 1})
+
+
+@given(GEOMETRIES | PADDED, st.integers(1, 300))
 def test_a_tile_of_any_size_has_the_origins_and_phase_of_the_patch(geometry, tile):
-    other = FovealGeometry(tile, geometry.kernel, geometry.levels)
+    other = geometry.resized(tile)
+    assert other.patch == tile
     assert (other.origins, other.phase, other.period) == (geometry.origins, geometry.phase, geometry.period)
 
 
@@ -71,6 +89,15 @@ def test_sizes_that_cannot_be_are_refused_with_key_and_remedy(arguments, key, re
         FovealGeometry(*arguments)
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, key",
+    [((0, 4, 4), "patches.size"), ((64, -1, 4), "network.margin"), ((64, 32, 0), "network.levels")],
+)
+def test_padded_sizes_that_cannot_be_are_refused_with_their_key(arguments, key):
+    with pytest.raises(BadInput, match=rf"{key} = \S+: .*(smallest|at least)"):
+        PaddedGeometry(*arguments)
 
 
 @given(st.tuples(*[st.integers(-1000, 1000)] * 3), st.sampled_from([1, 2, 3, 4, 8]), st.integers(0, 7))

@@ -17,6 +17,7 @@ from hpcseg.patches.reading import read_box
 from hpcseg.patches.resident import ResidentBatch, ResidentCases, resident_bytes
 from hpcseg.patches.sampling import Stream
 from hpcseg.patches.source import Source
+from hpcseg.patches.transformed import ResidentViews
 from hpcseg.volumes.intensities import Normalisation
 
 GEOMETRY = FovealGeometry(8, 3, 4)
@@ -125,13 +126,32 @@ def test_sources_of_both_kinds_are_streamed(streamed, resident):
     assert _equal(mixed.batch(3), _segmentation(streamed, 4).batch(3))
 
 
-def test_augmented_patches_are_interpolated_by_the_host_all_the_same(streamed, resident):
-    config = AugmentationConfig(enabled=True)
-    found = _segmentation(resident, 4, augmentation=config)
-    assert isinstance(found.raw(0), StreamedBatch)
-    assert _equal(found.batch(2), _segmentation(streamed, 4, augmentation=config).batch(2))
+@pytest.mark.parametrize("lattice", [1, 4])
+@pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
+def test_transformed_patches_of_resident_volumes_are_the_streamed_ones(streamed, resident, kind, lattice):
+    config = AugmentationConfig(enabled=True, rotation=30)
+    apart, together = kind(streamed, lattice, augmentation=config), kind(resident, lattice, augmentation=config)
+    assert together.buffer() is None
+    for step in range(8):
+        raw = together.raw(step)
+        assert isinstance(raw, ResidentViews)
+        assert _equal(raw.to("cpu"), apart.batch(step))
+
+
+def test_augmentation_that_is_off_changes_nothing(streamed, resident):
     off = _segmentation(resident, 4, augmentation=AugmentationConfig())
     assert isinstance(off.raw(0), ResidentBatch)
+    assert _equal(off.batch(1), _segmentation(streamed, 4).batch(1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
+def test_on_a_gpu_transformed_patches_of_both_tiers_have_the_same_bits(streamed, kind):
+    config, cases = AugmentationConfig(enabled=True), ResidentCases("cuda")
+    together = kind([source.on_device(cases) for source in streamed], 4, augmentation=config)
+    apart = kind(streamed, 4, augmentation=config)
+    pairs = zip(prefetched(apart, range(6), device="cuda"), prefetched(together, range(6), device="cuda"), strict=True)
+    assert all(_equal(first, second) for first, second in pairs)
 
 
 def test_resident_batches_are_prefetched_without_a_buffer(streamed, resident):

@@ -179,3 +179,28 @@ def test_a_wide_gaussian_stays_inside():
         sample = _autoencoder(6, step, 0, sigma=20.0)
         shape_zyx = CASES[sample.case_index].shape_zyx
         assert all(-3 <= origin < size - 3 for origin, size in zip(sample.origin_3, shape_zyx, strict=True))
+
+
+def test_around_the_image_centre_organ_sampling_is_gaussian_sampling():
+    middles = Places(CASES, [tuple(size / 2 for size in case.shape_zyx) for case in CASES])
+    for step in range(50):
+        assert _autoencoder(7, step, 1, places=middles, sampling="organ") == _autoencoder(7, step, 1)
+
+
+def test_organ_centres_are_those_of_each_volume_and_stay_inside():
+    centres = [(3.0, 45.0, 30.0), (10.0, 10.0, 19.5), (20.0, 5.0, 50.0)]
+    places = Places(CASES, centres)
+    found = {index: [] for index in range(3)}
+    for step in range(600):
+        sample = _autoencoder(8, step, 0, places=places, sampling="organ", sigma=0.03)
+        centre = np.array(sample.origin_3) + 3
+        assert all(0 <= c < n for c, n in zip(centre, CASES[sample.case_index].shape_zyx, strict=True))
+        found[sample.case_index].append(centre + 0.5)
+    for index in (0, 2):  # far enough from the border that nothing is drawn again
+        assert np.abs(np.mean(found[index], axis=0) - centres[index]).max() < 0.4
+
+
+def test_an_organ_that_was_not_located_is_refused():
+    for places in (PLACES, Places(CASES, [None] * 3)):
+        with pytest.raises(BadInput, match="not located"):
+            _autoencoder(0, 0, 0, places=places, sampling="organ")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.slurm import max_array_size, sbatch_parameters
 from hpcseg.sweeps.status import cancel, newest_log, read_status
 from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.training.checkpoint import load_checkpoint
 
 PROFILE = Profile.model_validate(
     {
@@ -25,6 +29,14 @@ PROFILE = Profile.model_validate(
                 stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": gpus, "signal_lead": 30}
                 for stage, gpus in (("pack", 0), ("pretrain", 1), ("train", 1))
             },
+        }
+    }
+)
+TWO_NODES = Profile.model_validate(
+    {
+        "slurm": {
+            stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0, "nodes": nodes, "signal_lead": 30}
+            for stage, nodes in (("pack", 1), ("train", 2))
         }
     }
 )
@@ -52,8 +64,17 @@ def test_parameters_of_an_array_follow_from_the_profile() -> None:
         "kill-on-invalid-dep": "yes",
     }
     assert (parameters["time"], parameters["account"], parameters["gpus_per_node"]) == (1440, "a1", 1)
+    assert "ntasks_per_node" not in parameters and parameters["srun_args"] == ["--cpus-per-task=8"]
     assert "dependency" not in sbatch_parameters(profile.slurm, "pack", [])
     assert "gpus_per_node" not in sbatch_parameters(profile.slurm, "pack", [])
+
+
+def test_a_job_of_several_gpus_or_nodes_has_a_task_for_each_and_ends_with_the_first_that_fails() -> None:
+    profile = Profile.model_validate({"slurm": {"train": {"gpus": 4, "nodes": 2}, "pretrain": {"gpus": 0, "nodes": 2}}})
+    train, pretrain = (sbatch_parameters(profile.slurm, stage, []) for stage in ("train", "pretrain"))
+    assert (train["nodes"], train["ntasks_per_node"], train["gpus_per_node"]) == (2, 4, 4)
+    assert train["srun_args"] == ["--cpus-per-task=8", "--kill-on-bad-exit=1"]
+    assert (pretrain["nodes"], pretrain["ntasks_per_node"]) == (2, 1) and "gpus_per_node" not in pretrain
 
 
 def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_nothing(
@@ -112,6 +133,56 @@ def test_usr2_saves_and_requeues_and_a_cancelled_job_stays_stopped(slurm: object
     assert cancel(plan.runs_root, train.id) == [train.id]
     slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
     assert [line.state for line in read_status(plan.runs_root) if line.id == train.id] == ["stopped"]
+
+
+def test_two_tasks_on_two_nodes_train_one_run_and_are_requeued_together(slurm: object, plan_study: Planner) -> None:
+    plan = plan_study("training.epochs=100000", "preprocessing.spacing=8.0")
+    apply(plan, "slurm", TWO_NODES)
+    train = plan.run(next(iter(plan.of_stage("train"))))
+
+    def step_in(attempt: int) -> int:
+        heartbeat = train.heartbeat()
+        return heartbeat.step if heartbeat is not None and heartbeat.attempt == attempt else 0
+
+    slurm.wait(lambda: step_in(1) > 2, 90.0)  # type: ignore[attr-defined]
+    submission = train.submission()
+    assert submission is not None and submission.job_id is not None and submission.ranks == 2
+    subprocess.run(["scancel", "--signal=USR2", submission.job_id], check=True)
+    slurm.wait(lambda: step_in(2) > 2, 90.0)  # type: ignore[attr-defined]
+    state = load_checkpoint(train.path)
+    assert state is not None and state["progress"]["rank_seconds"] == 2 * state["progress"]["seconds"]
+    assert cancel(plan.runs_root, train.id) == [train.id]
+    slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    assert [line.state for line in read_status(plan.runs_root) if line.id == train.id] == ["stopped"]
+    assert train.failure() is None
+
+
+def test_a_job_ends_when_one_of_its_tasks_is_killed(slurm: object, plan_study: Planner) -> None:
+    plan = plan_study("training.epochs=100000", "preprocessing.spacing=9.0")
+    apply(plan, "slurm", TWO_NODES)
+    train = plan.run(next(iter(plan.of_stage("train"))))
+    slurm.wait(lambda: (beat := train.heartbeat()) is not None and beat.step > 2, 90.0)  # type: ignore[attr-defined]
+    os.kill(process_of(train, 1), signal.SIGKILL)
+    submission = train.submission()
+    assert submission is not None
+    slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    (line,) = (line for line in read_status(plan.runs_root) if line.id == train.id)
+    assert line.state == "failed" and "rank 0 of 2: another rank ended" in line.why
+
+
+def process_of(run: RunDir, rank: int) -> int:
+    """The process of one rank of a running job; all nodes are this host."""
+    submission = run.submission()
+    assert submission is not None and submission.job_id is not None
+    array, _, task = submission.job_id.partition("_")
+    wanted = {f"SLURM_PROCID={rank}"} | ({f"SLURM_ARRAY_JOB_ID={array}"} if task else {f"SLURM_JOB_ID={array}"})
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = set((folder / "environ").read_text(errors="replace").split("\0"))
+            command = (folder / "cmdline").read_text(errors="replace")
+            if wanted <= variables and "submitit.core._submit" in command:
+                return int(folder.name)
+    raise LookupError(f"no process of rank {rank} of job {submission.job_id}")
 
 
 def test_a_job_whose_ancestor_failed_leaves_the_queue_and_is_blocked(

@@ -51,6 +51,17 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("multitask", {"autoencoder": {"sampling": "gaussian"}}, False),  # what auto resolves to
         ("multitask", {"autoencoder": {"sampling": "uniform"}}, True),
         ("multitask", {"multitask": {"factor": 0.5}}, True),
+        ("baseline", {"network": {"margin": 8}}, False),  # of a U-Net
+        ("baseline", {"network": {"kind": "unet"}}, True),
+        ("baseline", {"training": {"focal_gamma": 1.0}}, False),
+        ("baseline", {"training": {"loss": "focal"}}, True),
+        ("baseline", {"training": {"precision": "float16"}}, True),
+        ("baseline", {"training": {"compile": True}}, True),
+        ("baseline", {"autoencoder": {"decoder": "cbru", "loss": "l2", "lifetime": 0.5}}, False),
+        ("transfer", {"autoencoder": {"decoder": "cbru"}}, True),
+        ("transfer", {"autoencoder": {"loss": "l2"}}, True),
+        ("transfer", {"autoencoder": {"lifetime": 0.5}}, True),
+        ("multitask", {"autoencoder": {"sampling": "organ"}}, True),
     ],
 )
 def test_only_what_the_strategy_uses_is_part_of_a_run(strategy: str, change: dict[str, Any], matters: bool) -> None:
@@ -62,6 +73,28 @@ def test_sigma_counts_only_for_gaussian_sampling() -> None:
     one = config(strategy="transfer", autoencoder={**uniform, "sigma": 0.1})
     other = config(strategy="transfer", autoencoder={**uniform, "sigma": 0.2})
     assert relevant(one) == relevant(other)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "given", "change", "matters"),
+    [
+        ("baseline", {"network": {"kind": "unet"}}, {"network": {"kind": "unet", "margin": 8}}, True),
+        (
+            "baseline",
+            {"network": {"kind": "unet"}},
+            {"network": {"kind": "unet", "margin": 36}},
+            False,
+        ),  # half the patch
+        ("baseline", {"training": {"loss": "focal"}}, {"training": {"loss": "focal", "focal_gamma": 1.0}}, True),
+        ("transfer", {"autoencoder": {"loss": "l2"}}, {"autoencoder": {"loss": "l2", "huber_delta": 2.0}}, False),
+        ("transfer", {}, {"autoencoder": {"huber_delta": 2.0}}, True),
+    ],
+)
+def test_a_key_counts_only_beside_the_choice_that_reads_it(
+    strategy: str, given: dict[str, Any], change: dict[str, Any], matters: bool
+) -> None:
+    one, other = config(strategy=strategy, **given), config(strategy=strategy, **change)
+    assert (train_id(one, {}) != train_id(other, {})) is matters
 
 
 def test_pretraining_is_shared_over_folds_and_subsets_unless_the_window_comes_from_the_labelled_cases() -> None:
@@ -77,10 +110,13 @@ def test_pretraining_is_shared_over_folds_and_subsets_unless_the_window_comes_fr
 def test_pretraining_ignores_what_only_the_f_net_reads() -> None:
     base = pretraining(config())
     assert base == pretraining(config(training={"epochs": 1, "batch": 3, "learning_rate": 1.0}))
+    assert base == pretraining(config(training={"loss": "focal", "focal_gamma": 1.0}))
     assert base == pretraining(config(patches={"foreground_share": 0.5}))
     assert base == pretraining(config(strategy="transfer", transfer={"phi": 2.0}))
     assert base != pretraining(config(training={"plateau_epochs": 1}))
     assert base != pretraining(config(autoencoder={"epochs": 1}))
+    assert base != pretraining(config(autoencoder={"decoder": "cbru"}))
+    assert base != pretraining(config(training={"compile": True}))
     assert base != pretraining(config(), level=1)
 
 
@@ -119,3 +155,11 @@ def test_augmentation_counts_where_it_is_on() -> None:
     on = [config(augmentation={"enabled": True, "rotation": angle}) for angle in (3, 15)]
     assert len({train_id(one, {"pack": "p"}) for one in (off, *on)}) == 3
     assert len({pretraining(one) for one in (off, *on)}) == 3
+
+
+def test_around_the_organ_pretraining_depends_on_the_labelled_cases_whatever_the_intensities() -> None:
+    other = SourceRef(store=SOURCE.store, cases=("another",))
+    settings = {"preprocessing": {"intensity": "window"}}
+    around = config(**settings, autoencoder={"sampling": "organ"})
+    assert pretraining(around) != pretraining(around, other)
+    assert pretraining(config(**settings)) == pretraining(config(**settings), other)

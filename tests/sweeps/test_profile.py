@@ -40,6 +40,8 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
         ("[slurm.train]\ncpus = 0\n", "p.toml:2: slurm.train.cpus = 0 is not allowed: should be greater than or equal"),
         ("[slurm]\nstage = 'scratch'\n", "p.toml:2: slurm.stage: 'scratch' is no absolute path; begin it with"),
         ("[local]\ntier = 'vram'\n", "p.toml:2: local.tier = 'vram' is not allowed: should be 'auto', 'gpu', 'ram' or"),
+        ("[local]\nranks = 0\n", "p.toml:2: local.ranks = 0 is not allowed: should be greater than or equal to 1"),
+        ("[slurm.pack]\nnodes = 2\n", "p.toml:1: slurm.pack: a pack is one process: give it one node, and more cpus"),
         ("[slrum]\n", "p.toml:1: unknown key 'slrum'; did you mean 'slurm'?"),
     ],
 )
@@ -76,6 +78,13 @@ def test_how_stores_are_read_is_set_for_each_kind_of_job_and_the_command_line_go
         (LocalProfile(threads=4), {"runs": 125, "cores": 16}, Slots(slots=4, threads=4, pack_workers=16)),
         (LocalProfile(slots=3, threads=1), {"runs": 1, "cores": 2}, Slots(slots=3, threads=1, pack_workers=2)),
         (LocalProfile(), {"runs": 9, "packs": 6, "cores": 8}, Slots(slots=8, threads=1, pack_workers=1)),
+        (LocalProfile(ranks=2), {"runs": 9, "cores": 8}, Slots(slots=4, threads=1, pack_workers=8, ranks=2)),
+        (
+            LocalProfile(ranks=2),
+            {"runs": 9, "cores": 16, "gpus": 5},
+            Slots(slots=2, threads=4, pack_workers=16, ranks=2),
+        ),
+        (LocalProfile(ranks=4), {"runs": 9, "cores": 2}, Slots(slots=1, threads=1, pack_workers=2, ranks=4)),
     ],
 )
 def test_open_choices_follow_from_the_machine(
@@ -83,3 +92,21 @@ def test_open_choices_follow_from_the_machine(
 ) -> None:
     given = {"packs": 1, "gpus": 0, "memory_gib": 64.0} | machine
     assert resolve(profile, **given) == expected  # type: ignore[arg-type]
+
+
+def test_the_ranks_of_a_slot_get_a_gpu_each_and_slots_take_turns() -> None:
+    slots = Slots(slots=2, threads=1, pack_workers=1, ranks=2)
+    assert [slots.gpus_of(slot, ["0", "1", "5", "7"]) for slot in (0, 1)] == ["0,1", "5,7"]
+    assert [Slots(slots=3, threads=1, pack_workers=1).gpus_of(slot, ["3", "4"]) for slot in (0, 1, 2)] == [
+        "3",
+        "4",
+        "3",
+    ]
+    assert slots.gpus_of(1, []) == ""
+    with pytest.raises(BadInput, match=r"local\.ranks = 4: this machine has 2 GPUs"):
+        resolve(LocalProfile(ranks=4), runs=1, packs=1, cores=8, gpus=2, memory_gib=64.0)
+
+
+def test_a_job_that_trains_has_a_rank_per_gpu_and_a_pack_is_one_process() -> None:
+    profile = Profile.model_validate({"slurm": {"train": {"gpus": 4, "nodes": 2}, "pretrain": {"gpus": 0, "nodes": 3}}})
+    assert [profile.slurm.ranks_of(stage) for stage in ("pack", "pretrain", "train")] == [1, 3, 8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,47 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path) -> None:
         loaded = load_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded["weights"][0, 0] == 1.0
+
+
+def cut(content: bytes, where: float) -> bytes:
+    return content[: int(where * len(content))]
+
+
+def flip(content: bytes, where: float) -> bytes:
+    place = min(int(where * len(content)), len(content) - 1)
+    return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("where", [0.0, 0.001, 0.02, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_any_damage_of_the_newest_gives_the_one_before_and_of_both_an_error(
+    tmp_path: Path, damage: Callable[[bytes, float], bytes], where: float
+) -> None:
+    save_checkpoint(tmp_path, state(1.0))
+    save_checkpoint(tmp_path, state(2.0))
+    newest, previous = tmp_path / CHECKPOINT, tmp_path / PREVIOUS
+    newest.write_bytes(damage(newest.read_bytes(), where))
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt: .*; trying the one before it"):
+        loaded = load_checkpoint(tmp_path)
+    assert loaded is not None and loaded["weights"][0, 0] == 1.0
+    previous.write_bytes(damage(previous.read_bytes(), where))
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(BadInput, match=r"no checkpoint can be read; delete .* again") as caught,
+    ):
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_save_says_its_bytes(tmp_path: Path) -> None:
+    assert save_checkpoint(tmp_path, state(1.0)) == (tmp_path / CHECKPOINT).stat().st_size
+
+
+def test_what_a_killed_save_left_goes_with_the_next(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1.0))
+    (tmp_path / f".{CHECKPOINT}.k3j_2a.pt").write_bytes(b"half")
+    save_checkpoint(tmp_path, state(2.0))
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, PREVIOUS}
 
 
 def test_only_damaged_checkpoints_are_an_error_not_a_silent_restart(tmp_path: Path) -> None:

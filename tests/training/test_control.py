@@ -51,6 +51,21 @@ def test_closing_keeps_what_was_known(tmp_path: Path) -> None:
     assert Control(tmp_path).attempt == 2
 
 
+def test_what_saving_costs_is_the_longest_the_last_the_largest_and_goes_on_in_the_next_attempt(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    assert control.checkpoint is None
+    control.beat(phase="training")
+    for seconds, size in ((0.5, 100), (2.0, 90), (1.0, 80)):
+        control.saved(seconds, size)
+    control.close("stopped")
+    costs = {"saves": 3, "seconds": 2.0, "last_seconds": 1.0, "bytes": 100}
+    assert beat_of(tmp_path).checkpoint == costs
+    following = Control(tmp_path)
+    assert following.checkpoint == costs
+    following.saved(3.0, 70)
+    assert following.checkpoint == {"saves": 4, "seconds": 3.0, "last_seconds": 3.0, "bytes": 100}
+
+
 def test_a_request_to_stop_is_a_flag(tmp_path: Path) -> None:
     control = Control(tmp_path)
     control.stop_here()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hpcseg.errors import Interrupted, TrainingError
-from hpcseg.files import read_json
-from hpcseg.spec import PretrainSpec, TrainSpec
-from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from hpcseg.files import read_json, write_text
+from hpcseg.inference.evaluate import evaluate
+from hpcseg.spec import RUN_FILE, PretrainSpec, TrainSpec
+from hpcseg.training.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, load_tensors, save_checkpoint
+from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.loop import HISTORY
 from hpcseg.training.model import MODEL, TrainedModel
@@ -118,6 +123,50 @@ def test_same_specification_gives_the_same_weights_and_another_seed_others(
     assert not same_weights(first, third)
 
 
+def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    spec = train_spec(network={"kind": "unet", "levels": 3, "kernel": 3, "maps": (3, 4, 5)})
+    whole, parts = new_run("whole"), new_run("parts")
+    train(whole, spec, Control(whole))
+    with pytest.raises(Interrupted):
+        train(parts, spec, StopAfter(parts, 5))
+    train(parts, spec, Control(parts))
+    assert same_weights(whole, parts)
+    evaluate(whole, spec, Control(whole))
+    lines = read_json(whole / "result.json")["sets"]["validation"]
+    assert all(0 <= line["dsc"] <= 1 for line in lines)
+    assert lines
+
+
+@pytest.mark.parametrize("changes", [{"decoder": "cbru"}, {"loss": "l2"}, {"lifetime": 0.5}])
+def test_variants_of_the_autoencoder_pretrain_another_network(
+    changes: dict[str, Any],
+    runs: Path,
+    new_run: Callable[[str], Path],
+    pretrain_spec: Callable[[int], PretrainSpec],
+    pretrained: tuple[Path, ...],
+) -> None:
+    spec, run = pretrain_spec(0), new_run("variant")
+    autoencoder = spec.config.autoencoder.model_copy(update=changes)
+    config = spec.config.model_copy(update={"autoencoder": autoencoder})
+    pretrain(run, spec.model_copy(update={"config": config}), Control(run))
+    plain, found = (load_tensors(path)["weights"] for path in (runs / pretrained[0], run / MODEL))
+    name = "encoder.cbr1.conv.weight"
+    assert torch.isfinite(found[name]).all()
+    assert not torch.equal(found[name], plain[name])
+
+
+def test_focal_loss_trains_another_network(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    plain, focal = new_run("plain"), new_run("focal")
+    settings = train_spec().config.training.model_dump()
+    train(plain, train_spec(), Control(plain))
+    train(focal, train_spec(training={**settings, "loss": "focal"}), Control(focal))
+    assert not same_weights(plain, focal)
+
+
 def test_training_lowers_the_loss(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
     run = new_run("long")
     settings = {"epochs": 12, "steps": 8, "validation_steps": 2, "batch": 2, "learning_rate": 3e-3}
@@ -175,6 +224,48 @@ def test_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(TrainingError, match=r"segmentation loss is nan in epoch 2, step 2"):
         train(run, spec, Control(run))
     assert load_checkpoint(run) is not None
+
+
+EVERY_EPOCH = {"epochs": 3, "steps": 4, "validation_steps": 1, "batch": 2, "checkpoint_epochs": 1}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_damaged_newest_checkpoint_falls_back_and_the_run_ends_as_undisturbed(
+    strategy: str, new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec], pretrained: tuple[Path, ...]
+) -> None:
+    spec = train_spec(strategy, pretrained if strategy == "transfer" else (), training=EVERY_EPOCH)
+    whole, parts = new_run("whole"), new_run("parts")
+    train(whole, spec, Control(whole))
+    with pytest.raises(Interrupted):
+        train(parts, spec, StopAfter(parts, 10))
+    (parts / CHECKPOINT).write_bytes((parts / CHECKPOINT).read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="trying the one before it"):
+        train(parts, spec, Control(parts))
+    assert compare(whole, parts) is None
+
+
+def test_damaged_checkpoints_as_the_user_sees_them(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    run, spec = new_run("seen"), train_spec(training=EVERY_EPOCH)
+    write_text(run / RUN_FILE, spec.model_dump_json())
+    with pytest.raises(Interrupted):
+        train(run, spec, StopAfter(run, 10))
+    history = (run / HISTORY).read_text()
+    sound = (run / PREVIOUS).read_bytes()
+    for name in (CHECKPOINT, PREVIOUS):
+        (run / name).write_bytes(b"")
+    command = [sys.executable, "-m", "hpcseg", "train", str(run)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
+    assert f"no checkpoint can be read; delete {run} and run the sweep again" in line
+    assert (run / HISTORY).read_text() == history  # nothing was begun anew
+    (run / PREVIOUS).write_bytes(sound)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "checkpoint.pt: not a file of hpcseg's tensors; trying the one before it" in done.stderr
+    assert read_json(run / "result.json")["training"]["checkpoint"]["saves"] > 0
 
 
 def test_a_trained_run_is_left_as_it_is(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:

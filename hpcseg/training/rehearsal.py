@@ -1,0 +1,238 @@
+"""A rehearsal of interruptions: a short copy of a run, killed and stopped at random steps, has to end as if it had not.
+
+The copy lies beside the stages, <runs>/rehearsal-<id>-.../{undisturbed, interrupted}/; the run itself and what it needs
+(stores, autoencoders) are only read. Every attempt is a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
+from hpcseg.files import read_json, write_text
+from hpcseg.patches.tiers import Reading
+from hpcseg.spec import RUN_FILE, PretrainSpec, TrainSpec, read_spec, runs_root
+from hpcseg.training import stages
+from hpcseg.training.checkpoint import load_checkpoint
+from hpcseg.training.comparison import compare
+from hpcseg.training.control import Control, read_heartbeat
+from hpcseg.training.precision import be_deterministic
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
+LOG = "log.txt"
+_POLL_S = 0.002
+OnStep = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """One interruption: the step that was done when the signal was sent, and the one that the next attempt began from.
+
+    `resumed_from` is None where the signal came too late: the run had ended.
+    """
+
+    signal: str
+    step: int
+    resumed_from: int | None
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came out: `difference` names what differed first and `folder` keeps both runs, or both are None."""
+
+    steps: int
+    interruptions: tuple[Interruption, ...]
+    difference: str | None
+    folder: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self) | {"folder": None if self.folder is None else str(self.folder)}
+
+
+def rehearse(
+    run: Path,
+    *,
+    epochs: int = 3,
+    steps: int = 5,
+    interruptions: int = 5,
+    seed: int = 0,
+    threads: int = 1,
+    progress: OnStep | None = None,
+) -> Rehearsal:
+    """Train a short copy of a run twice, undisturbed and interrupted, and compare the ends to the bit.
+
+    Compared are the history, the weights, and all that the last checkpoint holds but the time it took.
+
+    Args:
+        run: directory of a training run or a pretraining; its ancestors have to be done.
+        epochs, steps: the copy has so many epochs of so many steps, or as few as the run; each is saved.
+        interruptions: signals in all, at different steps.
+        seed: of the steps and of which signal is sent: SIGKILL, SIGTERM or USR2.
+        threads: CPU threads of each attempt.
+        progress: hears (steps done, steps in all, what is going on).
+
+    Raises:
+        BadInput: the run is a pack; there are more interruptions than steps; an ancestor is missing.
+        TrainingError: an attempt failed for itself; the folder is kept, the message says where.
+    """
+    spec = read_spec(run)
+    if not isinstance(spec, PretrainSpec | TrainSpec):
+        raise BadInput(f"{run}: is a pack; only runs that train can be rehearsed")
+    short = shortened(spec, epochs, steps)
+    own = short.config.training if isinstance(short, TrainSpec) else short.config.autoencoder
+    total = own.epochs * own.steps
+    most = len(_places(total))
+    if interruptions > most:
+        raise BadInput(f"--interruptions {interruptions}: the copy's {total} steps have room for {most}; add --epochs")
+    folder = Path(tempfile.mkdtemp(prefix=f"rehearsal-{spec.id}-", dir=runs_root(run)))
+    try:
+        play = _Play(short, folder, total, threads, progress)
+        found = play.interrupted(random.Random(seed), interruptions, play.undisturbed())
+        difference = compare(folder / "undisturbed", folder / "interrupted")
+    except BaseException as error:
+        if isinstance(error, TrainingError):
+            raise TrainingError(f"{error}; both runs are kept in {folder}") from None
+        shutil.rmtree(folder)
+        raise
+    if difference is None:
+        shutil.rmtree(folder)
+    return Rehearsal(total, found, difference, None if difference is None else folder)
+
+
+def shortened(spec: PretrainSpec | TrainSpec, epochs: int, steps: int) -> PretrainSpec | TrainSpec:
+    """The specification with at most so many epochs and steps, saved after every epoch."""
+    training, autoencoder = spec.config.training, spec.config.autoencoder
+    lengths = {"epochs": min(epochs, training.epochs), "steps": min(steps, training.steps)}
+    config = spec.config.model_copy(
+        update={
+            "training": training.model_copy(update=lengths | {"validation_steps": 1, "checkpoint_epochs": 1}),
+            "autoencoder": autoencoder.model_copy(
+                update={"epochs": min(epochs, autoencoder.epochs), "steps": min(steps, autoencoder.steps)}
+            ),
+        }
+    )
+    return spec.model_copy(update={"config": config})
+
+
+class _Play:
+    """Runs attempts in processes forked from a server that has imported torch, and sends them signals."""
+
+    def __init__(
+        self, spec: PretrainSpec | TrainSpec, folder: Path, total: int, threads: int, progress: OnStep | None
+    ) -> None:
+        self._folder, self._total, self._threads, self._progress = folder, total, threads, progress
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__, "torch._dynamo"])  # which torch's optimizers import late
+        for name in ("undisturbed", "interrupted"):
+            (folder / name).mkdir()
+            write_text(folder / name / RUN_FILE, spec.model_dump_json(indent=1))
+
+    def undisturbed(self) -> float:
+        """Train to the end; returns the seconds of a step."""
+        run = self._folder / "undisturbed"
+        self._until(self._start(run), run, self._total + 1, 0)
+        seconds: float = read_json(run / stages.TRAINING_FILE)["seconds"]
+        return seconds / self._total
+
+    def interrupted(self, draw: random.Random, count: int, step_s: float) -> tuple[Interruption, ...]:
+        """Train with `count` interruptions, each anywhere within its step, and then to the end."""
+        run = self._folder / "interrupted"
+        found = []
+        for target in sorted(draw.sample(_places(self._total), count)):
+            number = draw.choice(SIGNALS)
+            process = self._start(run)
+            step = self._until(process, run, target, self._total)
+            time.sleep(draw.uniform(0, step_s))
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+            self._joined(process, run, number)
+            ended = process.exitcode == 0
+            found.append(Interruption(number.name, step, None if ended else _saved_step(run)))
+            if ended:
+                return tuple(found)
+        self._until(self._start(run), run, self._total + 1, self._total)
+        return tuple(found)
+
+    def _start(self, run: Path) -> ForkServerProcess:
+        process = self._context.Process(target=_attempt, args=(str(run), self._threads), daemon=True)
+        process.start()
+        return process
+
+    def _until(self, process: ForkServerProcess, run: Path, target: int, before: int) -> int:
+        """Wait until the process has done step `target` or has ended; returns the last step it told of."""
+        step = 0
+        while step < target and process.is_alive():
+            time.sleep(_POLL_S)
+            beat = read_heartbeat(run)
+            if beat is not None and beat.pid == process.pid and beat.epoch and beat.step > step:
+                step = beat.step
+                if self._progress is not None:
+                    self._progress(before + step, 2 * self._total, run.name)
+        if step < target:
+            self._joined(process, run)
+        return step
+
+    def _joined(self, process: ForkServerProcess, run: Path, sent: signal.Signals | None = None) -> None:
+        """Wait for the end of the process; it may end well, or by the signal that it was sent."""
+        process.join()
+        if process.exitcode in ({0} if sent is None else {0, Interrupted.exit_code, -sent}):
+            return
+        lines = [line for line in (run / LOG).read_text(errors="replace").splitlines() if line.strip()]
+        said = lines[-1] if lines else "no output"
+        if process.exitcode == BadInput.exit_code:
+            raise BadInput(said)
+        raise TrainingError(f"{run.name}: the process ended with {process.exitcode}: {said}")
+
+
+def _places(total: int) -> range:
+    """Steps after which a signal may be sent: none so near the end that the run could be over before it arrives."""
+    return range(1, total - total // 10)
+
+
+def _attempt(run_dir: str, threads: int) -> None:
+    """One attempt, as a job makes it: USR2 and SIGTERM ask to save and stop."""
+    run = Path(run_dir)
+    with (run / LOG).open("ab", buffering=0) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    control = Control(run, interval_s=0.0)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: control.ask_to_stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that rehearses
+    torch.set_num_threads(threads)
+    be_deterministic()
+    spec, reading = read_spec(run), Reading(tier="streamed")
+    try:
+        if isinstance(spec, PretrainSpec):
+            stages.pretrain(run, spec, control, reading)
+        elif isinstance(spec, TrainSpec):
+            stages.train(run, spec, control, reading)
+    except HpcsegError as error:
+        print(error, flush=True)
+        sys.exit(error.exit_code)
+
+
+def _saved_step(run: Path) -> int:
+    """The step that the next attempt begins from."""
+    state = load_checkpoint(run)
+    if state is None:
+        return 0
+    spec = read_spec(run)
+    assert isinstance(spec, PretrainSpec | TrainSpec)
+    steps = spec.config.training.steps if isinstance(spec, TrainSpec) else spec.config.autoencoder.steps
+    return int(state["progress"]["epoch"] * steps + state["progress"]["step"])

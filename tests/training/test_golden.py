@@ -1,0 +1,137 @@
+"""Losses of the first 20 steps of each strategy on a CPU, pinned: a change of them is a change of what is trained.
+
+Print fresh values: python -m pytest tests/training/test_golden.py -s -q
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.training import stages
+from hpcseg.training.control import Control
+from hpcseg.training.loop import HISTORY
+from hpcseg.training.model import MODEL
+from hpcseg.training.stages import pretrain, train
+
+TOLERANCE = 1e-4  # relative; other processors round otherwise
+SCHEDULE = {"epochs": 4, "steps": 5, "batch": 2, "learning_rate": 3e-3}
+
+Losses = dict[str, list[float]]
+# fmt: off
+GOLDEN: dict[str, Losses] = {
+    "baseline": {
+        "steps": [1.456739, 1.441026, 1.467346, 1.311517, 1.417334,
+            1.38259, 1.385744, 1.323998, 1.317023, 1.213377,
+            1.347702, 1.29239, 1.247363, 1.245462, 1.248841,
+            1.124294, 1.256724, 1.237042, 1.183694, 1.150512],
+        "validation": [1.404862, 1.318556, 1.294745, 1.145216],
+    },
+    "multitask": {
+        "steps": [1.456739, 1.441109, 1.467155, 1.311705, 1.417084,
+            1.382808, 1.386438, 1.325296, 1.320147, 1.216173,
+            1.349249, 1.295225, 1.251871, 1.249164, 1.254391,
+            1.131465, 1.262489, 1.242442, 1.192867, 1.157515],
+        "validation": [1.405038, 1.324205, 1.305935, 1.173329],
+        "reconstruction": [0.1725616, 0.1533668, 0.1729847, 0.1891224],
+    },
+    "pretrain 0": {
+        "steps": [0.3192931, 0.2311036, 0.2296675, 0.1562752, 0.1902556,
+            0.280723, 0.183392, 0.1558433, 0.1250433, 0.1309554,
+            0.1666967, 0.2535186, 0.1163251, 0.2674105, 0.1608593,
+            0.2040859, 0.1493916, 0.2416409, 0.2095847, 0.2316454],
+        "reconstruction": [0.225319, 0.1751914, 0.192962, 0.2072697],
+    },
+    "pretrain 1": {
+        "steps": [0.1142583, 0.1119101, 0.09940453, 0.08266101, 0.08628131,
+            0.08640239, 0.07470058, 0.07006422, 0.1071599, 0.09492555,
+            0.07186919, 0.07158168, 0.05907051, 0.07593866, 0.08130036,
+            0.07377619, 0.06742776, 0.05961933, 0.05516559, 0.04669573],
+        "reconstruction": [0.09890306, 0.08665053, 0.07195208, 0.06053692],
+    },
+    "transfer": {
+        "steps": [1.456057, 1.443418, 1.47316, 1.323481, 1.425468,
+            1.392837, 1.398313, 1.337861, 1.332032, 1.229978,
+            1.358152, 1.304789, 1.25823, 1.253778, 1.251603,
+            1.130486, 1.257779, 1.235957, 1.182087, 1.146405],
+        "validation": [1.409889, 1.385464, 1.456437, 1.422593],
+    },
+}
+# fmt: on
+
+
+@pytest.fixture(autouse=True)
+def one_cpu_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums in the order of one thread; no GPU, even where there is one."""
+    monkeypatch.setattr(stages, "pick_device", lambda: torch.device("cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def new(runs: Path, stage: str, name: str) -> Path:
+    run = runs / stage / f"golden-{name}"
+    run.mkdir(parents=True)
+    return run
+
+
+def trained(run: Path, work: Callable[[Control], None]) -> Losses:
+    """The first loss of every step, and the other losses and the validation's of every epoch."""
+    steps: list[float] = []
+    work(Control(run, interval_s=0.0, on_beat=lambda beat: steps.append(beat.loss) if beat.loss is not None else None))
+    epochs: list[dict[str, Any]] = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    found = {"steps": steps, "validation": [epoch["validation_loss"] for epoch in epochs]}
+    found["reconstruction"] = [epoch["losses"].get("reconstruction") for epoch in epochs]
+    return {name: values for name, values in found.items() if None not in values}
+
+
+def check(every: dict[str, Losses]) -> None:
+    """Print all fresh values, then compare."""
+    for name, found in every.items():
+        print(fresh_lines(name, found))
+    for name, found in every.items():
+        expected = GOLDEN[name]
+        assert found.keys() == expected.keys(), name
+        assert len(found["steps"]) == 20
+        for key, values in expected.items():
+            assert found[key] == pytest.approx(values, rel=TOLERANCE), f"{name}, {key}"
+
+
+def fresh_lines(name: str, found: Losses) -> str:
+    """As it stands in this file: an epoch of steps a line."""
+    lines = [f'    "{name}": {{']
+    for key, values in found.items():
+        numbers = [f"{value:.7g}" for value in values]
+        rows = [", ".join(numbers[first : first + 5]) for first in range(0, len(numbers), 5)]
+        lines.append(f'        "{key}": [' + ",\n            ".join(rows) + "],")
+    return "\n".join([*lines, "    },"])
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "multitask"])
+def test_losses_are_those_pinned(strategy: str, runs: Path, train_spec: Callable[..., TrainSpec]) -> None:
+    run = new(runs, "train", strategy)
+    spec = train_spec(strategy, training=SCHEDULE | {"validation_steps": 2})
+    check({strategy: trained(run, lambda control: train(run, spec, control))})
+
+
+def test_losses_of_pretraining_and_transfer_are_those_pinned(
+    runs: Path, train_spec: Callable[..., TrainSpec], pretrain_spec: Callable[[int], PretrainSpec]
+) -> None:
+    models, found = [], {}
+    for level in (0, 1):
+        run = new(runs, "pretrain", f"level{level}")
+        plain = pretrain_spec(level)
+        autoencoder = plain.config.autoencoder.model_copy(update=SCHEDULE)
+        spec = plain.model_copy(update={"config": plain.config.model_copy(update={"autoencoder": autoencoder})})
+        found[f"pretrain {level}"] = trained(run, lambda control, run=run, spec=spec: pretrain(run, spec, control))
+        models.append(run.relative_to(runs) / MODEL)
+    run = new(runs, "train", "transfer")
+    transfer = train_spec("transfer", tuple(models), training=SCHEDULE | {"validation_steps": 2})
+    check(found | {"transfer": trained(run, lambda control: train(run, transfer, control))})

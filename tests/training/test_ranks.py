@@ -1,0 +1,290 @@
+"""Two processes that train together do what one does: real processes, gloo between them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpcseg.errors import BadInput, Interrupted
+from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.training.checkpoint import CHECKPOINT, load_tensors
+from hpcseg.training.control import Control
+from hpcseg.training.loop import HISTORY
+from hpcseg.training.model import MODEL
+from hpcseg.training.ranks import joined
+from hpcseg.training.seat import Seat, check_shares
+from hpcseg.training.stages import pretrain, train
+
+STEPS: dict[str, object] = {
+    "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},
+    "multitask": {"batch": 5, "autoencoder_batch": 3},
+}
+RANK = """\
+import sys
+from pathlib import Path
+
+import torch
+
+from hpcseg.errors import Interrupted
+from hpcseg.spec import PretrainSpec, read_spec
+from hpcseg.training.control import Control
+from hpcseg.training.ranks import joined
+from hpcseg.training.seat import Seat
+from hpcseg.training.stages import pretrain, train
+
+run, rank, world, stop_after = Path(sys.argv[1]), *map(int, sys.argv[2:])
+torch.set_num_threads(1)
+
+
+class StopAfter(Control):
+    def should_stop(self):
+        global stop_after
+        stop_after -= 1
+        return stop_after == 0
+
+
+control = StopAfter(run, silent=rank > 0)
+spec = read_spec(run)
+try:
+    with joined(Seat(rank, world, rank, job="test"), run, lambda: False) as ranks:
+        (pretrain if isinstance(spec, PretrainSpec) else train)(run, spec, control, ranks=ranks)
+except Interrupted:
+    print("stopped")
+"""
+Spec = TrainSpec | PretrainSpec
+NewRun = Callable[[str, Spec], Path]
+
+
+@pytest.fixture
+def new_run(runs: Path, request: pytest.FixtureRequest) -> NewRun:
+    """A run directory that holds its specification."""
+
+    def make(name: str, spec: Spec) -> Path:
+        run = runs / "train" / f"{request.node.name}-{name}".replace("/", "-")
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(spec.model_dump_json())
+        return run
+
+    return make
+
+
+@pytest.fixture
+def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tuple[Path, ...]:
+    paths = []
+    for level in (0, 1):
+        run = runs / "pretrain" / f"ranks-level{level}"
+        run.mkdir(parents=True, exist_ok=True)
+        pretrain(run, pretrain_spec(level), Control(run))
+        paths.append(run.relative_to(runs) / MODEL)
+    return tuple(paths)
+
+
+def start(run: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[subprocess.Popen[str]]:
+    """Start the ranks of a run; rank r is asked to stop after `stops[r]` steps (0: never)."""
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(run), str(rank), str(world), str(stops[rank])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Last line of what each rank printed, or of its error."""
+    lines = []
+    for process in processes:
+        out, error = process.communicate(timeout=60)
+        lines.append(((error if process.returncode else out).strip().splitlines() or [""])[-1])
+    return lines
+
+
+def losses(run: Path) -> torch.Tensor:
+    """All losses of every epoch, which has one step."""
+    lines = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    values = [[*line["losses"].values(), line["validation_loss"] or 1.0] for line in lines]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_tensors(run / MODEL)["weights"]
+    return found
+
+
+def assert_equal_to_rounding(one: Path, two: Path) -> None:
+    """Losses to 1e-5; weights, root mean square, to 1 % of what Adam may have moved them.
+
+    Adam divides a gradient by its own size, and so magnifies float32's rounding where it is nearly 0.
+    """
+    torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=0)
+    moved = len(losses(one)) * 3e-4
+    for name, tensor in weights(one).items():
+        gap = (weights(two)[name] - tensor).double().square().mean().sqrt()
+        assert float(gap) <= 0.01 * moved + 1e-5 * float(tensor.abs().max()), name
+
+
+def assert_identical(one: Path, two: Path) -> None:
+    assert torch.equal(losses(one), losses(two))
+    other = weights(two)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in weights(one).items())
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask"])
+def test_two_ranks_train_as_one_on_minibatches_of_five(
+    strategy: str, new_run: NewRun, train_spec: Callable[..., TrainSpec], pretrained: tuple[Path, ...]
+) -> None:
+    spec = train_spec(strategy, pretrained if strategy == "transfer" else (), **STEPS)
+    one, two = new_run("one", spec), new_run("two", spec)
+    processes = start(two)
+    train(one, spec, Control(one))
+    finish(processes)
+    assert_equal_to_rounding(one, two)
+    summary = json.loads((two / "training.json").read_text())
+    assert summary["ranks"] == 2 and summary["rank_seconds"] == pytest.approx(2 * summary["seconds"], abs=0.01)
+
+
+def test_an_autoencoder_is_pretrained_by_two_ranks_as_by_one(
+    new_run: NewRun, pretrain_spec: Callable[[int], PretrainSpec]
+) -> None:
+    spec = pretrain_spec(1)
+    config = spec.config.model_copy(
+        update={"autoencoder": spec.config.autoencoder.model_copy(update={"batch": 3, "epochs": 6, "steps": 1})}
+    )
+    spec = spec.model_copy(update={"config": config})
+    one, two = new_run("one", spec), new_run("two", spec)
+    processes = start(two)
+    pretrain(one, spec, Control(one))
+    finish(processes)
+    assert_equal_to_rounding(one, two)
+
+
+def test_all_stop_where_one_is_asked_to_and_go_on_to_the_bit_or_with_another_number_to_rounding(
+    new_run: NewRun, train_spec: Callable[..., TrainSpec]
+) -> None:
+    spec = train_spec("multitask", **STEPS)
+    whole, parts = new_run("whole", spec), new_run("parts", spec)
+    first, second = start(whole), start(parts, stops=(0, 3))
+    finish(first)
+    assert finish(second) == ["stopped", "stopped"]
+    assert load_tensors(parts / CHECKPOINT)["progress"]["epoch"] == 2  # the third step's epoch is not closed
+    alone = new_run("alone", spec)
+    shutil.copy(parts / CHECKPOINT, alone)
+    shutil.copy(parts / HISTORY, alone)
+    again = start(parts)
+    train(alone, spec, Control(alone))
+    finish(again)
+    assert_identical(whole, parts)
+    assert_equal_to_rounding(whole, alone)
+
+
+def test_when_a_rank_is_killed_the_others_end_and_the_run_goes_on_from_its_checkpoint(
+    new_run: NewRun, train_spec: Callable[..., TrainSpec]
+) -> None:
+    spec = train_spec(training={"epochs": 100_000, "steps": 1, "validation_steps": 1, "checkpoint_epochs": 1})
+    run = new_run("killed", spec)
+    processes = start(run)
+    while not (run / CHECKPOINT).exists():
+        assert processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].kill()
+    leader, _ = finish(processes)
+    assert "rank 0 of 2: another rank ended or does not answer; the last checkpoint is kept" in leader
+    before = load_tensors(run / CHECKPOINT)["progress"]["epoch"]
+    assert finish(start(run, stops=(2, 0))) == ["stopped", "stopped"]
+    assert load_tensors(run / CHECKPOINT)["progress"]["epoch"] >= before
+
+
+def test_a_rank_that_waits_for_the_others_stops_when_asked_to(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Interrupted, match="before all ranks were there"),
+        joined(Seat(0, 2, 0, job="test"), tmp_path, lambda: True),
+    ):
+        pass
+    with (
+        pytest.raises(Interrupted, match="before rank 0 was there"),
+        joined(Seat(1, 2, 1, job="test"), tmp_path, lambda: True),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_ranks_cannot_share_are_refused(
+    train_spec: Callable[..., TrainSpec], pretrain_spec: Callable[[int], PretrainSpec]
+) -> None:
+    check_shares(train_spec(), 2)
+    with pytest.raises(BadInput, match=r"training\.batch = 2 cannot be shared by 3 ranks"):
+        check_shares(train_spec(), 3)
+    with pytest.raises(BadInput, match=r"multitask\.batch = 3 cannot be shared by 4 ranks"):
+        check_shares(train_spec("multitask", multitask={"batch": 3}, training={"batch": 8}), 4)
+    with pytest.raises(BadInput, match=r"autoencoder\.batch = 2 cannot"):
+        check_shares(pretrain_spec(0), 4)
+    lifetime = {"batch": 4, "lifetime": 0.5}
+    check_shares(train_spec("baseline", autoencoder=lifetime), 2)
+    with pytest.raises(BadInput, match=r"autoencoder\.lifetime compares all patches"):
+        check_shares(train_spec("multitask", autoencoder=lifetime), 2)
+
+
+GRADIENTS = """\
+import sys
+from pathlib import Path
+
+import torch
+
+from hpcseg.config import AutoencoderConfig, TrainingConfig
+from hpcseg.networks.autoencoder import WTAutoencoder
+from hpcseg.networks.fnet import FNet
+from hpcseg.networks.losses import reconstruction_error, segmentation_loss
+from hpcseg.training.norm import share_statistics
+from hpcseg.training.ranks import joined
+from hpcseg.training.seat import Seat
+
+folder, rank, world = Path(sys.argv[1]), *map(int, sys.argv[2:])
+torch.set_num_threads(1)
+draw = torch.Generator().manual_seed(0)
+network = FNet(3, 2, (3, 4), 2, 1.0, generator=draw)
+autoencoder = WTAutoencoder(3, 3, 2, 1.0, encoder=network.encoder(0).twin(), generator=draw)
+images = [torch.randn(5, 1, size, size, size, generator=draw, dtype=torch.float64) for size in (14, 14)]
+label = torch.randint(3, (5, 8, 8, 8), generator=draw)
+modules = torch.nn.ModuleList([network, autoencoder]).double()
+with joined(Seat(rank, world, rank, job="test"), folder, lambda: False) as ranks:
+    share_statistics(modules, ranks)
+    own = [image[ranks.part] for image in images]
+    optimizer = torch.optim.Adam(modules.parameters(), 3e-4)
+    for loss in ("dice_ce", "focal", "dice_ce"):
+        optimizer.zero_grad()
+        segmentation = segmentation_loss(TrainingConfig(loss=loss), network(own), label[ranks.part], ranks.reduce)
+        error = reconstruction_error(AutoencoderConfig(), autoencoder(own[0]), own[0], ranks.reduce)
+        (segmentation + 3 * error).backward()
+        ranks.sum_gradients(modules.parameters())
+        optimizer.step()
+    found = {f"gradient of {name}": parameter.grad for name, parameter in modules.named_parameters()}
+    found |= {"segmentation": segmentation.detach(), "reconstruction": error.detach(), **modules.state_dict()}
+    if ranks.leads:
+        torch.save(found, folder / f"{world}.pt")
+"""
+
+
+def test_in_double_precision_uneven_parts_give_the_losses_gradients_statistics_and_weights_of_the_whole(
+    tmp_path: Path,
+) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", GRADIENTS, str(tmp_path), str(rank), str(world)])
+        for world in (1, 3)
+        for rank in range(world)
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
+    one, three = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 3))
+    for name, tensor in one.items():
+        scale = float(tensor.double().abs().max()) or 1.0
+        torch.testing.assert_close(three[name], tensor, rtol=0, atol=1e-5 * scale, msg=name)
