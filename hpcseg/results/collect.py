@@ -26,7 +26,8 @@ class _Record(BaseModel):
 class TableDefinition(_Record):
     """A table of a sweep file: which axis is what. Axes are keys of the grid, or of the run's configuration (dotted).
 
-    `rows` or `columns` may be "class"; otherwise a case with several classes counts once, with their mean.
+    `rows` or `columns` may be "class"; otherwise a case with several classes counts once, with their mean. Or "grid"
+    and "choice": the grid's name, and which of the values that it gives to the axes without a role (1, 2, ...).
     """
 
     name: str
@@ -36,7 +37,10 @@ class TableDefinition(_Record):
     columns: str = "strategy"
     over: tuple[str, ...] = ("fold",)
     sets: tuple[str, ...] = SETS
-    baseline: Any = None  # column that the others are compared with; None: "baseline", else the first
+    # Column that the others are compared with; None: "baseline", else the first; "none": no comparison.
+    baseline: Any = None
+    row_labels: dict[str, str] = {}  # value as TOML writes it -> as it is printed
+    column_labels: dict[str, str] = {}
 
     @field_validator("grid", "over", "sets", mode="before")
     @classmethod
@@ -87,6 +91,7 @@ class Place(_Record):
 
     grid: str
     axes: dict[str, Any]
+    number: int = 0  # of the cell, in the sweep file's order
 
 
 class _RunRecord(_Record):

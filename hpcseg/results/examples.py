@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.results.axes import label, sort_axis
 from hpcseg.results.collect import Axis, Collection, FigureDefinition, Run, TableDefinition
 from hpcseg.results.style import PAGE, SKY, YELLOW, new_figure
-from hpcseg.results.tables import Replicate, label, select_runs, sort_axis
+from hpcseg.results.tables import Replicate, select_runs
 from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import ScanGrid, read_image, read_label

@@ -14,10 +14,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
+from hpcseg.results.axes import label, sort_axis
 from hpcseg.results.collect import Collection, FigureDefinition, TableDefinition
 from hpcseg.results.examples import draw_examples
 from hpcseg.results.style import COLUMN, PAGE, SETTINGS, YELLOW, colours, new_figure, save
-from hpcseg.results.tables import Table, bootstrap_interval, build_table, label, select_runs, sort_axis
+from hpcseg.results.tables import Table, bootstrap_interval, build_table, select_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,9 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from hpcseg.results.axes import label
 from hpcseg.results.collect import Axis
-from hpcseg.results.tables import Cell, Contrast, Key, Table, label
+from hpcseg.results.tables import Cell, Contrast, Key, Table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -56,7 +57,7 @@ def remarks(table: Table) -> list[str]:
         lines.append(f"{DASH} or (k/m): {partial} of {len(table.cells)} cells have only k of their m runs.")
     better, compared = table.improved
     if compared:
-        against = label(table.baseline) if table.baseline is not None else ""
+        against = table.column_label(table.baseline) if table.baseline is not None else ""
         lines.append(
             f"Higher than {against} in {better} of {compared} cells ({better / compared:.0%}), paired by case."
         )
@@ -73,13 +74,13 @@ def to_rich(table: Table) -> RichTable:
     title = escape(table.definition.title or table.definition.name)
     rich = RichTable(title=title, caption=escape("\n".join(remarks(table))))
     rich.title_justify = rich.caption_justify = "left"
-    rich.add_column(label(table.definition.rows), justify="right")
+    rich.add_column(table.row_label(table.definition.rows), justify="right")
     for column in table.columns:
-        rich.add_column(label(column), justify="right")
+        rich.add_column(table.column_label(column), justify="right")
     for name in table.sets:
         rich.add_row(f"[bold]{name}[/bold]")
         for row in table.rows:
-            rich.add_row(label(row), *(_rich_cell(table, (name, row, column)) for column in table.columns))
+            rich.add_row(table.row_label(row), *(_rich_cell(table, (name, row, column)) for column in table.columns))
         rich.add_section()
     return rich
 
@@ -105,7 +106,7 @@ def to_markdown(table: Table) -> str:
     blocks.append(_markdown_grid(table, table.columns, lambda key: format_cell(table.cells.get(key))))
     if table.contrasts:
         others = tuple(column for column in table.columns if column != table.baseline)
-        against = label(table.baseline) if table.baseline is not None else ""
+        against = table.column_label(table.baseline) if table.baseline is not None else ""
         blocks.append(f"Difference from {against}, paired by case:")
         blocks.append(_markdown_grid(table, others, lambda key: format_contrast(table.contrasts.get(key))))
     return "\n\n".join([*blocks, "  \n".join(remarks(table))]) + "\n"
@@ -118,11 +119,15 @@ def to_latex(table: Table) -> str:
     spans = [(2 + columns * n, 1 + columns * (n + 1)) for n in range(sets)]
     heads = " & ".join(rf"\multicolumn{{{columns}}}{{c}}{{{_tex(name.capitalize())} set}}" for name in table.sets)
     names = " & ".join(
-        [_tex(label(table.definition.rows)), *(_tex(label(c)) for _ in table.sets for c in table.columns)]
+        [
+            _tex(table.row_label(table.definition.rows)),
+            *(_tex(table.column_label(c)) for _ in table.sets for c in table.columns),
+        ]
     )
     rows = [
         " & ".join(
-            _tex(cell) for cell in (label(row), *(format_cell(table.cells.get(key)) for key in _keys(table, row)))
+            _tex(cell)
+            for cell in (table.row_label(row), *(format_cell(table.cells.get(key)) for key in _keys(table, row)))
         )
         for row in table.rows
     ]
@@ -228,8 +233,11 @@ def _ordered(table: Table) -> list[tuple[Key, Cell]]:
 
 
 def _markdown_grid(table: Table, columns: tuple[Axis, ...], text: Any) -> str:
-    head = [label(table.definition.rows), *(f"{name}: {label(column)}" for name in table.sets for column in columns)]
-    rows = [[label(row), *(text(key) for key in _keys(table, row, columns))] for row in table.rows]
+    head = [
+        table.row_label(table.definition.rows),
+        *(f"{name}: {table.column_label(column)}" for name in table.sets for column in columns),
+    ]
+    rows = [[table.row_label(row), *(text(key) for key in _keys(table, row, columns))] for row in table.rows]
     lines = [head, ["---:"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

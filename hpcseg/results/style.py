@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.files import replacing
+from hpcseg.results.axes import STRATEGIES
 from hpcseg.results.collect import Axis
-from hpcseg.results.tables import STRATEGIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

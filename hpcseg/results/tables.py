@@ -7,18 +7,15 @@ over the replicates' means stands beside them in every export.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 import numpy as np
 
 from hpcseg.errors import BadInput
+from hpcseg.results.axes import CLASS, as_toml, axis_value, label, places, sort_axis
 from hpcseg.results.collect import Axis, Collection, Place, Run, TableDefinition
-
-STRATEGIES = ("baseline", "transfer", "multitask")
-LABELS = {"baseline": "Baseline", "transfer": "S-TL", "multitask": "S-MTL", "labelled": "n", "strategy": "Strategy"}
-CLASS = "class"
 
 Replicate = tuple[Axis, ...]
 Key = tuple[str, Axis, Axis]  # set, row, column
@@ -90,6 +87,14 @@ class Table:
         """Cells with a higher paired mean than the baseline, and cells that could be compared."""
         return sum(contrast.mean > 1e-9 for contrast in self.contrasts.values()), len(self.contrasts)  # not by rounding
 
+    def row_label(self, value: Axis) -> str:
+        """A row, or the key of all rows, as it is printed."""
+        return self.definition.row_labels.get(as_toml(value), label(value))
+
+    def column_label(self, value: Axis) -> str:
+        """A column as it is printed."""
+        return self.definition.column_labels.get(as_toml(value), label(value))
+
 
 @dataclass
 class _Filling:
@@ -109,13 +114,13 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
     """
     fillings: dict[Key, _Filling] = {}
     clashes: set[str] = set()
-    for run, place in _places(definition, collection):
+    for run, place in places(definition, collection):
         for row, column, class_ in _positions(definition, run, place, _classes(collection)):
             for name in definition.sets:
                 filling = fillings.setdefault((name, row, column), _Filling())
                 if run.id in filling.runs:
                     continue  # the same run in two grids
-                replicate = tuple(_axis(definition, run, place, key) for key in definition.over)
+                replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
                 if replicate in filling.runs.values():
                     clashes.add(f"row {row}, column {column}")
                     replicate = (*replicate, run.id)
@@ -145,9 +150,9 @@ def select_runs(
         BadInput: as `build_table`.
     """
     runs: dict[tuple[Axis, Axis], dict[str, tuple[Replicate, Run]]] = {}
-    for run, place in _places(definition, collection):
-        row, column = (_axis(definition, run, place, key) for key in (definition.rows, definition.columns))
-        replicate = tuple(_axis(definition, run, place, key) for key in definition.over)
+    for run, place in places(definition, collection):
+        row, column = (axis_value(definition, run, place, key) for key in (definition.rows, definition.columns))
+        replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
         runs.setdefault((row, column), {})[run.id] = (replicate, run)
     return {place: list(found.values()) for place, found in runs.items()}
 
@@ -189,39 +194,6 @@ def bootstrap_interval(cell: Cell, level: float = 0.95, draws: int = 2000) -> tu
     return float(low), float(high)
 
 
-def sort_axis(values: Iterable[Axis]) -> tuple[Axis, ...]:
-    """Distinct values as a table orders them: numbers by size, then "all"; strategies as the paper; others as met."""
-    distinct = list(dict.fromkeys(values))
-
-    def place(value: Axis) -> tuple[int, float]:
-        if isinstance(value, int | float):
-            return 0, float(value)
-        if value in STRATEGIES:
-            return 1, STRATEGIES.index(str(value))
-        return (3, 0) if value == "all" else (2, distinct.index(value))
-
-    return tuple(sorted(distinct, key=place))
-
-
-def label(value: Axis) -> str:
-    """An axis' name or value as it is printed."""
-    if isinstance(value, tuple):
-        return ", ".join(map(label, value))
-    return LABELS.get(value, value) if isinstance(value, str) else str(value)
-
-
-def _places(definition: TableDefinition, collection: Collection) -> list[tuple[Run, Place]]:
-    grids = dict.fromkeys(place.grid for run in collection.runs for place in run.places)
-    for grid in definition.grid or ():
-        if grid not in grids:
-            raise BadInput(
-                f"sweep {collection.sweep}: {definition.name!r} asks for grid {grid!r}; "
-                f"there are {', '.join(map(repr, grids)) or 'none'}"
-            )
-    wanted = definition.grid or tuple(grids)
-    return [(run, place) for run in collection.runs for place in run.places if place.grid in wanted]
-
-
 def _classes(collection: Collection) -> tuple[int, ...]:
     scores = (score for run in collection.runs if run.result for found in run.result.sets.values() for score in found)
     return tuple(sorted({score.class_ for score in scores})) or (1,)
@@ -235,21 +207,11 @@ def _positions(
     positions: list[tuple[Axis, Axis, int | None]] = []
     for class_ in classes if by_class else (None,):
         row, column = (
-            class_ if key == CLASS and class_ is not None else _axis(definition, run, place, key)
+            class_ if key == CLASS and class_ is not None else axis_value(definition, run, place, key)
             for key in (definition.rows, definition.columns)
         )
         positions.append((row, column, class_))
     return positions
-
-
-def _axis(definition: TableDefinition, run: Run, place: Place, key: str) -> Axis:
-    value = run.axis(place, key)
-    if value is None:
-        raise BadInput(
-            f"{definition.name!r} asks for axis {key!r}, which run {run.id} does not have; "
-            f"its axes are {', '.join(place.axes)}"
-        )
-    return value
 
 
 def _fill(filling: _Filling, run: Run, replicate: Replicate, name: str, class_: int | None) -> None:
@@ -277,6 +239,8 @@ def _finish(filling: _Filling) -> Cell:
 
 
 def _baseline(definition: TableDefinition, columns: tuple[Axis, ...]) -> Axis | None:
+    if definition.baseline == "none":
+        return None
     if definition.baseline is not None:
         if definition.baseline not in columns:
             raise BadInput(f"{definition.name!r}: baseline {definition.baseline!r} is none of its columns {columns}")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from statistics import fmean, stdev
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.tables import Cell, bootstrap_interval, build_table, contrast_cells, label, sort_axis
+from hpcseg.results.tables import Cell, bootstrap_interval, build_table, contrast_cells
 
 VALIDATION = ("validation",)
 
@@ -144,6 +142,17 @@ def test_a_definition_that_does_not_fit_the_sweep_is_refused(sweep_files, defini
         build_table(TableDefinition.model_validate({"name": "t"} | definition), collect(files.save()))
 
 
+def test_columns_are_not_compared_where_that_says_nothing(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for labelled in (4, 8):
+        files.run(as_scores(validation=[0.8]), strategy="multitask", labelled=labelled, fold=0)
+    axes = {"rows": "strategy", "columns": "labelled", "sets": VALIDATION}
+    collection = collect(files.save())
+    assert build_table(TableDefinition(name="t", **axes), collection).baseline == 4
+    table = build_table(TableDefinition(name="t", baseline="none", **axes), collection)
+    assert (table.baseline, table.contrasts) == (None, {})
+
+
 def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> None:
     cell = _cell({(fold, f"{case}"): 0.8 + 0.01 * case + 0.02 * fold for case in range(10) for fold in range(2)})
     interval = bootstrap_interval(cell)
@@ -153,18 +162,3 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
     # the standard error of the mean of ten case means 0.01 apart
     assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * 0.0287 / 10**0.5, rel=0.08)
     assert bootstrap_interval(_cell({(0, "a"): 0.5, (1, "a"): 0.6})) is None
-
-
-@given(st.lists(st.integers(1, 200), unique=True), st.randoms(use_true_random=False))
-def test_labelled_values_sort_by_number_with_all_at_the_end(numbers: list[int], random) -> None:
-    values: list = [*numbers, "all"]
-    random.shuffle(values)
-    assert sort_axis(values) == (*sorted(numbers), "all")
-
-
-def test_strategies_stand_as_in_the_paper_and_other_values_as_met() -> None:
-    assert sort_axis(["multitask", "transfer", "baseline"]) == ("baseline", "transfer", "multitask")
-    assert sort_axis(["tune_3", "freeze_all", "tune_3"]) == ("tune_3", "freeze_all")
-    assert [label(value) for value in ("baseline", "transfer", "multitask", 8, (16, 24))] == [
-        "Baseline", "S-TL", "S-MTL", "8", "16, 24",
-    ]  # fmt: skip
