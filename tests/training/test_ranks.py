@@ -123,11 +123,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_to_rounding(one: Path, two: Path) -> None:
-    """Losses to 1e-5; weights, root mean square, to 1 % of what Adam may have moved them.
+    """Losses to 1e-5 before the second update and 1e-4 after it; weights, root mean square, to 1 % of what Adam may
+    have moved them.
 
-    Adam divides a gradient by its own size, and so magnifies float32's rounding where it is nearly 0.
+    Adam divides a gradient by its own size, and so magnifies float32's rounding where it is nearly 0; in double
+    precision all is equal to 1e-5, which another test shows.
     """
-    torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses(two)[0], losses(one)[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses(two), losses(one), rtol=1e-4, atol=0)
     moved = len(losses(one)) * 3e-4
     for name, tensor in weights(one).items():
         gap = (weights(two)[name] - tensor).double().square().mean().sqrt()
