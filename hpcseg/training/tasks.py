@@ -66,7 +66,7 @@ class SegmentationTask(Task):
 
     @property
     def kept(self) -> nn.Module:
-        """The F-Net."""
+        """The network."""
         return self.network
 
     def _batches(self, sources: Sequence[Source], stream: Stream, batch: int) -> SegmentationBatches:
@@ -87,7 +87,7 @@ class SegmentationTask(Task):
         return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
     def training_step(self, batch: Any) -> dict[str, Tensor]:
-        """One update of the F-Net."""
+        """One update of the network."""
         self.network.train()
         loss = self.segmentation_loss(batch)
         self.update(loss)
