@@ -251,7 +251,7 @@ def test_a_bfloat16_run_resumes_to_the_bit_and_says_what_it_was(
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("strategy", ["baseline", "multitask"])
-def test_a_compiled_run_has_the_same_keys_and_resumes_to_the_bit(
+def test_a_compiled_run_has_the_same_keys_and_resumes_to_rounding(
     strategy: str, new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
 ) -> None:
     settings = {"epochs": 2, "steps": 3, "validation_steps": 1, "batch": 2}
@@ -262,12 +262,12 @@ def test_a_compiled_run_has_the_same_keys_and_resumes_to_the_bit(
     with pytest.raises(Interrupted):
         train(parts, spec, StopAfter(parts, 4))
     train(parts, spec, Control(parts))
-    assert compare(whole, parts) is None
     assert read_json(whole / "training.json")["precision"]["compiled"]
     train(plain, train_spec(strategy, training=settings, **small), Control(plain))
-    states = [load_checkpoint(run) for run in (whole, plain)]
-    assert states[0] is not None and states[1] is not None
-    for name, weights in states[1]["modules"].items():
-        found = states[0]["modules"][name]
-        assert list(found) == list(weights)
-        assert all(torch.allclose(found[key], weights[key], atol=1e-3) for key in weights)
+    states = [load_checkpoint(run) for run in (whole, parts, plain)]
+    assert all(states)
+    expected, resumed, uncompiled = (state["modules"] for state in states if state is not None)
+    for name, weights in expected.items():
+        assert list(weights) == list(uncompiled[name])
+        assert all(torch.allclose(resumed[name][key], weights[key], rtol=1e-4, atol=1e-6) for key in weights)
+        assert all(torch.allclose(uncompiled[name][key], weights[key], atol=1e-3) for key in weights)
