@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,5 +85,18 @@ def pretrain_spec(cases: tuple[CaseRef, ...]) -> Callable[[int], PretrainSpec]:
             statistics=SourceRef(store=STORE, cases=source.cases[:4]),
             sources=(source,),
         )
+
+    return make
+
+
+@pytest.fixture
+def new_run(runs: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """An empty run directory."""
+
+    def make(name: str) -> Path:
+        run = runs / "train" / f"{request.node.name}-{name}".replace("/", "-")
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        return run
 
     return make

@@ -19,6 +19,7 @@ from hpcseg.training.control import Control, read_heartbeat
 from hpcseg.training.loop import HISTORY, Task, fit
 from hpcseg.training.precision import Precision, Update
 from hpcseg.training.ranks import ALONE
+from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
 
@@ -53,18 +54,6 @@ class Scripted(Task):
 
     def validation_loss(self, epoch: int) -> float | None:
         return self.validation[epoch]
-
-
-class StopAfter(Control):
-    """Asks to stop after a number of steps."""
-
-    def __init__(self, run: Path, steps: int) -> None:
-        super().__init__(run)
-        self.left = steps
-
-    def should_stop(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
 
 
 def config(**changes: Any) -> TrainingConfig:

@@ -28,36 +28,12 @@ from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.precision import Precision, Update, autocast
 from hpcseg.training.stages import train
+from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
 HAS_BFLOAT16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16 instructions")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-
-
-class StopAfter(Control):
-    """Asks to stop after a number of steps."""
-
-    def __init__(self, run: Path, steps: int) -> None:
-        super().__init__(run)
-        self.left = steps
-
-    def should_stop(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
-
-@pytest.fixture
-def new_run(runs: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """An empty run directory."""
-
-    def make(name: str) -> Path:
-        run = runs / "train" / f"{request.node.name}-{name}"
-        shutil.rmtree(run, ignore_errors=True)
-        run.mkdir(parents=True)
-        return run
-
-    return make
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,33 +22,9 @@ from hpcseg.training.control import Control
 from hpcseg.training.loop import HISTORY
 from hpcseg.training.model import MODEL, TrainedModel
 from hpcseg.training.stages import pretrain, train
+from tests.training.stopping import StopAfter
 
 STRATEGIES = ("baseline", "transfer", "multitask")
-
-
-class StopAfter(Control):
-    """Asks to stop after a number of steps."""
-
-    def __init__(self, run: Path, steps: int) -> None:
-        super().__init__(run)
-        self.left = steps
-
-    def should_stop(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
-
-@pytest.fixture
-def new_run(runs: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """An empty run directory."""
-
-    def make(name: str) -> Path:
-        run = runs / "train" / f"{request.node.name}-{name}".replace("/", "-")
-        shutil.rmtree(run, ignore_errors=True)
-        run.mkdir(parents=True)
-        return run
-
-    return make
 
 
 @pytest.fixture
