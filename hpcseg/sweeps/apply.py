@@ -7,7 +7,6 @@ submitting a run twice.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,15 +19,14 @@ from filelock import FileLock, Timeout
 from hpcseg.errors import HpcsegError
 from hpcseg.files import write_json, write_text
 from hpcseg.spec import RUN_FILE, PackSpec
-from hpcseg.sweeps.evidence import TO_SUBMIT, Submission, Verdict
-from hpcseg.sweeps.evidence import Pool as PoolProcess
+from hpcseg.sweeps.evidence import TO_SUBMIT, Verdict
 from hpcseg.sweeps.plan import Plan, Spec
 from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, memory_gib, resolve, usable_cores
 from hpcseg.sweeps.queue import slurm_available
+from hpcseg.sweeps.records import Process, Submission
 from hpcseg.sweeps.rundir import STAGES, RunDir
 from hpcseg.sweeps.slots import Event, Notify, Pool, visible_gpus
 from hpcseg.sweeps.status import SWEEP_FILE, judge_all
-from hpcseg.training.control import process_start
 from hpcseg.training.seat import check_shares
 
 LOCK_WAIT_S = 120.0
@@ -172,6 +170,7 @@ def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
             backend="slurm",
             submitted=time.time(),
             host=socket.gethostname(),
+            pool=Process.this(),
             threads=cpus,
             ranks=resources.ranks_of(spec.stage),
             workers=cpus,
@@ -186,12 +185,11 @@ def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
 
 
 def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submission:
-    pid = os.getpid()
     return Submission(
         backend="local",
         submitted=time.time(),
         host=socket.gethostname(),
-        pool=PoolProcess(pid=pid, pid_start=process_start(pid) or 0.0),
+        pool=Process.this(),
         threads=slots.threads,
         ranks=profile.ranks_of(stage),
         workers=slots.pack_workers,

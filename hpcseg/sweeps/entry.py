@@ -26,7 +26,7 @@ from typing import Any
 from hpcseg.errors import Interrupted, RankLost
 from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
-from hpcseg.sweeps.evidence import Submission
+from hpcseg.sweeps.records import Submission
 from hpcseg.sweeps.rundir import STORE_FILE, RunDir
 from hpcseg.training.control import Control, Heartbeat
 from hpcseg.training.seat import Seat, check_shares

@@ -7,15 +7,12 @@ A query that fails yields unknown, never lost or failed.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from hpcseg.patches.tiers import AS_IT_COMES, Reading
-from hpcseg.training.control import Heartbeat, is_alive
+from hpcseg.sweeps.records import ArrayRecord, Submission
+from hpcseg.training.control import Heartbeat
 
 State = Literal["new", "queued", "running", "stopped", "done", "failed", "lost", "blocked", "unknown"]
 SILENCE_S = (
@@ -23,43 +20,6 @@ SILENCE_S = (
 )  # a process on another host that is silent for longer is taken for dead; the run's lock is held if not
 _ON_A_NODE = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING"}
 TO_SUBMIT: frozenset[State] = frozenset({"new", "stopped", "failed", "lost", "blocked"})
-
-
-class Pool(BaseModel):
-    """The process that runs the slots of a host."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pid: int
-    pid_start: float
-
-    def alive(self, host: str) -> bool | None:
-        """Whether the pool on `host` still runs; None from another host."""
-        return is_alive(self.pid, self.pid_start) if host == socket.gethostname() else None
-
-
-class Submission(BaseModel):
-    """`job.json`: who was asked to run it, with what.
-
-    `threads` stays as first submitted, so that a resumed run is bit-identical. `attempt` is the number of the first
-    heartbeat that belongs to this submission.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    backend: Literal["local", "slurm", "foreground"]
-    submitted: float  # Unix seconds
-    attempt: int = 1
-    host: str = ""  # where it was submitted
-    pool: Pool | None = None  # local
-    job_id: str | None = None  # Slurm's (array_task), or the pid of submitit's local controller; None: not started
-    threads: int = 1  # of each rank
-    ranks: int = 1  # processes that train the run together
-    workers: int = 1  # processes of a pack
-    reading: Reading = AS_IT_COMES  # how stores are read
-    gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
-    logs: str = ""  # folder of the job's output, relative to the folder of all runs; "": the run's own
-    cancelled: float | None = None  # Unix seconds of `hpcseg cancel`
 
 
 @dataclass(frozen=True)
@@ -97,6 +57,18 @@ class Evidence:
     submission: Submission | None = None
     heartbeat: Heartbeat | None = None
     failure: Failure | None = None
+    array: ArrayRecord | None = None  # that the submission is a task of
+
+    @property
+    def job(self) -> str | None:
+        """The job that was submitted last: Slurm's id (array_task), or a process of the host; None: not known."""
+        if self.submission is None:
+            return None
+        if self.submission.backend != "slurm":
+            return self.submission.job_id
+        if self.array is None or self.array.job_id is None:
+            return None
+        return f"{self.array.job_id}_{self.submission.task}"
 
 
 @dataclass(frozen=True)
@@ -118,16 +90,17 @@ def judge(evidence: Evidence, queue: Queue | None, now: float) -> Verdict:
         return Verdict("running", f"process {heartbeat.pid} on {heartbeat.host} is alive")
     if evidence.failure is not None:
         return Verdict("failed", f"{evidence.failure.cause}: {evidence.failure.message}")
-    return _unfinished(evidence.submission, heartbeat, queue, now)
+    return _unfinished(evidence, queue, now)
 
 
-def _unfinished(submission: Submission | None, heartbeat: Heartbeat | None, queue: Queue | None, now: float) -> Verdict:
+def _unfinished(evidence: Evidence, queue: Queue | None, now: float) -> Verdict:
+    submission, heartbeat = evidence.submission, evidence.heartbeat
     if submission is None:
         return Verdict("new", "not submitted yet") if heartbeat is None else _left(heartbeat, now)
     # A heartbeat of an earlier submission says nothing about this one.
     current = heartbeat if heartbeat is not None and heartbeat.attempt >= submission.attempt else None
     if submission.backend == "slurm":
-        return _on_slurm(submission, current, queue)
+        return _on_slurm(submission, evidence.job, current, queue)
     return _waiting(submission) if current is None else _left(current, now)
 
 
@@ -156,13 +129,13 @@ def _waiting(submission: Submission) -> Verdict:
     return Verdict("stopped", "the process that was to run it ended before it began")
 
 
-def _on_slurm(submission: Submission, current: Heartbeat | None, queue: Queue | None) -> Verdict:
-    job = f"Slurm job {submission.job_id}"
-    if submission.job_id is None:
+def _on_slurm(submission: Submission, job_id: str | None, current: Heartbeat | None, queue: Queue | None) -> Verdict:
+    job = f"Slurm job {job_id}"
+    if job_id is None:
         return Verdict("lost", "its submission to Slurm was not completed")
     if queue is None or queue.error:
         return Verdict("unknown", f"{job}: {queue.error if queue else 'squeue was not asked'}")
-    entry = queue.jobs.get(submission.job_id)
+    entry = queue.jobs.get(job_id)
     if entry is not None:
         reason = f" ({entry.reason})" if entry.reason not in {"", "None"} else ""
         return Verdict("running" if entry.state in _ON_A_NODE else "queued", f"{job} is {entry.state}{reason}")

@@ -14,9 +14,9 @@ from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import RUN_FILE
 from hpcseg.sweeps.apply import check_new_packs, claim, record
 from hpcseg.sweeps.entry import execute
-from hpcseg.sweeps.evidence import Submission
 from hpcseg.sweeps.plan import make_plan
 from hpcseg.sweeps.profile import usable_cores
+from hpcseg.sweeps.records import Submission
 from hpcseg.sweeps.rundir import RESULT_FILE, RunDir
 from hpcseg.sweeps.status import select_runs
 from hpcseg.sweeps.sweepfile import read_sweep

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput, HpcsegError
 from hpcseg.files import read_json, write_json
 from hpcseg.spec import RUN_FILE, PackSpec, PretrainSpec, TrainSpec, read_spec
-from hpcseg.sweeps.evidence import Evidence, Failure, Submission
+from hpcseg.sweeps.evidence import Evidence, Failure
+from hpcseg.sweeps.records import ArrayRecord, Submission, array_folder, read_array
 from hpcseg.training.control import Heartbeat, read_heartbeat
 
 STAGES = ("pack", "pretrain", "train")
@@ -123,7 +124,18 @@ class RunDir:
             return Evidence()
         if self.is_done():
             return Evidence(planned=True, done=True)
-        return Evidence(planned=True, submission=self.submission(), heartbeat=self.heartbeat(), failure=self.failure())
+        submission = self.submission()
+        return Evidence(
+            planned=True,
+            submission=submission,
+            heartbeat=self.heartbeat(),
+            failure=self.failure(),
+            array=None if submission is None else self.array(submission),
+        )
+
+    def array(self, submission: Submission) -> ArrayRecord | None:
+        """The Slurm array that `submission` is a task of."""
+        return read_array(self.runs_root, submission.array) if submission.array else None
 
     def mark_done(self, **facts: Any) -> None:
         """Write `done.json` (packs and pretrainings)."""
@@ -159,8 +171,10 @@ class RunDir:
         """Output of the last attempt (of rank 0): its standard error, or its standard output where that is empty."""
         submission = self.submission()
         files = [path for path in self.log.glob("*_0_log.*") if path.suffix in {".out", ".err"}]
-        if submission is not None and submission.logs:
-            files += (self.runs_root / submission.logs).glob(f"{submission.job_id}_0_log.*")
+        array = None if submission is None else self.array(submission)
+        if submission is not None and array is not None:
+            name = f"{array.job_id}_{submission.task}_0_log.*"
+            files += array_folder(self.runs_root, array.tag).glob(name)
         if not files:
             return None
         newest = max(files, key=lambda path: path.stat().st_mtime)

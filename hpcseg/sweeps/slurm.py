@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
+import secrets
+import shlex
+import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import submitit
+from submitit.core.utils import DelayedSubmission
 
 from hpcseg.errors import SchedulerError
 from hpcseg.sweeps.entry import run_stage
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import SlurmProfile
-from hpcseg.sweeps.rundir import STAGES, RunDir
+from hpcseg.sweeps.records import ArrayRecord, Asked, Process, array_folder, write_array
+from hpcseg.sweeps.rundir import STAGES
 
-LOGS = "slurm"  # folder of all arrays' scripts and output, below the folder of all runs
 MAX_ARRAY_SIZE = 1001  # Slurm's own default
 NO_TIMEOUT_LIMIT = 10**6  # a run that saves before each limit may be requeued as often as it needs
 
@@ -33,7 +41,7 @@ def submit(plan: Plan, run_ids: Sequence[str], profile: SlurmProfile) -> dict[st
         for ancestors, group in _by_ancestors(plan, chosen, jobs).items():
             parameters = sbatch_parameters(profile, stage, ancestors)
             for part in _parts(group, limit):
-                jobs |= _submit_array(plan, part, profile, parameters)
+                jobs |= _submit_runs(plan, part, profile, parameters)
     return jobs
 
 
@@ -87,21 +95,13 @@ def max_array_size() -> int:
 
 
 def _by_ancestors(plan: Plan, run_ids: Sequence[str], jobs: dict[str, str]) -> dict[tuple[str, ...], list[str]]:
-    """Runs grouped by the jobs that must end before; ancestors submitted now count as whole arrays."""
+    """Runs grouped by the jobs that must end before."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for run_id in run_ids:
         needs = [need for need in plan.stages[run_id].needs if plan.stages[need].verdict.state != "done"]
-        ancestors = {jobs[need].partition("_")[0] if need in jobs else _job_of(plan.run(need)) for need in needs}
+        ancestors = {jobs[need] if need in jobs else plan.run(need).evidence().job or "" for need in needs}
         groups.setdefault(tuple(sorted(ancestors - {""})), []).append(run_id)
     return groups
-
-
-def _job_of(run: RunDir) -> str:
-    """The Slurm job of a run that was submitted earlier; empty for other runs and finished ones."""
-    submission = run.submission()
-    if run.is_done() or submission is None or submission.backend != "slurm":
-        return ""
-    return submission.job_id or ""
 
 
 def _parts(run_ids: list[str], limit: int) -> Iterator[list[str]]:
@@ -109,23 +109,54 @@ def _parts(run_ids: list[str], limit: int) -> Iterator[list[str]]:
         yield run_ids[start : start + limit]
 
 
-def _submit_array(plan: Plan, run_ids: list[str], profile: SlurmProfile, parameters: dict[str, Any]) -> dict[str, str]:
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    folder = plan.runs_root / LOGS
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=NO_TIMEOUT_LIMIT, python=profile.python or None)
-    executor.update_parameters(**parameters)
-    runs = [plan.run(run_id) for run_id in run_ids]
-    try:
-        submitted = executor.map_array(run_stage, [str(run.path) for run in runs])
-    except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise SchedulerError(f"sbatch refused an array of {len(runs)} {runs[0].stage} jobs: {lines[-1]}") from None
-    jobs = {}
-    for run, job in zip(runs, submitted, strict=True):
+def _submit_runs(plan: Plan, run_ids: list[str], profile: SlurmProfile, parameters: dict[str, Any]) -> dict[str, str]:
+    stage = plan.stages[run_ids[0]].spec.stage
+    resources = profile.of(stage)
+    record = ArrayRecord(
+        tag=f"{stage}-{secrets.token_hex(4)}",
+        stage=stage,
+        runs=tuple(run_ids),
+        tasks=tuple(range(len(run_ids))),
+        submitted=time.time(),
+        host=socket.gethostname(),
+        submitter=Process.this(),
+        asked=Asked(minutes=resources.time, memory_mb=0, cpus=resources.cpus, gpus=resources.gpus),
+    )
+    write_array(plan.runs_root, record)
+    for run_id, task in zip(run_ids, record.tasks, strict=True):
+        run = plan.run(run_id)
         submission = run.submission()
         assert submission is not None  # written when the run was claimed
-        run.write_submission(submission.model_copy(update={"job_id": job.job_id, "logs": LOGS}))
-        jobs[run.id] = job.job_id
-    return jobs
+        run.write_submission(submission.model_copy(update={"array": record.tag, "task": task}))
+    folder = array_folder(plan.runs_root, record.tag)
+    executor = Arrays(folder, max_num_timeout=NO_TIMEOUT_LIMIT, python=profile.python or None)
+    executor.update_parameters(**{**parameters, "job_name": record.job_name})
+    try:
+        job_id = executor.submit_runs({t: str(plan.run(i).path) for i, t in zip(run_ids, record.tasks, strict=True)})
+    except (subprocess.SubprocessError, OSError) as error:
+        raise SchedulerError(f"sbatch refused an array of {len(run_ids)} {stage} jobs: {error}") from None
+    write_array(plan.runs_root, record.model_copy(update={"job_id": job_id}))
+    return {run_id: f"{job_id}_{task}" for run_id, task in zip(run_ids, record.tasks, strict=True)}
+
+
+class Arrays(submitit.SlurmExecutor):
+    """submitit's executor for arrays whose pickles are there before sbatch is called, by task: a job finds its own
+    whether or not anybody heard of the job's id."""
+
+    def submit_runs(self, run_dirs: Mapping[int, str]) -> str:
+        """Submit one job for each run directory, by task; returns Slurm's id of the array."""
+        folder = Path(self.folder)
+        for task, run_dir in run_dirs.items():
+            delayed = DelayedSubmission(run_stage, run_dir)
+            delayed.set_timeout(self.parameters.get("time", 60), self.max_num_timeout)
+            delayed.dump(folder / f"{task}.pkl")
+        parallel = min(len(run_dirs), self.parameters.get("array_parallelism", len(run_dirs)))
+        name = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
+        own = f'cp -n {shlex.quote(str(folder))}/$SLURM_ARRAY_TASK_ID.pkl {shlex.quote(str(folder))}/"{name}"'
+        self.parameters["setup"] = [own, *self.parameters.get("setup", ())]
+        self.parameters["map_count"] = len(run_dirs)
+        self.parameters["additional_parameters"]["array"] = ",".join(map(str, run_dirs)) + f"%{parallel}"
+        script = folder / "script.sh"
+        script.write_text(self._make_submission_file_text(self._submitit_command_str, ""))
+        answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=True, timeout=60)
+        return str(self._get_job_id_from_submission_command(answer.stdout))

@@ -126,8 +126,9 @@ def cancel(runs_root: Path, pattern: str) -> list[str]:
             continue
         run.write_submission(submission.model_copy(update={"cancelled": time.time()}))
         cancelled.append(run.id)
-        if submission.backend == "slurm" and submission.job_id is not None:
-            jobs.append(submission.job_id)
+        job = run.evidence().job
+        if submission.backend == "slurm" and job is not None:
+            jobs.append(job)
         elif heartbeat is not None and heartbeat.state == "running":
             _terminate(run, heartbeat)
     if jobs:
@@ -222,8 +223,8 @@ def _judge(evidence: Mapping[str, Evidence], needs: Mapping[str, Sequence[str]])
 
 
 def _line(run: RunDir, verdict: Verdict, evidence: Evidence) -> RunStatus:
-    heartbeat, submission = evidence.heartbeat, evidence.submission
-    status = RunStatus(run.id, run.stage, verdict.state, verdict.why, job=(submission and submission.job_id) or "")
+    heartbeat = evidence.heartbeat
+    status = RunStatus(run.id, run.stage, verdict.state, verdict.why, job=evidence.job or "")
     if heartbeat is None:
         return status
     facts = {name: getattr(heartbeat, name) for name in ("phase", "step", "steps", "epoch", "loss", "attempt")}

@@ -89,8 +89,8 @@ def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_noth
     packs = Plan(plan.sweep, plan.runs_root, plan.of_stage("pack"), {})
     outcome = apply(packs, "slurm", PROFILE)
     assert len(outcome.submitted) == 2
-    jobs = [packs.run(run_id).submission() for run_id in packs.stages]
-    assert len({job.job_id.partition("_")[0] for job in jobs if job and job.job_id}) == 1  # one array
+    jobs = [job_of(packs.run(run_id)) for run_id in packs.stages]
+    assert len({job.partition("_")[0] for job in jobs}) == 1  # one array
 
     plan = plan_study(*settings)
     outcome = apply(plan, "slurm", profile)
@@ -108,7 +108,7 @@ def test_arrays_with_dependencies_run_to_the_end_and_applying_again_submits_noth
     (reading,) = json.loads((train.path / "training.json").read_text())["reading"]
     assert reading["path"].startswith(str(tmp_path / "node"))
     assert "srun" not in newest_log(train).name
-    assert newest_log(train).parent == plan.runs_root / "slurm"
+    assert newest_log(train).parent.parent == plan.runs_root / "slurm"
 
 
 def test_usr2_saves_and_requeues_and_a_cancelled_job_stays_stopped(slurm: object, plan_study: Planner) -> None:
@@ -122,16 +122,15 @@ def test_usr2_saves_and_requeues_and_a_cancelled_job_stays_stopped(slurm: object
         return heartbeat is not None and heartbeat.attempt == attempt and heartbeat.phase == "training"
 
     slurm.wait(lambda: training_in(1))  # type: ignore[attr-defined]
-    submission = train.submission()
-    assert submission is not None and submission.job_id is not None
-    subprocess.run(["scancel", "--signal=USR2", submission.job_id], check=True)
+    job = job_of(train)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
     slurm.wait(lambda: training_in(2), 90.0)  # type: ignore[attr-defined]
     heartbeat = train.heartbeat()
     assert heartbeat is not None and heartbeat.step > 2
     assert [line.state for line in read_status(plan.runs_root, ["study"]) if line.id == train.id] == ["running"]
 
     assert cancel(plan.runs_root, train.id) == [train.id]
-    slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    slurm.wait(lambda: job not in read_queue().jobs)  # type: ignore[attr-defined]
     assert [line.state for line in read_status(plan.runs_root) if line.id == train.id] == ["stopped"]
 
 
@@ -145,14 +144,15 @@ def test_two_tasks_on_two_nodes_train_one_run_and_are_requeued_together(slurm: o
         return heartbeat.step if heartbeat is not None and heartbeat.attempt == attempt else 0
 
     slurm.wait(lambda: step_in(1) > 2, 90.0)  # type: ignore[attr-defined]
+    job = job_of(train)
     submission = train.submission()
-    assert submission is not None and submission.job_id is not None and submission.ranks == 2
-    subprocess.run(["scancel", "--signal=USR2", submission.job_id], check=True)
+    assert submission is not None and submission.ranks == 2
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
     slurm.wait(lambda: step_in(2) > 2, 90.0)  # type: ignore[attr-defined]
     state = load_checkpoint(train.path)
     assert state is not None and state["progress"]["rank_seconds"] == 2 * state["progress"]["seconds"]
     assert cancel(plan.runs_root, train.id) == [train.id]
-    slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    slurm.wait(lambda: job not in read_queue().jobs)  # type: ignore[attr-defined]
     assert [line.state for line in read_status(plan.runs_root) if line.id == train.id] == ["stopped"]
     assert train.failure() is None
 
@@ -163,18 +163,22 @@ def test_a_job_ends_when_one_of_its_tasks_is_killed(slurm: object, plan_study: P
     train = plan.run(next(iter(plan.of_stage("train"))))
     slurm.wait(lambda: (beat := train.heartbeat()) is not None and beat.step > 2, 90.0)  # type: ignore[attr-defined]
     os.kill(process_of(train, 1), signal.SIGKILL)
-    submission = train.submission()
-    assert submission is not None
-    slurm.wait(lambda: submission.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    job = job_of(train)
+    slurm.wait(lambda: job not in read_queue().jobs)  # type: ignore[attr-defined]
     (line,) = (line for line in read_status(plan.runs_root) if line.id == train.id)
     assert line.state == "failed" and "rank 0 of 2: another rank ended" in line.why
 
 
+def job_of(run: RunDir) -> str:
+    """Slurm's id (array_task) of a run."""
+    job = run.evidence().job
+    assert job is not None
+    return job
+
+
 def process_of(run: RunDir, rank: int) -> int:
     """The process of one rank of a running job; all nodes are this host."""
-    submission = run.submission()
-    assert submission is not None and submission.job_id is not None
-    array, _, task = submission.job_id.partition("_")
+    array, _, task = job_of(run).partition("_")
     wanted = {f"SLURM_PROCID={rank}"} | ({f"SLURM_ARRAY_JOB_ID={array}"} if task else {f"SLURM_JOB_ID={array}"})
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -182,7 +186,7 @@ def process_of(run: RunDir, rank: int) -> int:
             command = (folder / "cmdline").read_text(errors="replace")
             if wanted <= variables and "submitit.core._submit" in command:
                 return int(folder.name)
-    raise LookupError(f"no process of rank {rank} of job {submission.job_id}")
+    raise LookupError(f"no process of rank {rank} of job {job_of(run)}")
 
 
 def test_a_job_whose_ancestor_failed_leaves_the_queue_and_is_blocked(
@@ -195,9 +199,8 @@ def test_a_job_whose_ancestor_failed_leaves_the_queue_and_is_blocked(
     plan = make_plan(read_sweep(tmp_path / "study.toml"), data.parent, tmp_path / "runs")
     apply(plan, "slurm", PROFILE)
     slurm.wait(lambda: {line.state for line in read_status(plan.runs_root)} == {"failed", "blocked"})  # type: ignore[attr-defined]
-    job = plan.run(next(iter(plan.of_stage("train")))).submission()
-    assert job is not None
-    slurm.wait(lambda: job.job_id not in read_queue().jobs)  # type: ignore[attr-defined]
+    job = job_of(plan.run(next(iter(plan.of_stage("train")))))
+    slurm.wait(lambda: job not in read_queue().jobs)  # type: ignore[attr-defined]
     assert all("case_001.nii.gz" in line.why for line in read_status(plan.runs_root))
 
 

@@ -13,8 +13,8 @@ import pytest
 from hpcseg.errors import BadInput, HpcsegError
 from hpcseg.sweeps import entry
 from hpcseg.sweeps.entry import run_stage
-from hpcseg.sweeps.evidence import Pool, Submission
 from hpcseg.sweeps.plan import Plan
+from hpcseg.sweeps.records import Process, Submission
 from hpcseg.sweeps.rundir import RunDir
 
 Waiter = Callable[..., None]
@@ -115,7 +115,7 @@ def test_a_run_in_use_is_not_touched(pack_run: RunDir, monkeypatch: pytest.Monke
 def test_a_job_stops_by_itself_when_its_pool_is_gone(long_pack: RunDir) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    pool = Pool(pid=gone.pid, pid_start=1.0)
+    pool = Process(pid=gone.pid, pid_start=1.0)
     submission = Submission(backend="local", submitted=time.time(), host=socket.gethostname(), pool=pool)
     long_pack.write_submission(submission)
     assert start(long_pack).communicate(timeout=30)[0].strip() == "stopped"
@@ -127,7 +127,7 @@ def test_what_submitit_runs_after_a_requeue_is_the_same_function(pack_run: RunDi
 
 
 def test_a_run_by_hand_heeds_no_old_pool_and_no_old_cancellation(pack_run: RunDir) -> None:
-    pool = Pool(pid=1, pid_start=-1.0)
+    pool = Process(pid=1, pid_start=-1.0)
     submission = Submission(backend="local", submitted=0.0, host=socket.gethostname(), pool=pool, cancelled=1.0)
     pack_run.write_submission(submission)
     assert run_stage(str(pack_run.path)) == "stopped"

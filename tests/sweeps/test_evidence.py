@@ -7,16 +7,28 @@ from typing import Any
 
 import pytest
 
-from hpcseg.sweeps.evidence import Evidence, Failure, Pool, Queue, QueueEntry, Submission, judge
+from hpcseg.sweeps.evidence import Evidence, Failure, Queue, QueueEntry, judge
+from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.sweeps.status import reconcile
 from hpcseg.training.control import Heartbeat, process_start
 
 NOW = 10_000.0
 HOST = socket.gethostname()
-MYSELF = Pool(pid=os.getpid(), pid_start=process_start(os.getpid()) or 0.0)
-DEAD = Pool(pid=MYSELF.pid, pid_start=MYSELF.pid_start + 1)  # another process that once had this pid
+MYSELF = Process(pid=os.getpid(), pid_start=process_start(os.getpid()) or 0.0)
+DEAD = Process(pid=MYSELF.pid, pid_start=MYSELF.pid_start + 1)  # another process that once had this pid
 LOCAL = Submission(backend="local", submitted=0.0, host=HOST, pool=MYSELF, attempt=2)
-SLURM = Submission(backend="slurm", submitted=0.0, host=HOST, job_id="7_3", attempt=2)
+SLURM = Submission(backend="slurm", submitted=0.0, host=HOST, array="train-a", task=3, attempt=2)
+ARRAY = ArrayRecord(
+    tag="train-a",
+    stage="train",
+    runs=("r",),
+    tasks=(3,),
+    submitted=0.0,
+    host=HOST,
+    submitter=DEAD,
+    asked=Asked(minutes=60, memory_mb=1000),
+    job_id="7",
+)
 BEAT = Heartbeat(
     state="running",
     phase="training",
@@ -71,19 +83,19 @@ EMPTY = Queue({})
         ({"submission": SLURM, "heartbeat": BEAT}, EMPTY, "lost"),
         ({"submission": SLURM, "heartbeat": replace(BEAT, state="stopped")}, EMPTY, "stopped"),
         ({"submission": SLURM.model_copy(update={"cancelled": 1.0})}, EMPTY, "stopped"),
-        ({"submission": SLURM.model_copy(update={"job_id": None})}, EMPTY, "lost"),
+        ({"submission": SLURM, "array": ARRAY.model_copy(update={"job_id": None})}, EMPTY, "lost"),
         ({"submission": SLURM, "failure": FAILURE}, queue(j7_3="COMPLETING"), "failed"),
     ],
 )
 def test_the_state_follows_from_the_evidence(evidence: dict[str, Any], answer: Queue | None, state: str) -> None:
-    verdict = judge(Evidence(**{"planned": True, **evidence}), answer, NOW)
+    verdict = judge(Evidence(**{"planned": True, "array": ARRAY, **evidence}), answer, NOW)
     assert verdict.state == state
     assert verdict.why and "\n" not in verdict.why
 
 
 @pytest.mark.parametrize("heartbeat", [None, BEAT, replace(BEAT, state="stopped"), replace(BEAT, host="node1")])
 def test_without_an_answer_of_squeue_no_job_is_dead(heartbeat: Heartbeat | None) -> None:
-    evidence = Evidence(planned=True, submission=SLURM, heartbeat=heartbeat)
+    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=heartbeat)
     assert judge(evidence, Queue({}, "Socket timed out"), NOW).state == "unknown"
     assert "Socket timed out" in judge(evidence, Queue({}, "Socket timed out"), NOW).why
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, HpcsegError
-from hpcseg.sweeps.evidence import Submission
+from hpcseg.sweeps.records import Submission
 from hpcseg.sweeps.rundir import RunDir, cause_of, find_runs
 
 
@@ -59,7 +59,7 @@ def test_forgiving_numbers_the_failures(run: RunDir) -> None:
 
 def test_a_submission_is_read_back(run: RunDir) -> None:
     assert run.submission() is None
-    submission = Submission(backend="slurm", submitted=1.5, job_id="3_1", threads=4)
+    submission = Submission(backend="slurm", submitted=1.5, array="train-1", task=1, threads=4)
     run.write_submission(submission)
     assert run.submission() == submission
 

@@ -10,9 +10,9 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.sweeps.apply import record
-from hpcseg.sweeps.evidence import Submission
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.queue import parse_queue
+from hpcseg.sweeps.records import Submission
 from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import (
     applied_sweeps,

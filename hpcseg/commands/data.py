@@ -1,0 +1,113 @@
+"""phantom, pack, inspect: datasets and stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpcseg import terminal
+from hpcseg.commands.options import Json
+from hpcseg.errors import BadInput
+
+
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="New folder for the dataset.", metavar="DIR")],
+    training: Annotated[int, typer.Option(help="Labelled training cases.")] = 12,
+    test: Annotated[int, typer.Option(help="Labelled test cases.")] = 4,
+    unlabelled: Annotated[int, typer.Option(help="Cases without labels, in imagesTs.")] = 0,
+    size: Annotated[int, typer.Option(help="Voxels across the patient.")] = 96,
+    seed: Annotated[int, typer.Option(help="Same seed, same dataset.")] = 0,
+) -> None:
+    """Write a dataset of synthetic abdominal CTs."""
+    from hpcseg.volumes.phantoms import write_phantoms
+
+    with terminal.counting("drawing phantoms") as progress:
+        write_phantoms(
+            folder, training=training, test=test, unlabelled=unlabelled, seed=seed, size=size, progress=progress
+        )
+    print(f"{training + test + unlabelled} cases in {folder}")
+
+
+def pack(
+    dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json (MSD or nnU-Net raw layout).")],
+    to: Annotated[Path, typer.Option("--to", help="The store to write.", metavar="STORE.h5")],
+    spacing: Annotated[str, typer.Option(help="median, one number, or three (z,y,x), in mm.")] = "median",
+    foreground: Annotated[
+        str, typer.Option(help="Label values of the foreground, e.g. 1,2; by default all but 0.")
+    ] = "",
+    anisotropic: Annotated[bool, typer.Option(help="With median: keep the three medians apart.")] = False,
+    codec: Annotated[str, typer.Option(help="none, or bitshuffle-lz4: about half the size, slower to read.")] = "none",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.")] = 0,
+    force: Annotated[bool, typer.Option(help="Replace a store that exists.")] = False,
+) -> None:
+    """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
+    from hpcseg.sweeps.catalogue import dataset_pack
+    from hpcseg.sweeps.keys import parse_config
+    from hpcseg.sweeps.profile import usable_cores
+    from hpcseg.volumes import packing
+
+    if to.exists() and not force:
+        raise BadInput(f"{to}: exists; give another name or --force to replace it")
+    settings = [f"preprocessing.spacing={f'[{spacing}]' if ',' in spacing else spacing}"]
+    settings += [f"data.foreground=[{foreground}]", f"preprocessing.isotropic={str(not anisotropic).lower()}"]
+    settings += [f"preprocessing.codec={codec}"]
+    spec = dataset_pack(dataset, parse_config(settings))
+    with terminal.counting(f"packing {spec.dataset}") as progress:
+        packing.pack(spec, to, workers=workers or usable_cores(), progress=progress)
+    z, y, x = spec.spacing_zyx
+    print(f"{len(spec.cases)} cases at {z:g} × {y:g} × {x:g} mm (z, y, x) in {to}")
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A dataset's folder, a store, or a run directory.")],
+    png: Annotated[
+        Path | None, typer.Option("--png", help="Folder for pictures: slices of each case, an overview.", metavar="DIR")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace pictures that exist.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every case, however many there are.")] = False,
+    workers: Annotated[int, typer.Option(help="Scans that are read at a time; 0: one per core.")] = 0,
+    json: Json = False,
+) -> None:
+    """Say what is in a dataset, a store or a run, and what is wrong with it; exit code 1 if something is.
+
+    Notes on what deserves a look (outliers, likely duplicates) leave the exit code at 0.
+    """
+    from hpcseg.reports import report_tables
+
+    report = _inspect(path, png, force, workers)
+    if json:
+        terminal.print_json(report)
+    else:
+        for item in report_tables(report, every=every):
+            terminal.console().print(item)
+        if report.get("pictures"):
+            print(f"{len(report['pictures'])} pictures in {png}")
+    for warning in report.get("warnings", ()):
+        terminal.note(f"note: {warning}")
+    for problem in report["problems"]:
+        terminal.fail(problem)
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
+    from hpcseg.sweeps.profile import usable_cores
+    from hpcseg.volumes import inspection
+
+    if path.is_dir() and (path / "run.json").exists():
+        from hpcseg.sweeps.status import inspect_run
+
+        if png is not None:
+            raise BadInput(f"{path}: a run has no pictures; give --png with a dataset's folder or a store")
+        return inspect_run(path.resolve())
+    if path.is_dir():
+        with terminal.counting("reading scans") as progress:
+            return inspection.inspect_dataset(
+                path, progress=progress, workers=workers or usable_cores(), pictures=png, force=force
+            )
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder; give a dataset's folder, a store or a run directory")
+    with terminal.counting("checking") as progress:
+        return inspection.inspect_store(path, progress, pictures=png, force=force)

@@ -1,0 +1,89 @@
+"""train, rehearse, segment: one run or model, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcseg import terminal
+from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage
+from hpcseg.screens.runs import rehearsal_table
+
+
+def train(
+    target: Annotated[Path, typer.Argument(help="A sweep file with --set that leaves one run, or a run directory.")],
+    overrides: Overrides = None,
+    data: Data = DEFAULT_DATA,
+    runs: Runs = DEFAULT_RUNS,
+    threads: Annotated[int, typer.Option(help="CPU threads of a new run; 0: all cores.")] = 0,
+    stage: Stage = None,
+) -> None:
+    """Train and evaluate one run here in the foreground, after what it needs; goes on from a checkpoint."""
+    from hpcseg.patches.tiers import Reading
+    from hpcseg.sweeps.foreground import run_here
+    from hpcseg.sweeps.profile import stage_folder
+
+    reading = Reading(stage=stage_folder(stage or ""))
+    with terminal.bars() as progress:
+        result = run_here(target, overrides or (), data, runs, threads, terminal.beat_bar(progress), reading)
+    scores = {
+        name: [score["dsc"] for score in found if score["dsc"] is not None] for name, found in result["sets"].items()
+    }
+    for name, values in scores.items():
+        if values:
+            print(f"{name}: DSC {sum(values) / len(values):.4f} over {len(values)} scans")
+
+
+def rehearse(
+    run: Annotated[str, typer.Argument(help="A run directory, a run's id or the beginning of it.")],
+    interruptions: Annotated[int, typer.Option(min=0, help="Signals in all: SIGKILL, SIGTERM or USR2, drawn.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the short copy.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each of its epochs.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the drawn steps and signals.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: as the run was submitted, else all cores.")] = 0,
+    runs: Runs = DEFAULT_RUNS,
+    json: Json = False,
+) -> None:
+    """Prove that interruptions change nothing: train a short copy of a run with and without them, compare the bits.
+
+    The run itself is not touched. Exit code 1 if the two differ; then both are kept.
+    """
+    from hpcseg.sweeps.foreground import run_and_threads
+    from hpcseg.training.rehearsal import rehearse as rehearse_run
+
+    path, usual = run_and_threads(run, runs)
+    with terminal.counting("rehearsing") as progress:
+        done = rehearse_run(
+            path,
+            epochs=epochs,
+            steps=steps,
+            interruptions=interruptions,
+            seed=seed,
+            threads=threads or usual,
+            progress=progress,
+        )
+    if json:
+        terminal.print_json(done.as_json())
+    else:
+        terminal.console().print(rehearsal_table(done))
+    if done.difference is not None:
+        terminal.fail(f"the runs differ, first in {done.difference}; both are kept in {done.folder}")
+        raise typer.Exit(1)
+    if not json:
+        print(f"identical after {done.steps} steps: history, weights, optimizer states")
+
+
+def segment(
+    model: Annotated[Path, typer.Argument(help="A run directory or a model.pt.", metavar="RUN")],
+    images: Annotated[list[Path], typer.Argument(help="NIfTI scans.", metavar="IMAGE…")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for the masks.", metavar="DIR")],
+    force: Annotated[bool, typer.Option(help="Replace masks that exist.")] = False,
+) -> None:
+    """Segment scans with a trained model; each mask is on its scan's own grid."""
+    from hpcseg.inference.files import segment_files
+
+    with terminal.counting("segmenting") as progress:
+        for path in segment_files(model, images, to, force=force, progress=progress):
+            print(path)

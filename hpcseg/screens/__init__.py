@@ -1,0 +1,1 @@
+"""What commands show of plans and runs, as tables and bars. Pure of any work."""
