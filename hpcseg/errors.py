@@ -27,6 +27,14 @@ class TrainingError(HpcsegError):
     """Training cannot go on, for instance because the loss is no longer a number."""
 
 
+class StageFailed(HpcsegError):
+    """A stage ended for a reason outside of it: memory, a full disk, its nodes. `cause` is the word for it."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 class RankLost(HpcsegError):
     """Another process that trains the same run has ended or does not answer; the last checkpoint is kept."""
 

@@ -13,7 +13,7 @@ import torch
 
 from hpcseg import __version__
 from hpcseg.errors import BadInput, Interrupted
-from hpcseg.files import read_json, write_json
+from hpcseg.files import append_line, read_json, write_json
 from hpcseg.inference.metrics import dice
 from hpcseg.inference.segment import Segmenter
 from hpcseg.spec import CaseRef, TrainSpec
@@ -43,6 +43,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
     scans = [("validation", scan) for scan in spec.validation_scans] + [("test", scan) for scan in spec.test_scans]
     left = ranks.of_leader(lambda: _left(run, scans))
     partial = run / (_PARTIAL if ranks.leads else f"evaluation.{ranks.rank}.jsonl")
+    trained = int(read_json(run / TRAINING_FILE)["steps"])
     for first in range(0, len(left), ranks.world):
         finished = len(scans) - len(left) + first
         control.beat(phase="evaluating", step=finished, steps=len(scans))
@@ -50,9 +51,9 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
             raise Interrupted(f"stopped after {finished} of {len(scans)} scans; the same command goes on from there")
         for index in left[first : first + ranks.world][ranks.rank : ranks.rank + 1]:
             group, scan = scans[index]
-            lines = list(_measure(segmenter, run, spec, group, scan))
-            with partial.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"set": group, "case": scan.name, "classes": lines}) + "\n")
+            lines = list(_measure(segmenter, run, spec, group, scan, control))
+            append_line(partial, json.dumps({"set": group, "case": scan.name, "classes": lines}))
+        control.reached(trained + min(finished + ranks.world, len(scans)))
     ranks.wait()
     if ranks.leads:
         write_json(run / RESULT, _result(run, spec, _partial(run), segmenter.device))
@@ -61,10 +62,12 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         remove_checkpoints(run)
 
 
-def _measure(segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef) -> Iterator[dict[str, Any]]:
+def _measure(
+    segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef, control: Control
+) -> Iterator[dict[str, Any]]:
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
-    found = segmenter.segment(scan.image)
+    found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
     reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes_in(group))
     if spec.config.inference.save_masks:
         write_mask(run / "predictions" / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image)

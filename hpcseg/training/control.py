@@ -2,18 +2,21 @@
 
     heartbeat.json = {"state", "phase", "step", "steps", "epoch", "loss", "eta_s",
                       "time", "host", "pid", "pid_start", "attempt",
-                      "checkpoint": null or {"saves", "seconds", "last_seconds", "bytes"}}
+                      "checkpoint": null or {"saves", "seconds", "last_seconds", "bytes", "time"},
+                      "progress", "progress_time"}
 
 Knows nothing of schedulers: whoever installs signal handlers calls `ask_to_stop`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +33,8 @@ HeartbeatState = Literal["running", "stopped", "done", "failed"]
 class Heartbeat:
     """What a job last said about itself; `eta_s` counts to the end of `phase`, `time` is Unix seconds.
 
-    `checkpoint` says what saving costs (see `Control.saved`), for whoever has to warn the job in time.
+    `checkpoint` says what saving costs (see `Control.saved`), for whoever has to warn the job in time. `progress` is
+    the work that no later attempt has to do again (see `Control.reached`), `progress_time` when the last was done.
     """
 
     state: HeartbeatState
@@ -46,6 +50,8 @@ class Heartbeat:
     pid_start: float
     attempt: int
     checkpoint: dict[str, float] | None = None
+    progress: int = 0
+    progress_time: float | None = None
 
     @property
     def alive(self) -> bool | None:
@@ -123,6 +129,11 @@ class Control:
         before = read_heartbeat(run_dir)
         self._attempt = attempt if attempt is not None else 1 if before is None else before.attempt + 1
         self._checkpoint = None if before is None else before.checkpoint
+        self._progress = 0 if before is None else before.progress
+        self._progress_time: float | None = None  # in this attempt
+        self._longest_step_s = 0.0
+        self._step_began: float | None = None
+        self._can_write = True
         self._last: Heartbeat | None = None
         self._phase_began = (0.0, 0)  # monotonic time and step of the phase's first beat in this process
         self._due = 0.0
@@ -141,7 +152,7 @@ class Control:
         """Note what one save of a checkpoint cost, for the next heartbeat.
 
         It says how many `saves` there were, the `seconds` of the longest and of the last one, the `bytes` of the
-        largest.
+        largest, and the `time` (Unix) of the last.
         """
         before = self._checkpoint or {"saves": 0, "seconds": 0.0, "bytes": 0}
         self._checkpoint = {
@@ -149,7 +160,34 @@ class Control:
             "seconds": round(max(before["seconds"], seconds), 4),
             "last_seconds": round(seconds, 4),
             "bytes": max(before["bytes"], size),
+            "time": round(time.time(), 3),
         }
+
+    @property
+    def progress(self) -> int:
+        """Work that is done for good, in all attempts; comparable between attempts of one run alone."""
+        return self._progress
+
+    @property
+    def progress_time(self) -> float | None:
+        """When this attempt did the last of it, in Unix seconds; None if it did nothing for good yet."""
+        return self._progress_time
+
+    def reached(self, progress: int) -> None:
+        """Note that `progress` units of work are done, and kept: saved steps, measured scans, packed cases."""
+        if progress > self._progress:
+            self._progress, self._progress_time = progress, time.time()
+            self._due = 0.0
+
+    @property
+    def phase(self) -> str:
+        """What the last beat told; "" before the first."""
+        return "" if self._last is None else self._last.phase
+
+    @property
+    def longest_step_s(self) -> float:
+        """The longest time between two steps of one phase in this attempt: so long may a request to stop wait."""
+        return self._longest_step_s
 
     def ask_to_stop(self) -> None:
         """Ask the job to save and stop; only sets a flag, so a signal handler may call it."""
@@ -173,8 +211,13 @@ class Control:
         now = time.monotonic()
         if self._last is None or self._last.phase != phase:
             self._phase_began = (now, step)
-        elif now < self._due:
-            return
+        else:
+            if self._step_began is not None:
+                self._longest_step_s = max(self._longest_step_s, now - self._step_began)
+            if now < self._due:
+                self._step_began = now
+                return
+        self._step_began = now
         self._due = now + self._interval_s
         finite = loss if loss is not None and math.isfinite(loss) else None
         self._write(
@@ -192,8 +235,17 @@ class Control:
                 pid_start=self._pid_start,
                 attempt=self._attempt,
                 checkpoint=self._checkpoint,
+                progress=self._progress,
+                progress_time=self._progress_time,
             )
         )
+
+    def pulse(self) -> None:
+        """Say that the job still works on the step of the last beat; for what takes long between two beats."""
+        now = time.monotonic()
+        if self._last is not None and now >= self._due:
+            self._due = now + self._interval_s
+            self._write(dataclasses.replace(self._last, time=time.time()))
 
     def close(self, state: HeartbeatState) -> None:
         """Write the last heartbeat, with what was known at the one before."""
@@ -201,7 +253,7 @@ class Control:
             self.beat(phase="start")
         assert self._last is not None
         last = dataclasses.replace(self._last, state=state, eta_s=None, time=time.time(), checkpoint=self._checkpoint)
-        self._write(last)
+        self._write(dataclasses.replace(last, progress=self._progress, progress_time=self._progress_time))
 
     def _eta(self, now: float, step: int, steps: int) -> float | None:
         began, first = self._phase_began
@@ -215,8 +267,16 @@ class Control:
             return
         # Not synced to disk: a heartbeat lost with the machine was no longer true anyway.
         temporary = self._run / f".{HEARTBEAT_FILE}.tmp"
-        temporary.write_text(json.dumps(dataclasses.asdict(heartbeat)) + "\n", encoding="utf-8")
-        temporary.replace(self._run / HEARTBEAT_FILE)
+        try:
+            temporary.write_text(json.dumps(dataclasses.asdict(heartbeat)) + "\n", encoding="utf-8")
+            temporary.replace(self._run / HEARTBEAT_FILE)
+            self._can_write = True
+        except OSError as error:  # a full disk, for instance: no reason to end a run that may yet get space
+            if self._can_write:
+                print(f"{self._run / HEARTBEAT_FILE}: cannot be written ({error}); the run goes on", file=sys.stderr)
+            self._can_write = False
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         if self._on_beat is not None:
             self._on_beat(heartbeat)
 

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,7 @@ class Task(ABC):
         precision: what was decided for the modules.
         update: steps the optimizers.
         ranks: who trains together; losses are those of the minibatches of all.
+        pulse: to be called now and then by what takes long; set by the loop.
     """
 
     epochs: int
@@ -53,6 +54,7 @@ class Task(ABC):
     precision: Precision
     update: Update
     ranks: Ranks
+    pulse: Callable[[], None] | None = None
 
     @property
     @abstractmethod
@@ -108,6 +110,7 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
     stop = EarlyStop.of(config)
     progress = _resume(task, run, plateaus, stop)
     keeper = _Keeper(task, run, control, plateaus, stop, progress)
+    task.pulse = control.pulse
     with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
         while progress.epoch < task.epochs and not progress.ended:
             while progress.step < task.steps:
@@ -184,6 +187,7 @@ class _Keeper:
         )
         seconds = time.monotonic() - began
         self.control.saved(seconds, size)
+        self.control.reached(step)
         print(f"checkpoint of step {step} saved in {seconds:.3f} s, {size / 1e6:.1f} MB", flush=True)
 
 

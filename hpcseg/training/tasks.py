@@ -108,7 +108,12 @@ class SegmentationTask(Task):
         with closing(
             prefetched(self._validation, range(epoch * count, (epoch + 1) * count), device=self.device)
         ) as batches:
-            return math.fsum(float(self.segmentation_loss(batch)) for batch in batches) / count
+            return math.fsum(self._validated(batch) for batch in batches) / count
+
+    def _validated(self, batch: Batch) -> float:
+        if self.pulse is not None:
+            self.pulse()
+        return float(self.segmentation_loss(batch))
 
 
 class AutoencoderTask(Task):

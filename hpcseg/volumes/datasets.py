@@ -16,9 +16,9 @@ from typing import Any
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.spec import CaseRef
-from hpcseg.volumes.scans import ENDINGS
 
 DESCRIPTION = "dataset.json"
+ENDINGS = (".nii.gz", ".nii")  # of scans
 _EDGE_BYTES = 512
 
 

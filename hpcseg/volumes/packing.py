@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -23,10 +24,9 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError
 from hpcseg.files import replacing, sync_file, sync_folder
-from hpcseg.spec import CaseRef, PackSpec, Spacing
+from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.packed_case import pack_case
 from hpcseg.volumes.preprocess import merge_labels
@@ -35,6 +35,7 @@ from hpcseg.volumes.seal import VERSION
 from hpcseg.volumes.store import Store
 from hpcseg.volumes.writing import StoreWriter, store_attributes
 
+REQUESTS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _POLL_S = 0.5
 _LOCK = "lock"
 _PART_NAME = re.compile("[0-9a-f]{20}")
@@ -111,27 +112,6 @@ def check_cases(spec: PackSpec) -> None:
             require_same_grid(case.label, read_grid(case.label), grid)
 
 
-def plan_spacing(config: PreprocessingConfig, spacings: Sequence[Spacing]) -> Spacing:
-    """Choose the spacing of a store (paper 3.2.1), z, y, x in mm, rounded to 0.001 mm.
-
-    "median": the median of the labelled cases' `spacings` on each axis; if `isotropic`, the largest of the three on
-    every axis.
-
-    Raises:
-        BadInput: "median" of no case.
-    """
-    if not isinstance(config.spacing, str):
-        wanted = config.spacing if isinstance(config.spacing, tuple) else (config.spacing,) * 3
-        return wanted[0], wanted[1], wanted[2]
-    if not spacings:
-        raise BadInput("preprocessing.spacing: no labelled case to take the median of; give a spacing in mm")
-    medians = np.median(np.asarray(spacings, dtype=np.float64), axis=0)
-    if config.isotropic:
-        medians = np.full(3, medians.max())
-    z, y, x = (round(float(value), 3) for value in medians)
-    return z, y, x
-
-
 @dataclass(frozen=True)
 class _Part:
     """One case on its way into the store: a store of this case alone at `path`, named after all that it depends on."""
@@ -179,7 +159,8 @@ def _finished(parts: Sequence[_Part], workers: int, should_stop: ShouldStop) -> 
 
     missing = [part for part in parts if not part.is_made()]
     with _processes(min(workers, len(missing))) as pool:
-        making = {part.path: pool.submit(part.make) for part in missing} if pool else {}
+        with _signals_held():  # which fresh processes inherit: they begin their life deaf
+            making = {part.path: pool.submit(part.make) for part in missing} if pool else {}
         for part in parts:
             go_on()
             if part.path in making:
@@ -205,7 +186,9 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     if workers <= 1:
         yield None
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    context = multiprocessing.get_context("spawn")
+    with _signals_held():  # begins the process that tracks what the others share
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
         yield pool
     except BrokenProcessPool:
@@ -217,8 +200,20 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back the requests to stop that a scheduler sends to every process of a job; they arrive afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
-    """In a worker: end when the packing process is gone, however it went."""
+    """In a worker: end when the packing process is gone, however it went, and not for what is meant for that one."""
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

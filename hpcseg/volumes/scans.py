@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
 from hpcseg.spec import Spacing
+from hpcseg.volumes.datasets import ENDINGS
 from hpcseg.volumes.slabs import slabs
 from hpcseg.volumes.voxels import Intensities, Stream, scaled, stored_voxels
 
-ENDINGS = (".nii.gz", ".nii")
 _MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
 _FLATNESS = 1e-3  # volume of a voxel's unit axes below which an affine counts as singular
 _LARGEST = 1e36  # intensity; sums of larger ones may overflow float32

@@ -12,9 +12,10 @@ from scipy import ndimage
 from hpcseg.config import PreprocessingConfig
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
-from hpcseg.volumes.packing import pack, plan_spacing
+from hpcseg.volumes.packing import pack
 from hpcseg.volumes.resample import cubic_matrix, resample_cubic
 from hpcseg.volumes.scans import read_grid
+from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.store import Store
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, at_most, benchmark

@@ -59,11 +59,62 @@ def test_what_saving_costs_is_the_longest_the_last_the_largest_and_goes_on_in_th
         control.saved(seconds, size)
     control.close("stopped")
     costs = {"saves": 3, "seconds": 2.0, "last_seconds": 1.0, "bytes": 100}
-    assert beat_of(tmp_path).checkpoint == costs
+    found = beat_of(tmp_path).checkpoint
+    assert found is not None and found == {**costs, "time": found["time"]} and abs(found["time"] - time.time()) < 60
     following = Control(tmp_path)
-    assert following.checkpoint == costs
+    assert following.checkpoint == found
     following.saved(3.0, 70)
-    assert following.checkpoint == {"saves": 4, "seconds": 3.0, "last_seconds": 3.0, "bytes": 100}
+    assert following.checkpoint is not None
+    assert following.checkpoint.items() >= {"saves": 4, "seconds": 3.0, "last_seconds": 3.0, "bytes": 100}.items()
+
+
+def test_progress_is_what_is_kept_and_goes_on_in_the_next_attempt(tmp_path: Path) -> None:
+    control = Control(tmp_path, interval_s=60.0)
+    control.beat(phase="training", step=1)
+    assert (control.progress, control.progress_time) == (0, None)
+    control.reached(5)
+    control.beat(phase="training", step=6)  # written at once: what is kept is news
+    assert beat_of(tmp_path).progress == 5
+    following = Control(tmp_path)
+    following.reached(3)
+    assert (following.progress, following.progress_time) == (5, None)
+    following.reached(6)
+    assert following.progress == 6 and following.progress_time is not None
+
+
+def test_the_longest_step_is_measured_within_a_phase(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    control.beat(phase="reading")
+    time.sleep(0.2)
+    control.beat(phase="training", step=1)
+    time.sleep(0.05)
+    control.beat(phase="training", step=2)
+    time.sleep(0.01)
+    control.beat(phase="training", step=3)
+    assert 0.05 <= control.longest_step_s < 0.2
+
+
+def test_a_pulse_is_a_sign_of_life_and_no_step(tmp_path: Path) -> None:
+    control = Control(tmp_path, interval_s=0.0)
+    control.pulse()
+    assert read_heartbeat(tmp_path) is None
+    control.beat(phase="evaluating", step=2, steps=5)
+    before = beat_of(tmp_path)
+    time.sleep(0.01)
+    control.pulse()
+    after = beat_of(tmp_path)
+    assert after.time > before.time and (after.step, after.phase) == (2, "evaluating")
+    assert control.longest_step_s == 0.0
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    control = Control(tmp_path, interval_s=0.0)
+    control.beat(phase="training", step=1)
+    (tmp_path / ".heartbeat.json.tmp").symlink_to("/dev/full")  # a full disk
+    control.beat(phase="training", step=2)
+    assert "cannot be written" in capsys.readouterr().err
+    control.beat(phase="training", step=3)
+    assert beat_of(tmp_path).step == 3 and not list(tmp_path.glob(".*"))
 
 
 def test_a_request_to_stop_is_a_flag(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_same_specification_gives_the_same_weights_and_another_seed_others(
     assert not same_weights(first, third)
 
 
+class StopAfterOneScan(Control):
+    """Asks to stop as soon as something is kept."""
+
+    def reached(self, progress: int) -> None:
+        super().reached(progress)
+        self.ask_to_stop()
+
+
 def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
     new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
 ) -> None:
@@ -112,6 +120,17 @@ def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
     lines = read_json(whole / "result.json")["sets"]["validation"]
     assert all(0 <= line["dsc"] <= 1 for line in lines)
     assert lines
+
+    control = StopAfterOneScan(parts)
+    with pytest.raises(Interrupted, match="after 1 of"):
+        evaluate(parts, spec, control)
+    steps = read_json(parts / "training.json")["steps"]
+    assert control.progress == steps + 1 and len((parts / "evaluation.jsonl").read_text().splitlines()) == 1
+    with (parts / "evaluation.jsonl").open("a") as file:
+        file.write('{"set": "valid')  # torn by a crash
+    evaluate(parts, spec, Control(parts))
+    assert read_json(parts / "result.json")["sets"] == read_json(whole / "result.json")["sets"]
+    assert not (parts / "evaluation.jsonl").exists()
 
 
 @pytest.mark.parametrize("changes", [{"decoder": "cbru"}, {"loss": "l2"}, {"lifetime": 0.5}])

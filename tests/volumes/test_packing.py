@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -20,8 +22,9 @@ from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.checking import check_store
 from hpcseg.volumes.datasets import open_dataset, scan_digest
 from hpcseg.volumes.packed_case import pack_case
-from hpcseg.volumes.packing import pack, parts_folder, plan_spacing
+from hpcseg.volumes.packing import pack, parts_folder
 from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.store import Store
 
 
@@ -287,6 +290,26 @@ def test_workers_end_with_a_killed_parent(tiny_dataset: Path, make_spec, destina
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not destination.exists()
+
+
+def test_workers_do_not_hear_the_requests_to_stop_that_reach_all_processes_of_a_job(
+    tiny_dataset: Path, make_spec, destination: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pack.py").write_text(KILLED)
+    spec = make_spec(tiny_dataset)
+    command = [sys.executable, str(tmp_path / "pack.py"), spec.model_dump_json(), str(destination), "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        told = set()
+        while process.poll() is None:  # from their first instant on
+            for pid in children.read_text().split() if children.exists() else ():
+                for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), number)
+                told.add(pid)
+            time.sleep(0.01)
+        assert process.returncode == 0 and len(told) >= 3
+    assert check_store(destination) == []
 
 
 def test_a_compressed_store_holds_the_same(tiny_dataset: Path, make_spec, destination: Path, tmp_path: Path) -> None:
