@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ STYLES = {
     "failed": "bold red",
     "blocked": "red",
     "lost": "red",
+    "stalled": "magenta",
     "unknown": "yellow",
+    "requeued": "cyan",
     "stopped": "yellow",
     "queued": "blue",
     "new": "blue",
@@ -47,6 +49,21 @@ def note(message: str) -> None:
 def print_json(value: Any) -> None:
     """A value as JSON on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_json_lines(values: Sequence[Any]) -> None:
+    """A list as JSON on standard output, one value per line: thousands of them in a moment."""
+    print("[\n" + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n]")
+
+
+@contextmanager
+def quiet_interrupt() -> Iterator[None]:
+    """Ctrl-C is the ordinary end of what is done inside: exit code 130, and no word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        sys.exit(130)
 
 
 @contextmanager

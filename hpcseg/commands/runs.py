@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -11,79 +10,109 @@ import typer
 from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.errors import BadInput
-from hpcseg.screens.runs import status_tables, watch_status
+
+Pattern = Annotated[str, typer.Argument(help="A sweep's name, a run's id, the beginning of one, or a pattern with *.")]
 
 
 def status(
     sweeps: Annotated[list[str] | None, typer.Argument(help="Sweeps; all of them by default.", metavar="SWEEP")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds until all has ended.")] = False,
+    why: Annotated[
+        str | None, typer.Option("--why", metavar="RUN", help="Everything that is known about one run.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every run, however many there are.")] = False,
+    totals: Annotated[bool, typer.Option("--totals", help="Only the totals.")] = False,
     runs: Runs = DEFAULT_RUNS,
     json: Json = False,
 ) -> None:
     """Say where every run is, and why."""
+    from hpcseg.screens.runs import print_status, watch_status, why_lines
+    from hpcseg.sweeps.ends import Ends
+    from hpcseg.sweeps.evidence import OPEN
+    from hpcseg.sweeps.lines import RunStatus, Totals, add_up
     from hpcseg.sweeps.status import read_status
 
-    lines = read_status(runs, sweeps or ())
-    if not lines:
-        raise BadInput(
-            f"{runs}: no sweep was applied here yet; apply one with hpcseg sweep FILE, or name another --runs"
-        )
-    if json:
-        terminal.print_json([line.as_json() for line in lines])
-    elif watch:
-        watch_status(lambda: read_status(runs, sweeps or ()))
+    if why is not None:
+        from hpcseg.sweeps.why import explain
+
+        report = explain(runs, why)
+        if json:
+            terminal.print_json(report)
+        else:
+            print("\n".join(why_lines(report)))
+        return
+    ends = Ends()
+
+    def read() -> tuple[list[RunStatus], Totals]:
+        lines = read_status(runs, sweeps or (), ends)
+        if not lines:
+            raise BadInput(
+                f"{runs}: no sweep was applied here yet; apply one with hpcseg sweep FILE, or name another --runs"
+            )
+        return lines, add_up(lines)
+
+    if watch:
+        with terminal.quiet_interrupt():
+            watch_status(read, lambda state: state in OPEN)
+        return
+    lines, sums = read()
+    if json and totals:
+        terminal.print_json(vars(sums))
+    elif json:
+        terminal.print_json_lines([line.as_json() for line in lines])
     else:
-        for table in status_tables(lines):
-            terminal.console().print(table)
+        print_status([] if totals else lines, sums, every=every)
 
 
 def logs(
     run: Annotated[str, typer.Argument(help="A run's id or the beginning of it.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what is added, until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print what is added, over all attempts, until the run ends.")
+    ] = False,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Print the output of a run's last attempt."""
-    from hpcseg.sweeps.status import newest_log, select_runs
+    from hpcseg.sweeps.follow import follow as follow_run
+    from hpcseg.sweeps.follow import write_output
+    from hpcseg.sweeps.status import newest_log, select_run
 
-    chosen = select_runs(runs, run)
-    if len(chosen) > 1:
-        raise BadInput(
-            f"{len(chosen)} runs match '{run}'; give more of the id: {', '.join(r.id for r in chosen[:3])} …"
-        )
-    path = newest_log(chosen[0])
-    terminal.note(str(path))
-    with path.open(encoding="utf-8", errors="replace") as file:
-        while True:
-            sys.stdout.write(file.read())
-            sys.stdout.flush()
-            if not follow:
-                return
-            time.sleep(0.5)
+    chosen = select_run(runs, run)
+    if follow:
+        with terminal.quiet_interrupt():
+            follow_run(chosen, _write, terminal.note)
+        return
+    newest_log(chosen)
+    write_output(chosen, _write, terminal.note)
 
 
-def cancel(
-    pattern: Annotated[
-        str, typer.Argument(help="A sweep's name, a run's id, the beginning of one, or a pattern with *.")
-    ],
-    runs: Runs = DEFAULT_RUNS,
-) -> None:
+def cancel(pattern: Pattern, runs: Runs = DEFAULT_RUNS) -> None:
     """Ask queued and running runs to save and stop; `hpcseg sweep` goes on with them."""
-    from hpcseg.sweeps.status import cancel as cancel_runs
+    from hpcseg.sweeps.actions import cancel as cancel_runs
 
     _print_ids("cancelled", cancel_runs(runs, pattern))
 
 
 def retry(
-    pattern: Annotated[
-        str, typer.Argument(help="A sweep's name, a run's id, the beginning of one, or a pattern with *.")
-    ],
+    pattern: Pattern,
+    cause: Annotated[
+        str, typer.Option(help="Only runs that ended by this: memory, node, python, cuda-memory, disk, input, ...")
+    ] = "",
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Clear the failure of failed runs, so that they count as stopped; `hpcseg sweep` then goes on with them."""
-    from hpcseg.sweeps.status import retry as retry_runs
+    from hpcseg.sweeps.actions import retry as retry_runs
 
-    _print_ids("cleared", retry_runs(runs, pattern))
+    freed = retry_runs(runs, pattern, cause)
+    _print_ids("cleared", freed)
+    if freed:
+        print("the next hpcseg sweep submits them again, with whole budgets")
 
 
 def _print_ids(what: str, ids: list[str]) -> None:
-    print(f"{what}: {', '.join(ids) or 'nothing'}")
+    few = ids if len(ids) <= 20 else [*ids[:20], f"and {len(ids) - 20} more"]
+    print(f"{what}: {', '.join(few) or 'nothing'}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,16 +10,25 @@ import typer
 
 from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage, Where
-from hpcseg.screens.plans import following, plan_tables
+from hpcseg.errors import BadInput
+from hpcseg.screens.plans import following, left_out_line, plan_screen
 
 if TYPE_CHECKING:
+    from hpcseg.sweeps.apply import Backend
     from hpcseg.sweeps.plan import Plan
+    from hpcseg.sweeps.profile import Profile
+
+CONFIRM_ABOVE = 500  # stages
 
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="Sweep file.", metavar="FILE")],
     on: Annotated[Where, typer.Option(help="auto: Slurm where there is one, else this machine.")] = Where.auto,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; write nothing.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Jobs of this machine go on when the terminal closes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many stages are submitted.")] = False,
     overrides: Overrides = None,
     data: Data = DEFAULT_DATA,
     jobs: Annotated[str | None, typer.Option("--jobs", help="Job profile: a file, or a name in jobs/.")] = None,
@@ -33,30 +43,82 @@ def sweep(
     from hpcseg.sweeps.sweepfile import read_sweep
 
     made = make_plan(read_sweep(file, overrides or ()), data, runs)
-    if plan:
-        _print_plan(made, json)
-        return
     backend = choose_backend(on.value)
+    profile = read_profile(jobs, backend).staged(stage)
+    if left_out := left_out_line(made.changes):
+        terminal.note(left_out)
+    if plan:
+        _print_plan(made, backend, profile, json)
+        return
+    if not yes:
+        _confirm(made)
+    if detach and backend == "local":
+        _detach(made, profile, json)
+        return
     with following(made) as notify:
-        outcome = apply(made, backend, read_profile(jobs, backend).staged(stage), notify)
+        outcome = apply(made, backend, profile, notify, say=terminal.note)
     submitted, total = len(outcome.submitted), len(made.stages)
     if json:
-        terminal.print_json({"submitted": list(outcome.submitted), "failed": outcome.failed})
-    elif not submitted:
+        found = {"submitted": list(outcome.submitted), "waiting": outcome.waiting, "failed": outcome.failed}
+        terminal.print_json(found)
+    elif not submitted and not outcome.waiting:
         print(f"{made.sweep.name}: nothing to submit; all {total} stages are done or on their way")
     else:
         print(
             f"{made.sweep.name}: {submitted} of {total} stages submitted ({backend}); see hpcseg status --runs {runs}"
         )
+    if outcome.waiting:
+        run_id, why = next(iter(outcome.waiting.items()))
+        left = len(outcome.waiting)
+        terminal.note(f"{left} stages cannot be submitted yet; run the same command again later. {run_id} {why}")
     _report_failures(outcome.failed, runs)
 
 
-def _print_plan(made: Plan, json: bool) -> None:
+def _confirm(made: Plan) -> None:
+    """Ask before very many stages are submitted.
+
+    Raises:
+        BadInput: there is nobody to ask.
+    """
+    stages = sum(planned.to_submit for planned in made.stages.values())
+    if stages <= CONFIRM_ABOVE:
+        return
+    if not sys.stdin.isatty():
+        raise BadInput(
+            f"{made.sweep.name}: would submit {stages} stages; look with --plan, and say --yes if that is meant"
+        )
+    if not typer.confirm(f"{made.sweep.name}: submit {stages} stages? (--plan lists them)", err=True):
+        terminal.note("nothing was submitted")
+        raise typer.Exit(1)
+
+
+def _detach(made: Plan, profile: Profile, json: bool) -> None:
+    """Have a process of its own run the pool, and say how to follow and to stop it."""
+    from hpcseg.sweeps import detach
+    from hpcseg.sweeps.apply import apply
+
+    begun = detach.detach(made, lambda notify, claimed: apply(made, "local", profile, notify, claimed).failed)
+    name, where = made.sweep.name, f"--runs {made.runs_root}"
+    pools = [str(pid) for pid in detach.pools_of(made)]
     if json:
-        terminal.print_json(made.as_json())
+        terminal.print_json({"submitted": list(begun.submitted), "pools": pools, "log": str(begun.log)})
+    elif begun.submitted:
+        print(f"{name}: {len(begun.submitted)} of {len(made.stages)} stages submitted; process {begun.process} goes on")
+        print(f"follow: hpcseg status {name} --watch {where} (and {begun.log}); stop: hpcseg cancel {name} {where}")
     else:
-        for table in plan_tables(made):
-            terminal.console().print(table)
+        running = f"; process {', '.join(pools)} is running them" if pools else ""
+        print(f"{name}: nothing to submit; all {len(made.stages)} stages are done or on their way{running}")
+
+
+def _print_plan(made: Plan, backend: Backend, profile: Profile, json: bool) -> None:
+    from hpcseg.sweeps.outlook import look_ahead
+
+    outlook = look_ahead(made, backend, profile)
+    if json:
+        terminal.print_json(made.as_json() | outlook.as_json())
+        return
+    for part in plan_screen(made, outlook):
+        terminal.console().print(part)
 
 
 def _report_failures(failed: dict[str, str], runs: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
+from hpcseg.sweeps.applied import SWEEP_FILE, applied_sweeps, read_runs, read_sweep_record
 
 SETS = ("validation", "test")
 Axis = str | int | float | bool | tuple[Any, ...]
@@ -96,14 +97,12 @@ class Place(_Record):
 
 class _RunRecord(_Record):
     id: str
-    stage: str = "train"
     config: dict[str, Any] = {}
     cells: tuple[Place, ...]
 
 
 class _SweepRecord(_Record):
     name: str
-    file: str = ""
     applied: str = ""
     tables: tuple[TableDefinition, ...] = ()
     figures: tuple[FigureDefinition, ...] = ()
@@ -169,11 +168,9 @@ def collect(runs_root: Path, sweep: str | None = None) -> Collection:
             `problems`, and the run counts as missing.
     """
     name, chosen = _choose(runs_root, sweep)
-    record = _read_sweep(runs_root / "sweeps" / name / "sweep.json")
+    record = _read_sweep(runs_root, name)
     runs, problems = [], []
     for run in record.runs:
-        if run.stage != "train":
-            continue
         result, problem = _read_result(runs_root / "train" / run.id / "result.json", run.id)
         if problem:
             problems.append(problem)
@@ -191,7 +188,7 @@ def collect(runs_root: Path, sweep: str | None = None) -> Collection:
 
 
 def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:
-    found = sorted(path.parent.name for path in (runs_root / "sweeps").glob("*/sweep.json"))
+    found = applied_sweeps(runs_root)
     if not found:
         raise BadInput(
             f"{runs_root}: no sweep has been applied here; run `hpcseg sweep FILE` first or name another --runs"
@@ -203,14 +200,16 @@ def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:
         raise BadInput(f"{runs_root}: no sweep named {sweep!r}; did you mean {' or '.join(map(repr, near))}?")
     if len(found) == 1:
         return found[0], "the only sweep"
-    applied = {name: _read_sweep(runs_root / "sweeps" / name / "sweep.json").applied for name in found}
+    applied = {name: str(read_sweep_record(runs_root, name).get("applied", "")) for name in found}
     return max(found, key=lambda name: applied[name]), f"the last applied of {len(found)} sweeps"
 
 
-def _read_sweep(path: Path) -> _SweepRecord:
+def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:
+    record = read_sweep_record(runs_root, name)
     try:
-        return _SweepRecord.model_validate(read_json(path))
+        return _SweepRecord.model_validate({**record, "runs": read_runs(runs_root, name)})
     except ValidationError as error:
+        path = runs_root / "sweeps" / name / SWEEP_FILE
         raise BadInput(f"{path}: {_first(error)}; apply the sweep again with `hpcseg sweep FILE`") from None
 
 

@@ -1,4 +1,4 @@
-"""What a plan contains, and what its runs do while they run here."""
+"""What a plan contains and would do, and what its runs do while they run here."""
 
 from __future__ import annotations
 
@@ -9,33 +9,143 @@ from typing import TYPE_CHECKING, Any
 from hpcseg.terminal import STYLES, advance, bars
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
+    from hpcseg.sweeps.arrange import Array
+    from hpcseg.sweeps.changes import Changes
+    from hpcseg.sweeps.outlook import Outlook
     from hpcseg.sweeps.plan import Plan
     from hpcseg.sweeps.slots import Event
 
+SHOWN_RUNS = 40
+SHOWN_ARRAYS = 20
+SHOWN_NAMES = 3  # of runs, keys or ancestors in one line
+_TITLES = {"done": "unchanged"}  # what a state means for a plan
 
-def plan_tables(plan: Plan) -> list[Table]:
-    """What a plan contains: how many stages of each kind are in which state, and the runs."""
+
+def plan_screen(plan: Plan, outlook: Outlook) -> list[RenderableType]:
+    """What applying a plan would do: the runs and arrays that it would submit, counts by stage, changes and cost."""
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    chosen = [run_id for run_id, planned in plan.stages.items() if planned.to_submit]
+    if chosen:
+        parts.append(_runs(plan, chosen))
+    if outlook.arrays:
+        parts.append(_arrays(outlook.arrays))
+    parts.append(_summary(plan))
+    return parts + [Text(line) for line in (*_change_lines(plan.changes), *_outlook_lines(outlook))]
+
+
+def left_out_line(changes: Changes) -> str:
+    """What to tell who applies a plan that has fewer runs than its sweep had last time; empty if it has all."""
+    if not changes.left_out:
+        return ""
+    return (
+        f"{_counted(len(changes.left_out), 'training run')} of the last application ({changes.applied}) "
+        f"{'is' if len(changes.left_out) == 1 else 'are'} not part of this one: status and collect leave them out"
+    )
+
+
+def _runs(plan: Plan, chosen: list[str]) -> Table:
     from rich.table import Table
 
-    counts = plan.counts()
-    states = sorted({state for stage in counts.values() for state in stage}, key=list(STYLES).index)
-    summary = Table(title=f"plan of {plan.sweep.name}", title_justify="left")
-    summary.add_column("stage")
-    summary.add_column("runs", justify="right")
-    for state in states:
-        summary.add_column(state, justify="right", style=STYLES[state])
-    runs = Table()
+    table = Table(title="to submit", title_justify="left", caption_justify="left")
     for name in ("stage", "run", "state", "needs"):
-        runs.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
+    for run_id in chosen[:SHOWN_RUNS]:
+        planned = plan.stages[run_id]
+        table.add_row(planned.stage, run_id, planned.verdict.state, _some(planned.needs))
+    if len(chosen) > SHOWN_RUNS:
+        table.caption = f"and {len(chosen) - SHOWN_RUNS} more; --json lists all"
+    return table
+
+
+def _arrays(arrays: tuple[Array, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{_counted(len(arrays), 'Slurm array')}", title_justify="left", caption_justify="left")
+    table.add_column("array", justify="right")
+    table.add_column("stage")
+    table.add_column("runs", justify="right")
+    table.add_column("begins", overflow="fold")
+    for number, array in enumerate(arrays[:SHOWN_ARRAYS], 1):
+        others = ", ".join(str(other + 1) for other in array.same_task_of)
+        waits = [f"after the same task of {'arrays' if array.same_task_of[1:] else 'array'} {others}"] if others else []
+        waits += [f"after {_some(array.after)}"] if array.after else []
+        table.add_row(str(number), array.stage, str(len(array.runs)), "; ".join(waits) or "at once")
+    if len(arrays) > SHOWN_ARRAYS:
+        table.caption = f"and {len(arrays) - SHOWN_ARRAYS} more; --json lists all"
+    return table
+
+
+def _summary(plan: Plan) -> Table:
+    from rich.table import Table
+
+    counts, changes = plan.counts(), plan.changes
+    there = {state for stage in counts.values() for state in stage}
+    states = [*(state for state in STYLES if state in there), *sorted(there - STYLES.keys())]
+    table = Table(title=f"plan of {plan.sweep.name}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("runs", justify="right")
+    for state in states:
+        table.add_column(_TITLES.get(state, state), justify="right", style=STYLES.get(state, ""))
+    for title in ("changed", "orphaned") if changes.applied else ():
+        table.add_column(title, justify="right")
     for stage, found in counts.items():
-        summary.add_row(stage, str(sum(found.values())), *(str(found.get(state, 0)) for state in states))
-        for run_id, planned in plan.of_stage(stage).items():
-            state = planned.verdict.state
-            needs = ", ".join(planned.needs[:2]) + (f" and {len(planned.needs) - 2} more" if planned.needs[2:] else "")
-            runs.add_row(stage, run_id, f"[{STYLES[state]}]{state}[/]", needs)
-    return [runs, summary]
+        cells = [stage, str(sum(found.values())), *(str(found.get(state, 0)) for state in states)]
+        if changes.applied:
+            cells += [str(len(changes.changed) if stage == "train" else 0), str(len(changes.orphaned.get(stage, ())))]
+        table.add_row(*cells)
+    return table
+
+
+def _change_lines(changes: Changes) -> Iterator[str]:
+    """What differs from the last application of the sweep."""
+    if changes.changed:
+        named = changes.differences[:SHOWN_NAMES]
+        shown = [f"{one.key} {one.before} -> {one.now} ({_counted(one.runs, 'run')})" for one in named]
+        more = len(changes.differences) - len(shown)
+        shown += [f"{_counted(more, 'more key')}"] if more else []
+        what = "; ".join(shown) or "their data differ"
+        yield f"changed since {changes.applied}: {_counted(len(changes.changed), 'run')}: {what}"
+    orphans = [run_id for ids in changes.orphaned.values() for run_id in ids]
+    if orphans:
+        yield f"orphaned, in no applied sweep any more: {_some(orphans)}; nothing is deleted"
+
+
+def _outlook_lines(outlook: Outlook) -> Iterator[str]:
+    """What the plan will cost, and what it cannot do yet."""
+    cost = outlook.cost
+    if cost.known:
+        unknown = f"; unknown for {_counted(cost.unknown, 'run')}" if cost.unknown else ""
+        wall = f"; at least {_hours(outlook.wall_hours)} in all" if outlook.wall_hours else ""
+        yield (
+            f"cost of training: about {_hours(cost.hours)} ({cost.unit}) for {_counted(cost.known, 'run')}, "
+            f"from epochs of their siblings{unknown}{wall}"
+        )
+    elif cost.unknown:
+        yield f"cost of training: unknown for {_counted(cost.unknown, 'run')}; none like them has been trained"
+    if not outlook.is_limit_known:
+        yield "Slurm does not say how large an array may be: the arrays are those of its own default"
+    if outlook.waiting:
+        run_id, why = next(iter(outlook.waiting.items()))
+        yield f"{_counted(len(outlook.waiting), 'run')} cannot be submitted yet: {run_id} {why}"
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _hours(hours: float | None) -> str:
+    hours = hours or 0.0
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
 @contextmanager

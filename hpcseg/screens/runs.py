@@ -1,33 +1,61 @@
-"""Where runs are: the table of `status`, `--watch`, a rehearsal."""
+"""Where runs are: the table of `status`, `--watch`, `--why`, a rehearsal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hpcseg.terminal import STYLES, console, duration
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
-    from hpcseg.sweeps.status import RunStatus
+    from hpcseg.sweeps.lines import RunStatus, Totals
     from hpcseg.training.rehearsal import Rehearsal
 
+ROWS = 60  # of a table; more are chosen, or written as plain lines, which takes a hundredth of the time
+ATTENTION = (
+    "failed",
+    "lost",
+    "stalled",
+    "unknown",
+    "blocked",
+    "running",
+    "requeued",
+    "stopped",
+    "queued",
+    "new",
+    "done",
+)
 
-def status_tables(lines: Sequence[RunStatus]) -> list[Table]:
-    """One row per run, and the totals."""
-    from collections import Counter
 
+def print_status(lines: Sequence[RunStatus], totals: Totals, *, every: bool = False) -> None:
+    """Print the runs and the totals; of many runs those that deserve attention first, or all as plain lines."""
+    if every and len(lines) > ROWS:
+        sys.stdout.write("".join(f"{text}\n" for text in _plain(lines)))
+        lines = ()
+    for item in status_tables(lines, totals):
+        console().print(item)
+
+
+def status_tables(lines: Sequence[RunStatus], totals: Totals, rows: int = ROWS) -> list[RenderableType]:
+    """One row per run, at most `rows` of them, and the totals."""
     from rich.markup import escape
     from rich.table import Table
 
+    shown = list(lines)
+    if len(lines) > rows:
+        shown = sorted(lines, key=lambda line: ATTENTION.index(line.state))[:rows]
     table = Table()
     for name in ("stage", "run", "state"):
         table.add_column(name, no_wrap=name != "run", overflow="fold")
     for name in ("progress", "loss", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for line in lines:
+    for line in shown:
         table.add_row(
             line.stage,
             line.id,
@@ -37,10 +65,45 @@ def status_tables(lines: Sequence[RunStatus]) -> list[Table]:
             duration(line.eta_s),
             escape(line.why),
         )
-    totals = Table.grid(padding=(0, 2))
-    counts = Counter(line.state for line in lines)
-    totals.add_row(*(f"[{STYLES[state]}]{counts[state]} {state}[/]" for state in STYLES if counts[state]))
-    return [table, totals]
+    items: list[RenderableType] = [table] if shown else []
+    if len(shown) < len(lines):
+        items.append(f"and {len(lines) - len(shown)} more; --all lists every run")
+    return items + _totals(totals)
+
+
+def totals_line(totals: Totals) -> str:
+    """The counts of all states in one line."""
+    return ", ".join(f"{totals.states[state]} {state}" for state in STYLES if totals.states.get(state))
+
+
+def _totals(totals: Totals) -> list[RenderableType]:
+    from rich.markup import escape
+    from rich.table import Table
+
+    counts = Table.grid(padding=(0, 2))
+    states = [state for state in STYLES if totals.states.get(state)]
+    counts.add_row(*(f"[{STYLES[state]}]{totals.states[state]} {state}[/]" for state in states))
+    items: list[RenderableType] = [counts]
+    if totals.waiting:
+        items.append(escape("waiting: " + ", ".join(f"{count} {reason}" for reason, count in totals.waiting.items())))
+    words = []
+    if totals.gpu_hours:
+        words.append(f"GPU hours: {totals.gpu_hours:.1f} used, {totals.gpu_hours_lost:.1f} of them lost")
+    if totals.eta_s is not None:
+        words.append(f"the running ones end their phase in {duration(totals.eta_s)} at the latest")
+    return [*items, "; ".join(words)] if words else items
+
+
+def _plain(lines: Sequence[RunStatus]) -> list[str]:
+    rows = [
+        (line.stage, line.id, line.state, _progress(line), "" if line.loss is None else f"{line.loss:.4f}")
+        for line in lines
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + f"  {line.why}"
+        for row, line in zip(rows, lines, strict=True)
+    ]
 
 
 def _progress(line: RunStatus) -> str:
@@ -50,20 +113,107 @@ def _progress(line: RunStatus) -> str:
     return f"{line.phase} {share}".strip()
 
 
-def watch_status(read: Callable[[], Sequence[RunStatus]], interval_s: float = 2.0) -> None:
-    """Show the status anew every `interval_s` seconds until nothing is queued or running any more."""
-    import time
+def watch_status(
+    read: Callable[[], tuple[Sequence[RunStatus], Totals]], is_open: Callable[[str], bool], interval_s: float = 2.0
+) -> None:
+    """Show the status anew every `interval_s` seconds until nothing may go on by itself any more.
 
+    Where that takes long (many runs, a slow file system), the pauses grow with it. Where standard output is no
+    terminal, changes are printed as lines. A folder that cannot be read for a moment is tried again.
+    """
     from rich.console import Group
     from rich.live import Live
 
-    with Live(console=console(), refresh_per_second=4) as live:
+    screen = console()
+    if not screen.is_terminal:
+        _watch_lines(read, is_open, interval_s)
+        return
+    with Live(console=screen, auto_refresh=False) as live:
         while True:
-            lines = read()
-            live.update(Group(*status_tables(lines)), refresh=True)
-            if not any(line.state in {"queued", "running", "unknown"} for line in lines):
+            began = time.monotonic()
+            try:
+                lines, totals = read()
+            except OSError as error:
+                live.update(f"{error.filename}: {error.strerror}; tries again", refresh=True)
+            else:
+                rows = max(5, min(ROWS, screen.height - 12))
+                table, *sums = status_tables(lines, totals, rows)
+                live.update(Group(*sums, table), refresh=True)  # of what is too high, the end is left out
+                if not any(is_open(line.state) for line in lines):
+                    return
+            time.sleep(max(interval_s, 3 * (time.monotonic() - began)))
+
+
+def _watch_lines(
+    read: Callable[[], tuple[Sequence[RunStatus], Totals]], is_open: Callable[[str], bool], interval_s: float
+) -> None:
+    known: dict[str, str] = {}
+    while True:
+        began = time.monotonic()
+        try:
+            lines, totals = read()
+        except OSError as error:
+            print(f"{error.filename}: {error.strerror}; tries again", flush=True)
+        else:
+            changes = [line for line in lines if known.get(line.id) != line.state]
+            for line in changes if known else ():
+                print(f"{time.strftime('%H:%M:%S')}  {line.id}  {known[line.id]} → {line.state}  {line.why}")
+            if changes:
+                print(f"{time.strftime('%H:%M:%S')}  {totals_line(totals)}", flush=True)
+            known = {line.id: line.state for line in lines}
+            if not any(is_open(line.state) for line in lines):
                 return
-            time.sleep(interval_s)
+        time.sleep(max(interval_s, 3 * (time.monotonic() - began)))
+
+
+def why_lines(report: Mapping[str, Any]) -> list[str]:
+    """What is known of one run, as lines for people."""
+    found = [f"{report['id']} is {report['state']}: {report['why']}", f"next: {report['next']}", ""]
+    found += [f"folder      {report['path']}"]
+    found += [f"needs       {one['id']}: {one['state']}, {one['why']}" for one in report.get("needs", ())]
+    found += _told("submitted", report.get("submission"), since="submitted", left_out=("reading",))
+    found += _told("asked for", report.get("asked"))
+    found += _told("queue", report.get("queue"))
+    found += _told("ended", report.get("accounting"))
+    heartbeat = report.get("heartbeat")
+    if heartbeat:
+        share = f" {heartbeat['step']}/{heartbeat['steps']}" if heartbeat["steps"] else ""
+        found.append(
+            f"heartbeat   {heartbeat['state']}, {heartbeat['phase']}{share}, {duration(heartbeat['age_s'])} ago, "
+            f"process {heartbeat['pid']} on {heartbeat['host']}, attempt {heartbeat['attempt']}"
+        )
+    found += _told("failure", report.get("failure"), since="time")
+    found += [f"attempt     {_attempt(attempt)}" for attempt in report["attempts"]]
+    if report["gpu_hours"]:
+        found.append(f"GPU hours   {report['gpu_hours']:.2f} used, {report['gpu_hours_lost']:.2f} of them lost")
+    files = (f"{name} {duration(known['age_s'])} ago" for name, known in report["files"].items())
+    found.append(f"files       {', '.join(files) or 'none'}")
+    log = report["log"]
+    return found + ([f"log         {log['path']}", *(f"    {line}" for line in log["lines"])] if log else [])
+
+
+def _told(name: str, facts: Mapping[str, Any] | None, since: str = "", left_out: Sequence[str] = ()) -> list[str]:
+    if not facts:
+        return []
+    words = []
+    for key, value in facts.items():
+        if key in {since, "cancelled"}:
+            words.append(f"{'at' if key == since else key} {_clock(value)}")
+        elif value not in ("", None, [], {}) and key not in left_out:
+            words.append(f"{key} {value}")
+    return [f"{name:<11} {', '.join(words)}"]
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    ended, where = attempt["ended"], f" on {attempt['node']}" if attempt["node"] else ""
+    lasted = "" if ended is None else f", {duration(ended - attempt['began'])}"
+    cause = attempt["cause"] or ("has not ended" if ended is None else "ended")
+    detail = f": {attempt['detail']}" if attempt["detail"] else ""
+    return f"{attempt['number']}: {_clock(attempt['began'])}{where}, job {attempt['job']}{lasted}, {cause}{detail}"
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def rehearsal_table(done: Rehearsal) -> Table:

@@ -6,31 +6,30 @@ submitting a run twice.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from filelock import FileLock, Timeout
-
-from hpcseg.errors import HpcsegError
-from hpcseg.files import write_json, write_text
-from hpcseg.spec import RUN_FILE, PackSpec
-from hpcseg.sweeps.evidence import TO_SUBMIT, Verdict
-from hpcseg.sweeps.plan import Plan, Spec
-from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, memory_gib, resolve, usable_cores
-from hpcseg.sweeps.queue import slurm_available
+from hpcseg.spec import PackSpec
+from hpcseg.sweeps.actions import cancel_jobs
+from hpcseg.sweeps.adoption import abandoned, settle
+from hpcseg.sweeps.applied import record
+from hpcseg.sweeps.evidence import TO_SUBMIT, Evidence, Verdict
+from hpcseg.sweeps.intents import locked, write_intents
+from hpcseg.sweeps.judge import judge
+from hpcseg.sweeps.plan import Plan
+from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, SlurmProfile, memory_gib, resolve, usable_cores
+from hpcseg.sweeps.queue import Queue, read_queue, slurm_available
 from hpcseg.sweeps.records import Process, Submission
-from hpcseg.sweeps.rundir import STAGES, RunDir
-from hpcseg.sweeps.slots import Event, Notify, Pool, visible_gpus
-from hpcseg.sweeps.status import SWEEP_FILE, judge_all
+from hpcseg.sweeps.rundir import STAGES, read_evidence
+from hpcseg.sweeps.slots import Claimed, Event, Notify, Pool, visible_gpus
 from hpcseg.training.seat import check_shares
 
-LOCK_WAIT_S = 120.0
+ENDING_WAIT_S = 60.0
 Backend = Literal["local", "slurm"]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Outcome:
     Attributes:
         submitted: runs that this call submitted.
         verdicts: how every run of the plan stands at the end (Slurm: right after submission).
+        waiting: (Slurm) runs that could not be submitted yet, and why.
     """
 
     submitted: tuple[str, ...]
     verdicts: dict[str, Verdict]
+    waiting: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> dict[str, str]:
@@ -58,8 +59,18 @@ def choose_backend(on: Literal["auto", "local", "slurm"]) -> Backend:
     return on
 
 
-def apply(plan: Plan, on: Backend, profile: Profile, notify: Notify | None = None) -> Outcome:
+def apply(
+    plan: Plan,
+    on: Backend,
+    profile: Profile,
+    notify: Notify | None = None,
+    claimed: Claimed | None = None,
+    say: Say | None = None,
+) -> Outcome:
     """Submit what the plan lacks. `local` returns when everything is done, `slurm` when everything is queued.
+
+    `notify` hears of every change, `claimed` (local) of the runs that are submitted at once; `say` (Slurm) is told
+    what takes time.
 
     Raises:
         BadInput: a scan that is to be packed is bad, or the ranks of a job cannot share a run; nothing is written.
@@ -69,9 +80,10 @@ def apply(plan: Plan, on: Backend, profile: Profile, notify: Notify | None = Non
     """
     check_new_packs(plan)
     check_new_ranks(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
-    record(plan)
+    with locked(plan.runs_root):
+        record(plan)
     if on == "slurm":
-        return _apply_slurm(plan, profile)
+        return _apply_slurm(plan, profile.slurm, say or _mute)
     gpus = visible_gpus()
     counts = {stage: len(plan.of_stage(stage)) for stage in STAGES}
     slots = resolve(
@@ -85,11 +97,11 @@ def apply(plan: Plan, on: Backend, profile: Profile, notify: Notify | None = Non
     submitted: list[str] = []
 
     def take(run_ids: list[str]) -> list[str]:
-        taken = claim(plan, run_ids, lambda spec: _local_submission(slots, profile.local, spec.stage))
+        taken = claim(plan, run_ids, lambda stage: _local_submission(slots, profile.local, stage))
         submitted.extend(taken)
         return taken
 
-    pool = Pool(plan, slots, gpus, take, notify or _silent)
+    pool = Pool(plan, slots, gpus, take, notify or _silent, claimed)
     verdicts = pool.run()
     return Outcome(tuple(submitted), verdicts)
 
@@ -100,10 +112,10 @@ def check_new_packs(plan: Plan) -> None:
     Raises:
         BadInput: a scan is bad; the message names the file and the remedy.
     """
-    from hpcseg.volumes.packing import check_cases
-
-    for planned in plan.stages.values():
+    for planned in plan.of_stage("pack").values():
         if planned.to_submit and isinstance(planned.spec, PackSpec):
+            from hpcseg.volumes.packing import check_cases  # takes most of a second
+
             check_cases(planned.spec)
 
 
@@ -118,70 +130,97 @@ def check_new_ranks(plan: Plan, ranks: Callable[[str], int]) -> None:
             check_shares(planned.spec, ranks(planned.spec.stage))
 
 
-def claim(plan: Plan, run_ids: list[str], submission: Callable[[Spec], Submission]) -> list[str]:
-    """Take those of `run_ids` that nobody works on: write what they have to do and who does it; returns their ids."""
-    with _lock(plan.runs_root):
-        verdicts = judge_all([plan.run(run_id) for run_id in run_ids], {})
+def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission]) -> list[str]:
+    """Take those of `run_ids` that nobody works on: write what they have to do and who does it; returns their ids.
+
+    `submission` says who does the runs of a stage.
+    """
+    with locked(plan.runs_root):
+        found = read_evidence(plan.run(run_id) for run_id in run_ids)
+        verdicts, _ = _judged(found)
         taken = [run_id for run_id in run_ids if verdicts[run_id].state in TO_SUBMIT]
-        for run_id in taken:
-            _write_intent(plan.run(run_id), plan.stages[run_id].spec, submission(plan.stages[run_id].spec))
+        write_intents(plan, found, {run_id: submission(plan.stages[run_id].stage) for run_id in taken})
     return taken
 
 
-def record(plan: Plan) -> None:
-    """Write `sweep.json`, which status and collect read, and a copy of the sweep file beside it."""
-    sweep = plan.sweep
-    folder = plan.runs_root / "sweeps" / sweep.name
-    training = plan.of_stage("train")
-    value: dict[str, Any] = {
-        "name": sweep.name,
-        "title": sweep.heading.title,
-        "file": str(sweep.source.path.resolve()),
-        "overrides": list(sweep.overrides.values()),
-        "applied": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "tables": [table.model_dump(mode="json") for table in sweep.tables],
-        "figures": [figure.model_dump(mode="json") for figure in sweep.figures],
-        "runs": [
-            {
-                "id": run_id,
-                "stage": "train",
-                "config": planned.spec.config.model_dump(mode="json") if not isinstance(planned.spec, PackSpec) else {},
-                "cells": plan.cells[run_id],
-                "needs": list(planned.needs),
-            }
-            for run_id, planned in training.items()
-        ],
-        "stages": {stage: list(plan.of_stage(stage)) for stage in STAGES},
-        "needs": {run_id: list(planned.needs) for run_id, planned in plan.stages.items()},
-    }
-    with _lock(plan.runs_root):
-        write_json(folder / SWEEP_FILE, value)
-        write_text(folder / sweep.source.path.name, sweep.source.text)
-
-
-def _apply_slurm(plan: Plan, profile: Profile) -> Outcome:
+def _apply_slurm(plan: Plan, profile: SlurmProfile, say: Say) -> Outcome:
     from hpcseg.sweeps import slurm
 
-    resources = profile.slurm
+    _let_jobs_end(plan, say)
+    runs = [plan.run(run_id) for run_id in plan.stages]
+    with locked(plan.runs_root):
+        found = read_evidence(runs)
+        unsettled = {e.array.tag: e.array for e in found.values() if e.array is not None and not e.done}
+        if any(abandoned(record, time.time()) for record in unsettled.values()):
+            settle(plan.runs_root, unsettled.values())
+            found = read_evidence(runs)
+        verdicts, queue = _judged(found)
+        choice = choose({run_id: planned.needs for run_id, planned in plan.stages.items()}, verdicts)
+        cancel_jobs([verdicts[i].job for i in choice.taken if verdicts[i].job in queue.jobs])
+        jobs = slurm.submit(plan, choice.taken, profile, found, choice.jobs) if choice.taken else {}
+    after = {run_id: Verdict("queued", f"Slurm job {job}", job=job) for run_id, job in jobs.items()}
+    return Outcome(choice.taken, verdicts | after, choice.waiting)
 
-    def submission(spec: Spec) -> Submission:
-        cpus = resources.of(spec.stage).cpus
-        return Submission(
-            backend="slurm",
-            submitted=time.time(),
-            host=socket.gethostname(),
-            pool=Process.this(),
-            threads=cpus,
-            ranks=resources.ranks_of(spec.stage),
-            workers=cpus,
-            reading=resources.reading,
-        )
 
-    with _lock(plan.runs_root):
-        taken = claim(plan, list(plan.stages), submission)
-        jobs = slurm.submit(plan, taken, resources)
-    verdicts = {run_id: planned.verdict for run_id, planned in plan.stages.items()}
-    return Outcome(tuple(taken), verdicts | {i: Verdict("queued", f"Slurm job {job}") for i, job in jobs.items()})
+@dataclass(frozen=True)
+class Choice:
+    """What to hand to Slurm.
+
+    Attributes:
+        taken: runs to submit, ancestors first.
+        jobs: Slurm's ids of the unfinished ancestors that are in the queue already.
+        waiting: runs that cannot be submitted yet, and why.
+    """
+
+    taken: tuple[str, ...]
+    jobs: dict[str, str]
+    waiting: dict[str, str]
+
+
+def choose(needs: Mapping[str, Sequence[str]], verdicts: Mapping[str, Verdict]) -> Choice:
+    """Which of the runs (ancestors first) are submitted. Pure.
+
+    A run that waits in the queue for a job which is now replaced is submitted again with it. A run whose ancestor is
+    under way outside Slurm, or nobody knows where, waits: Slurm would let it begin at once.
+    """
+    taken: dict[str, None] = {}
+    jobs: dict[str, str] = {}
+    waiting: dict[str, str] = {}
+    for run_id, ancestors in needs.items():
+        state = verdicts[run_id].state
+        if state not in TO_SUBMIT and not (state == "queued" and any(need in taken for need in ancestors)):
+            continue
+        for need in ancestors:
+            verdict = verdicts[need]
+            if verdict.state == "done" or need in taken:
+                continue
+            if need in waiting or verdict.state == "unknown" or not verdict.job:
+                waiting[run_id] = f"needs {need}, which is {verdict.state} ({waiting.get(need, verdict.why)})"
+                break
+            jobs[need] = verdict.job
+        else:
+            taken[run_id] = None
+    return Choice(tuple(taken), jobs, waiting)
+
+
+def _let_jobs_end(plan: Plan, say: Say) -> None:
+    """Wait for jobs that are just ending: whether their runs are to be submitted again shows only then."""
+    ending = [run_id for run_id, planned in plan.stages.items() if planned.verdict.ending]
+    until = time.monotonic() + ENDING_WAIT_S
+    if ending:
+        say(f"{len(ending)} jobs are just ending (COMPLETING); waits for them")
+    while ending and time.monotonic() < until:
+        time.sleep(1.0)
+        verdicts, _ = _judged(read_evidence(plan.run(run_id) for run_id in ending))
+        ending = [run_id for run_id in ending if verdicts[run_id].ending]
+
+
+def _judged(found: Mapping[str, Evidence]) -> tuple[dict[str, Verdict], Queue]:
+    """Verdict of each run by itself, and what squeue answered: it is asked once, if at all."""
+    on_slurm = any(e.submission is not None and e.submission.backend == "slurm" for e in found.values())
+    queue = read_queue() if on_slurm else Queue({})
+    now = time.time()
+    return {run_id: judge(evidence, queue, now) for run_id, evidence in found.items()}, queue
 
 
 def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submission:
@@ -197,33 +236,9 @@ def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submis
     )
 
 
-def _write_intent(run: RunDir, spec: Spec, submission: Submission) -> None:
-    run.forgive()
-    text = spec.model_dump_json(indent=1) + "\n"
-    path = run.path / RUN_FILE
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    before, heartbeat = run.submission(), run.heartbeat()
-    fixed: dict[str, Any] = {"attempt": 1 if heartbeat is None else heartbeat.attempt + 1}
-    if before is not None:
-        fixed["threads"] = before.threads
-    run.write_submission(submission.model_copy(update=fixed))
-
-
-@contextlib.contextmanager
-def _lock(runs_root: Path) -> Iterator[None]:
-    """Hold the folder of all runs; a process that holds it already may take it again."""
-    runs_root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(runs_root / ".lock", is_singleton=True)
-    try:
-        lock.acquire(timeout=LOCK_WAIT_S, poll_interval=0.1)
-    except Timeout:
-        raise HpcsegError(f"{runs_root}: another hpcseg is submitting since {LOCK_WAIT_S:.0f} s; try again") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _silent(event: Event) -> None:
+    pass
+
+
+def _mute(line: str) -> None:
     pass

@@ -7,11 +7,12 @@ that outlives it (hpcseg.sweeps.aftermath) or the run's next attempt.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+from hpcseg.files import append_line
 
 ATTEMPTS_FILE = "attempts.jsonl"
 
@@ -53,6 +54,7 @@ class Attempt:
         progress_began, progress_ended: work done by then in comparable units (see `Control.progress`).
         lost_s: time since the last save that the next attempt has to do again.
         cause, detail: how it ended, in a word and in a line.
+        logs: bytes that each file of its job's output had when it began, by name; what follows is its own.
     """
 
     number: int
@@ -68,6 +70,7 @@ class Attempt:
     lost_s: float = 0.0
     cause: Cause | None = None
     detail: str = ""
+    logs: dict[str, int] = field(default_factory=dict)
 
 
 def begin(run: Path, attempt: Attempt) -> None:
@@ -115,16 +118,4 @@ def gpu_seconds(attempts: Sequence[Attempt], now: float) -> tuple[float, float]:
 
 
 def _append(run: Path, value: dict[str, object]) -> None:
-    line = json.dumps(value, ensure_ascii=False) + "\n"
-    descriptor = os.open(run / ATTEMPTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        # A line that a crash tore is ended first, so that this one stands alone.
-        size = os.fstat(descriptor).st_size
-        if size:
-            with (run / ATTEMPTS_FILE).open("rb") as file:
-                file.seek(size - 1)
-                line = line if file.read(1) == b"\n" else "\n" + line
-        os.write(descriptor, line.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(run / ATTEMPTS_FILE, json.dumps(value, ensure_ascii=False))

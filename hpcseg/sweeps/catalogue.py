@@ -6,6 +6,8 @@ Axes are z, y, x; spacings in mm.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +16,10 @@ from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset, scan_digest
 from hpcseg.volumes.folds import Split, split_cases
-from hpcseg.volumes.packing import plan_spacing
-from hpcseg.volumes.scans import read_grid
+from hpcseg.volumes.spacing import plan_spacing
 
 Classes = tuple[tuple[int, ...], ...]
+READERS = 16  # files that are opened at once
 CT_PADDING = -1000.0  # HU of air
 CT_PYRAMID_CLIP = (-200.0, 400.0)  # HU
 
@@ -33,6 +35,7 @@ class Catalogue:
         self.spacing = functools.cache(self._read_spacing)
         self._groups = functools.cache(self._group)
         self._splits = functools.cache(self._split)
+        self._scans = functools.cache(self._scans_of)
 
     def main(self, config: RunConfig) -> Dataset:
         """The labelled dataset of a run.
@@ -51,12 +54,25 @@ class Catalogue:
         data = config.data
         return self._splits(data.dataset, data.groups, data.folds, config.fold, config.labelled, data.split_seed)
 
+    def digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
+        """Digest of each case's files, by its name; many are read at once, for file systems that are slow to open one.
+
+        Raises:
+            BadInput: a file is missing or cannot be read.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            return {case.name: digest for case, digest in pool.map(lambda case: (case, self.digest(case)), cases)}
+
+    def training_scans(self, config: RunConfig) -> dict[str, CaseRef]:
+        """The cases of a run's labelled dataset by name."""
+        return self._scans(config.data.dataset)
+
     def pack_spacing(self, config: RunConfig) -> Spacing:
         """Spacing of a run's volumes: as configured, or from the headers of its labelled cases."""
         if config.preprocessing.spacing != "median":
             return plan_spacing(config.preprocessing, ())
-        images = {case.name: case.image for case in self.main(config).training}
-        spacings = [self.spacing(images[name]) for name in self.split(config).labelled]
+        scans = self.training_scans(config)
+        spacings = [self.spacing(scans[name].image) for name in self.split(config).labelled]
         return plan_spacing(config.preprocessing, spacings)
 
     def test_set(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes]:
@@ -113,8 +129,13 @@ class Catalogue:
         return digest if case.label is None else f"{digest}+{scan_digest(case.label)}"
 
     def _read_spacing(self, image: Path) -> Spacing:
+        from hpcseg.volumes.scans import read_grid  # imports nibabel, which a fixed spacing does without
+
         z, y, x = (float(value) for value in read_grid(image).spacing_zyx)
         return z, y, x
+
+    def _scans_of(self, name: str) -> dict[str, CaseRef]:
+        return {case.name: case for case in self.dataset(name).training}
 
     def _group(self, name: str, how: str) -> dict[str, str]:
         return case_groups(self.dataset(name), how)

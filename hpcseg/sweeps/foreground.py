@@ -12,7 +12,8 @@ from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.files import read_json
 from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.spec import RUN_FILE
-from hpcseg.sweeps.apply import check_new_packs, claim, record
+from hpcseg.sweeps.applied import record
+from hpcseg.sweeps.apply import check_new_packs, claim
 from hpcseg.sweeps.entry import execute
 from hpcseg.sweeps.plan import make_plan
 from hpcseg.sweeps.profile import usable_cores

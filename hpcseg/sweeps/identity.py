@@ -3,16 +3,31 @@
 A payload holds resolved values only, so a changed default never aliases old results. What a value resolves to counts,
 not how it was written: data enter as digests and case names, `spacing = "median"` as the spacing of the pack. Keys that
 the strategy or another setting leaves unused are left out, so that equal runs merge.
+
+The runs of a sweep share most of their sections: the JSON of a section is made once for all of them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hpcseg.config import PreprocessingConfig, RunConfig
+from hpcseg.config import (
+    AugmentationConfig,
+    AutoencoderConfig,
+    InferenceConfig,
+    MultitaskConfig,
+    NetworkConfig,
+    PatchesConfig,
+    PreprocessingConfig,
+    RunConfig,
+    Section,
+    TrainingConfig,
+    TransferConfig,
+)
 from hpcseg.patches.geometry import PaddedGeometry
 from hpcseg.spec import PackSpec, SourceRef, Spacing
 
@@ -23,14 +38,60 @@ _F_NET_ONLY = (
 _PRETRAINING_ONLY = ("epochs", "steps", "batch")  # joint training has keys of its own for them
 
 
+_KEPT = 4096  # sections whose JSON is remembered
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_key = functools.lru_cache(1024)(_encode)
+
+
+class Canonical(str):
+    """Canonical JSON, which stands in a payload for the value that it was made from."""
+
+    __slots__ = ()
+
+
+def canonical(value: Any) -> Canonical:
+    """Canonical JSON of a value: sorted keys, no white space. The values of a mapping may be `Canonical` already."""
+    if not isinstance(value, Mapping):
+        return Canonical(_encode(value))
+    parts = [f"{_key(key)}:{_text(value[key])}" for key in sorted(value)]
+    return Canonical("{" + ",".join(parts) + "}")
+
+
+def _text(value: Any) -> str:
+    kind = type(value)
+    if kind is Canonical:
+        return value  # type: ignore[no-any-return]
+    return str(value) if kind is int else _encode(value)  # the encoder takes ten times as long for a number
+
+
 def run_id(slug: str, payload: Mapping[str, Any]) -> str:
     """`slug` and the first ten hexadecimal digits of the SHA-256 of the payload's canonical JSON."""
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return f"{slug}-{hashlib.sha256(canonical(payload).encode()).hexdigest()[:10]}"
+
+
+def remembered(make: Callable[..., Any]) -> Callable[..., Canonical]:
+    """Canonical JSON of what `make` gives for some sections, made once for the same sections.
+
+    The same objects, not equal ones: 1 and 1.0 are equal, and not written alike.
+    """
+    known: dict[tuple[int, ...], tuple[tuple[Section, ...], Canonical]] = {}
+
+    @functools.wraps(make)
+    def made(*sections: Section) -> Canonical:
+        key = tuple([id(section) for section in sections])
+        found = known.get(key)
+        if found is None:
+            if len(known) >= _KEPT:
+                known.clear()
+            # The sections are kept with their JSON, or another object could get the id of one of them.
+            found = known[key] = (sections, canonical(make(*sections)))
+        return found[1]
+
+    return made
 
 
 def relevant(config: RunConfig) -> dict[str, Any]:
-    """The resolved values that a training run of this strategy depends on, without its data.
+    """The resolved values that a training run of this strategy depends on, without its data; sections as JSON.
 
     Left out: `data` and the geometry of preprocessing (they enter as cases and pack), what other strategies use, and
     what changes no result (`inference.save_masks`, `training.checkpoint_epochs`).
@@ -40,54 +101,93 @@ def relevant(config: RunConfig) -> dict[str, Any]:
         "labelled": config.labelled,
         "fold": config.fold,
         "seed": config.seed,
-        "intensities": intensities(config.preprocessing),
+        "intensities": _intensities(config.preprocessing),
         "patches": _dump(config.patches),
-        **augmentation(config),
-        "network": network(config),
-        "training": training(config),
-        "inference": _without(_dump(config.inference), "save_masks"),
+        **_augmentation(config),
+        "network": _network(config.network, config.patches),
+        "training": _training(config.training),
+        "inference": _inference(config.inference),
     }
-    if config.strategy != "baseline":
-        unused = _PRETRAINING_ONLY if config.strategy == "multitask" else ()
-        values["autoencoder"] = _without(autoencoder(config), *unused)
     if config.strategy == "transfer":
+        values["autoencoder"] = _autoencoder(config.autoencoder)
         values["transfer"] = _dump(config.transfer)
     if config.strategy == "multitask":
+        values["autoencoder"] = _autoencoder_beside(config.autoencoder)
         values["multitask"] = _dump(config.multitask)
     return values
 
 
-def network(config: RunConfig) -> dict[str, Any]:
-    """The network section, with the maps of each level; `kind`, and `margin` in voxels, only where it is a U-Net."""
-    section = config.network
-    values = _dump(section) | {"maps": list(section.maps_per_level)}
-    if section.kind == "fnet":
-        return _without(values, "kind", "margin")
-    if section.margin == "auto":
-        values["margin"] = PaddedGeometry.around(config.patches.size, section.levels).margin
-    return values
-
-
-def augmentation(config: RunConfig) -> dict[str, Any]:
+def _augmentation(config: RunConfig) -> dict[str, Canonical]:
     """The augmentation section under its name; nothing where it is off."""
     return {"augmentation": _dump(config.augmentation)} if config.augmentation.enabled else {}
 
 
-def training(config: RunConfig) -> dict[str, Any]:
+@remembered
+def _dump(section: PatchesConfig | AugmentationConfig | TransferConfig | MultitaskConfig) -> dict[str, Any]:
+    """All of a section."""
+    return _values(section)
+
+
+@remembered
+def _network(section: NetworkConfig, patches: PatchesConfig) -> dict[str, Any]:
+    """The network section, with the maps of each level; `kind`, and `margin` in voxels, only where it is a U-Net."""
+    values = _values(section) | {"maps": list(section.maps_per_level)}
+    if section.kind == "fnet":
+        return _without(values, "kind", "margin")
+    if section.margin == "auto":
+        values["margin"] = PaddedGeometry.around(patches.size, section.levels).margin
+    return values
+
+
+@remembered
+def _training(section: TrainingConfig) -> dict[str, Any]:
+    """The training section of a training run."""
+    return _training_values(section)
+
+
+@remembered
+def _pretraining(section: TrainingConfig) -> dict[str, Any]:
+    """What pretraining reads of the training section."""
+    return _without(_training_values(section), *_F_NET_ONLY)
+
+
+def _training_values(section: TrainingConfig) -> dict[str, Any]:
     """The training section, without how often it is saved; `focal_gamma` and `compile` only where they are used."""
-    values = _dump(config.training)
-    unused = {"focal_gamma": config.training.loss != "focal", "compile": not config.training.compile}
-    return _without(values, "checkpoint_epochs", *(key for key, left_out in unused.items() if left_out))
+    unused = {"focal_gamma": section.loss != "focal", "compile": not section.compile}
+    return _without(_values(section), "checkpoint_epochs", *(key for key, left_out in unused.items() if left_out))
 
 
-def autoencoder(config: RunConfig) -> dict[str, Any]:
+@remembered
+def _inference(section: InferenceConfig) -> dict[str, Any]:
+    """The inference section, without what is kept of it."""
+    return _without(_values(section), "save_masks")
+
+
+@remembered
+def _pretraining_patches(section: PatchesConfig) -> dict[str, Any]:
+    """What pretraining reads of the patches section."""
+    return _without(_values(section), "foreground_share")
+
+
+@remembered
+def _autoencoder(section: AutoencoderConfig) -> dict[str, Any]:
+    """The autoencoder section of a pretraining."""
+    return _autoencoder_values(section)
+
+
+@remembered
+def _autoencoder_beside(section: AutoencoderConfig) -> dict[str, Any]:
+    """The autoencoder section of joint training, which has keys of its own for some of it."""
+    return _without(_autoencoder_values(section), *_PRETRAINING_ONLY)
+
+
+def _autoencoder_values(section: AutoencoderConfig) -> dict[str, Any]:
     """The autoencoder section with `sampling` resolved; its volumes enter as cases.
 
     Left out: `sigma` where nothing is drawn from a Gaussian, `huber_delta` without that loss, and `lifetime`,
     `decoder` and `loss` where they are the published ones.
     """
-    section = config.autoencoder
-    values = _without(_dump(section), "with_validation", "with_supplementary")
+    values = _without(_values(section), "with_validation", "with_supplementary")
     if section.sampling == "auto":
         values["sampling"] = "uniform" if section.with_supplementary else "gaussian"
     unused = {
@@ -100,15 +200,16 @@ def autoencoder(config: RunConfig) -> dict[str, Any]:
     return _without(values, *(key for key, left_out in unused.items() if left_out))
 
 
-def intensities(config: PreprocessingConfig) -> dict[str, Any]:
+@remembered
+def _intensities(section: PreprocessingConfig) -> dict[str, Any]:
     """The keys that the chosen normalisation of intensities reads."""
     used = {
         "percentile": ("intensity", "percentiles"),
         "window": ("intensity", "window", "window_range"),
         "zscore": ("intensity", "percentiles"),
     }
-    values = _dump(config)
-    return {key: values[key] for key in used[config.intensity]}
+    values = _values(section)
+    return {key: values[key] for key in used[section.intensity]}
 
 
 def pack_id(spec: PackSpec, digests: Mapping[str, str]) -> str:
@@ -123,25 +224,29 @@ def pack_id(spec: PackSpec, digests: Mapping[str, str]) -> str:
     return run_id(f"{spec.dataset}-{spacing_slug(spec.spacing_zyx)}", payload)
 
 
-def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: Sequence[SourceRef]) -> str:
-    """Id of the pretraining of one level.
+def is_shared(config: RunConfig) -> bool:
+    """Whether one autoencoder serves every fold and subset that shows it the same volumes.
 
-    The labelled cases count only where the clip window or the place of the organ comes from them: otherwise one
-    autoencoder serves every fold and subset that shows it the same volumes, and its name shows neither.
+    It does where the labelled cases give it neither the clip window nor the place of the organ.
     """
-    shared = config.preprocessing.intensity != "percentile" and config.autoencoder.sampling != "organ"
+    return config.preprocessing.intensity != "percentile" and config.autoencoder.sampling != "organ"
+
+
+def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: Sequence[SourceRef]) -> str:
+    """Id of the pretraining of one level; the labelled cases count, and show in its name, unless `is_shared`."""
+    shared = is_shared(config)
     payload = {
         "stage": "pretrain",
         "level": level,
         "seed": config.seed,
-        "network": network(config),
-        "patches": _without(_dump(config.patches), "foreground_share"),
-        **augmentation(config),
-        "intensities": intensities(config.preprocessing),
-        "training": _without(training(config), *_F_NET_ONLY),
-        "autoencoder": autoencoder(config),
+        "network": _network(config.network, config.patches),
+        "patches": _pretraining_patches(config.patches),
+        **_augmentation(config),
+        "intensities": _intensities(config.preprocessing),
+        "training": _pretraining(config.training),
+        "autoencoder": _autoencoder(config.autoencoder),
         "statistics": None if shared else _source(statistics),
-        "sources": [_source(source) for source in sources],
+        "sources": Canonical(f"[{','.join(map(_source, sources))}]"),
     }
     slug = f"level{level}" if shared else f"level{level}-n{config.labelled}-f{config.fold}"
     return run_id(slug, payload)
@@ -150,7 +255,7 @@ def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: S
 def train_id(config: RunConfig, data: Mapping[str, Any]) -> str:
     """Id of a training run; `data` is what its data section resolved to: packs, cases, digests, ancestors."""
     slug = f"{config.strategy}-n{config.labelled}-f{config.fold}"
-    return run_id(slug, {"stage": "train", "config": relevant(config), "data": dict(data)})
+    return run_id(slug, {"stage": "train", "config": canonical(relevant(config)), "data": canonical(data)})
 
 
 def spacing_slug(spacing_zyx: Spacing) -> str:
@@ -159,11 +264,13 @@ def spacing_slug(spacing_zyx: Spacing) -> str:
     return f"{shown[0] if len(set(shown)) == 1 else 'x'.join(shown)}mm"
 
 
+@remembered
 def _source(source: SourceRef) -> list[Any]:
+    """The cases of one store."""
     return [source.store.as_posix(), list(source.cases)]
 
 
-def _dump(section: Any) -> dict[str, Any]:
+def _values(section: Section) -> dict[str, Any]:
     values: dict[str, Any] = section.model_dump(mode="json")
     return values
 

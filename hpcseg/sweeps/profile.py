@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from hpcseg.config import Count, Section
 from hpcseg.errors import BadInput
 from hpcseg.patches.tiers import Reading
+from hpcseg.sweeps.recovery import Budgets
 from hpcseg.sweeps.tomlfile import explain, read_toml
 
 PROFILES = Path("jobs")
 GIB_PER_SLOT = 4.0  # memory that a slot is expected to need, where their number is chosen by itself
+# Flags of sbatch that say which jobs there are, what they wait for, where they write and how they are warned.
+OWN_FLAGS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "signal", "wait", "wrap"})
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})$")
 
 
@@ -40,7 +45,18 @@ def _minutes(value: Any) -> Any:
 
 
 Minutes = Annotated[int, BeforeValidator(_minutes), Field(ge=1)]
-Flags = dict[str, str | int | bool]
+
+
+def _checked_flags(flags: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Flags of sbatch by name without dashes in front; those that say which jobs there are cannot be set."""
+    checked = {name.lstrip("-").replace("_", "-"): value for name, value in flags.items()}
+    taken = next((name for name in checked if name in OWN_FLAGS), None)
+    if taken is not None:
+        raise ValueError(f"'{taken}' is set by hpcseg itself; remove it")
+    return checked
+
+
+Flags = Annotated[dict[str, str | int | bool], AfterValidator(_checked_flags)]
 
 
 class _Jobs(Reading):
@@ -77,7 +93,7 @@ class StageResources(Section):
     gpus: Annotated[int, Field(ge=0)] = 1  # per node
     nodes: Count = 1
     array_parallelism: Count = 256
-    signal_lead: Annotated[int, Field(ge=1)] = 300  # s
+    signal_lead: Annotated[int, Field(ge=1)] = 300  # s, where no save of the stage was measured yet
     flags: Flags = Field(default_factory=dict)
 
     @property
@@ -97,8 +113,11 @@ class SlurmProfile(_Jobs):
     partition: str = ""
     account: str = ""
     setup: tuple[str, ...] = ()  # shell commands before the job
-    python: str = ""  # command that starts Python, for containers; "": the one that runs hpcseg
+    container: str = ""  # command before the job's Python, such as "apptainer exec --nv hpcseg.sif"
+    python: str = ""  # command that starts Python; "": the one that runs hpcseg, in a container `python`
+    exclude: tuple[str, ...] = ()  # nodes
     flags: Flags = Field(default_factory=dict)  # further sbatch flags, without the dashes
+    budgets: Budgets = Budgets()
     pack: StageResources = StageResources(gpus=0, time=12 * 60)
     pretrain: StageResources = StageResources()
     train: StageResources = StageResources(time=48 * 60)
@@ -111,6 +130,18 @@ class SlurmProfile(_Jobs):
     def ranks_of(self, stage: str) -> int:
         """Processes of a job of one stage; a pack has one."""
         return 1 if stage == "pack" else self.of(stage).ranks
+
+    @property
+    def job_python(self) -> str:
+        """Shell command that starts the Python of a job."""
+        if self.container:
+            return f"{self.container} {self.python or 'python'}"
+        return self.python or shlex.quote(sys.executable)
+
+    @property
+    def script_python(self) -> str:
+        """Shell command that starts a Python with hpcseg beside the job, where Slurm's tools are: in no container."""
+        return shlex.quote(sys.executable) if self.container else self.job_python
 
     @field_validator("pack")
     @classmethod

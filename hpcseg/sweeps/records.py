@@ -97,6 +97,12 @@ class ArrayRecord(BaseModel):
     asked: Asked
     budgets: Budgets = Budgets()
     job_id: str | None = None  # Slurm's id of the array; None: not heard yet
+    refused: str = ""  # why there is no such array: what sbatch said, and the queue did not contradict
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether nobody has heard yet if Slurm took it."""
+        return self.job_id is None and not self.refused
 
     @property
     def job_name(self) -> str:

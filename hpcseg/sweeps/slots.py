@@ -1,4 +1,5 @@
-"""Local jobs: a pool of slots in the foreground, each running one submitit process at a time.
+"""Local jobs: a pool of slots, in the foreground or detached (hpcseg.sweeps.detach), each running one submitit process
+at a time.
 
 The pool starts a run when everything that it needs is done. Its jobs are not in the terminal's reach: Ctrl-C and
 hang-up go to the pool alone, which asks each job to save and stop (SIGTERM). Should the pool be killed, its jobs notice
@@ -21,9 +22,10 @@ from typing import Any
 
 from hpcseg.errors import Interrupted
 from hpcseg.sweeps.entry import run_stage
-from hpcseg.sweeps.evidence import TO_SUBMIT, State, Verdict
+from hpcseg.sweeps.evidence import OPEN, TO_SUBMIT, State, Verdict
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import Slots
+from hpcseg.sweeps.records import Process
 from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import judge_all
 from hpcseg.training.control import Heartbeat
@@ -34,6 +36,7 @@ SAVE_WAIT_S = 300.0  # for jobs that were asked to stop: a step and a save
 NO_TIMEOUT_MIN = 60 * 24 * 365
 _DEAD_ENDS: frozenset[State] = frozenset({"failed", "blocked", "lost", "stopped"})
 Claim = Callable[[list[str]], list[str]]
+Claimed = Callable[[list[str]], None]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Pool:
         gpus: names of the GPUs that slots are given in turn; none on a host without.
         claim: takes the runs that nobody works on for this process, and returns those that it got.
         notify: hears of every change.
+        claimed: hears, once, which runs the pool got at its start.
     """
 
     plan: Plan
@@ -76,6 +80,7 @@ class Pool:
     gpus: list[str]
     claim: Claim
     notify: Notify
+    claimed: Claimed | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     _mine: set[str] = field(default_factory=set)
     _jobs: dict[str, _Job] = field(default_factory=dict)
@@ -91,6 +96,8 @@ class Pool:
             for run_id, planned in self.plan.stages.items():
                 self._set(run_id, planned.verdict)
             self._take([run_id for run_id, planned in self.plan.stages.items() if planned.verdict.state != "done"])
+            if self.claimed is not None:
+                self.claimed([run_id for run_id in self.plan.stages if run_id in self._mine])
             while not requests and self._open():
                 self._follow_jobs()
                 self._follow_others()
@@ -101,7 +108,7 @@ class Pool:
         return self.verdicts
 
     def _open(self) -> bool:
-        return bool(self._jobs) or any(v.state in {"queued", "running", "unknown"} for v in self.verdicts.values())
+        return bool(self._jobs) or any(v.state in OPEN for v in self.verdicts.values())
 
     def _take(self, run_ids: list[str]) -> None:
         """Claim what nobody works on; the rest is looked at again."""
@@ -131,7 +138,7 @@ class Pool:
     def _close(self, run: RunDir) -> None:
         """The process of a run has ended: with what?"""
         verdict = judge_all([run], {})[run.id]
-        if verdict.state == "running":  # submitit's controller was killed, the job was not
+        if verdict.state in {"running", "stalled"}:  # submitit's controller was killed, the job was not
             self._mine.discard(run.id)
         elif verdict.state == "queued":
             verdict = Verdict("lost", f"its process ended before it began; see {run.newest_log() or run.log}")
@@ -142,13 +149,17 @@ class Pool:
         if time.monotonic() - self._looked < ELSEWHERE_POLL_S:
             return
         self._looked = time.monotonic()
-        waiting = {"queued", "running", "unknown"}
-        others = [i for i, verdict in self.verdicts.items() if verdict.state in waiting and i not in self._mine]
+        others = [i for i, verdict in self.verdicts.items() if verdict.state in OPEN and i not in self._mine]
         if others:
             self._look(others)
             left = [run_id for run_id in others if self.verdicts[run_id].state in TO_SUBMIT - {"failed"}]
+            left = [run_id for run_id in left if not self._is_cancelled(run_id)]
             if left:
                 self._take(left)
+
+    def _is_cancelled(self, run_id: str) -> bool:
+        submission = self.plan.run(run_id).submission()
+        return submission is not None and submission.cancelled is not None
 
     def _start_ready(self) -> None:
         for run_id, planned in self.plan.stages.items():
@@ -167,6 +178,9 @@ class Pool:
         submission = run.submission()
         if submission is None or submission.cancelled is not None:
             self._set(run.id, Verdict("stopped", "cancelled before it began"))
+            return
+        if submission.pool != Process.this():  # cancelled, and claimed by another pool since
+            self._mine.discard(run.id)
             return
         import submitit
         from submitit.core.utils import environment_variables

@@ -1,91 +1,109 @@
-"""Slurm jobs: one array per stage and set of ancestors, submitted through submitit."""
+"""Slurm jobs: what is to be submitted is arranged in arrays, written down, and handed to sbatch array by array."""
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
-import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import submitit
-from submitit.core.utils import DelayedSubmission
+from submitit.helpers import DelayedSubmission
 
 from hpcseg.errors import SchedulerError
-from hpcseg.sweeps.entry import run_stage
+from hpcseg.sweeps.adoption import settle
+from hpcseg.sweeps.arrange import Array, arrange
+from hpcseg.sweeps.attempts import read_attempts
+from hpcseg.sweeps.evidence import Evidence
+from hpcseg.sweeps.intents import write_intents
+from hpcseg.sweeps.nodes import read_nodes, recent_bad, to_exclude
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import SlurmProfile
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, array_folder, write_array
-from hpcseg.sweeps.rundir import STAGES
+from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
+from hpcseg.sweeps.recovery import mebibytes
+from hpcseg.sweeps.script import PICKLE, grown_memory_mb, lead_for, longest_saves, script_text
+from hpcseg.sweeps.task import run_task
+from hpcseg.training.control import read_heartbeat
 
 MAX_ARRAY_SIZE = 1001  # Slurm's own default
-NO_TIMEOUT_LIMIT = 10**6  # a run that saves before each limit may be requeued as often as it needs
+SBATCH_TIMEOUT_S = 60
+SIBLINGS = 20  # finished runs of a stage whose saves are looked at
+# What sbatch says when it was not heard, or did not hear: the jobs may exist.
+_NOT_HEARD = re.compile(r"timed out|contact|zero bytes|connect|communicat|transmi|protocol", re.IGNORECASE)
+_SLURMS_OWN = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"}
 
 
-def submit(plan: Plan, run_ids: Sequence[str], profile: SlurmProfile) -> dict[str, str]:
-    """Submit the stages `run_ids` of a plan as arrays; returns the Slurm job of each run.
+@dataclass(frozen=True)
+class Refusal:
+    """Why sbatch gave no id: in its own words, and whether it is Slurm's answer or there was none."""
 
-    `job.json` of every run is written as soon as its array is submitted, so that a later failure loses nothing.
-
-    Raises:
-        SchedulerError: sbatch refused an array; those before it are submitted.
-    """
-    jobs: dict[str, str] = {}
-    limit = max_array_size()
-    for stage in STAGES:
-        chosen = [run_id for run_id in run_ids if plan.stages[run_id].spec.stage == stage]
-        for ancestors, group in _by_ancestors(plan, chosen, jobs).items():
-            parameters = sbatch_parameters(profile, stage, ancestors)
-            for part in _parts(group, limit):
-                jobs |= _submit_runs(plan, part, profile, parameters)
-    return jobs
+    words: str
+    heard: bool
 
 
-def sbatch_parameters(profile: SlurmProfile, stage: str, ancestors: Sequence[str]) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is told about the jobs of one array. Pure.
+def submit(
+    plan: Plan, run_ids: Sequence[str], profile: SlurmProfile, found: Mapping[str, Evidence], jobs: Mapping[str, str]
+) -> dict[str, str]:
+    """Submit the stages `run_ids` of a plan as arrays; returns the Slurm job of each run. Hold the lock.
 
     Args:
+        plan: holds the runs.
+        run_ids: nobody works on them; what they need is done, or among them before them, or among `jobs`.
         profile: resources.
-        stage: pack, pretrain or train.
-        ancestors: Slurm jobs that must end well before; if one does not, the array is removed from the queue.
+        found: what the files of all runs of the plan say.
+        jobs: Slurm's ids of the unfinished ancestors that were submitted earlier.
+
+    Raises:
+        SchedulerError: sbatch refused an array; those before it are submitted, and nothing else is.
     """
-    resources = profile.of(stage)
-    flags: dict[str, Any] = {"requeue": True, **profile.flags, **resources.flags}
-    parameters: dict[str, Any] = {
-        "job_name": f"hpcseg-{stage}",
-        "time": resources.time,
-        "cpus_per_task": resources.cpus,
-        "mem": resources.memory,
-        "array_parallelism": resources.array_parallelism,
-        "signal_delay_s": resources.signal_lead,
-        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # which srun does not take from sbatch since 22.05
-        "wckey": None,  # submitit's own default is refused where such keys are tracked
+    pending = set(run_ids) | set(jobs)
+    memory = {run_id: _memory_mb(plan, run_id, profile, found[run_id]) for run_id in run_ids}
+    arrays = arrange(
+        run_ids,
+        {run_id: plan.stages[run_id].stage for run_id in run_ids},
+        {run_id: [need for need in plan.stages[run_id].needs if need in pending] for run_id in run_ids},
+        {run_id: plan.stages[run_id].column for run_id in run_ids},
+        jobs,
+        max_array_size(),
+        memory,
+    )
+    stages = {array.stage for array in arrays}
+    exclude = {stage: _without(plan, profile, stage) for stage in stages}
+    records = [_record(array, profile, memory[array.runs[0]], exclude[array.stage]) for array in arrays]
+    submissions = {
+        run_id: _submission(record, task, profile)
+        for record in records
+        for run_id, task in zip(record.runs, record.tasks, strict=True)
     }
-    if profile.ranks_of(stage) > 1:
-        # One task per rank; srun ends all of them when one fails, so that none waits for it.
-        parameters |= {"nodes": resources.nodes, "ntasks_per_node": resources.tasks_per_node}
-        parameters["srun_args"].append("--kill-on-bad-exit=1")
-    if resources.gpus:
-        parameters["gpus_per_node"] = resources.gpus
-    if profile.partition:
-        parameters["partition"] = profile.partition
-    if profile.account:
-        parameters["account"] = profile.account
-    if profile.setup:
-        parameters["setup"] = list(profile.setup)
-    if ancestors:
-        parameters["dependency"] = "afterok:" + ":".join(ancestors)
-        flags["kill-on-invalid-dep"] = "yes"
-    parameters["additional_parameters"] = flags
-    return parameters
+    write_intents(plan, found, submissions, records)
+    leads = {stage: _lead_s(plan, stage, profile, found) for stage in stages}
+    submitted: list[str] = []
+    ids: dict[str, str] = {}
+    for number, (array, record) in enumerate(zip(arrays, records, strict=True)):
+        after = [ids.get(name, name) for name in array.after]
+        same_task_of = [submitted[other] for other in array.same_task_of]
+        try:
+            job = _submit_array(plan.runs_root, record, profile, leads[array.stage], after, same_task_of)
+        except SchedulerError as error:
+            for other in records[number + 1 :]:
+                write_array(plan.runs_root, other.model_copy(update={"refused": f"not submitted: {error}"}))
+            rest = sum(len(other.runs) for other in records[number:])
+            raise SchedulerError(f"{error} ({len(ids)} runs were submitted, {rest} were not)") from None
+        submitted.append(job)
+        ids |= {run_id: f"{job}_{task}" for run_id, task in zip(record.runs, record.tasks, strict=True)}
+    return ids
 
 
 def max_array_size() -> int:
-    """Largest array that this cluster takes; Slurm's default where it does not say."""
+    """Largest array that this cluster takes; Slurm's default where it does not say.
+
+    Raises:
+        SchedulerError: scontrol does not answer.
+    """
     try:
         answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -94,69 +112,131 @@ def max_array_size() -> int:
     return int(found[1]) if found else MAX_ARRAY_SIZE
 
 
-def _by_ancestors(plan: Plan, run_ids: Sequence[str], jobs: dict[str, str]) -> dict[tuple[str, ...], list[str]]:
-    """Runs grouped by the jobs that must end before."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for run_id in run_ids:
-        needs = [need for need in plan.stages[run_id].needs if plan.stages[need].verdict.state != "done"]
-        ancestors = {jobs[need] if need in jobs else plan.run(need).evidence().job or "" for need in needs}
-        groups.setdefault(tuple(sorted(ancestors - {""})), []).append(run_id)
-    return groups
+def _submit_array(
+    runs_root: Path,
+    record: ArrayRecord,
+    profile: SlurmProfile,
+    lead_s: int,
+    after: Sequence[str],
+    same_task_of: Sequence[str],
+) -> str:
+    """Hand one array to Slurm; returns its id, which `array.json` holds from then on."""
+    folder = array_folder(runs_root, record.tag)
+    delayed = DelayedSubmission(run_task, str(folder))
+    delayed.set_timeout(record.asked.minutes, 10**6)  # a run that saves may be requeued as often as it needs
+    delayed.dump(folder / PICKLE)
+    script = folder / "script.sh"
+    text = script_text(profile, record, folder, lead_s=lead_s, after=after, same_task_of=same_task_of)
+    script.write_text(text, encoding="utf-8")
+    answer = sbatch(script)
+    if isinstance(answer, str):
+        write_array(runs_root, record.model_copy(update={"job_id": answer}))
+        return answer
+    (settled,) = settle(runs_root, [record], answer.words, sure=answer.heard)
+    if settled.job_id is not None:
+        return settled.job_id
+    what = f"an array of {len(record.runs)} {record.stage} jobs"
+    if settled.refused:
+        raise SchedulerError(f"sbatch refused {what}: {answer.words}")
+    raise SchedulerError(
+        f"sbatch did not confirm {what} ({answer.words}), and squeue does not answer; when hpcseg status does, run the "
+        "same command again"
+    )
 
 
-def _parts(run_ids: list[str], limit: int) -> Iterator[list[str]]:
-    for start in range(0, len(run_ids), limit):
-        yield run_ids[start : start + limit]
+def sbatch(script: Path) -> str | Refusal:
+    """Slurm's id of the job that sbatch makes of a script."""
+    # What belongs to a job that hpcseg itself may run in is not for the new ones.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _SLURMS_OWN}
+    try:
+        answer = subprocess.run(
+            ["sbatch", "--parsable", str(script)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SBATCH_TIMEOUT_S,
+            env=kept,
+        )
+    except subprocess.TimeoutExpired as late:
+        # Where no more jobs are allowed for now, sbatch says so and tries again and again.
+        said = _words((late.stderr or b"").decode(errors="replace"))
+        return Refusal(f"sbatch did not succeed in {SBATCH_TIMEOUT_S} s" + (f": {said}" if said else ""), heard=False)
+    except OSError as error:
+        return Refusal(f"sbatch cannot be run: {error.strerror}", heard=True)
+    found = re.match(r"(\d+)", answer.stdout.strip())
+    if answer.returncode == 0 and found:
+        return found[1]
+    words = _words(answer.stderr) or f"sbatch failed with exit code {answer.returncode}"
+    return Refusal(words, heard=answer.returncode != 0 and not _NOT_HEARD.search(words))
 
 
-def _submit_runs(plan: Plan, run_ids: list[str], profile: SlurmProfile, parameters: dict[str, Any]) -> dict[str, str]:
-    stage = plan.stages[run_ids[0]].spec.stage
-    resources = profile.of(stage)
-    record = ArrayRecord(
-        tag=f"{stage}-{secrets.token_hex(4)}",
-        stage=stage,
-        runs=tuple(run_ids),
-        tasks=tuple(range(len(run_ids))),
+def _words(text: str) -> str:
+    """What sbatch says, in one line, each thing once."""
+    lines = [line.removeprefix("sbatch: ").removeprefix("error: ").strip() for line in text.splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line))
+
+
+def _record(array: Array, profile: SlurmProfile, memory_mb: int, exclude: tuple[str, ...]) -> ArrayRecord:
+    resources = profile.of(array.stage)
+    asked = Asked(
+        minutes=resources.time,
+        memory_mb=memory_mb,
+        cpus=resources.cpus,
+        gpus=resources.gpus * resources.nodes,
+        nodes=resources.nodes,
+        exclude=exclude,
+    )
+    return ArrayRecord(
+        tag=f"{array.stage}-{secrets.token_hex(4)}",
+        stage=array.stage,
+        runs=array.runs,
+        tasks=array.tasks,
         submitted=time.time(),
         host=socket.gethostname(),
         submitter=Process.this(),
-        asked=Asked(minutes=resources.time, memory_mb=0, cpus=resources.cpus, gpus=resources.gpus),
+        asked=asked,
+        budgets=profile.budgets,
     )
-    write_array(plan.runs_root, record)
-    for run_id, task in zip(run_ids, record.tasks, strict=True):
-        run = plan.run(run_id)
-        submission = run.submission()
-        assert submission is not None  # written when the run was claimed
-        run.write_submission(submission.model_copy(update={"array": record.tag, "task": task}))
-    folder = array_folder(plan.runs_root, record.tag)
-    executor = Arrays(folder, max_num_timeout=NO_TIMEOUT_LIMIT, python=profile.python or None)
-    executor.update_parameters(**{**parameters, "job_name": record.job_name})
-    try:
-        job_id = executor.submit_runs({t: str(plan.run(i).path) for i, t in zip(run_ids, record.tasks, strict=True)})
-    except (subprocess.SubprocessError, OSError) as error:
-        raise SchedulerError(f"sbatch refused an array of {len(run_ids)} {stage} jobs: {error}") from None
-    write_array(plan.runs_root, record.model_copy(update={"job_id": job_id}))
-    return {run_id: f"{job_id}_{task}" for run_id, task in zip(run_ids, record.tasks, strict=True)}
 
 
-class Arrays(submitit.SlurmExecutor):
-    """submitit's executor for arrays whose pickles are there before sbatch is called, by task: a job finds its own
-    whether or not anybody heard of the job's id."""
+def _submission(record: ArrayRecord, task: int, profile: SlurmProfile) -> Submission:
+    return Submission(
+        backend="slurm",
+        submitted=record.submitted,
+        host=record.host,
+        pool=record.submitter,
+        array=record.tag,
+        task=task,
+        threads=record.asked.cpus,
+        ranks=profile.ranks_of(record.stage),
+        workers=record.asked.cpus,
+        reading=profile.reading,
+    )
 
-    def submit_runs(self, run_dirs: Mapping[int, str]) -> str:
-        """Submit one job for each run directory, by task; returns Slurm's id of the array."""
-        folder = Path(self.folder)
-        for task, run_dir in run_dirs.items():
-            delayed = DelayedSubmission(run_stage, run_dir)
-            delayed.set_timeout(self.parameters.get("time", 60), self.max_num_timeout)
-            delayed.dump(folder / f"{task}.pkl")
-        parallel = min(len(run_dirs), self.parameters.get("array_parallelism", len(run_dirs)))
-        name = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
-        own = f'cp -n {shlex.quote(str(folder))}/$SLURM_ARRAY_TASK_ID.pkl {shlex.quote(str(folder))}/"{name}"'
-        self.parameters["setup"] = [own, *self.parameters.get("setup", ())]
-        self.parameters["map_count"] = len(run_dirs)
-        self.parameters["additional_parameters"]["array"] = ",".join(map(str, run_dirs)) + f"%{parallel}"
-        script = folder / "script.sh"
-        script.write_text(self._make_submission_file_text(self._submitit_command_str, ""))
-        answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, check=True, timeout=60)
-        return str(self._get_job_id_from_submission_command(answer.stdout))
+
+def _memory_mb(plan: Plan, run_id: str, profile: SlurmProfile, evidence: Evidence) -> int:
+    """Memory of each node that a run asks for: the profile's, or more than what it used up before."""
+    asked = mebibytes(profile.of(plan.stages[run_id].stage).memory)
+    if evidence.submission is None:
+        return asked
+    used_up = [a.memory_mb for a in read_attempts(plan.run(run_id).path) if a.cause == "memory"]
+    return grown_memory_mb(asked, max(used_up, default=0), profile)
+
+
+def _lead_s(plan: Plan, stage: str, profile: SlurmProfile, found: Mapping[str, Evidence]) -> int:
+    """Warning before the time limit, by what saving cost the stage's runs so far."""
+    runs = plan.of_stage(stage)
+    beats = [found[run_id].heartbeat for run_id in runs]
+    done = [run_id for run_id in runs if found[run_id].done][:SIBLINGS]
+    beats += [read_heartbeat(plan.run(run_id).path) for run_id in done]
+    resources = profile.of(stage)
+    saves = longest_saves([beat.checkpoint for beat in beats if beat is not None])
+    return lead_for(resources.signal_lead, saves, resources.time)
+
+
+def _without(plan: Plan, profile: SlurmProfile, stage: str) -> tuple[str, ...]:
+    """Nodes that a stage's jobs are not to get: those of the profile, and those that failed in the last day."""
+    bad = recent_bad(plan.runs_root, time.time())
+    if bad:
+        bad = to_exclude(bad, read_nodes(profile.partition), profile.of(stage).nodes)
+    return tuple(sorted({*profile.exclude, *bad}))

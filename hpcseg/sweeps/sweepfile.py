@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from hpcseg.config import RunConfig, Section
+from hpcseg.config import Section
 from hpcseg.errors import BadInput
-from hpcseg.sweeps.keys import is_axis, nest, parse_setting, run_keys
+from hpcseg.sweeps.keys import is_axis, parse_setting, run_keys
 from hpcseg.sweeps.tomlfile import TomlFile, explain, flatten, nearest, read_toml
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
@@ -106,15 +105,6 @@ class Sweep:
         return self.heading.name
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One point of a grid: its place on the grid's axes, and the run that belongs there."""
-
-    grid: str
-    axes: dict[str, Any]
-    config: RunConfig
-
-
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file and apply overrides (`key=value`).
 
@@ -149,25 +139,6 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     for override in overrides:
         sweep = _override(sweep, override)
     return sweep
-
-
-def expand(sweep: Sweep) -> list[Cell]:
-    """Every point of every grid, in the file's order.
-
-    Raises:
-        BadInput: a value is not allowed; the message names file, line and key.
-    """
-    cells = []
-    for index, grid in enumerate(sweep.grids):
-        for values in itertools.product(*grid.axes.values()):
-            axes = dict(zip(grid.axes, values, strict=True))
-            try:
-                config = RunConfig.model_validate(nest(sweep.run | axes))
-            except ValidationError as error:
-                key, message = explain(error, run_keys())
-                raise BadInput(f"{_origin(sweep, index, key, message)}: {message}") from None
-            cells.append(Cell(grid.name, axes, config))
-    return cells
 
 
 def _override(sweep: Sweep, override: str) -> Sweep:
@@ -262,18 +233,6 @@ def _check_roles(source: TomlFile, index: int, grids: list[Grid], table: Table) 
                     f"{source.where('table', index, 'name')}: table '{table.name}' gives no role to the axis '{axis}' "
                     f"of grid '{grid.name}'; make it rows, columns or one of over"
                 )
-
-
-def _origin(sweep: Sweep, index: int, key: str, message: str) -> str:
-    """Where a wrong value comes from: an override, a line of the grid, or a line of [run]."""
-    if not key:  # a rule about several keys: its message begins with the one to blame
-        first = message.split(" ", 1)[0].rstrip(":")
-        key = first if first in run_keys() else ""
-    if key in sweep.overrides:
-        return sweep.overrides[key]
-    source = sweep.source
-    in_grid = any(axis == key or axis.startswith(f"{key}.") for axis in sweep.grids[index].axes) and key
-    return source.where("grid", index, key) if in_grid else source.where("run", 0, key)
 
 
 def _table(source: TomlFile, name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from hpcseg.sweeps.plan import Plan, make_plan
 from hpcseg.sweeps.sweepfile import read_sweep
+from tests.sweeps.tree import write_tree
 
 STUDY = Path(__file__).with_name("study.toml").read_text()
 
@@ -51,41 +51,9 @@ def plan_packs(plan_study: Callable[..., Plan]) -> Callable[..., Plan]:
     return plan
 
 
-@pytest.fixture(scope="session")
-def write_tree() -> Callable[[Path], Path]:
-    """Write datasets of the paper's size, of files without scans: enough for planning with a fixed spacing."""
-
-    def dataset(root: Path, training: int, test: int) -> None:
-        for folder in ("imagesTr", "labelsTr", "imagesTs"):
-            (root / folder).mkdir(parents=True)
-        names = [f"{root.name}_{n:04d}.nii.gz" for n in range(training + test)]
-        for n, name in enumerate(names):
-            (root / ("imagesTr" if n < training else "imagesTs") / name).write_bytes(b"x" * 2000 + name.encode())
-            if n < training:
-                (root / "labelsTr" / name).write_bytes(b"y" * 2000 + name.encode())
-        description = {
-            "modality": {"0": "CT"},
-            "labels": {"0": "background", "1": "liver", "2": "tumour"},
-            "training": [{"image": f"./imagesTr/{n}", "label": f"./labelsTr/{n}"} for n in names[:training]],
-            "test": [f"./imagesTs/{n}" for n in names[training:]],
-        }
-        (root / "dataset.json").write_text(json.dumps(description))
-
-    def write(folder: Path) -> Path:
-        dataset(folder / "Task03_Liver", 131, 0)
-        dataset(folder / "BTCV", 30, 0)
-        supplementary = {
-            "Task06_Lung": (63, 33),
-            "Task07_Pancreas": (281, 139),
-            "Task08_HepaticVessel": (303, 140),
-            "Task09_Spleen": (41, 20),
-            "Task10_Colon": (126, 131),
-        }
-        for name, (training, test) in supplementary.items():
-            dataset(folder / name, training, test)
-        return folder
-
-    return write
+@pytest.fixture(scope="session", name="write_tree")
+def write_tree_fixture() -> Callable[[Path], Path]:
+    return write_tree
 
 
 APPLY = """\

@@ -49,20 +49,6 @@ def test_applying_again_submits_nothing_and_a_deleted_run_alone_is_repeated(plan
     assert applied(plan_packs([4.0, 5.0])).submitted == (one,)
 
 
-def test_the_record_of_the_sweep_holds_what_collect_and_status_read(plan_study: Callable[..., Plan]) -> None:
-    from hpcseg.sweeps.apply import record
-
-    plan = plan_study("strategy=[baseline, transfer]")
-    record(plan)
-    folder = plan.runs_root / "sweeps" / "study"
-    value = json.loads((folder / "sweep.json").read_text())
-    assert (folder / "study.toml").read_text() == STUDY
-    assert [run["cells"] for run in value["runs"]] == [plan.cells[run["id"]] for run in value["runs"]]
-    assert value["runs"][1]["config"]["strategy"] == "transfer"
-    assert {stage: len(ids) for stage, ids in value["stages"].items()} == {"pack": 1, "pretrain": 2, "train": 2}
-    assert value["overrides"] == ["strategy=[baseline, transfer]"]
-
-
 def test_a_failed_stage_blocks_what_needs_it_and_nothing_else(
     plan_study: Callable[..., Plan], write_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from hpcseg.errors import BadInput, HpcsegError
 from hpcseg.sweeps import entry
+from hpcseg.sweeps.attempts import read_attempts
 from hpcseg.sweeps.entry import run_stage
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.records import Process, Submission
@@ -34,9 +36,22 @@ def written(plan: Plan) -> RunDir:
     return run
 
 
-def start(run: RunDir) -> subprocess.Popen[str]:
-    script = f"from hpcseg.sweeps.entry import run_stage; print(run_stage({str(run.path)!r}))"
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+def start(run: RunDir, **variables: str) -> subprocess.Popen[str]:
+    script = "from hpcseg.sweeps import deadline, entry; deadline.POLL_S = 0.05; "
+    script += f"print(entry.run_stage({str(run.path)!r}))"
+    environment = {**os.environ, **variables}
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+# What a Slurm job finds in its environment; no Slurm answers it.
+SLURM = {
+    **{"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"},
+    **{"SLURM_JOB_NAME": "hpcseg-pack-0badcafe", "SLURMD_NODENAME": "n1", "PATH": "/nowhere"},
+}
+
+
+def causes(run: RunDir) -> list[str | None]:
+    return [attempt.cause for attempt in read_attempts(run.path)]
 
 
 def is_packing(run: RunDir) -> bool:
@@ -88,6 +103,8 @@ def test_a_signal_stops_a_stage_cleanly_and_the_next_attempt_goes_on(
     heartbeat = long_pack.heartbeat()
     assert heartbeat is not None and heartbeat.state == "stopped"
     assert long_pack.failure() is None and not long_pack.is_done()
+    (attempt,) = read_attempts(long_pack.path)
+    assert (attempt.cause, attempt.detail) == ("stopped", number.name)
 
 
 def test_after_a_kill_the_evidence_says_lost_and_the_run_can_be_repeated(long_pack: RunDir, wait_for: Waiter) -> None:
@@ -101,6 +118,29 @@ def test_after_a_kill_the_evidence_says_lost_and_the_run_can_be_repeated(long_pa
     wait_for(lambda: is_packing(long_pack) and (long_pack.heartbeat() or heartbeat).attempt == 2)
     again.terminate()
     assert again.communicate(timeout=30)[0].strip() == "stopped"
+    first, second = read_attempts(long_pack.path)
+    assert (first.cause, first.ended, second.cause) == ("killed", heartbeat.time, "stopped")
+
+
+def test_a_slurm_job_stops_when_a_later_attempt_wants_the_run(long_pack: RunDir, wait_for: Waiter) -> None:
+    process = start(long_pack, **SLURM)
+    wait_for(lambda: is_packing(long_pack))
+    (long_pack.path / ".claim").write_text("7_2.1")
+    assert process.communicate(timeout=30)[0].strip() == "stopped"
+    (attempt,) = read_attempts(long_pack.path)
+    assert (attempt.cause, attempt.job, attempt.node) == ("superseded", "7_2", "n1")
+
+
+def test_a_slurm_job_leaves_a_run_alone_that_was_submitted_again(
+    pack_run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = Submission(backend="slurm", submitted=time.time(), array="pack-00000001", task=0)
+    pack_run.write_submission(submission)
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HpcsegError, match="job 7_2 does nothing: the run was submitted again, as pack-00000001"):
+        run_stage(str(pack_run.path))
+    assert causes(pack_run) == ["superseded"] and pack_run.heartbeat() is None and not pack_run.is_done()
 
 
 def test_a_run_in_use_is_not_touched(pack_run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpcseg.config import RunConfig
 from hpcseg.spec import CaseRef, PackSpec, SourceRef
-from hpcseg.sweeps.identity import pack_id, pretrain_id, relevant, run_id, spacing_slug, train_id
+from hpcseg.sweeps.identity import canonical, pack_id, pretrain_id, relevant, run_id, spacing_slug, train_id
 
 SOURCE = SourceRef(store=Path("pack/p/store.h5"), cases=("a", "b"))
 
@@ -163,3 +167,30 @@ def test_around_the_organ_pretraining_depends_on_the_labelled_cases_whatever_the
     around = config(**settings, autoencoder={"sampling": "organ"})
     assert pretraining(around) != pretraining(around, other)
     assert pretraining(config(**settings)) == pretraining(config(**settings), other)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(payload=st.dictionaries(st.text(max_size=5), VALUES, max_size=5))
+def test_canonical_json_is_what_the_standard_library_writes(payload: dict[str, Any]) -> None:
+    plain = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    assert canonical(payload) == plain
+    assert canonical({key: canonical(value) for key, value in payload.items()}) == plain
+    assert run_id("s", payload) == f"s-{hashlib.sha256(plain.encode()).hexdigest()[:10]}"
+
+
+def test_what_is_not_a_number_has_no_id() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run_id("s", {"a": float("nan")})
+
+
+def test_sections_that_are_equal_and_not_written_alike_keep_their_own_ids() -> None:
+    zero, minus = (config(strategy="transfer", training={"weight_decay": value}) for value in (0.0, -0.0))
+    assert zero.training == minus.training
+    ids = [train_id(one, {}) for one in (zero, minus, zero, minus)]
+    assert ids[0] == ids[2] != ids[1] == ids[3]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -48,6 +49,35 @@ def test_the_papers_sweep_is_125_training_runs_in_under_three_seconds(
     ]
     assert all(len(spec.test_scans) == 30 for spec in specs(plan, "train"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_ids_of_the_papers_runs_stay_the_same(write_tree: Callable[[Path], Path], tmp_path: Path) -> None:
+    """A changed id would orphan every finished run: change this only together with what the results depend on."""
+    plan = make_plan(read_sweep(PAPER, ["preprocessing.spacing=1.0"]), write_tree(tmp_path / "data"), tmp_path / "runs")
+    known = {
+        "Task03_Liver-1.0mm-c962a36aed",
+        "Task06_Lung-1.0mm-60adf3a7c4",
+        "level0-n2-f0-eb0ac9c95b",
+        "level3-nall-f4-39560357a7",
+        "level3-nall-f4-d472aa0340",
+        "baseline-n2-f0-de0833fb39",
+        "transfer-n2-f0-bc1cc8343e",
+        "transfer-n32-f1-9869587a01",
+        "multitask-nall-f4-246b240667",
+    }
+    assert known <= plan.stages.keys()
+    listed = "\n".join(plan.stages).encode()
+    assert hashlib.sha256(listed).hexdigest() == "88d403e260190a775bba430c731e404467c3d9ba0d015e2327f4811b18bd8137"
+
+
+def test_specifications_are_written_only_for_those_who_ask(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, transfer]", "seed=[0, 1, 2]")
+    plan.as_json()
+    assert not any("spec" in vars(planned.work) for planned in plan.stages.values())
+    for run_id, planned in plan.stages.items():
+        assert planned.spec is planned.spec
+        assert (planned.spec.id, planned.spec.stage) == (run_id, planned.stage)
+    assert [planned.column for planned in plan.of_stage("pretrain").values()] == 3 * ["0", "1"]
 
 
 def test_with_a_window_the_papers_autoencoders_are_shared(write_tree: Callable[[Path], Path], tmp_path: Path) -> None:

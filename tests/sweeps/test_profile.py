@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.patches.tiers import Reading
-from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, StageResources, read_profile, resolve
+from hpcseg.sweeps.profile import (
+    LocalProfile,
+    Profile,
+    Slots,
+    SlurmProfile,
+    StageResources,
+    read_profile,
+    resolve,
+)
+from hpcseg.sweeps.recovery import Budgets
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -14,6 +24,20 @@ JOBS = Path(__file__).parents[2] / "jobs"
 @pytest.mark.parametrize("name", ["local", "slurm"])
 def test_the_projects_own_profiles_are_valid_and_say_the_defaults(name: str) -> None:
     assert read_profile(str(JOBS / f"{name}.toml"), "local").local == LocalProfile()
+
+
+def test_the_slurm_profile_shows_every_key_with_its_default() -> None:
+    written = tomllib.loads((JOBS / "slurm.toml").read_text())["slurm"]
+    shown = Profile.model_validate({"slurm": written}).slurm
+    own = {name for name, field in SlurmProfile.model_fields.items() if name not in {"pack", "pretrain", "train"}}
+    assert own == {name for name in written if name not in {"pack", "pretrain", "train"}}
+    assert {name: getattr(shown, name) for name in own} == {name: getattr(SlurmProfile(), name) for name in own}
+    assert written["budgets"].keys() == Budgets.model_fields.keys()
+
+
+def test_a_container_needs_no_python_to_be_named() -> None:
+    assert SlurmProfile(container="apptainer exec x.sif").job_python == "apptainer exec x.sif python"
+    assert SlurmProfile(python="ml python").script_python == SlurmProfile(python="ml python").job_python == "ml python"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +66,12 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
         ("[local]\ntier = 'vram'\n", "p.toml:2: local.tier = 'vram' is not allowed: should be 'auto', 'gpu', 'ram' or"),
         ("[local]\nranks = 0\n", "p.toml:2: local.ranks = 0 is not allowed: should be greater than or equal to 1"),
         ("[slurm.pack]\nnodes = 2\n", "p.toml:1: slurm.pack: a pack is one process: give it one node, and more cpus"),
+        ("[slurm.flags]\narray = '0-3'\n", "slurm.flags: 'array' is set by hpcseg itself; remove it"),
+        ("[slurm.train]\nflags = {job_name = 'x'}\n", "'job-name' is set by hpcseg itself; remove it"),
+        (
+            "[slurm.budgets]\nnodes = 2\n",
+            "p.toml:2: unknown key 'slurm.budgets.nodes'; did you mean 'slurm.budgets.node'",
+        ),
         ("[slrum]\n", "p.toml:1: unknown key 'slrum'; did you mean 'slurm'?"),
     ],
 )

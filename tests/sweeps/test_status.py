@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.sweeps.apply import record
+from hpcseg.sweeps.actions import cancel, retry
+from hpcseg.sweeps.applied import applied_sweeps, read_sweep_record, record
 from hpcseg.sweeps.plan import Plan
-from hpcseg.sweeps.queue import parse_queue
+from hpcseg.sweeps.queue import Queue
 from hpcseg.sweeps.records import Submission
 from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import (
-    applied_sweeps,
-    cancel,
     inspect_run,
     newest_log,
     read_status,
-    read_sweep_record,
-    retry,
+    select_run,
     select_runs,
 )
 
@@ -42,7 +40,7 @@ def plan(plan_study: Callable[..., Plan]) -> Plan:
 
 
 def submit(run: RunDir, **values: object) -> None:
-    run.write_submission(Submission.model_validate({"backend": "local", "submitted": time.time(), **values}))
+    run.write_submission(Submission.model_validate({"backend": "local", "submitted": time.time() - 100, **values}))
 
 
 def test_status_lists_the_runs_of_applied_sweeps_ancestors_first(plan: Plan) -> None:
@@ -70,14 +68,6 @@ def test_a_failed_pack_blocks_its_runs_and_retry_frees_them(plan: Plan) -> None:
     assert [line.state for line in read_status(plan.runs_root)] == ["stopped", "new", "new"]
 
 
-def test_retry_frees_a_run_that_only_another_host_knows(plan: Plan) -> None:
-    pack = plan.run(next(iter(plan.stages)))
-    submit(pack, host="gone", pool={"pid": 1, "pid_start": 1.0})
-    assert read_status(plan.runs_root)[0].state == "unknown"
-    assert retry(plan.runs_root, pack.id) == [pack.id]
-    assert read_status(plan.runs_root)[0].state == "stopped"
-
-
 def test_runs_are_chosen_by_sweep_pattern_or_beginning(plan: Plan) -> None:
     root = plan.runs_root
     assert [run.id for run in select_runs(root, "study")] == list(plan.stages)
@@ -100,6 +90,36 @@ def test_inspecting_a_run_says_what_it_is_and_what_is_wrong(plan: Plan) -> None:
     assert inspect_run(pack.path)["problems"] == [f"{pack.id}: python: ValueError: no"]
 
 
+def test_a_record_that_cannot_be_read_hides_no_other_run(plan: Plan) -> None:
+    pack, train, _ = (plan.run(run_id) for run_id in plan.stages)
+    (train.path / "job.json").write_text("{")
+    states = {line.id: line for line in read_status(plan.runs_root)}
+    assert states[pack.id].state == "new"
+    assert states[train.id].state == "unknown" and "job.json: not valid JSON" in states[train.id].why
+    assert inspect_run(train.path)["problems"]
+
+
+def test_one_run_is_chosen_by_the_beginning_of_its_id(plan: Plan) -> None:
+    pack, first, _ = plan.stages
+    assert select_run(plan.runs_root, first[:-3]).id == first
+    assert select_run(plan.runs_root, pack).id == pack
+    with pytest.raises(BadInput, match="2 runs match 'baseline'; give more of the id"):
+        select_run(plan.runs_root, "baseline")
+
+
+def test_what_ends_while_the_status_is_read_is_not_lost(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = plan.run(next(iter(plan.stages)))
+    submit(pack, backend="slurm", array="pack-a")
+
+    def ends_meanwhile() -> Queue:
+        (pack.path / "done.json").touch()
+        (pack.path / "store.h5").touch()
+        return Queue({})
+
+    monkeypatch.setattr("hpcseg.sweeps.status.read_queue", ends_meanwhile)
+    assert read_status(plan.runs_root)[0].state == "done"
+
+
 def test_cancelling_a_running_run_makes_it_save_and_stop(
     write_sweep: Callable[[str], Path],
     start_apply: Callable[..., subprocess.Popen[str]],
@@ -118,9 +138,3 @@ def test_cancelling_a_running_run_makes_it_save_and_stop(
     assert "saved and stopped" in answer["failed"][train.id]
     assert newest_log(train).parent == train.log
     assert cancel(plan.runs_root, train.id) == []
-
-
-def test_the_queues_lines_are_read() -> None:
-    jobs = parse_queue("12_3|PENDING|Dependency\n14|RUNNING|None\n\n")
-    assert (jobs["12_3"].state, jobs["12_3"].reason) == ("PENDING", "Dependency")
-    assert set(jobs) == {"12_3", "14"}

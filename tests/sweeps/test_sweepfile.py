@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.sweeps.sweepfile import expand, read_sweep
+from hpcseg.sweeps.grids import expand
+from hpcseg.sweeps.sweepfile import read_sweep
 
 Writer = Callable[..., Path]
 GOOD = """\

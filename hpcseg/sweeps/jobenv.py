@@ -1,0 +1,120 @@
+"""Which Slurm job this process belongs to, and what Slurm says about it now."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """One task of an array, as its own environment tells.
+
+    Attributes:
+        task: "12_3", the array's id and the index. Never SLURM_JOB_ID, which of an array's last task means the array.
+        name: of the job: tells the array's tag.
+        restart: how often it was requeued.
+        node: the first of its nodes.
+        nodes: how many.
+        gpus: in all.
+        memory_mb: of each node; 0 where the environment does not say.
+        partition: that it runs in.
+    """
+
+    task: str
+    name: str = ""
+    restart: int = 0
+    node: str = ""
+    nodes: int = 1
+    gpus: int = 0
+    memory_mb: int = 0
+    partition: str = ""
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What `scontrol show job` says about a job.
+
+    Attributes:
+        state: RUNNING, COMPLETING, ...
+        reason: TimeLimit, ...; "None" where there is none.
+        restarts: how often it was requeued, a requeue under way included.
+        preempted: whether it was asked to make room.
+        start: Unix time of its beginning; None where it did not begin.
+        end: Unix time of its limit; None where it has none.
+    """
+
+    state: str
+    reason: str = ""
+    restarts: int = 0
+    preempted: bool = False
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def may_be_requeued(self) -> bool:
+        """Whether it runs, or is ended for its time alone; not if it is cancelled or requeued already."""
+        return self.state == "RUNNING" or self.reason == "TimeLimit"
+
+
+def slurm_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
+    """The Slurm job of a process with this environment; None outside Slurm."""
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
+        return None
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    nodes = _number(environment, "SLURM_JOB_NUM_NODES") or 1
+    return SlurmJob(
+        task=f"{array}_{index}" if array and index else job,
+        name=environment.get("SLURM_JOB_NAME", ""),
+        restart=_number(environment, "SLURM_RESTART_COUNT"),
+        node=environment.get("SLURMD_NODENAME", ""),
+        nodes=nodes,
+        gpus=_number(environment, "SLURM_GPUS_ON_NODE") * nodes,
+        memory_mb=_number(environment, "SLURM_MEM_PER_NODE"),
+        partition=environment.get("SLURM_JOB_PARTITION", ""),
+    )
+
+
+def ask_about(task: str) -> JobFacts | None:
+    """What Slurm says about a job; None where it does not answer."""
+    command = ["scontrol", "show", "job", "--oneliner", task]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_facts(answer.stdout)
+
+
+def parse_facts(text: str) -> JobFacts | None:
+    """Facts from the output of `scontrol show job --oneliner`; None where it is something else. Pure."""
+    values = dict(re.findall(r"(\w+)=(\S*)", text))
+    if "JobState" not in values:
+        return None
+    return JobFacts(
+        state=values["JobState"],
+        reason=values.get("Reason", ""),
+        restarts=_number(values, "Restarts"),
+        preempted=_unix(values.get("PreemptTime", "")) is not None,
+        start=_unix(values.get("StartTime", "")),
+        end=_unix(values.get("EndTime", "")),
+    )
+
+
+def _number(values: Mapping[str, str], name: str) -> int:
+    text = values.get(name, "")
+    return int(text) if text.isdigit() else 0
+
+
+def _unix(text: str) -> float | None:
+    """Slurm's notation of local time as Unix seconds; None for "Unknown", "None" and the like."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

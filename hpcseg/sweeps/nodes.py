@@ -1,0 +1,87 @@
+"""Nodes that failed lately, and what nodes there are.
+
+<runs>/slurm/nodes.jsonl   {"node", "time", "why", "job"}: one line for each failure that a run has seen
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcseg.files import append_line
+
+NODES_FILE = Path("slurm") / "nodes.jsonl"
+REMEMBERED_S = 24 * 3600.0
+TIMEOUT_S = 20
+_BAD = ("down", "drain", "fail", "unk", "maint", "boot", "power")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as sinfo shows it."""
+
+    name: str
+    state: str
+    memory_mb: int
+
+    @property
+    def works(self) -> bool:
+        """Whether it takes jobs, now or when others have ended."""
+        return not any(word in self.state.lower() for word in _BAD) and not self.state.endswith("*")
+
+
+def remember_bad(runs_root: Path, node: str, why: str, job: str, now: float) -> None:
+    """Note that a node failed under a job."""
+    path = runs_root / NODES_FILE
+    line = json.dumps({"node": node, "time": round(now, 1), "why": why, "job": job}, ensure_ascii=False)
+    with contextlib.suppress(OSError):  # a full disk, for instance; the run matters more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        append_line(path, line)
+
+
+def recent_bad(runs_root: Path, now: float) -> tuple[str, ...]:
+    """Nodes that failed within the last 24 hours, by name."""
+    try:
+        text = (runs_root / NODES_FILE).read_text(encoding="utf-8")
+    except OSError:
+        return ()
+    found = set()
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            value = json.loads(line)
+            if now - float(value["time"]) < REMEMBERED_S:
+                found.add(str(value["node"]))
+    return tuple(sorted(found))
+
+
+def to_exclude(bad: Sequence[str], nodes: Sequence[Node], needed: int = 1) -> tuple[str, ...]:
+    """Which of the `bad` nodes a job can do without: all or, where fewer than `needed` others work, none. Pure."""
+    names = {node.name for node in nodes}
+    others = sum(node.works and node.name not in bad for node in nodes)
+    return tuple(name for name in bad if name in names) if others >= needed else ()
+
+
+def read_nodes(partition: str = "") -> list[Node]:
+    """The nodes of a partition ("": of all); none where sinfo does not answer."""
+    command = ["sinfo", "--Node", "--noheader", "--format=%N|%T|%m"]
+    if partition:
+        command.append(f"--partition={partition}")
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return parse_nodes(answer.stdout)
+
+
+def parse_nodes(text: str) -> list[Node]:
+    """Nodes from lines of `name|state|memory in MB`; one that is in several partitions once. Pure."""
+    found: dict[str, Node] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) == 3 and fields[2].rstrip("+").isdigit():
+            found[fields[0]] = Node(fields[0], fields[1], int(fields[2].rstrip("+")))
+    return list(found.values())

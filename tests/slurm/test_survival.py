@@ -1,0 +1,387 @@
+"""What happens to a run whose job is warned, requeued, preempted, killed or loses its node, and to one that fails.
+
+All runs of this module are the same one, in folders of their own; each meets one disturbance, all at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpcseg.sweeps.apply import apply
+from hpcseg.sweeps.attempts import Attempt, read_attempts
+from hpcseg.sweeps.entry import execute
+from hpcseg.sweeps.plan import Plan, make_plan
+from hpcseg.sweeps.profile import Profile
+from hpcseg.sweeps.records import Submission
+from hpcseg.sweeps.rundir import RunDir
+from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.training.checkpoint import load_tensors
+from tests.slurm.cluster import Cluster
+
+STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()
+EPOCHS = 100
+EXCLUDED = (["n[1-2]"], ["n1,n2"])
+# Replaces `SegmentationTask.training_step` in a job: the tests' way into the process that trains.
+HOOK = """\
+import importlib.util, os, sys, time
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "hpcseg.training.tasks":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def exec_module(tasks):
+            execute(tasks)
+            import torch
+            step = tasks.SegmentationTask.training_step
+            taken = []
+            def training_step(self, batch):
+                {body}
+                return step(self, batch)
+            tasks.SegmentationTask.training_step = training_step
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+TAKE_MEMORY = "taken or (taken.append(b'1' * ({mb} << 20)), time.sleep(4.0))"
+
+
+@dataclass
+class Disturbed:
+    """One run in a folder of its own, and what was seen on the way."""
+
+    run: RunDir
+    submit: Callable[..., None]
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    def step(self, attempt: int = 1) -> int:
+        """How far the attempt has come in its training."""
+        heartbeat = self.run.heartbeat()
+        right = heartbeat is not None and heartbeat.attempt == attempt and heartbeat.phase == "training"
+        return heartbeat.step if right and heartbeat is not None else 0
+
+    @property
+    def job(self) -> str:
+        job = self.run.evidence().job
+        assert job is not None
+        return job
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return read_attempts(self.run.path)
+
+    @property
+    def causes(self) -> list[str | None]:
+        return [attempt.cause for attempt in self.attempts]
+
+    def output(self, suffix: str = "err") -> str:
+        folder = self.run.runs_root / "slurm"
+        return "\n".join(path.read_text() for path in sorted(folder.glob(f"*/*_0_log.{suffix}")))
+
+
+@pytest.fixture(scope="module")
+def base(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The undisturbed run, trained here."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    plan, threads = _plan(folder, tiny_dataset), torch.get_num_threads()
+    for run_id, planned in plan.stages.items():
+        run = plan.run(run_id)
+        run.path.mkdir(parents=True)
+        (run.path / "run.json").write_text(planned.spec.model_dump_json())
+        run.write_submission(Submission(backend="foreground", submitted=time.time()))
+        assert execute(run) == "done"
+    torch.set_num_threads(threads)
+    return plan
+
+
+@pytest.fixture(scope="module")
+def disturbed(
+    base: Plan, tiny_dataset: Path, plain_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Disturbed]]:
+    """All runs, each after its disturbance and what followed; everything that is submitted has ended."""
+    with plain_cluster.current():
+        plain_cluster.call("scontrol", "create", "PartitionName=brief", "Nodes=ALL", "PriorityTier=1", "GraceTime=0")
+        plain_cluster.call("scontrol", "update", "NodeName=n3", "Weight=10")  # the last that is chosen
+        runs = {
+            name: _new(name, base, tiny_dataset, tmp_path_factory.mktemp(name))
+            for name in (*_PROFILES, *_PROFILES_LATER)
+        }
+        events = _events(plain_cluster, runs)
+        for name, profile in _PROFILES.items():
+            runs[name].submit(**profile)
+        until = time.monotonic() + 170
+        while time.monotonic() < until and (events or plain_cluster.call("squeue", "-h", "-p", "main,brief").strip()):
+            for event in list(events):
+                if event[0]():
+                    events.remove(event)
+                    event[1]()
+            time.sleep(0.1)
+        try:
+            yield runs
+        finally:
+            plain_cluster.clear()
+            plain_cluster.call("scontrol", "update", "NodeName=n3", "Weight=1")
+            plain_cluster.call("scontrol", "delete", "PartitionName=brief")
+
+
+# n1 is for those that are preempted, n2 fails, the others are on n3, or on both after n2 came back.
+_AT_N1, _AT_N3, _LATER = {"exclude": ["n2", "n3"]}, {"exclude": ["n1", "n2"]}, {"exclude": ["n1"]}
+_PROFILES: dict[str, dict[str, Any]] = {
+    "limit": {**_AT_N3, "time": 1, "hook": "os.environ.get('SLURM_RESTART_COUNT') or time.sleep(0.15)"},
+    "preempted": _AT_N1,
+    "preempted-at-once": {**_AT_N1, "partition": "brief"},
+    "node": {"exclude": ["n1"]},
+    "warned": _AT_N3,  # and requeued by hand later
+    "memory": {**_AT_N3, "memory": "700M", "hook": TAKE_MEMORY.format(mb=600), "budgets": {"memory_growth": 2.0}},
+    "disk": _AT_N3,
+    "killed": {"exclude": ["n2"]},  # begins on n1
+}
+_PROFILES_LATER: dict[str, dict[str, Any]] = {
+    "too-much-memory": {
+        **_LATER,
+        "memory": "600M",
+        "hook": TAKE_MEMORY.format(mb=1500),
+        "budgets": {"memory_max": "700M"},
+    },
+    "contained": {**_LATER, "container": "#!/bin/sh\nPATH=/nowhere exec \"$@\"\n"},  # without Slurm's tools
+    "python": {**_LATER, "hook": "raise ZeroDivisionError('a mistake')"},
+    "cuda": {**_LATER, "hook": "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')"},
+}
+UNDISTURBED_IN_THE_END = (*("preempted", "preempted-at-once", "node", "warned", "memory", "disk", "limit", "killed", "contained"),)
+
+
+def _events(cluster: Cluster, runs: Mapping[str, Disturbed]) -> list[tuple[Callable[[], bool], Callable[[], None]]]:
+    """What is done as soon as something holds."""
+
+    def scancel(name: str, *flags: str) -> Callable[[], None]:
+        return lambda: (cluster.call("scancel", *flags, runs[name].job), None)[1]
+
+    def requeue(name: str) -> None:
+        cluster.call("scontrol", "requeue", runs[name].job)
+
+    def preempt() -> None:
+        cluster.call("sbatch", "-p", "high", "--nodelist=n1", "--exclusive", "--wrap=sleep 2", "--output=/dev/null")
+
+    def kill_node() -> None:
+        assert _node_of(cluster, runs["node"].job) == "n2"
+        cluster.node_down("n2")
+
+    def node_up() -> None:
+        cluster.node_up("n2")
+        for name, profile in _PROFILES_LATER.items():
+            runs[name].submit(**profile)
+
+    def waits(name: str) -> bool:
+        return cluster.call("squeue", "-h", "-j", runs[name].job, "-o", "%T", check=False).strip() == "PENDING"
+
+    def note_exclusion(name: str) -> None:
+        shown = cluster.call("scontrol", "show", "job", "--oneliner", runs[name].job)
+        runs[name].seen["excluded"] = re.findall(r"ExcNodeList=(\S+)", shown)
+
+    disk, at_n1 = runs["disk"], ("preempted", "preempted-at-once")
+
+    def fill_disk() -> None:
+        disk.seen["checkpoint"] = (disk.run.path / "checkpoint.pt").read_bytes()
+        disk.submit(**_LATER, setup=["ulimit -S -f 40"])  # KiB; a checkpoint has 56
+
+    def free_disk() -> None:
+        disk.seen["failure"] = disk.run.failure()
+        disk.seen["left"] = {path.name for path in disk.run.path.iterdir()}
+        disk.seen["left checkpoint"] = (disk.run.path / "checkpoint.pt").read_bytes()
+        disk.submit(**_LATER)
+
+    def gone(name: str) -> bool:
+        return not cluster.call("squeue", "-h", "-j", runs[name].job, check=False).strip()
+
+    return [
+        (
+            lambda: runs["killed"].causes[:1] == ["killed"] and min(runs[name].step() for name in at_n1) > 20,
+            preempt,
+        ),
+        (lambda: runs["node"].step() > 20, kill_node),
+        (lambda: runs["node"].step(2) > 20, node_up),
+        (lambda: runs["node"].step(2) > 40, scancel("node", "--signal=USR2")),
+        (lambda: runs["node"].causes[1:] == ["requeued"] and waits("node"), lambda: note_exclusion("node")),
+        (lambda: runs["warned"].step() > 20, scancel("warned", "--signal=USR2")),
+        (lambda: runs["warned"].step(2) > 40, lambda: requeue("warned")),
+        (
+            lambda: runs["killed"].step() > 20,
+            lambda: os.kill(cluster.job_process(runs["killed"].job), signal.SIGKILL),
+        ),
+        (lambda: runs["killed"].causes == ["killed"] and waits("killed"), lambda: note_exclusion("killed")),
+        (lambda: runs["contained"].step() > 20, scancel("contained", "--signal=USR2")),
+        (lambda: disk.step() > 20, scancel("disk")),
+        (lambda: disk.causes == ["cancelled"] and len(runs["node"].causes) > 1 and gone("disk"), fill_disk),
+        (lambda: len(disk.causes) == 2 and disk.causes[1] is not None and gone("disk"), free_disk),
+    ]
+
+
+def _plan(folder: Path, dataset: Path) -> Plan:
+    (folder / "study.toml").write_text(STUDY)
+    return make_plan(read_sweep(folder / "study.toml", [f"training.epochs={EPOCHS}"]), dataset.parent, folder / "runs")
+
+
+def _new(name: str, base: Plan, dataset: Path, folder: Path) -> Disturbed:
+    shutil.copytree(base.runs_root / "pack", folder / "runs" / "pack")
+
+    def submit(
+        *,
+        hook: str = "",
+        memory: str = "900M",
+        time: int = 60,
+        budgets: Mapping[str, Any] | None = None,
+        exclude: Sequence[str] = (),
+        partition: str = "main",
+        setup: Sequence[str] = (),
+        container: str = "",
+    ) -> None:
+        setup = list(setup)
+        if container:
+            (folder / "container").write_text(container)
+            (folder / "container").chmod(0o755)
+        if hook:
+            (folder / "hook").mkdir(exist_ok=True)
+            (folder / "hook" / "sitecustomize.py").write_text(HOOK.format(body=hook))
+            setup.append(f"export PYTHONPATH={folder / 'hook'}:$PYTHONPATH")
+        stage = {"time": time, "cpus": 1, "memory": memory, "gpus": 0, "signal_lead": 10}
+        slurm = {
+            **{"partition": partition, "setup": setup, "exclude": list(exclude), "budgets": dict(budgets or {})},
+            **{"pack": stage, "train": stage},
+            **({"container": str(folder / "container"), "python": sys.executable} if container else {}),
+        }
+        outcome = apply(_plan(folder, dataset), "slurm", Profile.model_validate({"slurm": slurm}))
+        assert len(outcome.submitted) == 1, name
+
+    run = RunDir.of(folder / "runs", "train", next(iter(base.of_stage("train"))))
+    return Disturbed(run, submit)
+
+
+def _node_of(cluster: Cluster, job: str) -> str:
+    return cluster.call("squeue", "-h", "-j", job, "-o", "%N").strip()
+
+
+@pytest.mark.parametrize("name", UNDISTURBED_IN_THE_END)
+def test_a_run_ends_as_if_nothing_had_happened(name: str, disturbed: dict[str, Disturbed], base: Plan) -> None:
+    expected, found = base.run(disturbed[name].run.id), disturbed[name].run
+    assert found.is_done(), (disturbed[name].attempts, disturbed[name].output())
+    weights, others = (load_tensors(run.path / "model.pt")["weights"] for run in (expected, found))
+    assert weights.keys() == others.keys()
+    assert all(weights[key].equal(others[key]) for key in weights)
+    assert (found.path / "history.jsonl").read_text() == (expected.path / "history.jsonl").read_text()
+    sets = [json.loads((run.path / "result.json").read_text())["sets"] for run in (expected, found)]
+    assert sets[0] == sets[1]
+    assert found.failure() is None
+    numbers = [attempt.number for attempt in disturbed[name].attempts]
+    assert numbers == list(range(1, len(numbers) + 1)) and disturbed[name].causes[-1] == "done"
+
+
+def test_a_warning_saves_and_requeues_and_a_requeue_by_hand_is_not_requeued_twice(
+    disturbed: dict[str, Disturbed],
+) -> None:
+    first, second, third = disturbed["warned"].attempts
+    assert (first.cause, first.detail, first.restart, second.restart) == ("requeued", "SIGUSR2", 0, 1)
+    assert first.progress_ended == second.progress_began > 20 and first.lost_s < 1.0
+    assert second.cause == "requeued" and "SIGTERM" in second.detail and third.restart == 2
+
+
+def test_a_job_in_a_container_without_slurms_tools_is_requeued_by_its_batch_script(
+    disturbed: dict[str, Disturbed],
+) -> None:
+    first, second = disturbed["contained"].attempts
+    assert (first.cause, second.cause, second.restart) == ("requeued", "done", 1) and first.lost_s < 1.0
+    assert "no scontrol here" in disturbed["contained"].output()
+
+
+def test_preemption_with_and_without_warning(disturbed: dict[str, Disturbed]) -> None:
+    assert disturbed["preempted"].causes == ["preempted", "done"]
+    assert disturbed["preempted-at-once"].causes == ["preempted", "done"]
+    first = disturbed["preempted"].attempts[0]
+    assert "SIGUSR2" in first.detail and first.lost_s < 1.0
+
+
+def test_a_run_whose_node_failed_goes_on_elsewhere_and_does_without_it_later(disturbed: dict[str, Disturbed]) -> None:
+    first, second, third = disturbed["node"].attempts
+    assert (first.cause, first.node) == ("node", "n2") and "n2" in first.detail
+    assert second.cause == "requeued" and "n2" not in {second.node, third.node}
+    lines = (disturbed["node"].run.runs_root / "slurm" / "nodes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["node"] for line in lines] == ["n2"]
+    assert disturbed["node"].seen["excluded"] in EXCLUDED
+
+
+def test_a_killed_run_is_begun_again_without_that_node(disturbed: dict[str, Disturbed]) -> None:
+    first, second = disturbed["killed"].attempts
+    assert (
+        first.cause == "killed"
+        and first.detail in {"srun: error: n1: task 0: Killed", "ended by SIGKILL"}
+        and first.lost_s < 10
+    )
+    assert second.cause == "done" and first.node != second.node
+    assert disturbed["killed"].seen["excluded"] in EXCLUDED
+
+
+def test_a_job_that_used_up_its_memory_gets_more(disturbed: dict[str, Disturbed]) -> None:
+    first, second = disturbed["memory"].attempts
+    assert (first.cause, first.memory_mb, second.memory_mb) == ("memory", 700, 1400)
+    assert "exceeded memory limit" in first.detail
+
+
+def test_memory_ends_at_the_budget_with_what_to_do(disturbed: dict[str, Disturbed]) -> None:
+    run = disturbed["too-much-memory"]
+    assert [(a.cause, a.memory_mb) for a in run.attempts] == [("memory", 600), ("memory", 700)]
+    failure = run.run.failure()
+    assert failure is not None and failure.cause == "memory"
+    assert failure.message.startswith(
+        "used up 700 MB of host memory, and slurm.budgets.memory_max allows no more: hold"
+    )
+
+
+def test_a_job_stops_by_itself_before_its_limit(disturbed: dict[str, Disturbed]) -> None:
+    first, *_ = disturbed["limit"].attempts
+    assert first.cause == "limit" and first.ended is not None  # Slurm's own warning may come first
+    assert first.ended - first.began < 40 and first.lost_s < 1.0
+    assert set(disturbed["limit"].causes) == {"limit", "done"}
+
+
+def test_errors_of_the_stage_are_never_repeated(disturbed: dict[str, Disturbed]) -> None:
+    assert disturbed["python"].causes == ["python"] and disturbed["cuda"].causes == ["cuda-memory"]
+    failure = disturbed["python"].run.failure()
+    assert failure is not None and failure.cause == "python" and failure.message == "ZeroDivisionError: a mistake"
+    failure = disturbed["cuda"].run.failure()
+    assert failure is not None and failure.cause == "cuda-memory" and "Tried to allocate" in failure.traceback
+    assert failure.message == (
+        "CUDA out of memory in batches of 2 patches of 12³ in bfloat16: reduce training.batch or network.maps, "
+        "or ask for a larger GPU ([slurm.train.flags] constraint)"
+    )
+
+
+def test_a_full_disk_fails_the_run_keeps_the_last_checkpoint_and_leaves_no_rubbish(
+    disturbed: dict[str, Disturbed],
+) -> None:
+    run = disturbed["disk"]
+    assert run.causes == ["cancelled", "disk", "done"]
+    failure = run.seen["failure"]
+    assert failure.cause == "disk" and failure.message.startswith(f"{run.run.path}: files may not grow any more")
+    assert "hpcseg sweep goes on from there" in failure.message
+    assert run.seen["left checkpoint"] == run.seen["checkpoint"]
+    assert not {name for name in run.seen["left"] if name.startswith((".checkpoint", ".heartbeat", ".history"))}
+
+
+def test_a_cancelled_job_stays_cancelled(disturbed: dict[str, Disturbed]) -> None:
+    first = disturbed["disk"].attempts[0]
+    assert first.cause == "cancelled" and "SIGTERM" in first.detail and first.restart == 0
