@@ -38,6 +38,12 @@ def interleaved(rounds: int, *works: Work, warm: bool = True) -> list[tuple[floa
     return [tuple(seconds(work) for work in works) for _ in range(rounds)]
 
 
+def in_turn(rounds: int, *works: Callable[[], Result]) -> list[list[Result]]:
+    """What each work gives in each round, for works that measure themselves; they take turns as in `interleaved`."""
+    found = [[work() for work in works] for _ in range(rounds)]
+    return [list(one) for one in zip(*found, strict=True)]
+
+
 def median_ratio(timed: Sequence[tuple[float, ...]], over: int, under: int) -> float:
     """Median over the rounds of work `over`'s seconds by work `under`'s."""
     return median(one[over] / one[under] for one in timed)
