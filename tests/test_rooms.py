@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hpcseg"
-ROOMS = ("volumes", "patches", "networks", "training", "inference", "sweeps", "results")
+ROOMS = ("volumes", "patches", "networks", "training", "inference", "runs", "jobs", "sweeps", "results")
 SHARED = {"", "config", "errors", "files", "spec"}
 MODULES = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("*.py"))]
 

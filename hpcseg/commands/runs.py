@@ -26,9 +26,9 @@ def status(
     json: Json = False,
 ) -> None:
     """Say where every run is, and why."""
+    from hpcseg.runs.ends import Ends
+    from hpcseg.runs.evidence import OPEN
     from hpcseg.screens.runs import print_status, watch_status, why_lines
-    from hpcseg.sweeps.ends import Ends
-    from hpcseg.sweeps.evidence import OPEN
     from hpcseg.sweeps.lines import RunStatus, Totals, add_up
     from hpcseg.sweeps.status import read_status
 

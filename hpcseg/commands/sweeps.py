@@ -125,7 +125,7 @@ def _report_failures(failed: dict[str, str], runs: Path) -> None:
     """One line per failed run; exit code 2 if all of them failed for the user's input, else 1."""
     if not failed:
         return
-    from hpcseg.sweeps.rundir import find_runs
+    from hpcseg.runs.rundir import find_runs
 
     causes = []
     for run in find_runs(runs):

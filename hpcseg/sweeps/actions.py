@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hpcseg.errors import BadInput, SchedulerError
-from hpcseg.sweeps.ends import Ends
-from hpcseg.sweeps.evidence import OPEN
-from hpcseg.sweeps.queue import expression_of
-from hpcseg.sweeps.rundir import RunDir
+from hpcseg.runs.ends import Ends
+from hpcseg.runs.evidence import OPEN
+from hpcseg.runs.queue import expression_of
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.status import look, select_runs
 from hpcseg.training.control import Heartbeat
 

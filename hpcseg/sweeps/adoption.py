@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hpcseg.sweeps.judge import CONFIRMED_S
-from hpcseg.sweeps.queue import Queue, read_queue
-from hpcseg.sweeps.records import ArrayRecord, Process, write_array
+from hpcseg.runs.judge import CONFIRMED_S
+from hpcseg.runs.queue import Queue, read_queue
+from hpcseg.runs.records import ArrayRecord, Process, write_array
 
 BETWEEN_S = 2.0  # a request that slurmctld had not got to is done by then
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_text
+from hpcseg.runs.rundir import STAGES
 from hpcseg.sweeps.intents import locked
-from hpcseg.sweeps.rundir import STAGES
 
 if TYPE_CHECKING:
     from hpcseg.sweeps.plan import Plan

@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpcseg.runs.evidence import TO_SUBMIT, Evidence, Verdict
+from hpcseg.runs.judge import judge
+from hpcseg.runs.queue import Queue, read_queue, slurm_available
+from hpcseg.runs.records import Process, Submission
+from hpcseg.runs.rundir import STAGES, read_evidence
 from hpcseg.spec import PackSpec
 from hpcseg.sweeps.actions import cancel_jobs
 from hpcseg.sweeps.adoption import abandoned, settle
 from hpcseg.sweeps.applied import record
-from hpcseg.sweeps.evidence import TO_SUBMIT, Evidence, Verdict
 from hpcseg.sweeps.intents import locked, write_intents
-from hpcseg.sweeps.judge import judge
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import LocalProfile, Profile, Slots, SlurmProfile, memory_gib, resolve, usable_cores
-from hpcseg.sweeps.queue import Queue, read_queue, slurm_available
-from hpcseg.sweeps.records import Process, Submission
-from hpcseg.sweeps.rundir import STAGES, read_evidence
 from hpcseg.sweeps.slots import Claimed, Event, Notify, Pool, visible_gpus
 from hpcseg.training.seat import check_shares
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpcseg.sweeps.queue import expression_of
-from hpcseg.sweeps.rundir import STAGES
+from hpcseg.runs.queue import expression_of
+from hpcseg.runs.rundir import STAGES
 
 LONGEST_EXPRESSION = 4000  # signs; of 4,060 sbatch took all, of 4,901 none
 

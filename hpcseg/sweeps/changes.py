@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
+from hpcseg.runs.rundir import STAGES
 from hpcseg.sweeps.applied import (
     SWEEP_FILE,
     Sections,
@@ -19,7 +20,6 @@ from hpcseg.sweeps.applied import (
     read_sweep_record,
 )
 from hpcseg.sweeps.resolver import Work
-from hpcseg.sweeps.rundir import STAGES
 from hpcseg.sweeps.sweepfile import Sweep
 from hpcseg.sweeps.tomlfile import flatten
 

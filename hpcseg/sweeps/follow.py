@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hpcseg.sweeps.evidence import OPEN, Verdict
-from hpcseg.sweeps.rundir import ERROR_FILE, RunDir
+from hpcseg.runs.evidence import OPEN, Verdict
+from hpcseg.runs.rundir import ERROR_FILE, RunDir
 from hpcseg.sweeps.status import judge_all
 
 POLL_S = 0.5

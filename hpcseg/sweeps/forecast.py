@@ -22,8 +22,8 @@ from hpcseg.config import (
 )
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
+from hpcseg.runs.rundir import TRAINING_FILE, RunDir
 from hpcseg.sweeps.identity import remembered
-from hpcseg.sweeps.rundir import TRAINING_FILE, RunDir
 
 MEASURED_SIBLINGS = 12  # of a run; more do not make the mean better
 PHASES = {"training", "pretraining"}  # in which a heartbeat counts steps of training

@@ -10,15 +10,15 @@ from typing import Any
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.files import read_json
+from hpcseg.jobs.entry import execute
 from hpcseg.patches.tiers import AS_IT_COMES, Reading
+from hpcseg.runs.records import Submission
+from hpcseg.runs.rundir import RESULT_FILE, RunDir
 from hpcseg.spec import RUN_FILE
 from hpcseg.sweeps.applied import record
 from hpcseg.sweeps.apply import check_new_packs, claim
-from hpcseg.sweeps.entry import execute
 from hpcseg.sweeps.plan import make_plan
 from hpcseg.sweeps.profile import usable_cores
-from hpcseg.sweeps.records import Submission
-from hpcseg.sweeps.rundir import RESULT_FILE, RunDir
 from hpcseg.sweeps.status import select_runs
 from hpcseg.sweeps.sweepfile import read_sweep
 from hpcseg.training.control import Heartbeat

@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 
 from hpcseg.errors import HpcsegError
 from hpcseg.files import json_text, write_all
+from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.records import ARRAY_FILE, ArrayRecord, Submission, array_folder
+from hpcseg.runs.rundir import JOB_FILE
 from hpcseg.spec import RUN_FILE
-from hpcseg.sweeps.evidence import Evidence
-from hpcseg.sweeps.records import ARRAY_FILE, ArrayRecord, Submission, array_folder
-from hpcseg.sweeps.rundir import JOB_FILE
 
 if TYPE_CHECKING:
     from hpcseg.sweeps.plan import Plan

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from hpcseg.sweeps.attempts import gpu_seconds
-from hpcseg.sweeps.evidence import OPEN, Evidence, State, Verdict
+from hpcseg.runs.attempts import gpu_seconds
+from hpcseg.runs.evidence import OPEN, Evidence, State, Verdict
 
 
 @dataclass(frozen=True)

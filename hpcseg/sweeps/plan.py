@@ -12,12 +12,12 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.runs.evidence import TO_SUBMIT, Verdict
+from hpcseg.runs.rundir import STAGES, RunDir
 from hpcseg.sweeps.catalogue import Catalogue
 from hpcseg.sweeps.changes import Changes, compare
-from hpcseg.sweeps.evidence import TO_SUBMIT, Verdict
 from hpcseg.sweeps.grids import expand
 from hpcseg.sweeps.resolver import Resolver, Spec, Work
-from hpcseg.sweeps.rundir import STAGES, RunDir
 from hpcseg.sweeps.status import judge_all
 from hpcseg.sweeps.sweepfile import Sweep
 

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from hpcseg.config import Count, Section
 from hpcseg.errors import BadInput
 from hpcseg.patches.tiers import Reading
-from hpcseg.sweeps.recovery import Budgets
+from hpcseg.runs.recovery import Budgets
 from hpcseg.sweeps.tomlfile import explain, read_toml
 
 PROFILES = Path("jobs")

@@ -14,10 +14,10 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.runs.rundir import MODEL_FILE, STORE_FILE
 from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.sweeps.catalogue import Catalogue, resolve_padding, resolve_pyramid_clip
 from hpcseg.sweeps.identity import Canonical, canonical, is_shared, pack_id, pretrain_id, train_id
-from hpcseg.sweeps.rundir import MODEL_FILE, STORE_FILE
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Dataset
 

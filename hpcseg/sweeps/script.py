@@ -14,10 +14,10 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string  # the only private part of submitit that is used
 
+from hpcseg.runs.queue import expression_of
+from hpcseg.runs.records import ArrayRecord
+from hpcseg.runs.recovery import mebibytes
 from hpcseg.sweeps.profile import SlurmProfile
-from hpcseg.sweeps.queue import expression_of
-from hpcseg.sweeps.records import ArrayRecord
-from hpcseg.sweeps.recovery import mebibytes
 
 PICKLE = "task.pkl"
 SHORTEST_LEAD_S = 60
@@ -48,7 +48,7 @@ def script_text(
     parameters = sbatch_parameters(profile, record, lead_s=lead_s, after=after, same_task_of=same_task_of)
     parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_JOB}", *profile.setup, "told=; trap told=yes TERM"]
     # A job that is told to end (time limit, scancel, preemption) may leave srun with code 0.
-    aftermath = f"{profile.script_python} -m hpcseg.sweeps.aftermath {at} $code"
+    aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code"
     parameters["teardown"] = [f'code=$?; [ "$code$told" = 0 ] || {aftermath}; exit $code']
     command = f"{profile.job_python} -u -m submitit.core._submit {at}"
     # Any number makes submitit name the output by array and task; the indices are given with the other flags.

@@ -3,7 +3,7 @@ at a time.
 
 The pool starts a run when everything that it needs is done. Its jobs are not in the terminal's reach: Ctrl-C and
 hang-up go to the pool alone, which asks each job to save and stop (SIGTERM). Should the pool be killed, its jobs notice
-within seconds, save and stop by themselves (hpcseg.sweeps.entry).
+within seconds, save and stop by themselves (hpcseg.jobs.entry).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from types import FrameType
 from typing import Any
 
 from hpcseg.errors import Interrupted
-from hpcseg.sweeps.entry import run_stage
-from hpcseg.sweeps.evidence import OPEN, TO_SUBMIT, State, Verdict
+from hpcseg.jobs.entry import run_stage
+from hpcseg.runs.evidence import OPEN, TO_SUBMIT, State, Verdict
+from hpcseg.runs.records import Process
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import Slots
-from hpcseg.sweeps.records import Process
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import judge_all
 from hpcseg.training.control import Heartbeat
 

@@ -15,18 +15,18 @@ from pathlib import Path
 from submitit.helpers import DelayedSubmission
 
 from hpcseg.errors import SchedulerError
+from hpcseg.jobs.nodes import read_nodes, recent_bad, to_exclude
+from hpcseg.jobs.task import run_task
+from hpcseg.runs.attempts import read_attempts
+from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
+from hpcseg.runs.recovery import mebibytes
 from hpcseg.sweeps.adoption import settle
 from hpcseg.sweeps.arrange import Array, arrange
-from hpcseg.sweeps.attempts import read_attempts
-from hpcseg.sweeps.evidence import Evidence
 from hpcseg.sweeps.intents import write_intents
-from hpcseg.sweeps.nodes import read_nodes, recent_bad, to_exclude
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import SlurmProfile
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
-from hpcseg.sweeps.recovery import mebibytes
 from hpcseg.sweeps.script import PICKLE, grown_memory_mb, lead_for, longest_saves, script_text
-from hpcseg.sweeps.task import run_task
 from hpcseg.training.control import read_heartbeat
 
 MAX_ARRAY_SIZE = 1001  # Slurm's own default

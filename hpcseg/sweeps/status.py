@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
+from hpcseg.runs.ends import Ends
+from hpcseg.runs.evidence import Evidence, Fate, Verdict
+from hpcseg.runs.judge import judge
+from hpcseg.runs.queue import Queue, read_queue
+from hpcseg.runs.rundir import TRAINING_FILE, RunDir, find_runs, read_evidence
 from hpcseg.sweeps.applied import SWEEP_FILE, applied_sweeps, read_sweep_record
-from hpcseg.sweeps.ends import Ends
-from hpcseg.sweeps.evidence import Evidence, Fate, Verdict
-from hpcseg.sweeps.judge import judge
 from hpcseg.sweeps.lines import RunStatus, line_of
-from hpcseg.sweeps.queue import Queue, read_queue
-from hpcseg.sweeps.rundir import TRAINING_FILE, RunDir, find_runs, read_evidence
 
 
 class Findings(NamedTuple):

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcseg.runs.ends import Ends, tail
+from hpcseg.runs.evidence import Evidence, Verdict
+from hpcseg.runs.queue import Queue
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.applied import applied_sweeps, read_sweep_record
-from hpcseg.sweeps.ends import Ends, tail
-from hpcseg.sweeps.evidence import Evidence, Verdict
 from hpcseg.sweeps.lines import gpu_seconds_of
-from hpcseg.sweeps.queue import Queue
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import Findings, look, select_run
 
 LOG_LINES = 12

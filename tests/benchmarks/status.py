@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hpcseg.sweeps.attempts import ATTEMPTS_FILE, Attempt
+from hpcseg.runs.attempts import ATTEMPTS_FILE, Attempt
 from hpcseg.sweeps.plan import Plan, make_plan
 from hpcseg.sweeps.status import read_status
 from hpcseg.sweeps.sweepfile import read_sweep

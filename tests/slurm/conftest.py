@@ -9,10 +9,10 @@ import pytest
 
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
 
-
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of this folder run in one process: they wait for Slurm most of the time, the others need the cores."""
     for item in items:

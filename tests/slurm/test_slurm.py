@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.runs.attempts import read_attempts
+from hpcseg.runs.queue import read_queue
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.actions import cancel
 from hpcseg.sweeps.apply import apply, choose_backend
-from hpcseg.sweeps.attempts import read_attempts
 from hpcseg.sweeps.lines import RunStatus
 from hpcseg.sweeps.plan import Plan, make_plan
 from hpcseg.sweeps.profile import Profile
-from hpcseg.sweeps.queue import read_queue
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import read_status
 from hpcseg.sweeps.sweepfile import read_sweep
 from hpcseg.training.checkpoint import load_checkpoint

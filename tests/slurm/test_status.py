@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.runs.attempts import Attempt, begin, end
+from hpcseg.runs.queue import read_queue
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.actions import cancel
-from hpcseg.sweeps.attempts import Attempt, begin, end
 from hpcseg.sweeps.lines import RunStatus
-from hpcseg.sweeps.queue import read_queue
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import read_status
 from hpcseg.sweeps.why import explain
 from tests.slurm.cluster import Cluster
@@ -143,7 +143,7 @@ def test_every_state_of_a_job_is_told_and_a_failing_squeue_kills_none(
 
     process = (RunDir.of(root, "train", "beating").heartbeat() or pytest.fail("no heartbeat")).pid
     os.kill(process, signal.SIGSTOP)
-    monkeypatch.setattr("hpcseg.sweeps.judge.STALLED_S", 1)
+    monkeypatch.setattr("hpcseg.runs.judge.STALLED_S", 1)
     slurm.wait(lambda: lines(root)["beating"].state == "stalled")
     assert "silent" in lines(root)["beating"].why
     os.kill(process, signal.SIGCONT)

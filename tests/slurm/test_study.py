@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hpcseg.sweeps.queue import read_queue
+from hpcseg.runs.queue import read_queue
 from tests.slurm.cluster import Cluster
 
 STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()

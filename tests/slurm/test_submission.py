@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import SchedulerError
-from hpcseg.sweeps import attempts, nodes
+from hpcseg.jobs import nodes
+from hpcseg.runs import attempts
+from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.queue import Queue, read_queue
+from hpcseg.runs.records import ArrayRecord, read_array
 from hpcseg.sweeps.apply import apply
-from hpcseg.sweeps.attempts import Attempt
 from hpcseg.sweeps.plan import Plan, make_plan
 from hpcseg.sweeps.profile import Profile
-from hpcseg.sweeps.queue import Queue, read_queue
-from hpcseg.sweeps.records import ArrayRecord, read_array
 from hpcseg.sweeps.status import judge_all
 from hpcseg.sweeps.sweepfile import read_sweep
 from hpcseg.training.control import Control

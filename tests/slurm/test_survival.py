@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 import torch
 
+from hpcseg.jobs.entry import execute
+from hpcseg.runs.attempts import Attempt, read_attempts
+from hpcseg.runs.records import Submission
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.apply import apply
-from hpcseg.sweeps.attempts import Attempt, read_attempts
-from hpcseg.sweeps.entry import execute
 from hpcseg.sweeps.plan import Plan, make_plan
 from hpcseg.sweeps.profile import Profile
-from hpcseg.sweeps.records import Submission
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.sweepfile import read_sweep
 from hpcseg.training.checkpoint import load_tensors
 from tests.slurm.cluster import Cluster
@@ -159,11 +159,13 @@ _PROFILES_LATER: dict[str, dict[str, Any]] = {
         "hook": TAKE_MEMORY.format(mb=1500),
         "budgets": {"memory_max": "700M"},
     },
-    "contained": {**_LATER, "container": "#!/bin/sh\nPATH=/nowhere exec \"$@\"\n"},  # without Slurm's tools
+    "contained": {**_LATER, "container": '#!/bin/sh\nPATH=/nowhere exec "$@"\n'},  # without Slurm's tools
     "python": {**_LATER, "hook": "raise ZeroDivisionError('a mistake')"},
     "cuda": {**_LATER, "hook": "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')"},
 }
-UNDISTURBED_IN_THE_END = (*("preempted", "preempted-at-once", "node", "warned", "memory", "disk", "limit", "killed", "contained"),)
+UNDISTURBED_IN_THE_END = (
+    *("preempted", "preempted-at-once", "node", "warned", "memory", "disk", "limit", "killed", "contained"),
+)
 
 
 def _events(cluster: Cluster, runs: Mapping[str, Disturbed]) -> list[tuple[Callable[[], bool], Callable[[], None]]]:

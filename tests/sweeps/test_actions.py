@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, SchedulerError
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.actions import cancel, cancel_jobs, compact, retry
 from hpcseg.sweeps.applied import record
 from hpcseg.sweeps.plan import Plan
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission, write_array
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import read_status
 
 Planner = Callable[..., Plan]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.runs.queue import Queue, QueueEntry
+from hpcseg.runs.records import ArrayRecord, Asked, Process, read_array, write_array
 from hpcseg.sweeps import adoption
 from hpcseg.sweeps.adoption import abandoned, adopt, settle
-from hpcseg.sweeps.queue import Queue, QueueEntry
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, read_array, write_array
 
 GONE = Process(pid=os.getpid(), pid_start=-1.0)  # this number, but another process
 EMPTY = Queue({})

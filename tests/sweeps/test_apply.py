@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
+from hpcseg.runs.evidence import State
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.apply import Outcome, apply
-from hpcseg.sweeps.evidence import State
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import LocalProfile, Profile
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.slots import Event, visible_gpus
 from hpcseg.sweeps.status import judge_all
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcseg.runs.queue import expression_of
 from hpcseg.sweeps.arrange import LONGEST_EXPRESSION, Array, arrange
-from hpcseg.sweeps.queue import expression_of
 
 LEVELS = 4
 

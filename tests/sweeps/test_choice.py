@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from hpcseg.runs.evidence import State, Verdict
 from hpcseg.sweeps.apply import Choice, choose
-from hpcseg.sweeps.evidence import State, Verdict
 
 NEEDS = {"pack": [], "pretrain": ["pack"], "train": ["pack", "pretrain"]}
 

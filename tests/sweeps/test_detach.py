@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.plan import Plan
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import judge_all
 
 STUDY = Path(__file__).with_name("study.toml").read_text()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.sweeps.evidence import Verdict
+from hpcseg.runs.evidence import Verdict
+from hpcseg.runs.queue import Queue, QueueEntry
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.follow import follow, write_output
-from hpcseg.sweeps.queue import Queue, QueueEntry
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission, write_array
-from hpcseg.sweeps.rundir import RunDir
 
 Waiter = Callable[..., None]
 RUNNING = QueueEntry("RUNNING", "None", node="n1")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hpcseg.config import RunConfig
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.forecast import Epochs, Measured, epochs_done, forecast, kind_of, measure
-from hpcseg.sweeps.rundir import RunDir
 
 A, B = ("train", "a"), ("train", "b")
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.sweeps.attempts import Attempt
-from hpcseg.sweeps.evidence import Evidence, Verdict
+from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.evidence import Evidence, Verdict
 from hpcseg.sweeps.lines import RunStatus, add_up, gpu_seconds_of, line_of
 from hpcseg.training.control import Heartbeat
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hpcseg.cli import app
+from hpcseg.runs.evidence import Verdict
 from hpcseg.screens.plans import SHOWN_RUNS, left_out_line, plan_screen
 from hpcseg.sweeps.applied import record
-from hpcseg.sweeps.evidence import Verdict
 from hpcseg.sweeps.outlook import Outlook, arrays_of, look_ahead, predict
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import LocalProfile, Profile

@@ -7,6 +7,7 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.patches.tiers import Reading
+from hpcseg.runs.recovery import Budgets
 from hpcseg.sweeps.profile import (
     LocalProfile,
     Profile,
@@ -16,7 +17,6 @@ from hpcseg.sweeps.profile import (
     read_profile,
     resolve,
 )
-from hpcseg.sweeps.recovery import Budgets
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

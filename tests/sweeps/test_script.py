@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from hpcseg.runs.records import ArrayRecord, Asked, Process
+from hpcseg.runs.recovery import Budgets
 from hpcseg.sweeps.profile import Profile, SlurmProfile
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process
-from hpcseg.sweeps.recovery import Budgets
 from hpcseg.sweeps.script import (
     array_text,
     dependency_text,
@@ -85,7 +85,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "",
         "",
         "# teardown",
-        f'code=$?; [ "$code$told" = 0 ] || /opt/python -m hpcseg.sweeps.aftermath {at} $code; exit $code',
+        f'code=$?; [ "$code$told" = 0 ] || /opt/python -m hpcseg.jobs.aftermath {at} $code; exit $code',
     ]
 
 
@@ -94,7 +94,7 @@ def test_a_container_stands_before_the_jobs_python_and_not_before_what_calls_slu
     text = script_text(profile_of(container="apptainer exec --nv x.sif"), record_of(), folder, lead_s=90)
     (srun,) = [line for line in text.splitlines() if line.startswith("srun")]
     assert "apptainer exec --nv x.sif python -u -m submitit.core._submit '/r/a folder/train-0123abcd'" in srun
-    assert f"|| {shlex.quote(sys.executable)} -m hpcseg.sweeps.aftermath" in text
+    assert f"|| {shlex.quote(sys.executable)} -m hpcseg.jobs.aftermath" in text
     own = profile_of(container="apptainer exec x.sif", python="/venv/bin/python")
     assert own.job_python == "apptainer exec x.sif /venv/bin/python"
     assert profile_of().job_python == profile_of().script_python == shlex.quote(sys.executable)

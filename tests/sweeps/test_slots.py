@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
+from hpcseg.runs.records import Process, Submission
 from hpcseg.sweeps.apply import apply, claim
 from hpcseg.sweeps.plan import Plan
 from hpcseg.sweeps.profile import LocalProfile, Profile, Slots
-from hpcseg.sweeps.records import Process, Submission
 from hpcseg.sweeps.slots import Event, Pool
 from hpcseg.training.control import process_start
 

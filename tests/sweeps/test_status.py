@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
+from hpcseg.runs.queue import Queue
+from hpcseg.runs.records import Submission
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sweeps.actions import cancel, retry
 from hpcseg.sweeps.applied import applied_sweeps, read_sweep_record, record
 from hpcseg.sweeps.plan import Plan
-from hpcseg.sweeps.queue import Queue
-from hpcseg.sweeps.records import Submission
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.status import (
     inspect_run,
     newest_log,

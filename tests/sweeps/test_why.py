@@ -10,13 +10,13 @@ from typing import get_args
 import pytest
 from rich.console import Console
 
+from hpcseg.runs.attempts import Attempt, begin, end
+from hpcseg.runs.evidence import OPEN, State, Verdict
+from hpcseg.runs.queue import Queue, QueueEntry
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.rundir import RunDir
 from hpcseg.screens.runs import ATTENTION, ROWS, print_status, status_tables, watch_status, why_lines
-from hpcseg.sweeps.attempts import Attempt, begin, end
-from hpcseg.sweeps.evidence import OPEN, State, Verdict
 from hpcseg.sweeps.lines import RunStatus, Totals, add_up
-from hpcseg.sweeps.queue import Queue, QueueEntry
-from hpcseg.sweeps.records import ArrayRecord, Asked, Process, Submission, write_array
-from hpcseg.sweeps.rundir import RunDir
 from hpcseg.sweeps.why import explain, next_step
 from hpcseg.terminal import STYLES
 from hpcseg.training.control import Control

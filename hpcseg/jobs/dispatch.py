@@ -1,0 +1,105 @@
+"""The three kinds of stages, and what runs them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hpcseg.runs.records import Submission
+from hpcseg.runs.rundir import STORE_FILE, RunDir
+from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.training.control import Control
+from hpcseg.training.seat import Seat, check_shares
+
+POOL_WATCH_S = 1.0
+
+
+def run_spec(
+    run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control, seat: Seat
+) -> None:
+    """Do what `spec` says in this process, as `submission` says, until it is done.
+
+    Raises:
+        Interrupted: asked to stop; what is done is saved.
+        Exception: whatever the stage raised.
+    """
+    with _watching_pool(submission, control):
+        _dispatch(run, spec, submission, control, seat)
+
+
+def _dispatch(
+    run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control, seat: Seat
+) -> None:
+    began = time.monotonic()
+    if isinstance(spec, PackSpec):
+        _pack(run, spec, submission, control)
+        run.mark_done(seconds=round(time.monotonic() - began, 1))
+        return
+    check_shares(spec, seat.world)
+    if submission.backend == "local":
+        os.environ["CUDA_VISIBLE_DEVICES"] = submission.gpus  # before torch looks
+    import torch
+
+    torch.set_num_threads(submission.threads)
+    from hpcseg.training import stages
+    from hpcseg.training.checkpoint import remove_checkpoints
+    from hpcseg.training.ranks import joined
+
+    with joined(seat, run.path, control.should_stop) as ranks:
+        if isinstance(spec, TrainSpec):
+            from hpcseg.inference import evaluate
+
+            stages.train(run.path, spec, control, submission.reading, ranks)
+            evaluate.evaluate(run.path, spec, control, ranks)
+            return
+        stages.pretrain(run.path, spec, control, submission.reading, ranks)
+        if ranks.leads:
+            run.mark_done(seconds=round(time.monotonic() - began, 1))
+            remove_checkpoints(run.path)
+
+
+def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control) -> None:
+    from hpcseg.volumes.packing import pack
+
+    def progress(done: int, cases: int, name: str) -> None:
+        control.reached(done)
+        control.beat(phase="pack", step=done, steps=cases)
+
+    def should_stop() -> bool:
+        control.pulse()
+        return control.should_stop()
+
+    pack(
+        spec,
+        run.path / STORE_FILE,
+        workers=submission.workers,
+        progress=progress,
+        should_stop=should_stop,
+    )
+
+
+@contextmanager
+def _watching_pool(submission: Submission, control: Control) -> Iterator[None]:
+    """Ask the job to stop when the local pool that started it is gone, so that no job outlives it unnoticed."""
+    pool = submission.pool
+    if submission.backend != "local" or pool is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while pool.alive(submission.host) is not False:
+            if over.wait(POOL_WATCH_S):
+                return
+        control.ask_to_stop()
+
+    thread = threading.Thread(target=watch, name="pool-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,282 @@
+"""What a job runs: one function whose only argument is a run directory.
+
+Signals (USR2, SIGTERM, the first Ctrl-C), the job's own deadline and another attempt that wants the run set a flag; the
+stage saves at the end of its step and raises `Interrupted`; then the job hands itself back to Slurm's queue. A killed
+process leaves files that the next attempt goes on from. Every attempt is noted in attempts.jsonl.
+
+A job of several tasks runs the same function in each, and their ranks train together (`hpcseg.training.ranks`). Rank 0
+alone holds the run's lock, writes the heartbeat and requeues the job; a rank that fails says why before the others see
+that it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
+from hpcseg.jobs.deadline import watched
+from hpcseg.jobs.dispatch import run_spec
+from hpcseg.jobs.jobenv import SlurmJob, ask_about, slurm_job
+from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
+from hpcseg.jobs.remedies import explained
+from hpcseg.jobs.sequel import check_budget, follow, is_warning, why_stopped
+from hpcseg.jobs.signals import Signals
+from hpcseg.patches.tiers import AS_IT_COMES, Reading
+from hpcseg.runs.attempts import Attempt, Cause
+from hpcseg.runs.causes import end_of
+from hpcseg.runs.records import JOB_NAME, Submission
+from hpcseg.runs.rundir import RunDir, cause_of
+from hpcseg.training.control import Control, Heartbeat
+from hpcseg.training.seat import Seat
+
+LOCK_WAIT_S = 120.0  # a cancelled job may live on while its successor starts, and a dead node's lock a little longer
+CLAIM_FILE = ".claim"  # the last Slurm attempt that wanted the run; an earlier one that lives on stops
+
+
+@dataclass
+class _Job:
+    """What surrounds one attempt: `slurm` is None outside Slurm and by hand, `reading` None in a job."""
+
+    run: RunDir
+    seat: Seat
+    slurm: SlurmJob | None
+    reading: Reading | None
+    signals: Signals
+    reasons: list[str] = field(default_factory=list)  # why it asked itself to stop
+    attempt: Attempt | None = None  # of rank 0
+    again: bool = False  # whether it has to be requeued for the run to go on
+
+
+def run_stage(run_dir: str) -> str:
+    """Run the stage of the run directory `run_dir` to its end: "done", or "stopped" when asked to stop.
+
+    May be called again at any time: a finished run returns at once, an interrupted one goes on from its checkpoint.
+
+    Raises:
+        HpcsegError: another process works in the directory, or another job has the run; the run is not touched.
+        StageFailed: (Slurm) the job stopped, and is not to be begun again.
+        Exception: whatever the stage raised, after it was recorded in `error.json`.
+    """
+    return execute(RunDir(Path(run_dir).resolve()), as_job=True)
+
+
+def execute(
+    run: RunDir,
+    on_beat: Callable[[Heartbeat], None] | None = None,
+    *,
+    as_job: bool = False,
+    reading: Reading = AS_IT_COMES,
+) -> str:
+    """Run a stage in this process, as the job that `job.json` tells of or by hand; see `run_stage`.
+
+    By hand, only the number of threads and workers is taken from `job.json`; stores are read as `reading` says.
+    """
+    if run.is_done():
+        return "done"
+    seat = _seat() if as_job else Seat()
+    slurm = slurm_job() if as_job and os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else None
+    _refuse_superseded(run, slurm, seat)
+    job = _Job(run, seat, slurm, None if as_job else reading, Signals())
+    job.signals.install()
+    try:
+        done = _locked(job, on_beat)
+    finally:
+        if slurm is None:
+            job.signals.restore()
+        else:
+            job.signals.ignore()
+    if slurm is not None and job.again:
+        _go_on(job, slurm)
+    return "done" if done else "stopped"
+
+
+def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
+    """Run the stage while the run directory is this process' own; False if it was stopped."""
+    run, leads = job.run, job.seat.leads
+    if leads and job.slurm is not None:
+        with suppress(OSError):  # a full disk; then nobody is told
+            (run.path / CLAIM_FILE).write_text(_claim(job.slurm), encoding="utf-8")
+    lock = run.lock(LOCK_WAIT_S) if leads else None
+    try:
+        if run.is_done():
+            return True
+        if leads:
+            _refuse_superseded(run, job.slurm, job.seat)  # submitted again, while this one waited
+        control = Control(run.path, on_beat=on_beat, silent=not leads)
+        job.signals.attach(control)
+        return _recorded(job, control)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _refuse_superseded(run: RunDir, slurm: SlurmJob | None, seat: Seat) -> None:
+    """A job whose array is not the one that the run was last submitted with leaves it alone.
+
+    It ends as a failure, so that no job begins that waits for the run.
+    """
+    submission = run.submission()
+    if slurm is None or submission is None or not slurm.name.startswith(JOB_NAME):
+        return
+    if slurm.name != JOB_NAME + submission.array:
+        why = f"the run was submitted again, {f'as {submission.array}' if submission.array else submission.backend}"
+        if seat.leads:
+            note_superseded(run, slurm, why)
+        raise HpcsegError(f"{run.id}: job {slurm.task} does nothing: {why}")
+
+
+def _claim(slurm: SlurmJob) -> str:
+    return f"{slurm.task}.{slurm.restart}"
+
+
+def _seat() -> Seat:
+    """The place of this process among the tasks of its job; alone where submitit did not start it."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return Seat()
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    return Seat(
+        rank=job.global_rank,
+        world=job.num_tasks,
+        local=job.local_rank,
+        host="127.0.0.1" if job.num_nodes == 1 else socket.gethostname(),
+        job=f"{job.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}",
+    )
+
+
+def _checkpoint(run_dir: str) -> Any:
+    """What submitit is to run when the job comes back, should a signal come before `run_stage` listens: the same."""
+    from submitit.helpers import DelayedSubmission
+
+    return DelayedSubmission(run_stage, run_dir)
+
+
+run_stage.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name
+
+
+def _recorded(job: _Job, control: Control) -> bool:
+    """Run the stage and leave evidence of how it ended; False if it was stopped."""
+    run, spec = job.run, None
+    try:
+        spec = run.spec()
+        former = []
+        if job.seat.leads:
+            former = close_former(run, job.slurm)  # while the heartbeat is still the last one's
+            run.forgive()  # of an attempt that Slurm requeued: what follows is another one
+        control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
+        submission = run.submission()
+        if submission is None:
+            submission = Submission(backend="foreground", submitted=time.time(), reading=job.reading or AS_IT_COMES)
+        elif job.reading is not None:
+            submission = submission.model_copy(update={"backend": "foreground", "reading": job.reading})
+        with ExitStack() as stack:
+            if job.seat.leads:
+                _begin(job, control, submission, former, stack)
+            if submission.cancelled is not None and job.reading is None:
+                raise Interrupted("cancelled before it began")
+            run_spec(run, spec, submission, control, job.seat)
+    except Interrupted:
+        control.close("stopped")
+        _end(job, control, *_stopped(job))
+        return False
+    except KeyboardInterrupt:
+        control.close("stopped")
+        _end(job, control, "stopped", "interrupted by hand")
+        raise
+    except BaseException as error:
+        failed = error if spec is None else explained(error, run.path, spec, control.phase, job.slurm is not None)
+        _fail(job, control, failed)
+        if failed is error:
+            raise
+        raise failed from error
+    control.close("done")
+    _end(job, control, "done", "")
+    return True
+
+
+def _begin(job: _Job, control: Control, submission: Submission, former: list[Attempt], stack: ExitStack) -> None:
+    """Note the attempt, look whether there may be another one, and watch the clock from now on."""
+    run, slurm = job.run, job.slurm
+    job.attempt = open_attempt(run, slurm, control, submission)
+    if slurm is None:
+        return
+    if former and former[-1].job == slurm.task and former[-1].cause is not None:
+        check_budget(run, slurm, run.array(submission), former[-1].cause)
+    facts = ask_about(slurm.task)
+    claim = run.path / CLAIM_FILE
+
+    def is_wanted() -> bool:
+        try:
+            return claim.read_text(encoding="utf-8") == _claim(slurm)
+        except OSError:
+            return True
+
+    job.reasons = stack.enter_context(watched(control, None if facts is None else facts.end, is_wanted))
+
+
+def _end(job: _Job, control: Control, cause: Cause, detail: str) -> None:
+    if job.attempt is not None:
+        job.attempt = close_attempt(job.run, job.attempt, control, cause, detail)
+
+
+def _fail(job: _Job, control: Control, error: BaseException) -> None:
+    run, seat = job.run, job.seat
+    known = run.failure() if isinstance(error, RankLost) else None
+    # Whoever lost another rank knows less than that one may have written.
+    if not isinstance(error, RankLost) or (seat.leads and known is None):
+        try:
+            run.write_error(error)
+        except OSError as unwritten:  # most likely the same full disk
+            traceback.print_exception(error)
+            print(f"{run.path}: error.json cannot be written ({unwritten})", file=sys.stderr, flush=True)
+    control.close("failed")
+    if known is not None:
+        _end(job, control, cast(Cause, known.cause), known.message)
+    else:
+        # A rank that was lost without an error was killed.
+        _end(job, control, "killed" if isinstance(error, RankLost) else cast(Cause, cause_of(error)), str(error))
+
+
+def _stopped(job: _Job) -> tuple[Cause, str]:
+    """Why the stage was asked to stop."""
+    names = ", ".join(signal.Signals(number).name for number in sorted(job.signals.received))
+    if job.slurm is None or job.attempt is None:
+        return "stopped", names
+    job.signals.ignore()  # as do the processes that ask Slurm
+    submission = job.run.submission()
+    cancelled = submission is not None and submission.cancelled is not None
+    said = end_of(log_since(job.run.runs_root, job.attempt), job.slurm.node)
+    facts = ask_about(job.slurm.task)
+    reasons = [*job.reasons, *(["limit"] if signal.SIGUSR2 in job.signals.received and is_warning(facts) else [])]
+    cause, job.again = why_stopped(reasons, cancelled, job.slurm.restart, facts, said)
+    return cause, names
+
+
+def _go_on(job: _Job, slurm: SlurmJob) -> None:
+    """Hand the saved job back to the queue; in a container without Slurm's tools the batch script does.
+
+    Raises:
+        StageFailed: its budget is exhausted, or Slurm does not take it.
+        HpcsegError: left to the batch script, which hears of it by the exit code.
+    """
+    if shutil.which("scontrol") is None:
+        raise HpcsegError(f"{job.run.id}: saved; there is no scontrol here, so the batch script requeues the job")
+    submission = job.run.submission()
+    assert job.attempt is not None and job.attempt.cause is not None and submission is not None
+    try:
+        print(follow(job.run, slurm, job.run.array(submission), job.attempt.cause), flush=True)
+    except StageFailed as failed:
+        job.run.write_error(failed)
+        raise

@@ -1,0 +1,120 @@
+"""What a job notes about its attempt, and about those before it that could not do so themselves.
+
+A job holds its run's lock meanwhile, so an attempt without an end is one whose process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hpcseg.jobs.jobenv import SlurmJob
+from hpcseg.jobs.nodes import read_nodes, remember_bad
+from hpcseg.runs import attempts
+from hpcseg.runs.attempts import Attempt, Cause, closed, read_attempts
+from hpcseg.runs.causes import End, end_of
+from hpcseg.runs.records import ARRAYS, Submission
+from hpcseg.runs.rundir import RunDir
+from hpcseg.training.control import Control
+
+_TAIL_BYTES = 200_000  # of a log; an end is told at its end
+
+
+def open_attempt(run: RunDir, job: SlurmJob | None, control: Control, submission: Submission) -> Attempt:
+    """Note that this process begins an attempt."""
+    local_gpus = len([gpu for gpu in submission.gpus.split(",") if gpu]) if submission.backend == "local" else 0
+    attempt = Attempt(
+        number=control.attempt,
+        job=f"{socket.gethostname()}:{os.getpid()}" if job is None else job.task,
+        node=socket.gethostname() if job is None or not job.node else job.node,
+        began=time.time(),
+        restart=0 if job is None else job.restart,
+        gpus=local_gpus if job is None else job.gpus,
+        memory_mb=0 if job is None else job.memory_mb,
+        progress_began=control.progress,
+        logs={} if job is None else {path.name: path.stat().st_size for path in logs_of(run.runs_root, job.task)},
+    )
+    _noted(run, attempt)
+    return attempt
+
+
+def close_attempt(run: RunDir, attempt: Attempt, control: Control, cause: Cause, detail: str) -> Attempt:
+    """Note how this process' attempt ended."""
+    now = time.time()
+    lost_s = 0.0 if cause == "done" else max(0.0, now - (control.progress_time or attempt.began))
+    ended = closed(attempt, cause, detail, now, round(lost_s, 3))
+    ended = replace(ended, progress_ended=control.progress)
+    _noted(run, ended)
+    return ended
+
+
+def close_former(run: RunDir, job: SlurmJob | None) -> list[Attempt]:
+    """Note how attempts ended that left no end, and return them: their node failed, they were preempted or killed."""
+    found = []
+    for attempt in read_attempts(run.path):
+        if attempt.cause is None:
+            ended = closed_from_outside(run, attempt, _former_end(run, attempt, job), None)
+            found.append(ended)
+            if ended.cause == "node" and ended.node:
+                remember_bad(run.runs_root, ended.node, ended.detail, ended.job, time.time())
+    return found
+
+
+def closed_from_outside(run: RunDir, attempt: Attempt, end: End, now: float | None) -> Attempt:
+    """Note the end of an attempt whose process is gone; `now` is when, None: at its last sign of life."""
+    heartbeat = run.heartbeat()
+    own = heartbeat if heartbeat is not None and heartbeat.attempt == attempt.number else None
+    ended_at = now if now is not None else own.time if own is not None else attempt.began
+    kept_at = own.progress_time if own is not None and own.progress_time is not None else attempt.began
+    ended = closed(attempt, end.cause, end.line, ended_at, round(max(0.0, ended_at - kept_at), 3))
+    ended = replace(ended, progress_ended=attempt.progress_began if own is None else own.progress)
+    _noted(run, ended)
+    return ended
+
+
+def note_superseded(run: RunDir, job: SlurmJob, why: str) -> None:
+    """Note that a job did nothing, because another one has the run."""
+    now = time.time()
+    before = read_attempts(run.path)
+    number = before[-1].number if before else 0
+    _noted(run, Attempt(number, job.task, job.node, now, job.restart, ended=now, cause="superseded", detail=why))
+
+
+def logs_of(runs_root: Path, task: str) -> list[Path]:
+    """Standard error of all tasks of a Slurm job."""
+    return sorted((runs_root / ARRAYS).glob(f"*/{task}_*_log.err"))
+
+
+def log_since(runs_root: Path, attempt: Attempt) -> str:
+    """What was written to standard error since the attempt began, by all its tasks; that of the first is the last."""
+    texts = []
+    for path in reversed(logs_of(runs_root, attempt.job)):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(attempt.logs.get(path.name, 0), size - _TAIL_BYTES))
+            texts.append(file.read().decode("utf-8", errors="replace"))
+    return "\n".join(texts)
+
+
+def _former_end(run: RunDir, attempt: Attempt, job: SlurmJob | None) -> End:
+    said = end_of(log_since(run.runs_root, attempt), attempt.node)
+    if said is not None and said.cause != "python":
+        return said
+    if job is None or job.task != attempt.job:
+        return End("killed", f"{attempt.job} on {attempt.node} ended without a word")
+    node = next((node for node in read_nodes(job.partition) if node.name == attempt.node), None)
+    if node is not None and not node.works:
+        return End("node", f"node {node.name} is {node.state}")
+    return End("requeued", f"requeued from {attempt.node} without a word why")
+
+
+def _noted(run: RunDir, attempt: Attempt) -> None:
+    try:
+        (attempts.begin if attempt.ended is None else attempts.end)(run.path, attempt)
+    except OSError as error:  # a full disk: no reason to end a healthy run
+        print(f"{run.path / attempts.ATTEMPTS_FILE}: cannot be written ({error}): {attempt}", file=sys.stderr)

@@ -1,0 +1,105 @@
+"""What follows the end of a Slurm job that did not finish its run: back to the queue, or the run has failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from hpcseg.errors import StageFailed
+from hpcseg.jobs.jobenv import JobFacts, SlurmJob
+from hpcseg.jobs.nodes import read_nodes, recent_bad, to_exclude
+from hpcseg.jobs.requeue import requeue
+from hpcseg.runs.attempts import Cause, read_attempts
+from hpcseg.runs.causes import End
+from hpcseg.runs.records import ArrayRecord, Asked
+from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
+from hpcseg.runs.rundir import RunDir
+
+
+def why_stopped(
+    reasons: Collection[str], cancelled: bool, restart: int, facts: JobFacts | None, said: End | None
+) -> tuple[Cause, bool]:
+    """Why a job was asked to stop, and whether it has to be requeued for the run to go on. Pure.
+
+    Args:
+        reasons: why it asked itself (see `hpcseg.jobs.deadline`).
+        cancelled: whether `hpcseg cancel` was told to cancel it.
+        restart: how often it had been requeued when it began.
+        facts: what Slurm says now; None: it does not answer, and the log counts.
+        said: what the log says.
+    """
+    if "superseded" in reasons or cancelled:
+        return "superseded" if "superseded" in reasons else "cancelled", False
+    word = None if said is None else said.cause
+    if facts is None and word in {"cancelled", "requeued", "preempted", "node"}:
+        return word, False
+    if facts is not None and facts.restarts > restart:
+        return word if word in {"preempted", "node"} else "requeued", False
+    if facts is not None and not facts.may_be_requeued:
+        return "cancelled", False
+    if facts is not None and facts.preempted:
+        return "preempted", True
+    at_limit = "limit" in reasons or (facts is not None and facts.reason == "TimeLimit")
+    return "limit" if at_limit else "requeued", True
+
+
+def is_warning(facts: JobFacts | None) -> bool:
+    """Whether a USR2 that came now is Slurm's warning before the time limit: in the second half of it, or a minute
+    earlier, as Slurm is not more punctual than that."""
+    if facts is None or facts.end is None or facts.start is None:
+        return False
+    return facts.end - time.time() < 0.5 * (facts.end - facts.start) + 60
+
+
+def check_budget(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> None:
+    """Whether the run may go on after its last attempt, which ended by `cause` and was requeued by Slurm.
+
+    Raises:
+        StageFailed: not any more.
+    """
+    decision = _decide(run, job, array, cause)
+    if not decision.again:
+        raise StageFailed(cause, decision.why)
+
+
+def follow(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> str:
+    """Requeue this job after an attempt that ended by `cause`, with what it needs now; says how.
+
+    Raises:
+        StageFailed: the run has to stop here, or Slurm does not take the job back.
+    """
+    decision = _decide(run, job, array, cause)
+    if not decision.again:
+        raise StageFailed(cause, decision.why)
+    run.forgive()
+    done = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
+    if not done.ok:
+        raise StageFailed(cause, f"{decision.why}; {done.how}; hpcseg sweep submits the run again")
+    return f"{decision.why}: {done.how}"
+
+
+def _exclude(run: RunDir, job: SlurmJob, array: ArrayRecord | None, decision: Decision) -> tuple[str, ...]:
+    """Nodes that the job has to do without from now on; none where that would leave too few, or nothing is new."""
+    asked = set() if array is None else set(array.asked.exclude)
+    bad = {*decision.exclude, *recent_bad(run.runs_root, time.time())}
+    if bad <= asked:
+        return ()
+    return to_exclude(sorted(asked | bad), read_nodes(job.partition), job.nodes)
+
+
+def _decide(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> Decision:
+    budgets = Budgets() if array is None else array.budgets
+    asked = Asked(minutes=0, memory_mb=0) if array is None else array.asked
+    most_mb = 0
+    if cause == "memory":
+        nodes = read_nodes(job.partition)
+        most_mb = mebibytes(budgets.memory_max) or max((node.memory_mb for node in nodes), default=0)
+    return decide(
+        cause,
+        [attempt for attempt in read_attempts(run.path) if attempt.job == job.task],
+        budgets,
+        stage=run.stage,
+        minutes=asked.minutes,
+        memory_mb=job.memory_mb or asked.memory_mb,
+        most_mb=most_mb,
+    )

@@ -1,0 +1,41 @@
+"""What a task of a Slurm array runs: a function whose only argument is the array's folder.
+
+submitit pickles it by reference and runs the code that stands when the job starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import BadInput
+from hpcseg.jobs.entry import run_stage
+from hpcseg.runs.records import read_array
+from hpcseg.runs.rundir import RunDir
+
+
+def run_task(folder: str) -> str:
+    """Run the stage of this task's run, see `run_stage`; `folder` is the array's.
+
+    Raises:
+        BadInput: the array's record is gone, or has no such task.
+        Exception: whatever the stage raised.
+    """
+    path = Path(folder)
+    record = read_array(path.parents[1], path.name)
+    task = int(os.environ["SLURM_ARRAY_TASK_ID"])
+    if record is None or task not in record.tasks:
+        raise BadInput(f"{folder}: holds no record of task {task}; apply the sweep again")
+    run_id = record.runs[record.tasks.index(task)]
+    return run_stage(str(RunDir.of(path.parents[1], record.stage, run_id).path))
+
+
+def _checkpoint(folder: str) -> Any:
+    """What submitit is to run when the job comes back: the same again."""
+    from submitit.helpers import DelayedSubmission
+
+    return DelayedSubmission(run_task, folder)
+
+
+run_task.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name

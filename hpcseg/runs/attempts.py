@@ -1,0 +1,121 @@
+"""`attempts.jsonl` of a run: one line when an attempt begins and one when it ends, and why.
+
+Lines are appended by the job itself; what a killed job could not write is added by whoever comes next: the batch script
+that outlives it (hpcseg.jobs.aftermath) or the run's next attempt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from hpcseg.files import append_line
+
+ATTEMPTS_FILE = "attempts.jsonl"
+
+# How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
+# that is not known; cancelled; stopped: asked to save and stop; node: its node failed; memory: the host's, used up;
+# killed: SIGKILL without a word why; timeout: killed at its time limit, unsaved; input, cuda-memory, disk, python:
+# an error of the stage, see error.json; superseded: another job has the run.
+Cause = Literal[
+    "done",
+    "limit",
+    "preempted",
+    "requeued",
+    "cancelled",
+    "stopped",
+    "node",
+    "memory",
+    "killed",
+    "timeout",
+    "input",
+    "cuda-memory",
+    "disk",
+    "python",
+    "superseded",
+]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run; times are Unix seconds, `cause` is None while it runs or nobody knows how it ended.
+
+    Attributes:
+        number: as in the heartbeat: 1 for the first.
+        job: Slurm's id (array_task), or the process on a host.
+        restart: how often Slurm had requeued the job.
+        node: where it ran.
+        gpus: that it held.
+        memory_mb: that it was given on each node; 0 where nobody says.
+        began, ended: when.
+        progress_began, progress_ended: work done by then in comparable units (see `Control.progress`).
+        lost_s: time since the last save that the next attempt has to do again.
+        cause, detail: how it ended, in a word and in a line.
+        logs: bytes that each file of its job's output had when it began, by name; what follows is its own.
+    """
+
+    number: int
+    job: str
+    node: str
+    began: float
+    restart: int = 0
+    gpus: int = 0
+    memory_mb: int = 0
+    progress_began: int = 0
+    ended: float | None = None
+    progress_ended: int | None = None
+    lost_s: float = 0.0
+    cause: Cause | None = None
+    detail: str = ""
+    logs: dict[str, int] = field(default_factory=dict)
+
+
+def begin(run: Path, attempt: Attempt) -> None:
+    """Append the beginning of an attempt to the run directory `run`, synced."""
+    _append(run, {"event": "begin", **asdict(attempt)})
+
+
+def end(run: Path, attempt: Attempt) -> None:
+    """Append the end of an attempt (`ended`, `cause`, `detail`, ... are set), synced."""
+    _append(run, {"event": "end", **asdict(attempt)})
+
+
+def read_attempts(run: Path) -> list[Attempt]:
+    """All attempts of a run in their order, each as it is known last; a torn last line is left out."""
+    try:
+        text = (run / ATTEMPTS_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return parse_attempts(text)
+
+
+def parse_attempts(text: str) -> list[Attempt]:
+    """Attempts from the lines of `attempts.jsonl`. Pure."""
+    found: dict[tuple[int, str, int], Attempt] = {}
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+            value.pop("event")
+            attempt = Attempt(**value)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        found[attempt.number, attempt.job, attempt.restart] = attempt
+    return list(found.values())
+
+
+def closed(attempt: Attempt, cause: Cause, detail: str, ended: float, lost_s: float = 0.0) -> Attempt:
+    """The attempt with its end."""
+    return replace(attempt, cause=cause, detail=detail, ended=ended, lost_s=lost_s)
+
+
+def gpu_seconds(attempts: Sequence[Attempt], now: float) -> tuple[float, float]:
+    """GPU seconds used and lost by attempts; one without an end runs until `now`."""
+    used = sum(a.gpus * ((now if a.ended is None else a.ended) - a.began) for a in attempts)
+    return used, sum(a.gpus * a.lost_s for a in attempts)
+
+
+def _append(run: Path, value: dict[str, object]) -> None:
+    append_line(run / ATTEMPTS_FILE, json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,97 @@
+"""What is known about a run, and the states that follow from it (see hpcseg.runs.judge).
+
+States: new (never submitted), queued, running, stalled (its process or job is there, and silent), requeued (in the
+queue again after it had begun), stopped (nobody works on it, and nothing is wrong), done, failed, lost (its process or
+job is gone without a word), blocked (something that it needs failed), unknown (the scheduler does not answer, or a
+record cannot be read).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.records import ArrayRecord, Submission
+from hpcseg.training.control import Heartbeat
+
+State = Literal[
+    "new", "queued", "running", "stalled", "requeued", "stopped", "done", "failed", "lost", "blocked", "unknown"
+]
+TO_SUBMIT: frozenset[State] = frozenset({"new", "stopped", "failed", "lost", "blocked"})
+OPEN: frozenset[State] = frozenset({"queued", "running", "stalled", "requeued", "unknown"})  # may go on by itself
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`error.json`: why the last attempt failed."""
+
+    time: float
+    cause: str
+    message: str
+    traceback: str
+
+
+class Fate(NamedTuple):
+    """What Slurm's accounting, or a job's own output, says about the end of a job that left the queue."""
+
+    cause: str  # as in `attempts.Cause`; "": not known
+    words: str  # one line
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the files of one run directory say."""
+
+    planned: bool = False
+    done: bool = False
+    submission: Submission | None = None
+    heartbeat: Heartbeat | None = None
+    failure: Failure | None = None
+    array: ArrayRecord | None = None  # that the submission is a task of
+    attempts: tuple[Attempt, ...] = ()  # where they were asked for
+    damage: str = ""  # a record that cannot be read
+
+    @property
+    def job(self) -> str | None:
+        """The job that was submitted last: Slurm's id (array_task), or a process of the host; None: not known."""
+        if self.submission is None:
+            return None
+        if self.submission.backend != "slurm":
+            return self.submission.job_id
+        if self.array is None or self.array.job_id is None:
+            return None
+        return f"{self.array.job_id}_{self.submission.task}"
+
+    @property
+    def current(self) -> Heartbeat | None:
+        """The heartbeat, unless it is of an earlier submission: then it says nothing about this one."""
+        if self.heartbeat is None or self.submission is None or self.heartbeat.attempt >= self.submission.attempt:
+            return self.heartbeat
+        return None
+
+    @property
+    def own_attempts(self) -> list[Attempt]:
+        """Attempts since the last submission."""
+        first = 0 if self.submission is None else self.submission.attempt
+        return [attempt for attempt in self.attempts if attempt.number >= first and attempt.cause != "superseded"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The state of a run, and the evidence for it in one line.
+
+    Attributes:
+        job: Slurm's id of its job, also where only the queue tells it.
+        node: where its job is or was.
+        cause: of a failure or interruption, in a word (`attempts.Cause`).
+        ending: its job is COMPLETING: look again before anything is decided.
+    """
+
+    state: State
+    why: str
+    job: str = ""
+    node: str = ""
+    cause: str = ""
+    ending: bool = False

@@ -1,0 +1,135 @@
+"""What is written when runs are submitted, and read by whoever looks at them.
+
+<run>/job.json                who was asked to do a run, with what (`Submission`)
+<runs>/slurm/<tag>/array.json the runs of one Slurm array (`ArrayRecord`): written before sbatch is called, and again
+                              with the id that Slurm gave it; the tag is in the array's job name, so that an array
+                              whose id was never heard is found in the queue
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hpcseg.errors import BadInput
+from hpcseg.files import read_json, write_json
+from hpcseg.patches.tiers import AS_IT_COMES, Reading
+from hpcseg.runs.recovery import Budgets
+from hpcseg.training.control import is_alive, process_start
+
+ARRAYS = "slurm"  # folder of all arrays, below the folder of all runs
+ARRAY_FILE = "array.json"
+JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
+
+
+class Process(BaseModel):
+    """A process of one host: the pool that runs local slots, or the hpcseg that submits an array."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    pid_start: float
+
+    @classmethod
+    def this(cls) -> Process:
+        """The process that asks."""
+        return cls(pid=os.getpid(), pid_start=process_start(os.getpid()) or 0.0)
+
+    def alive(self, host: str) -> bool | None:
+        """Whether the process on `host` still runs; None from another host."""
+        return is_alive(self.pid, self.pid_start) if host == socket.gethostname() else None
+
+
+class Submission(BaseModel):
+    """`job.json`: who was asked to run it, with what.
+
+    `threads` stays as first submitted, so that a resumed run is bit-identical. `attempt` is the number of the first
+    heartbeat that belongs to this submission.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    backend: Literal["local", "slurm", "foreground"]
+    submitted: float  # Unix seconds
+    attempt: int = 1
+    host: str = ""  # where it was submitted
+    pool: Process | None = None  # local: who runs the slots; Slurm: who submits
+    job_id: str | None = None  # local: pid of submitit's controller; None: not started. Slurm: see `array`, `task`
+    array: str = ""  # Slurm: tag of the array that the run is a task of
+    task: int = 0  # Slurm: its index in the array
+    threads: int = 1  # of each rank
+    ranks: int = 1  # processes that train the run together
+    workers: int = 1  # processes of a pack
+    reading: Reading = AS_IT_COMES  # how stores are read
+    gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
+    cancelled: float | None = None  # Unix seconds of `hpcseg cancel`
+
+
+class Asked(BaseModel):
+    """What one job of an array asks Slurm for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    minutes: int
+    memory_mb: int  # of each node
+    cpus: int = 1  # per task
+    gpus: int = 0  # in all
+    nodes: int = 1
+    exclude: tuple[str, ...] = ()  # nodes
+
+
+class ArrayRecord(BaseModel):
+    """`array.json`: one array of Slurm jobs; task `tasks[i]` of it is the run `runs[i]` of `stage`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tag: str  # "train-3f9a2c1b"
+    stage: str
+    runs: tuple[str, ...]
+    tasks: tuple[int, ...]
+    submitted: float  # Unix seconds
+    host: str
+    submitter: Process
+    asked: Asked
+    budgets: Budgets = Budgets()
+    job_id: str | None = None  # Slurm's id of the array; None: not heard yet
+    refused: str = ""  # why there is no such array: what sbatch said, and the queue did not contradict
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether nobody has heard yet if Slurm took it."""
+        return self.job_id is None and not self.refused
+
+    @property
+    def job_name(self) -> str:
+        """Name of its jobs in Slurm's queue."""
+        return JOB_NAME + self.tag
+
+
+def array_folder(runs_root: Path, tag: str) -> Path:
+    """Where an array's record, script, pickles and output are."""
+    return runs_root / ARRAYS / tag
+
+
+def read_array(runs_root: Path, tag: str) -> ArrayRecord | None:
+    """Record of one array; None where there is none.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    path = array_folder(runs_root, tag) / ARRAY_FILE
+    if not tag or not path.exists():
+        return None
+    try:
+        return ArrayRecord.model_validate(read_json(path))
+    except ValidationError as error:
+        raise BadInput(f"{path}: {error.errors()[0]['msg']}; remove the file and apply the sweep again") from None
+
+
+def write_array(runs_root: Path, record: ArrayRecord) -> None:
+    """Replace `array.json` of an array, synced."""
+    write_json(array_folder(runs_root, record.tag) / ARRAY_FILE, record.model_dump(mode="json"))

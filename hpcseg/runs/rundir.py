@@ -1,0 +1,283 @@
+"""One run directory, `<runs>/<stage>/<id>/`: its files, and what they prove about the run.
+
+run.json        what to do (hpcseg.spec)             written by the planner
+job.json        how it was submitted (`Submission`)  written at submission
+heartbeat.json  what it is doing (hpcseg.training.control)
+result.json     a training run is done               done.json: a pack or pretraining is done
+error.json      the last attempt failed              error.N.json: earlier failures
+log/            output of each attempt               .lock: held while a process works here
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from hpcseg.errors import BadInput, HpcsegError, StageFailed
+from hpcseg.files import read_json, write_json
+from hpcseg.runs.attempts import ATTEMPTS_FILE, read_attempts
+from hpcseg.runs.evidence import Evidence, Failure
+from hpcseg.runs.records import ArrayRecord, Submission, array_folder, read_array
+from hpcseg.spec import RUN_FILE, PackSpec, PretrainSpec, TrainSpec, read_spec
+from hpcseg.training.control import HEARTBEAT_FILE, Heartbeat, read_heartbeat
+
+STAGES = ("pack", "pretrain", "train")
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+JOB_FILE = "job.json"
+ERROR_FILE = "error.json"
+DONE_FILE = "done.json"
+RESULT_FILE = "result.json"
+STORE_FILE = "store.h5"
+MODEL_FILE = "model.pt"
+TRAINING_FILE = "training.json"
+_DONE = {"pack": {DONE_FILE, STORE_FILE}, "pretrain": {DONE_FILE, MODEL_FILE}, "train": {RESULT_FILE}}
+Arrays = dict[str, ArrayRecord | None]  # by tag
+
+
+class RunDir:
+    """Paths and evidence of one run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, runs_root: Path, stage: str, run_id: str) -> RunDir:
+        """Directory of run `run_id` of `stage` below the folder of all runs."""
+        return cls(runs_root / stage / run_id)
+
+    @cached_property
+    def id(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @cached_property
+    def stage(self) -> str:
+        """pack, pretrain or train."""
+        return self.path.parent.name
+
+    @property
+    def runs_root(self) -> Path:
+        """Folder that holds all runs."""
+        return self.path.parents[1]
+
+    @property
+    def log(self) -> Path:
+        """Folder of the output of all attempts."""
+        return self.path / "log"
+
+    def spec(self) -> PackSpec | PretrainSpec | TrainSpec:
+        """What the run has to do.
+
+        Raises:
+            BadInput: `run.json` is missing, not JSON, or of another version.
+        """
+        try:
+            return read_spec(self.path)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadInput(
+                f"{self.path / RUN_FILE}: {where}: {first['msg']}; delete {self.path} and apply the sweep again"
+            ) from None
+
+    def submission(self) -> Submission | None:
+        """How the run was last submitted; None if it never was."""
+        return self._submission() if (self.path / JOB_FILE).exists() else None
+
+    def _submission(self) -> Submission:
+        try:
+            return Submission.model_validate(self._value(JOB_FILE))
+        except ValidationError as error:
+            path, what = self.path / JOB_FILE, error.errors()[0]["msg"]
+            raise BadInput(f"{path}: {what}; remove the file and apply the sweep again") from None
+
+    def write_submission(self, submission: Submission) -> None:
+        """Replace `job.json`."""
+        write_json(self.path / JOB_FILE, submission.model_dump(mode="json"))
+
+    def heartbeat(self) -> Heartbeat | None:
+        """The last heartbeat; None before the first."""
+        return read_heartbeat(self.path)
+
+    def _heartbeat(self) -> Heartbeat | None:
+        try:
+            return Heartbeat(**self._value(HEARTBEAT_FILE))
+        except (BadInput, TypeError):  # empty, or damaged: then this says so
+            return self.heartbeat()
+
+    def failure(self) -> Failure | None:
+        """Why the last attempt failed; None if it did not."""
+        path = self.path / ERROR_FILE
+        if not path.exists():
+            return None
+        value = read_json(path)
+        try:
+            return Failure(float(value["time"]), value["cause"], value["message"], value["traceback"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{path}: not an error record ({error!r}); remove the file") from None
+
+    def is_done(self) -> bool:
+        """Whether the stage is complete: its record is there, and so is what later stages read."""
+        return self._complete(self._names())
+
+    def evidence(self, arrays: Arrays | None = None, *, attempts: bool = False) -> Evidence:
+        """Everything that the files of the run say about its state.
+
+        Args:
+            arrays: records of arrays that were read before; this one's is added.
+            attempts: read the history of attempts as well.
+        """
+        names = self._names()
+        planned = RUN_FILE in names
+        history = tuple(read_attempts(self.path)) if attempts and ATTEMPTS_FILE in names else ()
+        if planned and self._complete(names):
+            return Evidence(planned=True, done=True, attempts=history)
+        try:
+            submission = self._submission() if JOB_FILE in names else None
+            return Evidence(
+                planned=planned,
+                submission=submission,
+                heartbeat=self._heartbeat() if HEARTBEAT_FILE in names else None,
+                failure=self.failure() if ERROR_FILE in names else None,
+                array=None if submission is None else self._array(submission, {} if arrays is None else arrays),
+                attempts=history,
+            )
+        except BadInput as error:
+            return Evidence(planned=planned, damage=str(error), attempts=history)
+
+    def _complete(self, names: set[str]) -> bool:
+        return _DONE.get(self.stage, _DONE["pretrain"]) <= names
+
+    def _value(self, name: str) -> Any:
+        """A JSON file of the directory; ten thousand of them in a fraction of a second."""
+        try:
+            with open(f"{self.path}/{name}", "rb") as file:  # noqa: PTH123
+                return json.loads(file.read())
+        except (OSError, ValueError):
+            return read_json(self.path / name)  # which says what is wrong
+
+    def _names(self) -> set[str]:
+        try:
+            return set(os.listdir(self.path))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
+    def _array(self, submission: Submission, arrays: Arrays) -> ArrayRecord | None:
+        if submission.array and submission.array not in arrays:
+            arrays[submission.array] = self.array(submission)
+        return arrays.get(submission.array)
+
+    def array(self, submission: Submission) -> ArrayRecord | None:
+        """The Slurm array that `submission` is a task of."""
+        return read_array(self.runs_root, submission.array) if submission.array else None
+
+    def mark_done(self, **facts: Any) -> None:
+        """Write `done.json` (packs and pretrainings)."""
+        finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        write_json(self.path / DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
+
+    def write_error(self, error: BaseException) -> None:
+        """Write `error.json` from an exception."""
+        lines = str(error).strip().splitlines()
+        message = lines[-1] if lines else ""
+        if not isinstance(error, HpcsegError):
+            message = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        value = {
+            "time": time.time(),
+            "cause": cause_of(error),
+            "message": message,
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        write_json(self.path / ERROR_FILE, value)
+
+    def forgive(self) -> bool:
+        """Move `error.json` to the next free `error.N.json`: the failure is history. False if there is none."""
+        path = self.path / ERROR_FILE
+        if not path.exists():
+            return False
+        number = 1
+        while (self.path / f"error.{number}.json").exists():
+            number += 1
+        path.rename(self.path / f"error.{number}.json")
+        return True
+
+    def outputs(self) -> list[Path]:
+        """Files with the output of the last attempt's rank 0, the one that was written last at the end; [] if none."""
+        files = [path for path in self.log.glob("*_0_log.*") if path.suffix in {".out", ".err"}]
+        submission = self.submission()
+        if submission is not None and submission.array:
+            folder = array_folder(self.runs_root, submission.array)
+            files += folder.glob(f"*_{submission.task}_0_log.*")
+        times: dict[Path, float] = {}
+        for path in files:
+            with contextlib.suppress(FileNotFoundError):
+                times[path] = path.stat().st_mtime
+        if not times:
+            return []
+        newest = max(times, key=lambda path: times[path])
+        return sorted((path for path in times if path.stem == newest.stem), key=lambda path: times[path])
+
+    def newest_log(self) -> Path | None:
+        """Output of the last attempt (of rank 0): its standard error, or its standard output where that is empty."""
+        files = {path.suffix: path for path in self.outputs()}
+        pair = [files[suffix] for suffix in (".err", ".out") if suffix in files]
+        return next((path for path in pair if path.stat().st_size), pair[-1] if pair else None)
+
+    def lock(self, timeout_s: float) -> FileLock:
+        """Take the run directory for this process; the system frees it when the process dies.
+
+        Raises:
+            HpcsegError: another process works here.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=timeout_s, poll_interval=0.2)
+        except Timeout:
+            raise HpcsegError(f"{self.path}: another process works on this run; see hpcseg status {self.id}") from None
+        return lock
+
+
+def cause_of(error: BaseException) -> str:
+    """Class of a failure: input, memory, cuda-memory, disk or python; or what the error itself says."""
+    if isinstance(error, StageFailed):
+        return error.cause
+    if isinstance(error, BadInput):
+        return "input"
+    if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError, without importing torch
+        return "cuda-memory"
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return "disk"
+    return "python"
+
+
+def find_runs(runs_root: Path) -> list[RunDir]:
+    """Every run directory below the folder of all runs, in the order of the stages, then by name."""
+    found = []
+    for stage in STAGES:
+        folder = runs_root / stage
+        if folder.is_dir():
+            found += [RunDir(path) for path in sorted(folder.iterdir()) if (path / RUN_FILE).exists()]
+    return found
+
+
+def read_evidence(runs: Iterable[RunDir], *, attempts: bool = False) -> dict[str, Evidence]:
+    """Evidence of many runs by id: each directory is listed once, each array's record read once.
+
+    A run whose record cannot be read says so in its `damage`.
+    """
+    arrays: Arrays = {}
+    return {run.id: run.evidence(arrays, attempts=attempts) for run in runs}

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from hpcseg.errors import StageFailed
+from hpcseg.jobs.entry import execute
+from hpcseg.runs.attempts import read_attempts
+from hpcseg.runs.records import Submission
+from hpcseg.runs.rundir import RunDir
+from hpcseg.sweeps.plan import Plan
+from hpcseg.training.checkpoint import load_checkpoint, load_tensors
+
+Planner = Callable[..., Plan]
+
+
+@pytest.fixture
+def training(plan_study: Planner) -> Iterator[RunDir]:
+    """A training run of some seconds whose pack is made; its checkpoints have 57 kB."""
+    plan, threads = plan_study("training.epochs=20"), torch.get_num_threads()
+    for run_id, planned in plan.stages.items():
+        run = plan.run(run_id)
+        run.path.mkdir(parents=True)
+        write(run, planned.spec.model_dump_json())
+        if run.stage == "pack":
+            assert execute(run) == "done"
+    yield run
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def small_disk(training: RunDir) -> Iterator[RunDir]:
+    """The same run on a disk of its own, with room for one checkpoint and little else."""
+    text = (training.path / "run.json").read_text()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=140k", "hpcseg-test", str(training.path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        write(training, text)
+        yield training
+    finally:
+        subprocess.run(["umount", "--lazy", str(training.path)], check=True)
+
+
+def write(run: RunDir, text: str) -> None:
+    (run.path / "run.json").write_text(text)
+    run.write_submission(Submission(backend="foreground", submitted=time.time()))
+
+
+def undisturbed(run: RunDir, text: str) -> dict[str, torch.Tensor]:
+    """Weights of the same run in a folder beside it."""
+    other = RunDir(run.path.with_name("undisturbed"))
+    other.path.mkdir()
+    write(other, text)
+    assert execute(other) == "done"
+    return weights_of(other)
+
+
+def weights_of(run: RunDir) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = load_tensors(run.path / "model.pt")["weights"]
+    return weights
+
+
+def check_failed(run: RunDir) -> None:
+    """The evidence says disk, the last checkpoint is sound, nothing unfinished lies about."""
+    failure, heartbeat = run.failure(), run.heartbeat()
+    assert failure is not None and failure.cause == "disk"
+    assert failure.message.startswith(f"{run.path}: ") and "hpcseg sweep goes on from there" in failure.message
+    assert heartbeat is not None and heartbeat.state == "failed" and heartbeat.progress > 0
+    state = load_checkpoint(run.path)
+    assert state is not None and 2 * state["progress"]["epoch"] == heartbeat.progress
+    assert not {path.name for path in run.path.glob(".*")} - {".lock"}
+    assert [attempt.cause for attempt in read_attempts(run.path)] == ["disk"]
+
+
+def test_a_run_goes_on_where_a_full_disk_stopped_it(small_disk: RunDir) -> None:
+    text = (small_disk.path / "run.json").read_text()
+    with pytest.raises(StageFailed, match="no space left"):
+        execute(small_disk)
+    check_failed(small_disk)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk.path)], check=True)
+    assert execute(small_disk) == "done"
+    found, expected = weights_of(small_disk), undisturbed(small_disk, text)
+    assert all(found[name].equal(expected[name]) for name in expected)
+    assert [attempt.cause for attempt in read_attempts(small_disk.path)] == ["disk", "done"]
+
+
+def test_a_limit_of_file_size_is_a_full_disk(training: RunDir) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(StageFailed, match=r"files may not grow any more"):
+            execute(training)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    failure = training.failure()
+    assert failure is not None and failure.cause == "disk"
+    assert not list(training.path.glob(".checkpoint*")) and load_checkpoint(training.path) is None
+    assert execute(training) == "done" and training.failure() is None
+
+
+def test_a_run_that_cannot_even_write_down_its_failure_leaves_it_in_the_log(
+    training: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(StageFailed, match=r"files may not grow any more"):
+            execute(training)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert "heartbeat.json: cannot be written" in said and "attempts.jsonl: cannot be written" in said
+    assert "error.json cannot be written" in said and "Traceback" in said
+    assert execute(training) == "done"

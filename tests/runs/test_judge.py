@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure, Fate
+from hpcseg.runs.judge import judge
+from hpcseg.runs.queue import Queue, QueueEntry
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
+from hpcseg.sweeps.status import reconcile
+from hpcseg.training.control import Heartbeat, process_start
+
+NOW = 10_000.0
+HOST = socket.gethostname()
+MYSELF = Process(pid=os.getpid(), pid_start=process_start(os.getpid()) or 0.0)
+DEAD = Process(pid=MYSELF.pid, pid_start=MYSELF.pid_start + 1)  # another process that once had this pid
+LOCAL = Submission(backend="local", submitted=0.0, host=HOST, pool=MYSELF, attempt=2)
+SLURM = Submission(backend="slurm", submitted=0.0, host=HOST, array="train-a", task=3, attempt=2)
+ARRAY = ArrayRecord(
+    tag="train-a",
+    stage="train",
+    runs=("r",),
+    tasks=(3,),
+    submitted=0.0,
+    host=HOST,
+    submitter=DEAD,
+    asked=Asked(minutes=60, memory_mb=1000),
+    job_id="7",
+)
+BEAT = Heartbeat(
+    state="running",
+    phase="training",
+    step=3,
+    steps=9,
+    epoch=1,
+    loss=0.5,
+    eta_s=1.0,
+    time=NOW - 60,
+    host=HOST,
+    pid=DEAD.pid,
+    pid_start=DEAD.pid_start,
+    attempt=2,
+)
+ALIVE = replace(BEAT, pid_start=MYSELF.pid_start)
+ELSEWHERE = replace(BEAT, host="elsewhere")
+UNHEARD = ARRAY.model_copy(update={"job_id": None})  # nobody heard Slurm's id of it
+FAILURE = Failure(time=1.0, cause="python", message="ValueError: no", traceback="")
+
+
+def queue(**jobs: str) -> Queue:
+    return Queue({name.removeprefix("j"): QueueEntry(state, "Priority") for name, state in jobs.items()})
+
+
+def named(state: str) -> Queue:
+    """The job of `SLURM` under an id that only the queue knows."""
+    return Queue({"9_3": QueueEntry(state, "Priority", ARRAY.job_name)})
+
+
+EMPTY = Queue({})
+PARENT = Process(pid=os.getppid(), pid_start=process_start(os.getppid()) or 0.0)
+SUBMITTING = UNHEARD.model_copy(update={"submitter": PARENT})
+JUST_NOW = SLURM.model_copy(update={"submitted": NOW - 5})
+
+
+@pytest.mark.parametrize(
+    ("evidence", "answer", "state"),
+    [
+        ({"planned": False}, None, "new"),
+        ({}, None, "new"),
+        ({"done": True, "failure": FAILURE}, None, "done"),
+        # on this host
+        ({"submission": LOCAL}, None, "queued"),
+        ({"submission": LOCAL, "heartbeat": replace(BEAT, attempt=1)}, None, "queued"),  # of an earlier submission
+        ({"submission": LOCAL, "heartbeat": ALIVE}, None, "running"),
+        ({"submission": LOCAL, "heartbeat": BEAT}, None, "lost"),
+        ({"submission": LOCAL, "heartbeat": replace(BEAT, state="stopped")}, None, "stopped"),
+        ({"submission": LOCAL, "heartbeat": replace(BEAT, state="failed"), "failure": FAILURE}, None, "failed"),
+        ({"submission": LOCAL.model_copy(update={"pool": DEAD})}, None, "stopped"),
+        ({"submission": LOCAL.model_copy(update={"cancelled": 1.0})}, None, "stopped"),
+        ({"heartbeat": ALIVE}, None, "running"),  # hpcseg train
+        ({"heartbeat": BEAT}, None, "lost"),
+        # on another host
+        ({"submission": LOCAL.model_copy(update={"host": "elsewhere"})}, None, "unknown"),
+        ({"submission": LOCAL, "heartbeat": replace(BEAT, host="elsewhere")}, None, "running"),
+        ({"submission": LOCAL, "heartbeat": replace(BEAT, host="elsewhere", time=0.0)}, None, "lost"),
+        # on Slurm
+        ({"submission": SLURM}, queue(j7_3="PENDING"), "queued"),
+        ({"submission": SLURM}, queue(j7_3="RUNNING"), "running"),
+        ({"submission": SLURM, "heartbeat": replace(BEAT, state="stopped")}, queue(j7_3="PENDING"), "requeued"),
+        ({"submission": SLURM}, queue(j7_4="RUNNING"), "lost"),
+        ({"submission": SLURM, "heartbeat": BEAT}, EMPTY, "lost"),
+        ({"submission": SLURM, "heartbeat": replace(BEAT, state="stopped")}, EMPTY, "stopped"),
+        ({"submission": SLURM.model_copy(update={"cancelled": 1.0})}, EMPTY, "stopped"),
+        ({"submission": SLURM, "failure": FAILURE}, queue(j7_3="COMPLETING"), "failed"),
+        ({"submission": SLURM, "failure": FAILURE}, queue(j7_3="PENDING"), "requeued"),
+        ({"submission": SLURM, "failure": FAILURE}, Queue({}, "no answer"), "failed"),
+        ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="COMPLETING"), "running"),
+        ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="REQUEUE_HOLD"), "requeued"),
+        ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="SUSPENDED"), "stalled"),
+        ({"submission": SLURM}, queue(j7_3="CONFIGURING"), "running"),
+        # silent
+        ({"submission": SLURM, "heartbeat": replace(ELSEWHERE, time=NOW - 700)}, queue(j7_3="RUNNING"), "stalled"),
+        ({"submission": SLURM, "heartbeat": replace(ELSEWHERE, time=NOW - 500)}, queue(j7_3="RUNNING"), "running"),
+        ({"submission": LOCAL, "heartbeat": replace(ALIVE, time=NOW - 700)}, None, "stalled"),
+        ({"submission": LOCAL, "heartbeat": replace(ELSEWHERE, time=NOW - 700)}, None, "stalled"),
+        # a submission that was not confirmed
+        ({"submission": SLURM, "array": UNHEARD}, EMPTY, "lost"),
+        ({"submission": SLURM.model_copy(update={"submitted": NOW - 59}), "array": UNHEARD}, EMPTY, "unknown"),
+        ({"submission": SLURM, "array": UNHEARD}, named("RUNNING"), "running"),
+        ({"submission": SLURM, "array": UNHEARD}, named("PENDING"), "queued"),
+        ({"submission": SLURM, "array": UNHEARD}, Queue({}, "no answer"), "unknown"),
+        ({"submission": SLURM, "array": None}, named("PENDING"), "queued"),
+        ({"submission": JUST_NOW, "array": SUBMITTING}, EMPTY, "queued"),
+        ({"submission": SLURM, "array": SUBMITTING}, EMPTY, "lost"),  # hours ago: that process does something else
+        ({"submission": JUST_NOW, "array": SUBMITTING.model_copy(update={"refused": "no"})}, EMPTY, "lost"),
+        # records that cannot be read
+        ({"damage": "job.json: no"}, EMPTY, "unknown"),
+    ],
+)
+def test_the_state_follows_from_the_evidence(evidence: dict[str, Any], answer: Queue | None, state: str) -> None:
+    verdict = judge(Evidence(**{"planned": True, "array": ARRAY, **evidence}), answer, NOW)
+    assert verdict.state == state
+    assert verdict.why and "\n" not in verdict.why
+
+
+@pytest.mark.parametrize("heartbeat", [None, BEAT, replace(BEAT, state="stopped"), replace(BEAT, host="node1")])
+def test_without_an_answer_of_squeue_no_job_is_dead(heartbeat: Heartbeat | None) -> None:
+    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=heartbeat)
+    assert judge(evidence, Queue({}, "Socket timed out"), NOW).state == "unknown"
+    assert "Socket timed out" in judge(evidence, Queue({}, "Socket timed out"), NOW).why
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (QueueEntry("PENDING", "Resources"), "Slurm job 7_3 is PENDING (Resources)"),
+        (QueueEntry("PENDING", "DependencyNeverSatisfied"), "a job that it waits for failed"),
+        (QueueEntry("PENDING", "BeginTime", restarts=1), "again after memory 2 of 3 on n1: 900 MB were not enough"),
+        (QueueEntry("RUNNING", "None", restarts=1, node="n2"), "Slurm job 7_3 is RUNNING on n2"),
+    ],
+)
+def test_a_job_in_the_queue_is_told_with_its_reason(entry: QueueEntry, words: str) -> None:
+    killed = Attempt(number=2, job="7_3", node="n1", began=1.0, ended=2.0, cause="memory")
+    again = replace(killed, number=3, restart=1, detail="900 MB were not enough")
+    of_before = replace(killed, number=1)
+    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, attempts=(of_before, killed, again))
+    verdict = judge(evidence, Queue({"7_3": entry}), NOW)
+    assert words in verdict.why
+    assert (verdict.job, verdict.node) == ("7_3", entry.node)
+
+
+def test_a_silence_counts_from_the_last_start_of_the_job() -> None:
+    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=replace(ELSEWHERE, time=NOW - 9000))
+
+    def state(began: float) -> str:
+        start = datetime.fromtimestamp(began).isoformat(timespec="seconds")
+        return judge(evidence, Queue({"7_3": QueueEntry("RUNNING", start=start)}), NOW).state
+
+    assert state(NOW - 60) == "running"
+    assert state(NOW - 700) == "stalled"
+
+
+@pytest.mark.parametrize(
+    ("fate", "state", "cause"),
+    [
+        (Fate("node", "NODE_FAIL on n3", "n3"), "lost", "node"),
+        (Fate("memory", "OUT_OF_MEMORY on n3", "n3"), "lost", "memory"),
+        (Fate("cancelled", "CANCELLED", ""), "stopped", "cancelled"),
+        (Fate("", "its output ends with: command not found", ""), "lost", ""),
+        (None, "lost", ""),
+    ],
+)
+def test_what_is_known_of_a_jobs_end_is_told(fate: Fate | None, state: str, cause: str) -> None:
+    verdict = judge(Evidence(planned=True, submission=SLURM, array=ARRAY), EMPTY, NOW, fate)
+    assert (verdict.state, verdict.cause) == (state, cause)
+    assert fate is None or state == "stopped" or (fate.words in verdict.why and verdict.node == fate.node)
+
+
+def test_an_attempt_that_left_a_word_explains_the_end_of_its_job() -> None:
+    attempt = Attempt(number=2, job="7_3", node="n1", began=1.0, ended=2.0, cause="timeout", detail="not saved")
+    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, attempts=(attempt,))
+    assert judge(evidence, EMPTY, NOW).why == "Slurm job 7_3 left the queue before it began: timeout on n1: not saved"
+    cancelled = replace(evidence, attempts=(replace(attempt, cause="cancelled"),))
+    assert judge(cancelled, EMPTY, NOW).state == "stopped"
+
+
+def test_a_job_that_is_just_ending_says_so() -> None:
+    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, failure=FAILURE)
+    assert judge(evidence, queue(j7_3="COMPLETING"), NOW).ending
+    assert not judge(evidence, queue(j7_3="RUNNING"), NOW).ending
+
+
+BEATS = st.builds(
+    replace,
+    st.sampled_from([BEAT, ALIVE, ELSEWHERE]),
+    state=st.sampled_from(["running", "stopped", "done", "failed"]),
+    attempt=st.integers(1, 3),
+    time=st.floats(0, NOW),
+)
+ARRAYS = st.sampled_from([None, ARRAY, UNHEARD, SUBMITTING, ARRAY.model_copy(update={"refused": "no", "job_id": None})])
+ATTEMPTS = st.builds(
+    Attempt,
+    number=st.integers(1, 3),
+    job=st.just("7_3"),
+    node=st.sampled_from(["", "n1"]),
+    began=st.just(1.0),
+    cause=st.sampled_from([None, "done", "cancelled", "node", "memory", "superseded"]),
+)
+ON_SLURM = st.builds(
+    Evidence,
+    planned=st.just(True),
+    submission=st.builds(
+        lambda submission, **values: submission.model_copy(update=values),
+        st.just(SLURM),
+        submitted=st.floats(0, NOW),
+        cancelled=st.sampled_from([None, 1.0]),
+        array=st.sampled_from(["", "train-a"]),
+        pool=st.sampled_from([None, MYSELF, PARENT, DEAD]),
+    ),
+    heartbeat=st.none() | BEATS,
+    array=ARRAYS,
+    attempts=st.lists(ATTEMPTS, max_size=3).map(tuple),
+)
+ENTRIES = st.builds(
+    QueueEntry,
+    st.sampled_from(["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUE_HOLD", "CONFIGURING", "SIGNALING"]),
+    st.sampled_from(["", "None", "Resources", "BeginTime", "DependencyNeverSatisfied"]),
+    st.sampled_from(["", "hpcseg-train-a"]),
+    st.integers(0, 2),
+)
+FATES = st.none() | st.builds(Fate, st.sampled_from(["", "node", "cancelled"]), st.just("words"), st.just(""))
+
+
+@given(ON_SLURM, st.sampled_from([None, Queue({}, "Socket timed out")]), FATES)
+def test_a_queue_that_does_not_answer_proves_no_death(evidence: Evidence, queue: Queue | None, fate: Fate) -> None:
+    verdict = judge(evidence, queue, NOW, fate)
+    heartbeat = evidence.heartbeat
+    if heartbeat is not None and heartbeat.state == "running" and heartbeat.alive:
+        assert verdict.state in {"running", "stalled"}
+    elif verdict.state != "unknown":
+        assert (verdict.state, verdict.why) == ("queued", "is being submitted")
+    assert verdict.state not in TO_SUBMIT
+
+
+@given(ON_SLURM, ENTRIES, st.sampled_from(["7_3", "9_3"]), FATES)
+def test_a_run_whose_job_is_in_the_queue_is_never_submitted_again(
+    evidence: Evidence, entry: QueueEntry, job: str, fate: Fate
+) -> None:
+    found = evidence.job == job or (
+        evidence.job is None and entry.name == ARRAY.job_name and evidence.submission.array == "train-a"  # type: ignore[union-attr]
+    )
+    verdict = judge(evidence, Queue({job: entry}), NOW, fate)
+    never = entry.reason == "DependencyNeverSatisfied"
+    if found and not never:
+        assert verdict.state in OPEN
+    assert verdict.why and "\n" not in verdict.why
+
+
+def test_what_waits_for_a_failed_run_is_blocked_and_says_by_which() -> None:
+    evidence = {
+        "pack": Evidence(planned=True, submission=LOCAL, failure=FAILURE),
+        "level0": Evidence(planned=True, submission=LOCAL),
+        "train": Evidence(planned=True),
+        "other": Evidence(planned=True),
+        "ready": Evidence(planned=True, done=True),
+    }
+    needs = {"level0": ["pack"], "train": ["level0"], "ready": ["pack"]}
+    verdicts = reconcile(evidence, needs, None, NOW)
+    assert {name: verdict.state for name, verdict in verdicts.items()} == {
+        "pack": "failed",
+        "level0": "blocked",
+        "train": "blocked",
+        "other": "new",
+        "ready": "done",
+    }
+    assert "ValueError: no" in verdicts["train"].why
+
+
+def test_a_job_that_left_the_queue_with_its_ancestors_is_blocked_by_them() -> None:
+    evidence = {
+        "pack": Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=ELSEWHERE),
+        "train": Evidence(planned=True, submission=SLURM.model_copy(update={"task": 4}), array=ARRAY),
+    }
+    verdicts = reconcile(evidence, {"train": ["pack"]}, EMPTY, NOW)
+    assert (verdicts["pack"].state, verdicts["train"].state) == ("lost", "blocked")
+    assert verdicts["train"].why.startswith("pack: ") and verdicts["train"].job == "7_4"
+    fates = {"7_3": Fate("node", "NODE_FAIL on n3", "n3")}
+    assert "NODE_FAIL on n3" in reconcile(evidence, {"train": ["pack"]}, EMPTY, NOW, fates)["train"].why

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from hpcseg.errors import BadInput, HpcsegError
+from hpcseg.runs import rundir
+from hpcseg.runs.attempts import Attempt, begin
+from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, read_array, write_array
+from hpcseg.runs.rundir import RunDir, cause_of, find_runs
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    path = tmp_path / "runs" / "pretrain" / "level0-abc"
+    path.mkdir(parents=True)
+    (path / "run.json").write_text("{}")
+    return RunDir(path)
+
+
+def test_a_run_knows_its_place(run: RunDir, tmp_path: Path) -> None:
+    assert (run.id, run.stage, run.runs_root) == ("level0-abc", "pretrain", tmp_path / "runs")
+    assert [found.id for found in find_runs(tmp_path / "runs")] == ["level0-abc"]
+
+
+def test_done_means_the_record_and_what_later_stages_read(run: RunDir) -> None:
+    run.mark_done(seconds=1.0)
+    assert not run.is_done()
+    (run.path / "model.pt").touch()
+    assert run.is_done() and run.evidence().done
+
+
+def test_a_failure_keeps_cause_last_line_and_traceback(run: RunDir) -> None:
+    try:
+        raise ValueError("first\nlast")
+    except ValueError as error:
+        run.write_error(error)
+    failure = run.failure()
+    assert failure is not None
+    assert (failure.cause, failure.message) == ("python", "ValueError: last")
+    assert "test_rundir.py" in failure.traceback
+
+
+def test_expected_errors_keep_their_message_as_it_is(run: RunDir) -> None:
+    run.write_error(BadInput("x.nii.gz: truncated; copy it again"))
+    failure = run.failure()
+    assert failure is not None and (failure.cause, failure.message) == ("input", "x.nii.gz: truncated; copy it again")
+
+
+def test_forgiving_numbers_the_failures(run: RunDir) -> None:
+    for _ in range(2):
+        run.write_error(ValueError("no"))
+        assert run.forgive()
+    assert not run.forgive()
+    assert sorted(path.name for path in run.path.glob("error*")) == ["error.1.json", "error.2.json"]
+    assert run.failure() is None
+
+
+def test_a_submission_is_read_back(run: RunDir) -> None:
+    assert run.submission() is None
+    submission = Submission(backend="slurm", submitted=1.5, array="train-1", task=1, threads=4)
+    run.write_submission(submission)
+    assert run.submission() == submission
+
+
+def test_damaged_records_are_named_with_a_remedy(run: RunDir) -> None:
+    (run.path / "job.json").write_text(json.dumps({"backend": "pbs"}))
+    with pytest.raises(BadInput, match=r"job\.json: .*remove the file"):
+        run.submission()
+    (run.path / "error.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"error\.json: not an error record"):
+        run.failure()
+    with pytest.raises(BadInput, match=r"run\.json: .*apply the sweep again"):
+        run.spec()
+
+
+def test_the_evidence_of_a_damaged_record_says_which(run: RunDir) -> None:
+    (run.path / "heartbeat.json").write_text('{"state": 3}')
+    assert "heartbeat.json: not a heartbeat" in run.evidence().damage
+    (run.path / "heartbeat.json").write_text("")  # a power cut
+    assert run.evidence().damage == "" and run.evidence().heartbeat is None
+
+
+def test_evidence_of_many_runs_reads_each_array_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, names = tmp_path / "runs", [f"r{n}" for n in range(20)]
+    array = ArrayRecord(
+        tag="train-a",
+        stage="train",
+        runs=tuple(names),
+        tasks=tuple(range(20)),
+        submitted=1.0,
+        host="h",
+        submitter=Process(pid=1, pid_start=1.0),
+        asked=Asked(minutes=1, memory_mb=1),
+        job_id="7",
+    )
+    write_array(root, array)
+    for task, name in enumerate(names):
+        run = RunDir.of(root, "train", name)
+        run.path.mkdir(parents=True)
+        (run.path / "run.json").write_text("{}")
+        run.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a", task=task))
+        begin(run.path, Attempt(number=1, job=f"7_{task}", node="n1", began=1.0))
+    read = []
+    monkeypatch.setattr(rundir, "read_array", lambda root, tag: read.append(tag) or read_array(root, tag))
+    runs = [*(RunDir.of(root, "train", name) for name in names), RunDir.of(root, "train", "new")]
+    found = rundir.read_evidence(runs, attempts=True)
+    assert read == ["train-a"]
+    assert [found[name].job for name in names] == [f"7_{n}" for n in range(20)]
+    assert all(len(found[name].attempts) == 1 for name in names)
+    assert found["new"] == Evidence()
+
+
+def test_only_one_process_works_in_a_run(run: RunDir) -> None:
+    lock = run.lock(0.0)
+    with pytest.raises(HpcsegError, match="another process works on this run"):
+        run.lock(0.0)
+    lock.release()
+    run.lock(0.0).release()
+
+
+def test_the_newest_log_is_the_last_attempts_and_prefers_errors(run: RunDir) -> None:
+    assert run.newest_log() is None
+    run.log.mkdir()
+    for attempt, text in (("10", "old"), ("11", "")):
+        (run.log / f"{attempt}_0_log.err").write_text(text)
+        (run.log / f"{attempt}_0_log.out").write_text("out")
+    import os
+
+    os.utime(run.log / "10_0_log.err", (1, 1))
+    os.utime(run.log / "10_0_log.out", (1, 1))
+    assert run.newest_log() == run.log / "11_0_log.out"
+    (run.log / "11_0_log.err").write_text("error")
+    assert run.newest_log() == run.log / "11_0_log.err"
+
+
+def test_causes_are_told_apart() -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch's."""
+
+    assert cause_of(OutOfMemoryError()) == "cuda-memory"
+    assert cause_of(MemoryError()) == "memory"
+    assert cause_of(OSError(errno.ENOSPC, "full")) == "disk"
+    assert cause_of(OSError(errno.ENOENT, "none")) == "python"
