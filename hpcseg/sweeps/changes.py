@@ -101,7 +101,9 @@ def compare(sweep: Sweep, runs_root: Path, work: Mapping[str, Work], cells: Cell
 def _require_same_file(sweep: Sweep, last: Mapping[str, Any], runs_root: Path) -> None:
     """Refuse to take the place of another sweep that happens to have the same name."""
     path, other = sweep.source.path.resolve(), Path(last.get("file", ""))
-    if other.is_absolute() and other != path and other.exists():
+    if not other.is_absolute() or other == path or not other.exists():
+        return
+    if other.read_text(encoding="utf-8", errors="replace") != sweep.source.text:
         raise BadInput(
             f"{path}: sweep '{sweep.name}' was applied in {runs_root} from {other}; "
             "give one of the two another `name` in [sweep], or use another --runs"

@@ -95,6 +95,8 @@ def test_two_sweep_files_of_one_name_are_refused_with_both_paths(
     path = write_sweep(f'[sweep]\nname = "study"\n{STUDY}', "copy.toml")
     with pytest.raises(BadInput, match=r"copy\.toml: sweep 'study' was applied in .*study\.toml; .*`name`"):
         make_plan(read_sweep(path), tiny_dataset.parent, first.runs_root)
+    first.sweep.source.path.write_text(path.read_text())  # the same sweep in two checkouts
+    make_plan(read_sweep(path), tiny_dataset.parent, first.runs_root)
     first.sweep.source.path.unlink()  # renamed, for instance
     make_plan(read_sweep(path), tiny_dataset.parent, first.runs_root)
 
