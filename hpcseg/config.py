@@ -176,6 +176,7 @@ class InferenceConfig(Section):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     sigma: Positive = 0.5  # of the Gaussian weights, in patch sizes
     save_masks: bool = True
+    nsd_mm: Positive = 5.0  # tolerance of the normalised surface distance
 
 
 class RunConfig(Section):

@@ -61,7 +61,7 @@ def pack(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A dataset's folder, a store, or a run directory.")],
+    path: Annotated[Path, typer.Argument(help="A dataset's folder, a store, a run directory, or a model.pt.")],
     png: Annotated[
         Path | None, typer.Option("--png", help="Folder for pictures: slices of each case, an overview.", metavar="DIR")
     ] = None,
@@ -109,5 +109,9 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
             )
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder; give a dataset's folder, a store or a run directory")
+    if path.suffix == ".pt":
+        from hpcseg.training.model import TrainedModel
+
+        return TrainedModel.load(path).report()
     with terminal.counting("checking") as progress:
         return inspection.inspect_store(path, progress, pictures=png, force=force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ import typer
 from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage
 from hpcseg.screens.runs import rehearsal_table
+
+
+class Mode(enum.StrEnum):
+    """How a volume is covered."""
+
+    tiles = "tiles"
+    paper = "paper"
 
 
 def train(
@@ -76,14 +84,36 @@ def rehearse(
 
 
 def segment(
-    model: Annotated[Path, typer.Argument(help="A run directory or a model.pt.", metavar="RUN")],
-    images: Annotated[list[Path], typer.Argument(help="NIfTI scans.", metavar="IMAGE…")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories or model.pt files, then NIfTI scans.", metavar="RUN… IMAGE…"),
+    ],
     to: Annotated[Path, typer.Option("--to", help="Folder for the masks.", metavar="DIR")],
-    force: Annotated[bool, typer.Option(help="Replace masks that exist.")] = False,
+    mode: Annotated[
+        Mode | None, typer.Option(help="Instead of inference.mode: large tiles, or overlapping patches as published.")
+    ] = None,
+    largest: Annotated[bool, typer.Option(help="Keep the largest connected component of each class only.")] = False,
+    probabilities: Annotated[bool, typer.Option(help="Write NAME.p1.nii.gz, … too: a map of each class.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
-    """Segment scans with a trained model; each mask is on its scan's own grid."""
-    from hpcseg.inference.files import segment_files
+    """Segment scans with a trained model, or with several whose probabilities are averaged.
 
-    with terminal.counting("segmenting") as progress:
-        for path in segment_files(model, images, to, force=force, progress=progress):
-            print(path)
+    Each mask is on its scan's own grid.
+    """
+    from hpcseg.inference.files import Wanted, models_and_images, segment_files
+
+    models, images = models_and_images(paths)
+    wanted = Wanted(None if mode is None else mode.value, largest, probabilities)
+    with terminal.bars() as bars:
+        scans, tiles = (bars.add_task(name, total=None, says="") for name in ("segmenting", "tiles"))
+
+        def scan_done(done: int, total: int, name: str) -> None:
+            bars.update(scans, completed=done, total=total, says=name)
+
+        def tile_done(done: int, total: int) -> None:
+            bars.update(tiles, completed=done, total=total)
+
+        for path in segment_files(
+            models, images, to, wanted=wanted, force=force, progress=scan_done, advance=tile_done
+        ):
+            print(path, flush=True)

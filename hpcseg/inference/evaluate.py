@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from hpcseg import __version__
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import append_line, read_json, write_json
-from hpcseg.inference.metrics import dice
+from hpcseg.inference.metrics import measure
 from hpcseg.inference.segment import Segmenter
 from hpcseg.spec import CaseRef, TrainSpec
 from hpcseg.training.checkpoint import remove_checkpoints
@@ -41,7 +42,8 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
     """
     segmenter = Segmenter(TrainedModel.load(run / MODEL))
     scans = [("validation", scan) for scan in spec.validation_scans] + [("test", scan) for scan in spec.test_scans]
-    left = ranks.of_leader(lambda: _left(run, scans))
+    nsd_mm = spec.config.inference.nsd_mm
+    left = ranks.of_leader(lambda: _left(run, scans, nsd_mm))
     partial = run / (_PARTIAL if ranks.leads else f"evaluation.{ranks.rank}.jsonl")
     trained = int(read_json(run / TRAINING_FILE)["steps"])
     for first in range(0, len(left), ranks.world):
@@ -51,12 +53,12 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
             raise Interrupted(f"stopped after {finished} of {len(scans)} scans; the same command goes on from there")
         for index in left[first : first + ranks.world][ranks.rank : ranks.rank + 1]:
             group, scan = scans[index]
-            lines = list(_measure(segmenter, run, spec, group, scan, control))
-            append_line(partial, json.dumps({"set": group, "case": scan.name, "classes": lines}))
+            lines = _measure(segmenter, run, spec, group, scan, control)
+            append_line(partial, json.dumps({"set": group, "case": scan.name, "nsd_mm": nsd_mm, "classes": lines}))
         control.reached(trained + min(finished + ranks.world, len(scans)))
     ranks.wait()
     if ranks.leads:
-        write_json(run / RESULT, _result(run, spec, _partial(run), segmenter.device))
+        write_json(run / RESULT, _result(run, spec, _partial(run, nsd_mm), segmenter.device))
         for path in _partials(run):
             path.unlink(missing_ok=True)
         remove_checkpoints(run)
@@ -64,20 +66,27 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
 
 def _measure(
     segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef, control: Control
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
     found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
     reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes_in(group))
     if spec.config.inference.save_masks:
         write_mask(run / "predictions" / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image)
-    for label in range(1, segmenter.model.class_count + 1):
-        yield {"case": scan.name, "class": label, "dsc": dice(found.mask_zyx, reference_zyx, label)}
+    agreements = measure(
+        found.mask_zyx,
+        reference_zyx,
+        segmenter.model.class_count,
+        found.grid.spacing_zyx,
+        spec.config.inference.nsd_mm,
+        threads=torch.get_num_threads(),
+    )
+    return [{"case": scan.name, "class": label, **asdict(one)} for label, one in enumerate(agreements, start=1)]
 
 
-def _left(run: Path, scans: Sequence[tuple[str, CaseRef]]) -> list[int]:
+def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], nsd_mm: float) -> list[int]:
     """Which scans are not measured yet."""
-    done = _partial(run)
+    done = _partial(run, nsd_mm)
     return [index for index, (group, scan) in enumerate(scans) if (group, scan.name) not in done]
 
 
@@ -85,14 +94,16 @@ def _partials(run: Path) -> list[Path]:
     return sorted(run.glob("evaluation*.jsonl"))
 
 
-def _partial(run: Path) -> _Scores:
+def _partial(run: Path, nsd_mm: float) -> _Scores:
+    """What interrupted evaluations have measured, with this tolerance."""
     found: _Scores = {}
     for line in (line for path in _partials(run) for line in path.read_text(encoding="utf-8").splitlines()):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:  # the line under way when the process was killed
             continue
-        found[entry["set"], entry["case"]] = entry["classes"]
+        if entry.get("nsd_mm") == nsd_mm:  # an older version wrote none, and less than is measured now
+            found[entry["set"], entry["case"]] = entry["classes"]
     return found
 
 
@@ -110,6 +121,7 @@ def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> 
         "fold": config.fold,
         "seed": config.seed,
         "sets": sets,
+        "nsd_mm": config.inference.nsd_mm,
         "training": training,
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",

@@ -1,127 +1,159 @@
-"""A scan in, class probabilities or a mask on the scan's own grid out (paper 3.1.2).
+"""A scan in, a mask on the scan's own grid out, by one model or by several that are averaged (paper 3.1.2).
 
-Shape legend: B batch, C classes, D/H/W and Z/Y/X the axes z, y, x. "Network grid" is the cropped, resampled grid that
-the network was trained on; "scan grid" is the scan's own, in canonical orientation.
+Shape legend: C foreground classes, Z/Y/X the axes z, y, x. "Network grid" is the cropped, resampled grid that a network
+was trained on; "scan grid" is the scan's own, in canonical orientation. Probabilities go from the one to the other a
+few planes at a time (`predict`, `restore`), so that no array of them is as large as the scan unless it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from hpcseg.inference.tiling import gaussian_weights, large_tile, tile_origins
+from hpcseg.config import Pair
+from hpcseg.errors import BadInput
+from hpcseg.inference.components import keep_largest
+from hpcseg.inference.predict import Advance, Mode, Predictor
+from hpcseg.inference.restore import restored
 from hpcseg.inference.volume import ScanVolume
-from hpcseg.patches.geometry import FovealGeometry, PatchGeometry
-from hpcseg.patches.reading import read_sample
-from hpcseg.patches.windowing import table_row, windowed
-from hpcseg.training.model import TrainedModel, geometry_of
-from hpcseg.training.precision import autocast, pick_device
-from hpcseg.volumes.intensities import Normalisation, normalisation
-from hpcseg.volumes.preprocess import preprocess
-from hpcseg.volumes.scans import ScanGrid
+from hpcseg.spec import Spacing
+from hpcseg.training.model import TrainedModel
+from hpcseg.training.precision import pick_device
+from hpcseg.volumes import scratch
+from hpcseg.volumes.preprocess import Crop, preprocess
+from hpcseg.volumes.scans import WHOLE, ScanGrid, read_grid
 from hpcseg.volumes.store import LEVELS
-
-LARGEST_TILE = 96  # voxels; 64 float32 maps of such a tile take 226 MB
-
-Advance = Callable[[int, int], None]  # tiles done, tiles in all
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Class indices on the scan grid, uint8 (Z, Y, X), 0 the background."""
+    """What was found in a scan, on its grid.
+
+    Attributes:
+        mask_zyx: class indices, uint8 (Z, Y, X), 0 the background.
+        grid: of the scan.
+        share_CZYX: probabilities of the classes as uint16 shares of `WHOLE` (65535), where they were asked for.
+    """
 
     mask_zyx: NDArray[np.uint8]
     grid: ScanGrid
+    share_CZYX: NDArray[np.uint16] | None = None
 
 
 class Segmenter:
-    """A trained model, ready to be applied to scans."""
+    """Trained models, ready to be applied to scans: with several, their probabilities on the scan grid are averaged.
 
-    def __init__(self, model: TrainedModel, device: torch.device | None = None) -> None:
-        self.model = model
+    Args:
+        models: at least one; each with a spacing and patches of its own, all with the same classes.
+        device: where they compute; None: the GPU, if there is one.
+        mode: "paper" or "tiles", instead of the one that each model was configured with.
+
+    Raises:
+        BadInput: the classes of two models differ.
+    """
+
+    def __init__(self, *models: TrainedModel, device: torch.device | None = None, mode: Mode | None = None) -> None:
+        self.model = models[0]
         self.device = device or pick_device()
-        self.network = model.network(self.device)
+        for other in models[1:]:
+            if other.classes != self.model.classes:
+                raise BadInput(
+                    f"model {other.name}: its classes {_listed(other)} are not {_listed(self.model)} as those of "
+                    f"{self.model.name}; average models of the same classes"
+                )
+        self.predictors = [Predictor(model, self.device, mode) for model in models]
 
-    def segment(self, image: Path, advance: Advance | None = None) -> Segmentation:
+    def segment(
+        self, image: Path, advance: Advance | None = None, *, probabilities: bool = False, largest: bool = False
+    ) -> Segmentation:
         """Segment one NIfTI scan.
+
+        Args:
+            image: the scan.
+            advance: called after every tile of every model.
+            probabilities: keep them.
+            largest: keep the largest connected component of each class only; probabilities stay as they are.
 
         Raises:
             BadInput: the file is not a sound three-dimensional scan.
         """
-        model = self.model
-        scan = preprocess(image, None, spacing_zyx=model.spacing_zyx, classes=model.classes, padding=model.padding)
-        volume = ScanVolume.of(scan, model.pyramid_clip, levels=LEVELS)
-        window = normalisation(model.config.preprocessing, volume.histogram, model.window)
-        probability_CZYX = self._predict(volume, window, advance)
-        # Class after class, so that only one full-size array of probabilities is alive beside the running maximum.
-        best = scan.restore(1 - probability_CZYX.sum(axis=0)) if model.class_count > 1 else None
-        mask: NDArray[np.uint8] | None = None
-        for index, probability_ZYX in enumerate(probability_CZYX, start=1):
-            restored = scan.restore(probability_ZYX)
-            wins = restored > (0.5 if best is None else best)
-            mask = np.zeros(restored.shape, np.uint8) if mask is None else mask
-            mask[wins] = index
-            if best is not None:
-                np.maximum(best, restored, out=best)
-        assert mask is not None
-        return Segmentation(mask, scan.grid)
+        grid, classes, count = read_grid(image), self.model.class_count, len(self.predictors)
+        mask_zyx = scratch.empty(grid.shape_zyx, np.uint8)
+        share_CZYX = scratch.empty((classes, *grid.shape_zyx), np.uint16) if probabilities else None
+        total_CZYX = scratch.zeros((classes, *grid.shape_zyx), np.float32) if count > 1 else None
+        prepared: _Prepared | None = None
+        for index, predictor in enumerate(self.predictors):
+            recipe = _Recipe.of(predictor.model)
+            if prepared is None or prepared.recipe != recipe:
+                prepared = None  # the one before makes room
+                prepared = _Prepared.of(image, recipe)
+            predicted = predictor.slabs(prepared.volume, _over_all(advance, index, count))
+            shapes = prepared.volume.shape_zyx, classes, prepared.crop, grid.shape_zyx
+            for planes, own_CZYX in restored(predicted, *shapes):
+                sum_CZYX = own_CZYX
+                if total_CZYX is not None:
+                    sum_CZYX = total_CZYX[:, planes] = total_CZYX[:, planes] + own_CZYX
+                    scratch.release(total_CZYX)
+                if index == count - 1:
+                    mean_CZYX = sum_CZYX / np.float32(count)
+                    mask_zyx[planes] = most_probable(mean_CZYX)
+                    if share_CZYX is not None:
+                        share_CZYX[:, planes] = np.rint(mean_CZYX * WHOLE)
+                        scratch.release(share_CZYX)
+        if largest:
+            keep_largest(mask_zyx, classes)
+        return Segmentation(mask_zyx, grid, share_CZYX)
 
-    def _predict(self, volume: ScanVolume, window: Normalisation, advance: Advance | None) -> NDArray[np.float32]:
-        config = self.model.config
-        geometry = geometry_of(config)
-        if config.inference.mode == "paper":
-            step = max(round(geometry.patch * (1 - config.inference.overlap)), 1)
-            weights = gaussian_weights(geometry.patch, config.inference.sigma)
-            return self._overlapping(volume, window, geometry, step, weights, advance)
-        # A U-Net's predictions depend on where the tile's faces are: they stay about as far as in training.
-        largest = LARGEST_TILE if isinstance(geometry, FovealGeometry) else geometry.patch
-        tile = large_tile(volume.shape_zyx, geometry, config.inference.tile or largest)
-        return self._overlapping(volume, window, geometry.resized(tile), tile, None, advance)
 
-    def _overlapping(
-        self,
-        volume: ScanVolume,
-        window: Normalisation,
-        geometry: PatchGeometry,
-        step: int,
-        weights: NDArray[np.float32] | None,
-        advance: Advance | None,
-    ) -> NDArray[np.float32]:
-        """Foreground probabilities (C, Z, Y, X) on the network grid, averaged with `weights` where tiles overlap."""
-        total_CZYX = np.zeros((self.model.class_count, *volume.shape_zyx), np.float32)
-        weight_ZYX = None if weights is None else np.zeros(volume.shape_zyx, np.float32)
-        origins = list(tile_origins(volume.shape_zyx, geometry, step))
-        for done, origin in enumerate(origins, start=1):
-            inside = tuple(
-                slice(max(o, 0), min(o + geometry.patch, n)) for o, n in zip(origin, volume.shape_zyx, strict=True)
-            )
-            own = tuple(slice(s.start - o, s.stop - o) for s, o in zip(inside, origin, strict=True))
-            if all(s.stop > s.start for s in inside):
-                tile_CDHW = self._tile(volume, window, geometry, origin)[:, *own]
-                if weights is None or weight_ZYX is None:
-                    total_CZYX[:, *inside] = tile_CDHW
-                else:
-                    total_CZYX[:, *inside] += weights[own] * tile_CDHW
-                    weight_ZYX[inside] += weights[own]
-            if advance:
-                advance(done, len(origins))
-        return total_CZYX if weight_ZYX is None else total_CZYX / weight_ZYX
+def most_probable(probability_CZYX: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Class of every voxel: one class where its probability is above ½, several: the largest, background included."""
+    classes = len(probability_CZYX)
+    mask_zyx = np.zeros(probability_CZYX.shape[1:], np.uint8)
+    best = np.full(mask_zyx.shape, 0.5, np.float32) if classes == 1 else 1 - probability_CZYX.sum(axis=0)
+    for label, probability_ZYX in enumerate(probability_CZYX, start=1):
+        mask_zyx[probability_ZYX > best] = label
+        np.maximum(best, probability_ZYX, out=best)
+    return mask_zyx
 
-    @torch.inference_mode()
-    def _tile(
-        self, volume: ScanVolume, window: Normalisation, geometry: PatchGeometry, origin: tuple[int, int, int]
-    ) -> NDArray[np.float32]:
-        table_16 = torch.from_numpy(table_row(volume.slope, volume.intercept, window))[None].to(self.device)
-        boxes = read_sample(volume, geometry, origin, range(geometry.levels), self.model.pyramid_clip)
-        images_BCDHW = [windowed(torch.from_numpy(box)[None].to(self.device), table_16) for box in boxes]
-        with autocast(self.model.config.training, self.device):
-            logits_BCDHW = self.network(images_BCDHW)
-        probability_CDHW = nn.functional.softmax(logits_BCDHW.float(), dim=1)[0, 1:]
-        result: NDArray[np.float32] = probability_CDHW.cpu().numpy()
-        return result
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What the network grid of a scan depends on."""
+
+    spacing_zyx: Spacing
+    padding: Literal["minimum"] | float
+    pyramid_clip: Pair | None
+
+    @classmethod
+    def of(cls, model: TrainedModel) -> _Recipe:
+        return cls(model.spacing_zyx, model.padding, model.pyramid_clip)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A scan on the network grid."""
+
+    recipe: _Recipe
+    volume: ScanVolume
+    crop: Crop
+
+    @classmethod
+    def of(cls, image: Path, recipe: _Recipe) -> _Prepared:
+        scan = preprocess(image, None, spacing_zyx=recipe.spacing_zyx, classes=(), padding=recipe.padding)
+        return cls(recipe, ScanVolume.of(scan, recipe.pyramid_clip, levels=LEVELS), scan.crop)
+
+
+def _over_all(advance: Advance | None, index: int, count: int) -> Advance | None:
+    """Progress of one of several models as that of all; they are taken to have as many tiles as this one."""
+    if advance is None:
+        return None
+    return lambda done, tiles: advance(index * tiles + done, count * tiles)
+
+
+def _listed(model: TrainedModel) -> str:
+    return str([list(values) for values in model.classes]) if model.classes else "(all labels but 0)"

@@ -5,16 +5,19 @@ All lengths are voxels of the network's grid; axes are z, y, x.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.patches.geometry import PatchGeometry
+from hpcseg.patches.reading import overlap
 
-Origin = tuple[int, int, int]
+Triple = tuple[int, int, int]
+Starts = tuple[list[int], list[int], list[int]]
+Box = tuple[slice, slice, slice]
 
 
 def tile_starts(length: int, tile: int, step: int, first: int) -> list[int]:
@@ -23,28 +26,101 @@ def tile_starts(length: int, tile: int, step: int, first: int) -> list[int]:
     return [first + index * step for index in range(count)]
 
 
-def tile_origins(shape_zyx: tuple[int, ...], geometry: PatchGeometry, step: int) -> Iterator[Origin]:
-    """Origins of the tiles of `geometry.patch` voxels that cover a volume.
+def axes_starts(shape_zyx: Sequence[int], geometry: PatchGeometry, step: int) -> Starts:
+    """Origins along each axis of the tiles of `geometry.patch` voxels that cover a volume: all of their combinations.
 
     They begin at the geometry's phase, so that with a `step` that is a multiple of its period every level is read
     straight from the stored pyramid, and a voxel's prediction does not depend on the tile's size.
     """
     first = geometry.phase - geometry.period if geometry.phase else 0
     z, y, x = (tile_starts(length, geometry.patch, step, first) for length in shape_zyx)
-    return itertools.product(z, y, x)
+    return z, y, x
 
 
-def large_tile(shape_zyx: tuple[int, ...], geometry: PatchGeometry, limit: int) -> int:
-    """Edge of a tile, a multiple of the period, at most `limit`, that covers a volume with little left over."""
+def large_tile(shape_zyx: Sequence[int], geometry: PatchGeometry, limit: int) -> int:
+    """Edge of the tiles, a multiple of the period, that cover a volume with the least input; at most `limit`."""
     period = geometry.period
-    longest = max(shape_zyx) + period
-    tiles = max(math.ceil(longest / limit), 1)
-    return max(math.ceil(longest / tiles / period), 1) * period
+    edges = range(period, max(limit // period, 1) * period + 1, period)
+    return min(edges, key=lambda edge: (_input_voxels(shape_zyx, geometry.resized(edge)), edge))
 
 
-def gaussian_weights(patch: int, sigma: float) -> NDArray[np.float32]:
-    """Weights of a patch's voxels: a Gaussian of `sigma` patch sizes at its centre (paper 3.1.2)."""
-    offset = np.arange(patch) - (patch - 1) / 2
-    axis = np.exp(-0.5 * (offset / (sigma * patch)) ** 2).astype(np.float32)
-    weights: NDArray[np.float32] = axis[:, None, None] * axis[:, None] * axis
-    return weights
+def _input_voxels(shape_zyx: Sequence[int], geometry: PatchGeometry) -> int:
+    """What a network is given to cover a volume without overlap: the measure of its work."""
+    tiles = math.prod(len(starts) for starts in axes_starts(shape_zyx, geometry, geometry.patch))
+    return tiles * sum(edge**3 for edge in geometry.inputs)
+
+
+def axis_shares(length: int, starts: Sequence[int], tile: int, sigma: float | None) -> NDArray[np.float32]:
+    """Share of each tile in the mean at each voxel of one axis: float32 (tiles, `length`), columns sum to 1.
+
+    The weight of a tile's voxel is a Gaussian of `sigma` tile edges about the tile's centre (paper 3.1.2), or 1 with
+    None. A weight of three dimensions is the product of those of its axes, and so is a share.
+    """
+    inside = np.arange(length) - np.array(starts)[:, None]
+    width = math.inf if sigma is None else sigma * tile
+    logarithm = -0.5 * ((inside - (tile - 1) / 2) / width) ** 2
+    logarithm[(inside < 0) | (inside >= tile)] = -math.inf
+    weights = np.exp(logarithm - logarithm.max(axis=0))  # narrow Gaussians do not vanish
+    shares: NDArray[np.float32] = (weights / weights.sum(axis=0)).astype(np.float32)
+    return shares
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tiles of one volume, in layers along z; a tile is called by its index along each axis.
+
+    Attributes:
+        shape_zyx: of the volume.
+        geometry: of one tile.
+        starts: of the tiles, along each axis.
+        shares: (tiles, voxels) per axis, how much a tile counts at a voxel.
+    """
+
+    shape_zyx: Triple
+    geometry: PatchGeometry
+    starts: Starts
+    shares: tuple[NDArray[np.float32], ...]
+
+    @classmethod
+    def of(cls, shape_zyx: Triple, geometry: PatchGeometry, step: int, sigma: float | None) -> Tiling:
+        """Tiles every `step` voxels, weighted by a Gaussian of `sigma` tile edges, or all alike."""
+        starts = axes_starts(shape_zyx, geometry, step)
+        shares = (axis_shares(n, own, geometry.patch, sigma) for n, own in zip(shape_zyx, starts, strict=True))
+        return cls(shape_zyx, geometry, starts, tuple(shares))
+
+    def __iter__(self) -> Iterator[Triple]:
+        """All tiles, layer after layer."""
+        for z in range(len(self.starts[0])):
+            for y in range(len(self.starts[1])):
+                for x in range(len(self.starts[2])):
+                    yield z, y, x
+
+    @property
+    def per_layer(self) -> int:
+        """Number of tiles with one start along z."""
+        return len(self.starts[1]) * len(self.starts[2])
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.starts[0]) * self.per_layer
+
+    def origin(self, tile: Triple) -> Triple:
+        """First corner of a tile."""
+        z, y, x = (starts[index] for starts, index in zip(self.starts, tile, strict=True))
+        return z, y, x
+
+    def places(self, tile: Triple) -> tuple[Box, Box]:
+        """Where a tile and the volume meet: in the volume and in the tile; empty if nowhere."""
+        sizes = zip(self.origin(tile), self.shape_zyx, strict=True)
+        (z, own_z), (y, own_y), (x, own_x) = (overlap(origin, self.geometry.patch, length) for origin, length in sizes)
+        return (z, y, x), (own_z, own_y, own_x)
+
+    def meets(self, tile: Triple) -> bool:
+        """Whether any voxel of the tile lies in the volume."""
+        return all(axis.stop > axis.start for axis in self.places(tile)[0])
+
+    def finished(self, layer: int) -> int:
+        """Number of the volume's first planes that no later layer of tiles adds to."""
+        later = self.starts[0][layer + 1 :]
+        return min(max(later[0], 0), self.shape_zyx[0]) if later else self.shape_zyx[0]

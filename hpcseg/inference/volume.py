@@ -13,6 +13,7 @@ from hpcseg.config import Pair
 from hpcseg.patches.reading import overlap
 from hpcseg.volumes.preprocess import Preprocessed
 from hpcseg.volumes.pyramid import Coding, build_pyramid, choose_coding
+from hpcseg.volumes.slabs import slabs
 
 _CODES = 1 << 16
 
@@ -39,9 +40,10 @@ class ScanVolume:
         )
 
     @property
-    def shape_zyx(self) -> tuple[int, ...]:
+    def shape_zyx(self) -> tuple[int, int, int]:
         """Voxels of level 0."""
-        return self.levels_zyx[0].shape
+        z, y, x = self.levels_zyx[0].shape
+        return z, y, x
 
     @property
     def slope(self) -> float:
@@ -61,9 +63,12 @@ class ScanVolume:
     @cached_property
     def histogram(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Intensities that occur at level 0, ascending, and how often."""
-        counts = np.bincount(self.levels_zyx[0].ravel().astype(np.int32) + _CODES // 2, minlength=_CODES)
+        counts = np.zeros(_CODES, np.int64)
+        for planes in slabs(self.shape_zyx):
+            codes = self.levels_zyx[0][planes].ravel().astype(np.int32)
+            counts += np.bincount(codes + _CODES // 2, minlength=_CODES)
         present = np.flatnonzero(counts)
-        return self.decode((present - _CODES // 2).astype(np.int16)), counts[present].astype(np.int64)
+        return self.decode((present - _CODES // 2).astype(np.int16)), counts[present]
 
     def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """Intensities of codes."""

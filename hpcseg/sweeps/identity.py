@@ -94,7 +94,7 @@ def relevant(config: RunConfig) -> dict[str, Any]:
     """The resolved values that a training run of this strategy depends on, without its data; sections as JSON.
 
     Left out: `data` and the geometry of preprocessing (they enter as cases and pack), what other strategies use, and
-    what changes no result (`inference.save_masks`, `training.checkpoint_epochs`).
+    what changes no mask (`inference.save_masks`, `inference.nsd_mm`, `training.checkpoint_epochs`).
     """
     values = {
         "strategy": config.strategy,
@@ -159,8 +159,8 @@ def _training_values(section: TrainingConfig) -> dict[str, Any]:
 
 @remembered
 def _inference(section: InferenceConfig) -> dict[str, Any]:
-    """The inference section, without what is kept of it."""
-    return _without(_values(section), "save_masks")
+    """The inference section, without what is kept and measured of it."""
+    return _without(_values(section), "save_masks", "nsd_mm")
 
 
 @remembered

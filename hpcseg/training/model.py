@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometr
 from hpcseg.spec import Spacing, TrainSpec
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
+from hpcseg.volumes.datasets import open_dataset
 
 MODEL = "model.pt"
 _KINDS = {"fnet": "hpcseg-fnet 1", "unet": "hpcseg-unet 1"}
@@ -50,7 +52,8 @@ class TrainedModel:
     """Weights, and how a scan becomes their input.
 
     `window` is the clip window of the labelled volumes (None where the intensity method has none); `classes` lists the
-    label values of each foreground class.
+    label values of each foreground class, `class_names` what the dataset calls them (empty where it is not known).
+    `provenance` tells whence it comes: run, strategy, dataset, labelled, fold, seed, trained (UTC), versions.
     """
 
     config: RunConfig
@@ -60,7 +63,13 @@ class TrainedModel:
     pyramid_clip: Pair | None
     window: Pair | None
     weights: dict[str, Tensor]
-    provenance: dict[str, str]
+    provenance: dict[str, Any]
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the run that trained it."""
+        return str(self.provenance.get("run", "without a name"))
 
     @property
     def class_count(self) -> int:
@@ -76,15 +85,27 @@ class TrainedModel:
     @classmethod
     def of(cls, spec: TrainSpec, window: Pair | None, weights: dict[str, Tensor]) -> TrainedModel:
         """The model that a training run leaves."""
+        config = spec.config
         return cls(
-            config=spec.config,
+            config=config,
             spacing_zyx=spec.spacing_zyx,
             classes=spec.classes,
             padding=spec.padding,
             pyramid_clip=spec.pyramid_clip,
             window=window,
             weights=weights,
-            provenance={"run": spec.id, "hpcseg": __version__, "torch": str(torch.__version__)},
+            provenance={
+                "run": spec.id,
+                "strategy": config.strategy,
+                "dataset": config.data.dataset,
+                "labelled": config.labelled,
+                "fold": config.fold,
+                "seed": config.seed,
+                "trained": datetime.now(UTC).isoformat(timespec="seconds"),
+                "hpcseg": __version__,
+                "torch": str(torch.__version__),
+            },
+            class_names=_class_names(spec),
         )
 
     def save(self, path: Path) -> None:
@@ -99,6 +120,7 @@ class TrainedModel:
             "window": None if self.window is None else list(self.window),
             "weights": self.weights,
             "provenance": self.provenance,
+            "class_names": list(self.class_names),
         }
         save_tensors(path, plain)
 
@@ -113,19 +135,72 @@ class TrainedModel:
         if not file.exists():
             raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
         plain = load_tensors(file)
+        if str(plain.get("kind")).startswith("hpcseg-autoencoder "):
+            raise BadInput(f"{file}: holds an autoencoder, which does not segment; give a run of the stage train")
         if plain.get("kind") not in _KINDS.values():
             raise BadInput(f"{file}: not a trained network of this version of hpcseg")
         try:
-            config = RunConfig.model_validate_json(plain["config"])
+            model = cls._of_plain(plain)
+            with torch.device("meta"):
+                new_network(model.config, model.class_count).load_state_dict(model.weights, assign=True)
         except ValidationError:
             raise BadInput(f"{file}: its configuration is not one of this version of hpcseg") from None
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            raise BadInput(f"{file}: its parts do not fit together; copy it again from its run") from None
+        return model
+
+    @classmethod
+    def _of_plain(cls, plain: dict[str, Any]) -> TrainedModel:
+        z, y, x = plain["spacing_zyx"]
         return cls(
-            config=config,
-            spacing_zyx=tuple(plain["spacing_zyx"]),
+            config=RunConfig.model_validate_json(plain["config"]),
+            spacing_zyx=(z, y, x),
             classes=tuple(tuple(values) for values in plain["classes"]),
             padding=plain["padding"],
-            pyramid_clip=None if plain["pyramid_clip"] is None else tuple(plain["pyramid_clip"]),
-            window=None if plain["window"] is None else tuple(plain["window"]),
+            pyramid_clip=_pair(plain["pyramid_clip"]),
+            window=_pair(plain["window"]),
             weights=plain["weights"],
             provenance=plain["provenance"],
+            class_names=tuple(plain.get("class_names", ())),
         )
+
+    def report(self) -> dict[str, Any]:
+        """What there is to know about it, for `hpcseg inspect`."""
+        network, preprocessing = self.config.network, self.config.preprocessing
+        names = self.class_names or tuple(f"class {index}" for index in range(1, self.class_count + 1))
+        values = self.classes or ((),)
+        return {
+            "kind": "model",
+            **self.provenance,
+            "network": f"{network.kind}, {network.levels} levels, kernel {network.kernel}",
+            "maps": list(network.maps_per_level),
+            "parameters": sum(
+                weight.numel() for key, weight in self.weights.items() if key.endswith(("weight", "bias"))
+            ),
+            "patch": self.config.patches.size,
+            "spacing_zyx": list(self.spacing_zyx),
+            "classes": {name: list(own) or "all but 0" for name, own in zip(names, values, strict=False)},
+            "intensity": preprocessing.intensity,
+            "window": None if self.window is None else list(self.window),
+            "padding": self.padding,
+            "pyramid_clip": None if self.pyramid_clip is None else list(self.pyramid_clip),
+            "problems": [],
+        }
+
+
+def _pair(values: list[float] | None) -> Pair | None:
+    if values is None:
+        return None
+    low, high = values
+    return low, high
+
+
+def _class_names(spec: TrainSpec) -> tuple[str, ...]:
+    """What the dataset of the run's scans calls its classes; () where there is no description beside the scans."""
+    try:
+        root = spec.validation_scans[0].image.parents[1]
+        labels = open_dataset(root, files_must_exist=False).labels
+    except (BadInput, IndexError, OSError):
+        return ()
+    groups = spec.classes or (tuple(value for value in sorted(labels) if value),)
+    return tuple(" + ".join(labels.get(value, f"label {value}") for value in group) for group in groups)

@@ -13,11 +13,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from hpcseg.errors import BadInput
 from hpcseg.spec import Spacing
-from hpcseg.volumes.resample import resample_cubic, resample_labels, resample_linear, target_shape
+from hpcseg.volumes.resample import one_thread, resample_cubic, resample_labels, resample_linear, target_shape
 from hpcseg.volumes.scans import ScanGrid, read_label, read_scan
 from hpcseg.volumes.slabs import slabs
 from hpcseg.volumes.voxels import Intensities
@@ -54,7 +53,7 @@ class Preprocessed:
         """
         restored = np.zeros(self.grid.shape_zyx, dtype=np.float32)
         box = tuple(slice(first, end) for first, end in self.crop)
-        with _one_thread():
+        with one_thread():
             restored[box] = resample_linear(values_zyx, [end - first for first, end in self.crop])
         return restored
 
@@ -92,13 +91,13 @@ def preprocess(
             f"{image}: {grid.spacing_zyx} mm resampled to {spacing_zyx} mm gives {shape} voxels, too many; "
             "correct the scan's header or preprocessing.spacing"
         )
-    with _one_thread():
+    with one_thread():
         resampled = resample_cubic(scan.crop(box), shape)
     del scan
     label_zyx = None
     if label is not None:
         merged = merge_labels(read_label(label, grid)[box], classes)
-        with _one_thread():
+        with one_thread():
             label_zyx = resample_labels(merged, shape, n_classes(classes))
     return Preprocessed(resampled, label_zyx, outside, grid, crop)
 
@@ -144,8 +143,3 @@ def _box_above(scan: Intensities, outside: float) -> Crop:
         found = [np.ones(n, dtype=bool) for n in scan.shape]
     z, y, x = ((int(voxels.argmax()), len(voxels) - int(voxels[::-1].argmax())) for voxels in found)
     return z, y, x
-
-
-def _one_thread() -> threadpool_limits:
-    """While it is open, matrix products run in one thread: their last bits depend on the number of threads."""
-    return threadpool_limits(1, user_api="blas")

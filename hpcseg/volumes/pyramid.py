@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.volumes import scratch
 from hpcseg.volumes.slabs import VOXELS, slabs
 
 CODES = 65_000  # of the 65,536: room for rounding at both ends
@@ -29,13 +30,15 @@ class Coding:
 
     def encode(self, values: NDArray[np.float32]) -> NDArray[np.int16]:
         """Nearest codes of float32 intensities."""
-        codes = np.empty(values.shape, dtype=np.int16)
+        codes: NDArray[np.int16] = scratch.empty(values.shape, np.int16)
         for planes in slabs(values.shape):
             part = np.subtract(values[planes], np.float32(self.intercept), dtype=np.float32)
             part *= np.float32(1 / self.slope)
             np.rint(part, out=part)
             np.clip(part, -32768, 32767, out=part)
             codes[planes] = part
+            scratch.release(codes)
+            scratch.release(values)
         return codes
 
     def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:

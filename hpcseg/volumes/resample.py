@@ -15,8 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 
 from hpcseg.spec import Spacing
+from hpcseg.volumes import scratch
 from hpcseg.volumes.slabs import slabs
 
 Triple = tuple[int, int, int]
@@ -76,6 +78,33 @@ def resample_cubic(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.f
 def resample_linear(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
     """Resample to `shape_zyx` linearly, for instance probabilities."""
     return _resample(volume_zyx, shape_zyx, linear_matrix)
+
+
+def linear_slabs(
+    volumes: Sequence[Planes], shape_zyx: Sequence[int], fetch: Callable[[int], None]
+) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
+    """Resample several volumes of one shape linearly, a few planes of the result at a time.
+
+    Args:
+        volumes: each is asked for every plane once, in ascending order; all for those of one slab before the next.
+        shape_zyx: wanted shape.
+        fetch: called before each slab with the number of the volumes' first planes that have to be there.
+
+    Yields:
+        Planes of the result, ascending, and their values in each volume, valid until the next are asked for.
+    """
+    zooms = [_Zoom(volume.shape, shape_zyx, linear_matrix) for volume in volumes]
+    streams = [zoom.slabs(volume, zoom.bands) for zoom, volume in zip(zooms, volumes, strict=True)]
+    for band in zooms[0].bands:
+        fetch(band.columns.stop)
+        with one_thread():
+            slabs_of_all = [next(stream) for stream in streams]
+        yield band.rows, slabs_of_all
+
+
+def one_thread() -> threadpool_limits:
+    """While it is open, matrix products run in one thread: their last bits depend on the number of threads."""
+    return threadpool_limits(1, user_api="blas")
 
 
 def resample_labels(label_zyx: NDArray[np.uint8], shape_zyx: Sequence[int], n_classes: int) -> NDArray[np.uint8]:
@@ -155,10 +184,11 @@ def _bands(matrix: Matrix, size: int) -> list[_Band]:
 
 
 def _resample(volume: Planes, shape: Sequence[int], matrix: MatrixOf) -> NDArray[np.float32]:
-    result = np.empty(tuple(shape), dtype=np.float32)
+    result: NDArray[np.float32] = scratch.empty(tuple(shape), np.float32)
     zoom = _Zoom(volume.shape, shape, matrix)
     for band, slab in zip(zoom.bands, zoom.slabs(volume, zoom.bands), strict=True):
         result[band.rows] = slab
+        scratch.release(result)
     return result
 
 

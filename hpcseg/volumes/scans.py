@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
 from hpcseg.spec import Spacing
+from hpcseg.volumes import scratch
 from hpcseg.volumes.datasets import ENDINGS
 from hpcseg.volumes.slabs import slabs
 from hpcseg.volumes.voxels import Intensities, Stream, scaled, stored_voxels
@@ -29,6 +30,7 @@ from hpcseg.volumes.voxels import Intensities, Stream, scaled, stored_voxels
 _MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
 _FLATNESS = 1e-3  # volume of a voxel's unit axes below which an affine counts as singular
 _LARGEST = 1e36  # intensity; sums of larger ones may overflow float32
+WHOLE = 65535  # of the unsigned integers that stand for shares of 1
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 _READ_ERRORS = (
     OSError,
@@ -113,9 +115,11 @@ def read_scan(path: Path) -> tuple[Intensities, ScanGrid]:
         grid, proxy = _grid(path, image), image.dataobj
         compact = proxy.dtype.kind in "iu" and proxy.dtype.itemsize <= 2
         parts = stored_voxels(path, proxy, stream)
-        stored = np.empty(math.prod(proxy.shape), proxy.dtype.newbyteorder("=") if compact else np.float32)
+        kind = proxy.dtype.newbyteorder("=") if compact else np.float32
+        stored = scratch.empty((math.prod(proxy.shape),), kind)
         for part, values in parts:
             stored[part] = values if compact else Intensities(values, proxy.slope, proxy.inter)[:]
+        scratch.release(stored)
     canonical = grid.to_canonical(stored.reshape(grid.file_shape, order="F"))
     volume = Intensities(canonical, proxy.slope, proxy.inter) if compact else Intensities(canonical)
     if not np.isfinite(volume.extent).all():
@@ -192,11 +196,22 @@ def write_mask(path: Path, mask_zyx: NDArray[np.uint8], grid: ScanGrid, *, like:
         path: ends with .nii.gz or .nii.
         mask_zyx: of shape `grid.shape_zyx`.
         grid: of the scan.
-        like: the scan, whose header (orientation codes, units) is kept; None: a plain header.
+        like: the scan, whose header (orientation codes, units, description) is kept; None: a plain header.
     """
+    _write(path, mask_zyx.astype(np.uint8, copy=False), 1.0, grid, like)
+
+
+def write_shares(path: Path, shares_zyx: NDArray[np.uint16], grid: ScanGrid, *, like: Path | None) -> None:
+    """Write shares of `WHOLE` (probabilities), as `write_mask` does; readers scale them to 0 ... 1 by the header."""
+    _write(path, shares_zyx, 1 / WHOLE, grid, like)
+
+
+def _write(path: Path, values_zyx: NDArray[Any], slope: float, grid: ScanGrid, like: Path | None) -> None:
+    """Write integers as they are, with the slope that turns them into what they stand for."""
     if not path.name.endswith(ENDINGS):
         raise BadInput(f"{path}: masks are written as NIfTI; give a name that ends with .nii.gz")
-    values = np.asfortranarray(grid.to_file(mask_zyx.astype(np.uint8, copy=False)))
+    values = scratch.empty(grid.file_shape[::-1], values_zyx.dtype).T  # x fastest, as in the file
+    values[...] = grid.to_file(values_zyx)
     if like is None:
         image = nib.Nifti1Image(values, grid.affine)
         image.set_qform(grid.affine, code=1)
@@ -204,10 +219,10 @@ def write_mask(path: Path, mask_zyx: NDArray[np.uint8], grid: ScanGrid, *, like:
     else:
         with _scan(like) as (scan, _):
             header = scan.header.copy()
-            header.set_data_dtype(np.uint8)
-            header.set_slope_inter(1, 0)
+            header.set_data_dtype(values.dtype)
             header["cal_min"] = header["cal_max"] = 0
             image = type(scan)(values, None, header)
+    image.header.set_slope_inter(slope, 0)
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

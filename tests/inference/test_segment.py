@@ -1,221 +1,186 @@
-"""Whole volumes: tiles of any size agree, modes agree where they should, masks come back on the scan's own grid."""
+"""Masks come back on the scan's own grid, however its file is turned; models are averaged; memory is bounded."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.inference.files import scan_name, segment_files
-from hpcseg.inference.segment import Segmenter
-from hpcseg.inference.volume import ScanVolume
-from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.patches.reading import read_sample
-from hpcseg.spec import CaseRef, PackSpec
-from hpcseg.training.model import TrainedModel, new_network
-from hpcseg.volumes.intensities import Normalisation, normalisation
-from hpcseg.volumes.packing import pack
+from hpcseg.inference.files import Wanted, segment_files
+from hpcseg.inference.segment import Segmenter, most_probable
+from hpcseg.volumes import scratch
 from hpcseg.volumes.preprocess import preprocess
-from hpcseg.volumes.store import LEVELS, Store
+from hpcseg.volumes.scans import WHOLE
+from tests.benchmarks.timing import PeakMemory, in_fresh_process
+from tests.inference.test_predict import probabilities
+from tests.inference.untrained import CPU, FNET, model, save
 
-SPACING = (2.0, 2.0, 2.0)
-
-
-FNET: dict[str, Any] = {"levels": 3, "kernel": 3, "maps": 4, "init_gain": 1.0}
-UNET: dict[str, Any] = {"kind": "unet", "levels": 2, "kernel": 3, "maps": (3, 4), "init_gain": 1.0}
-
-
-def model(
-    classes: tuple[tuple[int, ...], ...] = ((1, 2),), network: dict[str, Any] = FNET, **inference: Any
-) -> TrainedModel:
-    """An untrained network whose random weights are large enough to make a structured prediction."""
-    config = RunConfig.model_validate(
-        {
-            "patches": {"size": 16},
-            "network": network,
-            "preprocessing": {"intensity": "window"},
-            "inference": inference,
-        }
-    )
-    fresh = new_network(config, len(classes), torch.Generator().manual_seed(3))
-    return TrainedModel(
-        config=config,
-        spacing_zyx=SPACING,
-        classes=classes,
-        padding=-1000.0,
-        pyramid_clip=(-200.0, 400.0),
-        window=None,
-        weights=fresh.state_dict(),
-        provenance={},
-    )
+TURNS = [
+    (axes, signs)
+    for index, axes in enumerate(itertools.permutations(range(3)))
+    for signs in list(itertools.product((1, -1), repeat=3))[index % 2 :: 3]
+]
 
 
-def probabilities(trained: TrainedModel, image: Path) -> np.ndarray:
-    scan = preprocess(image, None, spacing_zyx=SPACING, classes=trained.classes, padding=-1000.0)
-    volume = ScanVolume.of(scan, trained.pyramid_clip, LEVELS)
-    how = normalisation(trained.config.preprocessing, volume.histogram, None)
-    return Segmenter(trained, torch.device("cpu"))._predict(volume, how, None)
+@pytest.fixture(scope="module")
+def turned_scans(tiny_dataset: Path) -> tuple[Segmenter, nib.Nifti1Image, np.ndarray]:
+    """A segmenter, a scan and its mask as it lies in the file; about half of the voxels are in the mask."""
+    image = tiny_dataset / "imagesTs" / "case_007.nii.gz"
+    trained = model()
+    middle = float(np.median(probabilities(trained, image)))
+    shift = np.log(middle / (1 - middle))
+    trained.weights["classifier.bias"][1] -= shift
+    segmenter = Segmenter(trained, device=CPU)
+    found = segmenter.segment(image)
+    mask = found.grid.to_file(found.mask_zyx)
+    assert 0.3 < mask.mean() < 0.7
+    return segmenter, nib.load(image), mask
 
 
-@pytest.fixture
-def image(tiny_dataset: Path) -> Path:
-    return tiny_dataset / "imagesTs" / "case_007.nii.gz"
-
-
-@pytest.mark.parametrize("tile", [4, 8, 12, 20, 64])
-def test_any_tile_size_gives_the_same_probabilities(image: Path, tile: int) -> None:
-    whole = probabilities(model(tile=96), image)
-    assert whole.std() > 1e-3
-    np.testing.assert_allclose(probabilities(model(tile=tile), image), whole, atol=1e-5)
-
-
-def test_paper_mode_equals_tiles_where_patches_are_aligned(image: Path) -> None:
-    # Patch 16 in steps of 8 keeps every origin at the phase, so that averaging changes nothing.
-    np.testing.assert_allclose(probabilities(model(mode="paper"), image), probabilities(model(), image), atol=1e-5)
-
-
-@pytest.mark.parametrize("how", [{"tile": 8}, {"tile": 32}, {"mode": "paper"}])
-def test_unet_with_a_margin_as_wide_as_it_sees_gives_the_same_probabilities_from_any_tile(
-    image: Path, how: dict[str, Any]
+@pytest.mark.parametrize("degrees", [0.0, 25.0])
+@pytest.mark.parametrize(("axes", "signs"), TURNS)
+def test_flipped_permuted_and_oblique_files_give_the_same_mask(
+    turned_scans, tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...], degrees: float
 ) -> None:
-    wide = {**UNET, "margin": 12}
-    whole = probabilities(model(network=wide, tile=96), image)
-    assert whole.std() > 1e-3
-    np.testing.assert_allclose(probabilities(model(network=wide, **how), image), whole, atol=1e-5)
+    segmenter, scan, mask = turned_scans
+    flips = tuple(slice(None, None, sign) for sign in signs)
+    voxels = np.asanyarray(scan.dataobj).transpose(axes)[flips]
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rotation = np.array([[c, -s, 0], [s * c, c * c, -s], [s * s, s * c, c]])  # about z, then about x
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ scan.affine[:3, :3][:, axes] * np.array(signs)
+    affine[:3, 3] = (7, -300, 41)
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "turned.nii.gz")
+    found = segmenter.segment(tmp_path / "turned.nii.gz")
+    np.testing.assert_array_equal(found.grid.to_file(found.mask_zyx), mask.transpose(axes)[flips])
 
 
-def test_unet_tiles_are_as_large_as_its_training_patches(image: Path) -> None:
-    narrow = {**UNET, "margin": 2}
-    found = probabilities(model(network=narrow), image)
-    np.testing.assert_array_equal(found, probabilities(model(network=narrow, tile=16), image))
-    assert np.abs(found - probabilities(model(network=narrow, tile=96), image)).max() > 1e-5
-
-
-def test_normalisation_applies_the_clip_and_the_scale() -> None:
-    values = np.array([-5, 0, 1, 9], np.float32)
-    applied = Normalisation(lo=0, hi=4, mean=1, std=2).apply(values)
-    np.testing.assert_array_equal(applied, np.array([-0.5, -0.5, 0, 1.5], np.float32))
-
-
-def test_scan_volume_reads_beyond_its_borders_as_padding(image: Path) -> None:
-    scan = preprocess(image, None, spacing_zyx=SPACING, classes=((1,),), padding=-1000.0)
-    volume = ScanVolume.of(scan, (-200.0, 400.0), LEVELS)
-    box = volume.decode(volume.read(0, (-2, -2, -2), (4, 4, 4)))
-    assert (box[:2] == -1000).all()
-    np.testing.assert_array_equal(box[2:, 2:, 2:], volume.decode(volume.levels_zyx[0][:2, :2, :2]))
-    room = np.zeros((4, 4, 8), np.int16)
-    assert volume.read(0, (-2, -2, -2), (4, 4, 4), room[..., ::2]) is not None
-    np.testing.assert_array_equal(volume.decode(room[..., ::2]), box)
-    assert not room[..., 1::2].any()
-    assert (volume.decode(volume.read(1, (500, 0, 0), (2, 2, 2))) == -200).all()
-
-
-def test_inference_sees_what_training_saw(image: Path, tmp_path: Path) -> None:
-    spec = PackSpec(
-        id="test",
-        dataset="test",
-        cases=(CaseRef(name="case", image=image, label=None),),
-        spacing_zyx=SPACING,
-        classes=(),
-        padding=-1000.0,
-        pyramid_clip=(-200.0, 400.0),
+def test_mask_and_maps_have_the_scans_header(image: Path, tmp_path: Path) -> None:
+    scan = nib.load(image)
+    scan.set_sform(scan.affine, code=4)
+    scan.set_qform(scan.affine, code=1)
+    scan.header.set_xyzt_units("mm", "sec")
+    scan.header["descrip"] = b"from the scanner"
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    files = segment_files(
+        [save(model(), tmp_path)],
+        [tmp_path / "scan.nii.gz"],
+        tmp_path / "masks",
+        wanted=Wanted(probabilities=True),
     )
-    pack(spec, tmp_path / "store.h5")
-    scan = preprocess(image, None, spacing_zyx=SPACING, classes=(), padding=-1000.0)
-    volume = ScanVolume.of(scan, spec.pyramid_clip, LEVELS)
-    with Store(tmp_path / "store.h5") as store:
-        case = store.case("case")
-        assert (volume.slope, volume.intercept) == (case.slope, case.intercept)
-        for origin in ((4, 4, 4), (0, 8, 12), (3, 5, -7)):
-            geometry = FovealGeometry(16, 3, 4)
-            training = read_sample(case, geometry, origin, range(4), store.pyramid_clip)
-            inference = read_sample(volume, geometry, origin, range(4), spec.pyramid_clip)
-            for trained, seen in zip(training, inference, strict=True):
-                np.testing.assert_array_equal(trained, seen)
-
-
-def test_scan_volume_histogram_counts_every_voxel(image: Path) -> None:
-    scan = preprocess(image, None, spacing_zyx=SPACING, classes=((1,),), padding=-1000.0)
-    volume = ScanVolume.of(scan, None, LEVELS)
-    values, counts = volume.histogram
-    assert counts.sum() == scan.volume_zyx.size
-    assert (np.diff(values) > 0).all()
-    expected, expected_counts = np.unique(volume.decode(volume.levels_zyx[0]), return_counts=True)
-    np.testing.assert_array_equal(values, expected)
-    np.testing.assert_array_equal(counts, expected_counts)
-
-
-@pytest.mark.parametrize("orientation", ["LPS", "PIR", "SAR"])
-def test_turned_file_gives_the_turned_mask(image: Path, tmp_path: Path, orientation: str) -> None:
-    plain = nib.load(image)
-    turned = plain.as_reoriented(
-        nib.orientations.ornt_transform(
-            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
-        )
-    )
-    nib.save(turned, tmp_path / "turned.nii.gz")
-    masks = list(segment_files(save(model(), tmp_path), [image, tmp_path / "turned.nii.gz"], tmp_path / "masks"))
-    first, second = (nib.load(mask) for mask in masks)
-    np.testing.assert_allclose(second.affine, turned.affine)
-    assert second.shape == turned.shape
-    back = nib.as_closest_canonical(second)
-    np.testing.assert_array_equal(np.asarray(back.dataobj), np.asarray(first.dataobj))
-    assert 0 < np.asarray(first.dataobj).mean() < 1
+    for path, kind in zip(files, (np.uint8, np.uint16), strict=True):
+        written = nib.load(path)
+        np.testing.assert_array_equal(written.affine, scan.affine)
+        assert written.get_data_dtype() == kind
+        assert written.header["descrip"].item() == b"from the scanner"
+        assert written.header.get_xyzt_units() == ("mm", "sec")
+        assert (int(written.header["sform_code"]), int(written.header["qform_code"])) == (4, 1)
 
 
 def test_several_classes_take_the_most_probable_one(image: Path) -> None:
-    trained = model(classes=((1,), (2,)))
-    probability = probabilities(trained, image)
-    assert probability.shape[0] == 2
-    mask = Segmenter(trained, torch.device("cpu")).segment(image).mask_zyx
-    assert set(np.unique(mask)) <= {0, 1, 2}
-    assert len(np.unique(mask)) > 1
+    found = Segmenter(model(((1,), (2,))), device=CPU).segment(image, probabilities=True)
+    assert found.share_CZYX is not None
+    share = found.share_CZYX.astype(float) / WHOLE
+    full = np.concatenate([1 - share.sum(axis=0, keepdims=True), share])
+    clear = np.diff(np.sort(full, axis=0)[-2:], axis=0)[0] > 1e-4
+    np.testing.assert_array_equal(found.mask_zyx[clear], full.argmax(axis=0)[clear])
+    assert clear.mean() > 0.9
+    assert len(np.unique(found.mask_zyx)) > 1
 
 
-def save(trained: TrainedModel, folder: Path) -> Path:
-    trained.save(folder / "model.pt")
-    return folder / "model.pt"
+def test_most_probable_class_by_hand() -> None:
+    one = np.array([0.5, 0.51], np.float32).reshape(1, 1, 1, 2)
+    assert most_probable(one).ravel().tolist() == [0, 1]
+    two = np.array([[0.4, 0.3, 0.2, 0.4], [0.5, 0.2, 0.6, 0.4]], np.float32).reshape(2, 1, 1, 4)
+    assert most_probable(two).ravel().tolist() == [2, 0, 2, 1]
 
 
-@pytest.mark.parametrize("network", [FNET, UNET], ids=["fnet", "unet"])
-def test_model_file_round_trip(tmp_path: Path, network: dict[str, Any]) -> None:
-    first = model(classes=((1,), (2, 3)), network=network)
-    second = TrainedModel.load(save(first, tmp_path))
-    assert second.config == first.config
-    assert second.classes == first.classes
-    assert (second.spacing_zyx, second.padding, second.pyramid_clip) == (SPACING, -1000.0, (-200.0, 400.0))
-    assert all(torch.equal(second.weights[key], first.weights[key]) for key in first.weights)
+def test_models_are_averaged_on_the_scans_grid_each_from_its_own(image: Path) -> None:
+    fine = model(network={**FNET, "levels": 2}, spacing=1.5, patch=12, seed=1)
+    models = [model(), fine, model(seed=5)]
+    calls: list[tuple[int, int]] = []
+    found = Segmenter(*models, device=CPU).segment(image, lambda *done: calls.append(done), probabilities=True)
+    single = [Segmenter(one, device=CPU).segment(image, probabilities=True).share_CZYX for one in models]
+    expected = np.mean([np.asarray(share, float) for share in single], axis=0)
+    assert found.share_CZYX is not None
+    assert np.abs(found.share_CZYX - expected).max() <= 1  # of 65535
+    sure = np.abs(expected[0] / WHOLE - 0.5) > 1e-4
+    np.testing.assert_array_equal(found.mask_zyx[sure], expected[0][sure] > WHOLE / 2)
+    assert calls[-1][0] == calls[-1][1]
 
 
-def test_existing_masks_are_not_overwritten_unless_asked(image: Path, tmp_path: Path) -> None:
-    path = save(model(), tmp_path)
-    mask = next(segment_files(path, [image], tmp_path / "masks"))
-    with pytest.raises(BadInput, match=r"exists.*--force"):
-        next(segment_files(path, [image], tmp_path / "masks"))
-    assert next(segment_files(path, [image], tmp_path / "masks", force=True)) == mask
+def test_the_average_of_one_model_with_itself_is_that_model(image: Path) -> None:
+    one = Segmenter(model(), device=CPU).segment(image)
+    twice = Segmenter(model(), model(), device=CPU).segment(image)
+    np.testing.assert_array_equal(one.mask_zyx, twice.mask_zyx)
 
 
-def test_a_scan_is_never_replaced_by_its_own_mask(image: Path, tmp_path: Path) -> None:
-    scan = tmp_path / "scan.nii.gz"
-    scan.write_bytes(image.read_bytes())
-    with pytest.raises(BadInput, match="exists"):
-        next(segment_files(save(model(), tmp_path), [scan], tmp_path, force=True))
-    assert scan.read_bytes() == image.read_bytes()
+def test_models_of_other_classes_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"seed 4: its classes \[\[1\]\] are not \[\[1, 2\]\]"):
+        Segmenter(model(), model(((1,),), seed=4))
 
 
-def test_missing_model_and_equal_names_are_one_line(image: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no trained model"):
-        next(segment_files(tmp_path, [image], tmp_path / "masks"))
-    with pytest.raises(BadInput, match="second scan named case_007"):
-        next(segment_files(save(model(), tmp_path), [image, image], tmp_path / "masks"))
+def test_largest_keeps_one_component(image: Path) -> None:
+    import cc3d
+
+    segmenter = Segmenter(model(), device=CPU)
+    whole, largest = (segmenter.segment(image, largest=largest).mask_zyx for largest in (False, True))
+    assert cc3d.connected_components(whole, connectivity=26).max() > 1
+    assert cc3d.connected_components(largest, connectivity=26).max() == 1
+    assert (whole[largest > 0] == 1).all()
 
 
-def test_scan_name_drops_the_nifti_ending_only() -> None:
-    assert scan_name(Path("a/b.c.nii.gz")) == "b.c"
-    assert scan_name(Path("b.nii")) == "b"
+def test_arrays_in_files_change_nothing(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [model(((1,), (2,))), model(((1,), (2,)), seed=5)]
+    inside = Segmenter(*models, device=CPU).segment(image, probabilities=True)
+    monkeypatch.setattr(scratch, "LARGEST", 0)
+    monkeypatch.setattr(scratch, "in_memory", lambda _: False)
+    outside = Segmenter(*models, device=CPU).segment(image, probabilities=True)
+    np.testing.assert_array_equal(outside.mask_zyx, inside.mask_zyx)
+    np.testing.assert_array_equal(outside.share_CZYX, inside.share_CZYX)
+
+
+def peak_of_segmenting(folder: Path, size: int) -> int:
+    """Bytes above what was there before."""
+    import torch
+
+    torch.set_num_threads(1)
+    z = np.arange(size, dtype=np.int16)[:, None, None]
+    nib.save(nib.Nifti1Image(np.broadcast_to(z % 300 - 100, (size,) * 3), np.diag([2.0, 2, 2, 1])), folder / "scan.nii")
+    trained = model(network={**FNET, "levels": 2, "maps": 1}, tile=32)
+    segmenter = Segmenter(trained, device=CPU)
+    with PeakMemory() as peak:
+        segmenter.segment(folder / "scan.nii")
+    return peak.bytes
+
+
+def test_memory_is_a_few_bytes_per_voxel(tmp_path: Path) -> None:
+    small, large = (in_fresh_process(peak_of_segmenting, tmp_path, size) for size in (40, 180))
+    assert (large - small) / (180**3 - 40**3) < 10  # float32 intensities beside integers
+
+
+def test_a_mask_that_is_packed_and_written_back_is_the_mask(shared_data: Path, tmp_path: Path) -> None:
+    from hpcseg.config import PreprocessingConfig
+    from hpcseg.inference.metrics import dice
+    from hpcseg.volumes.datasets import open_dataset
+    from hpcseg.volumes.preprocess import merge_labels
+    from hpcseg.volumes.scans import read_grid, read_label, write_mask
+    from hpcseg.volumes.spacing import plan_spacing
+
+    cases = open_dataset(shared_data / "Task03_LiverCT").training
+    spacing = plan_spacing(PreprocessingConfig(), [read_grid(case.image).spacing_zyx for case in cases])
+    assert len(cases) == 9
+    for case in cases:
+        assert case.label is not None
+        scan = preprocess(case.image, case.label, spacing_zyx=spacing, classes=((1, 2),), padding=-1000.0)
+        assert scan.label_zyx is not None
+        mask = scan.restore((scan.label_zyx == 1).astype(np.float32)) > 0.5
+        write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), scan.grid, like=case.image)
+        reference = merge_labels(read_label(case.label, scan.grid), ((1, 2),))
+        agreement = dice(read_label(tmp_path / "mask.nii.gz", scan.grid), reference)
+        assert agreement is not None
+        assert agreement >= 0.98, case.name

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.inference.tiling import gaussian_weights, large_tile, tile_origins, tile_starts
+from hpcseg.inference.tiling import Tiling, axis_shares, large_tile, tile_starts
 from hpcseg.patches.geometry import FovealGeometry
 
 
@@ -27,12 +26,27 @@ def test_tiles_cover_every_voxel_at_the_phase(
     shape: tuple[int, int, int], kernel: int, levels: int, patch: int, overlapping: bool
 ) -> None:
     geometry = FovealGeometry(patch // 8 * 8, kernel, levels)
-    covered = np.zeros(shape, bool)
-    for origin in tile_origins(shape, geometry, geometry.patch // 2 if overlapping else geometry.patch):
-        covered[tuple(slice(max(o, 0), o + geometry.patch) for o in origin)] = True
-        if not overlapping or geometry.patch // 2 % geometry.period == 0:
-            assert all(o % geometry.period == geometry.phase for o in origin)
-    assert covered.all()
+    step = geometry.patch // 2 if overlapping else geometry.patch
+    tiling = Tiling.of(shape, geometry, step, 0.5 if overlapping else None)
+    share = np.zeros(shape)
+    for tile in tiling:
+        inside, own = tiling.places(tile)
+        assert tiling.meets(tile) == bool(share[inside].size)
+        assert [axis.start - part.start for axis, part in zip(inside, own, strict=True) if axis.stop > axis.start] == [
+            origin for origin, axis in zip(tiling.origin(tile), inside, strict=True) if axis.stop > axis.start
+        ]
+        z, y, x = (axis[index, part] for axis, index, part in zip(tiling.shares, tile, inside, strict=True))
+        share[inside] += z[:, None, None] * y[:, None] * x
+        if step % geometry.period == 0:
+            assert all(o % geometry.period == geometry.phase for o in tiling.origin(tile))
+    np.testing.assert_allclose(share, 1, atol=1e-5)
+    assert len(list(tiling)) == tiling.count
+
+
+def test_planes_are_finished_when_no_later_layer_reaches_them() -> None:
+    tiling = Tiling.of((40, 8, 8), FovealGeometry(16, 3, 2), 8, 0.5)
+    assert tiling.starts[0] == [0, 8, 16, 24]
+    assert [tiling.finished(layer) for layer in range(4)] == [8, 16, 24, 40]
 
 
 @given(st.tuples(*[st.integers(1, 700)] * 3), st.sampled_from([3, 5]), st.integers(1, 4))
@@ -45,9 +59,26 @@ def test_large_tile_is_a_multiple_of_the_period_within_the_limit(
     assert geometry.period <= tile <= 96
 
 
-def test_gaussian_weights_are_symmetric_and_have_the_published_width() -> None:
-    weights = gaussian_weights(9, sigma=0.5)
-    assert weights.shape == (9, 9, 9)
-    assert weights[4, 4, 4] == 1
-    assert weights[4, 4, 0] == pytest.approx(np.exp(-0.5 * (4 / 4.5) ** 2))
-    assert np.array_equal(weights, weights[::-1, :, ::-1])
+def test_large_tile_takes_the_least_input() -> None:
+    geometry = FovealGeometry(72, 5, 4)
+    assert large_tile((92, 92, 92), geometry, limit=96) == 96
+    assert large_tile((130, 130, 130), geometry, limit=96) == 72  # two of 72 rather than two of 96
+    assert large_tile((20, 20, 20), geometry, limit=96) == 24
+    assert large_tile((20, 20, 20), geometry, limit=4) == 8  # never less than the period
+
+
+def test_shares_are_gaussians_of_the_published_width() -> None:
+    # Two tiles of 8 in steps of 4 about their centres at 3.5 and 7.5.
+    shares = axis_shares(12, [0, 4], 8, sigma=0.5)
+    one, other = (np.exp(-0.5 * ((5 - centre) / 4) ** 2) for centre in (3.5, 7.5))
+    np.testing.assert_allclose(shares[:, 5], [one / (one + other), other / (one + other)], rtol=1e-6)
+    np.testing.assert_array_equal(shares[:, :4], np.repeat([[1], [0]], 4, axis=1))
+    np.testing.assert_allclose(shares[:, ::-1], shares[::-1], rtol=1e-6)
+
+
+def test_shares_of_very_narrow_gaussians_do_not_vanish() -> None:
+    np.testing.assert_allclose(axis_shares(100, [0, 32, 64], 64, sigma=0.001).sum(axis=0), 1, rtol=1e-6)
+
+
+def test_without_a_sigma_all_tiles_count_alike() -> None:
+    np.testing.assert_array_equal(axis_shares(6, [-2, 2], 4, None), [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]])

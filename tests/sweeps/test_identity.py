@@ -39,6 +39,7 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("baseline", {"multitask": {"levels": 1}}, False),
         ("baseline", {"data": {"supplementary": ["X"], "unlabelled_ts": True}}, False),
         ("baseline", {"inference": {"save_masks": False}}, False),
+        ("baseline", {"inference": {"nsd_mm": 2.0}}, False),
         ("baseline", {"training": {"checkpoint_epochs": 1}}, False),
         ("baseline", {"preprocessing": {"window": [-100, 100]}}, False),  # percentile is the default
         ("baseline", {"network": {"maps": [32, 32, 32, 32]}}, False),  # what 32 resolves to

@@ -120,6 +120,8 @@ def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
     lines = read_json(whole / "result.json")["sets"]["validation"]
     assert all(0 <= line["dsc"] <= 1 for line in lines)
     assert lines
+    measured = {"case", "class", "dsc", "hd95", "hd", "nsd", "asd", "volume_ml", "reference_ml", "volume_difference"}
+    assert all(line.keys() == measured for line in lines)
 
     control = StopAfterOneScan(parts)
     with pytest.raises(Interrupted, match="after 1 of"):
@@ -127,6 +129,9 @@ def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
     steps = read_json(parts / "training.json")["steps"]
     assert control.progress == steps + 1 and len((parts / "evaluation.jsonl").read_text().splitlines()) == 1
     with (parts / "evaluation.jsonl").open("a") as file:
+        case = spec.validation_scans[1].name
+        dsc_only = {"set": "validation", "case": case, "classes": [{"case": case, "class": 1, "dsc": 0.5}]}
+        file.write(json.dumps(dsc_only) + "\n")  # of an older version: measured again
         file.write('{"set": "valid')  # torn by a crash
     evaluate(parts, spec, Control(parts))
     assert read_json(parts / "result.json")["sets"] == read_json(whole / "result.json")["sets"]

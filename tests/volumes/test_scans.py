@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.scans import ScanGrid, read_grid, read_image, read_label, read_scan, write_mask
+from hpcseg.volumes.scans import ScanGrid, read_grid, read_image, read_label, read_scan, write_mask, write_shares
 
 SHAPE = (3, 4, 5)
 SPACING = (1.0, 2.0, 3.0)
@@ -321,6 +321,19 @@ def test_a_mask_of_a_scaled_scan_holds_zeros_and_ones(tmp_path: Path) -> None:
     mask = np.ones(grid.shape_zyx, np.uint8)
     write_mask(tmp_path / "mask.nii.gz", mask, grid, like=tmp_path / "scan.nii.gz")
     assert np.array_equal(read_label(tmp_path / "mask.nii.gz", grid), mask)
+
+
+def test_shares_are_read_as_probabilities(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(SHAPE), np.diag([-1.0, 1, -2, 1]))
+    image.header.set_slope_inter(2, -1024)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    grid = read_grid(tmp_path / "scan.nii.gz")
+    shares = np.linspace(0, 65535, 60).astype(np.uint16).reshape(grid.shape_zyx)
+    for like in (tmp_path / "scan.nii.gz", None):
+        write_shares(tmp_path / "p1.nii.gz", shares, grid, like=like)
+        assert nib.load(tmp_path / "p1.nii.gz").get_data_dtype() == np.uint16
+        probability, _ = read_image(tmp_path / "p1.nii.gz")
+        np.testing.assert_allclose(probability, shares / 65535, atol=1e-7)
 
 
 def test_a_mask_needs_a_nifti_name(tmp_path: Path) -> None:

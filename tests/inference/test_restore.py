@@ -1,0 +1,52 @@
+"""Restoring plane by plane gives what restoring at once gives, and keeps only what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcseg.inference.restore import restored
+from hpcseg.volumes.preprocess import Preprocessed
+from hpcseg.volumes.scans import ScanGrid
+
+SCAN = (30, 11, 13)
+CROPS = [((4, 27), (1, 9), (0, 13)), ((0, 30), (0, 11), (0, 13)), ((29, 30), (10, 11), (2, 5))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.sampled_from(CROPS),
+    st.tuples(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20)),
+    st.integers(1, 25),
+)
+def test_restoring_slab_by_slab_is_restoring_at_once(
+    classes: int, crop: tuple[tuple[int, int], ...], shape: tuple[int, int, int], thickness: int
+) -> None:
+    values = np.random.default_rng(0).random((classes, *shape), np.float32)
+    slabs = (values[:, first : first + thickness] for first in range(0, shape[0], thickness))
+    found = list(restored(slabs, shape, classes, crop, SCAN))
+    assert [plane for planes, _ in found for plane in range(planes.start, planes.stop)] == list(range(SCAN[0]))
+    grid = ScanGrid(np.eye(4), SCAN[::-1])
+    scan = Preprocessed(np.empty(0, np.float32), None, 0.0, grid, crop)
+    expected = np.stack([scan.restore(own) for own in values])
+    np.testing.assert_array_equal(np.concatenate([slab for _, slab in found], axis=1), expected)
+
+
+@pytest.mark.parametrize("finer", [0.5, 1.0, 2.0])
+def test_no_plane_is_made_before_it_is_needed(finer: float) -> None:
+    planes, made = 400, [0]
+
+    def predicted() -> Iterator[np.ndarray]:
+        for first in range(0, planes, 10):
+            made[0] = first + 10
+            yield np.zeros((2, 10, 3, 3), np.float32)
+
+    scan = (round(planes * finer), 3, 3)
+    crop = tuple((0, n) for n in scan)
+    for done, _ in restored(predicted(), (planes, 3, 3), 2, crop, scan):
+        assert made[0] <= done.stop / finer + 20

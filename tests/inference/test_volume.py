@@ -1,0 +1,71 @@
+"""A scan in memory is read like a case of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hpcseg.inference.volume import ScanVolume
+from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.patches.reading import read_sample
+from hpcseg.spec import CaseRef, PackSpec
+from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.packing import pack
+from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.store import LEVELS, Store
+from tests.inference.untrained import SPACING
+
+
+def test_normalisation_applies_the_clip_and_the_scale() -> None:
+    values = np.array([-5, 0, 1, 9], np.float32)
+    applied = Normalisation(lo=0, hi=4, mean=1, std=2).apply(values)
+    np.testing.assert_array_equal(applied, np.array([-0.5, -0.5, 0, 1.5], np.float32))
+
+
+def test_scan_volume_reads_beyond_its_borders_as_padding(image: Path) -> None:
+    scan = preprocess(image, None, spacing_zyx=SPACING, classes=((1,),), padding=-1000.0)
+    volume = ScanVolume.of(scan, (-200.0, 400.0), LEVELS)
+    box = volume.decode(volume.read(0, (-2, -2, -2), (4, 4, 4)))
+    assert (box[:2] == -1000).all()
+    np.testing.assert_array_equal(box[2:, 2:, 2:], volume.decode(volume.levels_zyx[0][:2, :2, :2]))
+    room = np.zeros((4, 4, 8), np.int16)
+    assert volume.read(0, (-2, -2, -2), (4, 4, 4), room[..., ::2]) is not None
+    np.testing.assert_array_equal(volume.decode(room[..., ::2]), box)
+    assert not room[..., 1::2].any()
+    assert (volume.decode(volume.read(1, (500, 0, 0), (2, 2, 2))) == -200).all()
+
+
+def test_inference_sees_what_training_saw(image: Path, tmp_path: Path) -> None:
+    spec = PackSpec(
+        id="test",
+        dataset="test",
+        cases=(CaseRef(name="case", image=image, label=None),),
+        spacing_zyx=SPACING,
+        classes=(),
+        padding=-1000.0,
+        pyramid_clip=(-200.0, 400.0),
+    )
+    pack(spec, tmp_path / "store.h5")
+    scan = preprocess(image, None, spacing_zyx=SPACING, classes=(), padding=-1000.0)
+    volume = ScanVolume.of(scan, spec.pyramid_clip, LEVELS)
+    with Store(tmp_path / "store.h5") as store:
+        case = store.case("case")
+        assert (volume.slope, volume.intercept) == (case.slope, case.intercept)
+        for origin in ((4, 4, 4), (0, 8, 12), (3, 5, -7)):
+            geometry = FovealGeometry(16, 3, 4)
+            training = read_sample(case, geometry, origin, range(4), store.pyramid_clip)
+            inference = read_sample(volume, geometry, origin, range(4), spec.pyramid_clip)
+            for trained, seen in zip(training, inference, strict=True):
+                np.testing.assert_array_equal(trained, seen)
+
+
+def test_scan_volume_histogram_counts_every_voxel(image: Path) -> None:
+    scan = preprocess(image, None, spacing_zyx=SPACING, classes=((1,),), padding=-1000.0)
+    volume = ScanVolume.of(scan, None, LEVELS)
+    values, counts = volume.histogram
+    assert counts.sum() == scan.volume_zyx.size
+    assert (np.diff(values) > 0).all()
+    expected, expected_counts = np.unique(volume.decode(volume.levels_zyx[0]), return_counts=True)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(counts, expected_counts)
