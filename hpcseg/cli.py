@@ -30,6 +30,7 @@ for command in (
     runs.cancel,
     runs.retry,
     results.collect,
+    results.report,
     models.train,
     models.rehearse,
     models.segment,

@@ -1,4 +1,4 @@
-"""collect: from runs to tables and figures."""
+"""collect, report: from runs to tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -10,36 +10,87 @@ import typer
 from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 
+Against = Annotated[
+    str | None,
+    typer.Option(help="Set published tables beside: paper, a TOML file or a folder that collect wrote."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(help="Tables of dsc, nsd, hd95, hd, asd or volume_difference, whatever the sweep says; repeatable."),
+]
+
 
 def collect(
     sweep: Annotated[str | None, typer.Argument(help="A sweep's name; by default the one applied last.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder of the results.", metavar="DIR")] = None,
+    against: Against = None,
+    metric: Metrics = None,
+    figures: Annotated[bool, typer.Option(help="Draw the figures, too.")] = True,
     runs: Runs = DEFAULT_RUNS,
     json: Json = False,
 ) -> None:
-    """Collect DSC over all runs of a sweep: tables (text, Markdown, CSV, JSON, LaTeX) and figures."""
+    """Collect what was measured over all runs of a sweep: tables (text, Markdown, CSV, JSON, LaTeX) and figures."""
     import json as json_module
 
     from hpcseg.results.collect import collect as collect_runs
-    from hpcseg.results.export import summary, write_collection
-    from hpcseg.results.rendering import to_json, to_rich
-    from hpcseg.results.tables import build_table
+    from hpcseg.results.export import make_tables, summary, write_collection
+    from hpcseg.results.published import read_publication
+    from hpcseg.results.records import to_json
+    from hpcseg.results.rendering import overall, to_rich
+    from hpcseg.results.tables import improved_in_all
 
+    beside = None if against is None else read_publication(against)
     collection = collect_runs(runs, sweep)
-    tables = [build_table(definition, collection) for definition in collection.tables]
+    tables = make_tables(collection, metrics=metric or (), beside=beside)
     folder = to or runs / "results" / collection.sweep
-    paths = write_collection(collection, folder, report=terminal.note)
+    paths = write_collection(collection, folder, tables=tables, figures=figures, report=terminal.note)
     for problem in collection.problems:
         terminal.note(problem)
     if json:
-        whole = summary(collection) | {"tables": [json_module.loads(to_json(table)) for table in tables]}
+        whole = summary(collection, tables) | {"tables": [json_module.loads(to_json(table)) for table in tables]}
         terminal.print_json(whole | {"files": [str(path) for path in paths]})
         return
     for table in tables:
         terminal.console().print(to_rich(table))
+    if improved := improved_in_all(tables):
+        print(overall(improved))
     if collection.missing:
         print(f"{len(collection.missing)} of {len(collection.runs)} runs have no result yet")
-    print(f"tables and figures in {folder}:")
+    print(f"tables and figures in {folder}:" if figures else f"tables in {folder}:")
     for path in paths:
         if path.suffix in {".md", ".png"}:
             print(f"  {path}")
+
+
+def report(
+    sweep: Annotated[str | None, typer.Argument(help="A sweep's name; by default the one applied last.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", help="The page, or a folder for it; by default report.html among the results.", metavar="FILE"
+        ),
+    ] = None,
+    against: Against = None,
+    metric: Metrics = None,
+    force: Annotated[bool, typer.Option(help="Replace a file that is no report of this sweep.")] = False,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Write one HTML page about a sweep: tables, figures, runs, cost, data, configuration, environment.
+
+    The page is complete in itself and loads nothing; an earlier report of the same sweep is replaced.
+    """
+    from hpcseg.results.collect import collect as collect_runs
+    from hpcseg.results.export import make_tables
+    from hpcseg.results.published import read_publication
+    from hpcseg.results.report import write_report
+
+    beside = None if against is None else read_publication(against)
+    collection = collect_runs(runs, sweep)
+    tables = make_tables(collection, metrics=metric or (), beside=beside)
+    path = to or runs / "results" / collection.sweep / "report.html"
+    for problem in collection.problems:
+        terminal.note(problem)
+    written = write_report(collection, path, tables=tables, force=force, report=terminal.note)
+    if collection.missing:
+        print(f"{len(collection.missing)} of {len(collection.runs)} runs have no result yet")
+    print(written)

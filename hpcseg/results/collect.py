@@ -2,92 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+import gc
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
+from hpcseg.results.definitions import (
+    SETS,
+    Axis,
+    FigureDefinition,
+    Record,
+    TableDefinition,
+    default_figures,
+    default_tables,
+)
+from hpcseg.results.freshness import RESULT_FILE, why_stale
 from hpcseg.sweeps.applied import SWEEP_FILE, applied_sweeps, read_runs, read_sweep_record
 
-SETS = ("validation", "test")
-Axis = str | int | float | bool | tuple[Any, ...]
+__all__ = ["SETS", "Axis", "Collection", "FigureDefinition", "Place", "Result", "Run", "TableDefinition", "collect"]
+_MANY = 1000  # runs
 
 
-class _Record(BaseModel):
-    """What is read back from a file of our own: the keys used here, others ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class TableDefinition(_Record):
-    """A table of a sweep file: which axis is what. Axes are keys of the grid, or of the run's configuration (dotted).
-
-    `rows` or `columns` may be "class"; otherwise a case with several classes counts once, with their mean. Or "grid"
-    and "choice": the grid's name, and which of the values that it gives to the axes without a role (1, 2, ...).
-    """
-
-    name: str
-    title: str = ""
-    grid: tuple[str, ...] | None = None  # None: all grids
-    rows: str = "labelled"
-    columns: str = "strategy"
-    over: tuple[str, ...] = ("fold",)
-    sets: tuple[str, ...] = SETS
-    # Column that the others are compared with; None: "baseline", else the first; "none": no comparison.
-    baseline: Any = None
-    row_labels: dict[str, str] = {}  # value as TOML writes it -> as it is printed
-    column_labels: dict[str, str] = {}
-
-    @field_validator("grid", "over", "sets", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class FigureDefinition(_Record):
-    """A figure of a sweep file."""
-
-    name: str
-    title: str = ""
-    kind: Literal["box", "curve", "examples", "learning"]
-    grid: tuple[str, ...] | None = None
-    x: str = "labelled"
-    hue: str = "strategy"
-    over: tuple[str, ...] = ("fold",)
-    set: str = "test"
-
-    @field_validator("grid", "over", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class Score(_Record):
-    """Dice similarity coefficient of one case and class; None where it is undefined."""
+class Score(Record):
+    """Metrics of one case and class, as `hpcseg.inference.metrics.Agreement`; None: undefined, or not measured."""
 
     case: str
     class_: int = Field(alias="class", default=1)
     dsc: float | None = Field(ge=0, le=1)
+    hd95: float | None = Field(ge=0, default=None)
+    hd: float | None = Field(ge=0, default=None)
+    nsd: float | None = Field(ge=0, le=1, default=None)
+    asd: float | None = Field(ge=0, default=None)
+    volume_ml: float | None = Field(ge=0, default=None)
+    reference_ml: float | None = Field(ge=0, default=None)
+    volume_difference: float | None = Field(ge=-100, default=None)
 
 
-class Result(_Record):
+class Result(Record):
     """The result.json of a training run."""
 
     id: str
+    strategy: str | None = None
+    labelled: int | str | None = None
+    fold: int | None = None
+    seed: int | None = None
     sets: dict[str, tuple[Score, ...]]
-    training: dict[str, Any] = {}
-    hardware: dict[str, Any] = {}
-    code: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    code: dict[str, Any] = Field(default_factory=dict)
     gpu_hours: float | None = None
+    nsd_mm: float | None = None  # tolerance of the NSD
     finished: str = ""
 
 
-class Place(_Record):
+class Place(Record):
     """Where a run stands in one grid of the sweep."""
 
     grid: str
@@ -95,13 +70,13 @@ class Place(_Record):
     number: int = 0  # of the cell, in the sweep file's order
 
 
-class _RunRecord(_Record):
+class _RunRecord(Record):
     id: str
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     cells: tuple[Place, ...]
 
 
-class _SweepRecord(_Record):
+class _SweepRecord(Record):
     name: str
     applied: str = ""
     tables: tuple[TableDefinition, ...] = ()
@@ -111,12 +86,13 @@ class _SweepRecord(_Record):
 
 @dataclass(frozen=True)
 class Run:
-    """A training run of the sweep; `result` is None while it is missing."""
+    """A training run of the sweep; `result` is None while it is missing, `stale` why it may not be of this run."""
 
     id: str
     config: Mapping[str, Any]
     places: tuple[Place, ...]
     result: Result | None
+    stale: str = ""
 
     def axis(self, place: Place, key: str) -> Axis | None:
         """Value of `key` among the axes of `place`, else in the configuration; None if neither has it."""
@@ -149,6 +125,11 @@ class Collection:
         return tuple(run.id for run in self.runs if run.result is None)
 
     @property
+    def stale(self) -> tuple[str, ...]:
+        """Ids of the runs whose result may not be of what the sweep asks for."""
+        return tuple(run.id for run in self.runs if run.stale)
+
+    @property
     def gpu_hours(self) -> float:
         """GPU hours of all finished runs."""
         return sum(run.result.gpu_hours or 0.0 for run in self.runs if run.result)
@@ -169,22 +150,52 @@ def collect(runs_root: Path, sweep: str | None = None) -> Collection:
     """
     name, chosen = _choose(runs_root, sweep)
     record = _read_sweep(runs_root, name)
-    runs, problems = [], []
-    for run in record.runs:
-        result, problem = _read_result(runs_root / "train" / run.id / "result.json", run.id)
-        if problem:
-            problems.append(problem)
-        runs.append(Run(run.id, run.config, run.cells, result))
+    with _without_collector(len(record.runs)):
+        runs, problems = _read_runs(runs_root, record)
+    grids = tuple(dict.fromkeys(place.grid for run in runs for place in run.places))
     return Collection(
         root=runs_root,
         sweep=name,
         chosen=chosen,
         applied=record.applied,
         runs=tuple(runs),
-        tables=record.tables or tuple(_default_tables(runs)),
-        figures=record.figures or tuple(_default_figures(runs)),
+        tables=record.tables or default_tables(grids, _sets(runs)),
+        figures=record.figures or default_figures(grids, _sets(runs)),
         problems=tuple(problems),
     )
+
+
+@contextlib.contextmanager
+def _without_collector(runs: int) -> Iterator[None]:
+    """Without garbage collection, which would look through a million scores again and again, and find nothing.
+
+    What thousands of runs have left stays out of its sight afterwards.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if runs >= _MANY:
+            gc.freeze()
+        if was:
+            gc.enable()
+
+
+def _read_runs(runs_root: Path, record: _SweepRecord) -> tuple[list[Run], list[str]]:
+    """The runs with their results, and a line for each file that cannot be used or is stale."""
+    runs: list[Run] = []
+    problems: list[str] = []
+    for run in record.runs:
+        folder = runs_root / "train" / run.id
+        result, problem = _read_result(folder / RESULT_FILE, run.id)
+        stale = why_stale(folder, run.id, run.config, result) if result else ""
+        if stale:
+            problem = f"{folder / RESULT_FILE}: stale: {stale}; delete it and run the sweep again"
+        if problem:
+            problems.append(problem)
+        runs.append(Run(run.id, run.config, run.cells, result, stale))
+    return runs, problems
 
 
 def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:
@@ -214,17 +225,26 @@ def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:
 
 
 def _read_result(path: Path, run: str) -> tuple[Result | None, str | None]:
-    if not path.exists():
-        return None, None
     try:
-        result = Result.model_validate(read_json(path))
-    except ValidationError as error:
-        return None, f"{path}: not a result ({_first(error)}); delete it and run the sweep again"
-    except BadInput as error:
-        return None, f"{error}; delete it and run the sweep again"
+        result = Result.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None, None
+    except (ValidationError, OSError) as error:
+        return None, _unusable(path, error)
     if result.id != run:
         return None, f"{path}: is the result of run {result.id}, not of {run}; delete it and run the sweep again"
     return result, None
+
+
+def _unusable(path: Path, error: ValidationError | OSError) -> str:
+    """Why a result cannot be used, in a line."""
+    if isinstance(error, ValidationError) and error.errors()[0]["type"] != "json_invalid":
+        return f"{path}: not a result ({_first(error)}); delete it and run the sweep again"
+    try:
+        read_json(path)
+    except BadInput as said:
+        return f"{said}; delete it and run the sweep again"
+    return f"{path}: cannot be read ({error}); collect again"
 
 
 def _first(error: ValidationError) -> str:
@@ -239,43 +259,3 @@ def _hashable(value: Any) -> Axis:
 def _sets(runs: Iterable[Run]) -> tuple[str, ...]:
     seen = {name for run in runs if run.result for name, scores in run.result.sets.items() if scores}
     return tuple(name for name in SETS if name in seen) or ("validation",)
-
-
-def _default_tables(runs: list[Run]) -> list[TableDefinition]:
-    grids = list(dict.fromkeys(place.grid for run in runs for place in run.places))
-    return [
-        TableDefinition(
-            name=grid, title=f"DSC by number of labelled volumes and strategy ({grid})", grid=(grid,), sets=_sets(runs)
-        )
-        for grid in grids
-    ]
-
-
-def _default_figures(runs: list[Run]) -> list[FigureDefinition]:
-    grids = list(dict.fromkeys(place.grid for run in runs for place in run.places))
-    sets = _sets(runs)
-    titles = {
-        "box": "DSC on the {} set",
-        "curve": "DSC on the {} set with 95 % intervals",
-        "examples": "A case of the {} set",
-    }
-    figures: list[FigureDefinition] = []
-    for grid in grids:
-        for kind, title in titles.items():
-            figures += [
-                FigureDefinition.model_validate(
-                    {
-                        "name": f"{grid}-{kind}-{name}",
-                        "title": title.format(name),
-                        "kind": kind,
-                        "grid": grid,
-                        "set": name,
-                    }
-                )
-                for name in sets
-                if kind != "examples" or name == sets[-1]
-            ]
-        figures.append(
-            FigureDefinition(name=f"{grid}-learning", title="Learning curves", kind="learning", grid=(grid,))
-        )
-    return figures

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcseg.results.axes import label, sort_axis
+from hpcseg.results.axes import sort_axis
 from hpcseg.results.collect import Axis, Collection, FigureDefinition, Run, TableDefinition
-from hpcseg.results.style import PAGE, SKY, YELLOW, new_figure
+from hpcseg.results.legends import Labels, seeds_note
+from hpcseg.results.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, finish, new_figure
 from hpcseg.results.tables import Replicate, select_runs
 from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.volumes.preprocess import merge_labels
@@ -39,8 +40,16 @@ class Exemplar:
     at: tuple[slice, slice, int]  # z, y, x
     window: tuple[float, float]
 
+    @property
+    def aspect(self) -> float:
+        """Height of a voxel over its width."""
+        spacing_zyx = self.grid.spacing_zyx
+        return spacing_zyx[0] / spacing_zyx[1]
 
-def draw_examples(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
+
+def draw_examples(
+    definition: FigureDefinition, collection: Collection, runs_root: Path, labels: Labels
+) -> Figure | str:
     """Sagittal slices of one case with the reference's and the prediction's contours, or why there are none.
 
     The case is the one of median DSC among those that all runs of one replicate have segmented. The slice is the one
@@ -53,7 +62,7 @@ def draw_examples(definition: FigureDefinition, collection: Collection, runs_roo
         collection,
     )
     rows, columns = sort_axis(row for row, _ in runs), sort_axis(column for _, column in runs)
-    chosen = _replicate_with_most_masks(runs, runs_root, definition.set)
+    replicate, chosen = _replicate_with_most_masks(runs, runs_root, definition.set)
     if not chosen:
         return (
             f"no finished run has masks of the {definition.set} set below {runs_root / 'train'} (inference.save_masks)"
@@ -62,19 +71,27 @@ def draw_examples(definition: FigureDefinition, collection: Collection, runs_roo
     exemplar = _exemplar(next(iter(chosen.values())), runs_root, definition.set, case) if case else None
     if exemplar is None:
         return f"the runs have no case of the {definition.set} set with a mask and a reference in common"
-    height, width = exemplar.image_zy.shape
-    spacing = exemplar.grid.spacing_zyx
-    aspect = spacing[0] / spacing[1]
-    panel = min(1.6, (PAGE - 0.35) / len(columns))
-    figure = new_figure(panel * len(columns) + 0.35, panel * height * aspect / width * len(rows) + 0.55)
+    figure = _empty_grid(exemplar, len(rows), len(columns))
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
         for axes, column in zip(line, columns, strict=True):
-            _panel(axes, exemplar, chosen.get((row, column)), runs_root, definition.set, aspect)
-        line[0].set_ylabel(label(row))
+            _panel(axes, exemplar, chosen.get((row, column)), runs_root, definition.set)
+        line[0].set_ylabel(labels.hue(row))
     for axes, column in zip(panels[0], columns, strict=True):
-        axes.set_title(f"{label(definition.x)} = {label(column)}", fontsize=7)
-    _legend(figure)
+        axes.set_title(labels.panel(column), fontsize=7)
+    where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
+    note = f"{case}, the {definition.set} case of median DSC, sagittal, with its DSC"
+    finish(figure, _legend(), f"{note}; {where}, {seeds_note(definition, collection)}.")
+    return figure
+
+
+def _empty_grid(exemplar: Exemplar, rows: int, columns: int) -> Figure:
+    """A figure with room for panels of the slice's shape, not higher than a page."""
+    height, width = exemplar.image_zy.shape
+    ratio = height / width * exemplar.aspect
+    panel = min(1.4, (PAGE - 0.3) / columns, (TALLEST - 0.7) / (rows * ratio))
+    figure = new_figure(max(panel * columns + 0.3, 2.2), panel * ratio * rows + 0.6)
+    arrange(figure, w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
     return figure
 
 
@@ -93,14 +110,14 @@ def _scores(run: Run, name: str) -> dict[str, float]:
 
 def _replicate_with_most_masks(
     runs: dict[Place, list[tuple[Replicate, Run]]], runs_root: Path, name: str
-) -> dict[Place, Run]:
-    """The runs of the replicate with most runs that left masks; the first one on ties."""
+) -> tuple[Replicate, dict[Place, Run]]:
+    """The replicate with most runs that left masks, and these; the first one on ties."""
     replicates: dict[Replicate, dict[Place, Run]] = {}
     for place, found in runs.items():
         for replicate, run in found:
             if any(_mask(runs_root, run, name, case).exists() for case in _scores(run, name)):
                 replicates.setdefault(replicate, {})[place] = run
-    return max(replicates.values(), key=len, default={})
+    return max(replicates.items(), key=lambda item: len(item[1]), default=((), {}))
 
 
 def _median_case(chosen: dict[Place, Run], runs_root: Path, name: str) -> str | None:
@@ -141,22 +158,35 @@ def _extent(found: NDArray[np.intp], size: int) -> slice:
     return slice(max(0, int(found[0]) - margin), min(size, int(found[-1]) + margin + 1))
 
 
-def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, runs_root: Path, name: str, aspect: float) -> None:
+def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, runs_root: Path, name: str) -> None:
     low, high = exemplar.window
     axes.imshow(
-        exemplar.image_zy, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bilinear", origin="lower"
+        exemplar.image_zy,
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        aspect=exemplar.aspect,
+        interpolation="bilinear",
+        origin="lower",
     )
     axes.invert_xaxis()  # front to the left
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    _contours(axes, exemplar.reference_zy, YELLOW, 1.5)
+    _contours(axes, exemplar.reference_zy, YELLOW, 1.4)
     if run is None:
-        axes.text(0.5, 0.5, "missing", transform=axes.transAxes, color="white", ha="center", fontsize=6)
+        _write(axes, 0.5, 0.5, "missing", "center")
         return
     mask_zyx = read_label(_mask(runs_root, run, name, exemplar.case), exemplar.grid)
-    _contours(axes, mask_zyx[exemplar.at], SKY, 0.8)
-    score = f"{_scores(run, name)[exemplar.case]:.3f}"
-    axes.text(0.97, 0.04, score, transform=axes.transAxes, color="white", ha="right", fontsize=6)
+    _contours(axes, mask_zyx[exemplar.at], SKY, 0.7)
+    _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}", "right")
+
+
+def _write(axes: Axes, x: float, y: float, text: str, align: Literal["center", "right"]) -> None:
+    """White on dark, with a dark edge where the image is bright."""
+    from matplotlib.patheffects import withStroke
+
+    written = axes.text(x, y, text, transform=axes.transAxes, color="white", ha=align, fontsize=SMALL)
+    written.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
 def _contours(axes: Axes, classes_zy: NDArray[np.uint8], colour: str, width: float) -> None:
@@ -166,9 +196,8 @@ def _contours(axes: Axes, classes_zy: NDArray[np.uint8], colour: str, width: flo
             axes.contour(inside, levels=[0.5], colors=[colour], linewidths=width)
 
 
-def _legend(figure: Figure) -> None:
+def _legend() -> list[Any]:
     from matplotlib.lines import Line2D
 
-    entries = (("reference", YELLOW, 2.0), ("prediction", SKY, 1.2))
-    handles = [Line2D([], [], color=colour, lw=width, label=text) for text, colour, width in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    entries = (("reference", YELLOW, 2.0), ("prediction", SKY, 1.0))
+    return [Line2D([], [], color=colour, lw=width, label=text) for text, colour, width in entries]

@@ -4,62 +4,108 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from hpcseg.files import write_json, write_text
+from hpcseg.files import json_text, write_text
 from hpcseg.results.collect import Collection
-from hpcseg.results.rendering import to_csv, to_json, to_latex, to_markdown, to_summary_csv, to_text
-from hpcseg.results.tables import Table, build_table
+from hpcseg.results.definitions import TableDefinition
+from hpcseg.results.latex import to_latex
+from hpcseg.results.measures import find_measure
+from hpcseg.results.published import Publication, datasets_of, set_beside
+from hpcseg.results.records import to_csv, to_json, to_runs_csv, to_summary_csv
+from hpcseg.results.rendering import to_markdown, to_text
+from hpcseg.results.tables import Table, build_table, improved_in_all
 
 RENDERERS: dict[str, Callable[[Table], str]] = {
     ".txt": to_text,
     ".md": to_markdown,
     ".csv": to_csv,
+    "-runs.csv": to_runs_csv,
     "-summary.csv": to_summary_csv,
     ".json": to_json,
     ".tex": to_latex,
 }
 
 
+def make_tables(
+    collection: Collection, *, metrics: Sequence[str] = (), beside: Publication | None = None
+) -> list[Table]:
+    """The tables of a sweep.
+
+    Args:
+        metrics: for each a copy of every table, named TABLE-METRIC; empty: the tables as the sweep has them.
+        beside: published tables to set beside those of the same name.
+
+    Raises:
+        BadInput: a table names an axis, grid, metric or baseline that there is not.
+    """
+    definitions = [
+        definition if metric in (None, definition.metric) else _of_metric(definition, metric)
+        for metric in metrics or (None,)
+        for definition in collection.tables
+    ]
+    tables = [build_table(definition, collection) for definition in definitions]
+    datasets = datasets_of(collection)
+    return tables if beside is None else [set_beside(table, beside, datasets) for table in tables]
+
+
+def _of_metric(definition: TableDefinition, metric: str) -> TableDefinition:
+    measure = find_measure(metric, "--metric")
+    title = definition.title.replace("DSC", measure.label) or f"{measure.label} ({definition.name})"
+    update = {"metric": metric, "name": f"{definition.name}-{metric}", "title": title}
+    return definition.model_copy(update=update | {"published": definition.published or definition.name})
+
+
 def write_collection(
-    collection: Collection, folder: Path, *, report: Callable[[str], None] | None = None
+    collection: Collection,
+    folder: Path,
+    *,
+    tables: Sequence[Table] | None = None,
+    figures: bool = True,
+    report: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write every table (text, Markdown, CSV, JSON, LaTeX) and figure (PNG, PDF) of a sweep, each file atomically.
 
-    `runs.csv` and `collection.json` list the runs, what is missing and which code the results come from.
+    `runs.csv` and `collection.json` list the runs, what is missing or stale and which code the results come from.
 
     Args:
+        tables: as `make_tables` made them; None: the sweep's own.
+        figures: draw them, too.
         report: called with one line for each figure that cannot be drawn yet.
 
     Raises:
         BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
     """
-    from hpcseg.results.figures import draw_figures
-
-    texts = {"runs.csv": _runs(collection)}
-    for definition in collection.tables:
-        table = build_table(definition, collection)
-        texts |= {f"{definition.name}{ending}": render(table) for ending, render in RENDERERS.items()}
-    paths = []
+    chosen = make_tables(collection) if tables is None else tables
+    texts = {"runs.csv": _runs(collection), "collection.json": json_text(summary(collection, chosen))}
+    for table in chosen:
+        texts |= {f"{table.definition.name}{ending}": render(table) for ending, render in RENDERERS.items()}
     for name, text in texts.items():
         write_text(folder / name, text)
-        paths.append(folder / name)
-    write_json(folder / "collection.json", summary(collection))
-    return [*paths, folder / "collection.json", *draw_figures(collection, collection.root, folder, report=report)]
+    paths = [folder / name for name in texts]
+    if not figures:
+        return paths
+    from hpcseg.results.figures import draw_figures
+
+    return [*paths, *draw_figures(collection, collection.root, folder, report=report)]
 
 
-def summary(collection: Collection) -> dict[str, object]:
-    """Which sweep this is and how complete it is; JSON-able."""
+def summary(collection: Collection, tables: Sequence[Table] = ()) -> dict[str, object]:
+    """Which sweep this is, how complete it is and what share of all tables' cells improved; JSON-able."""
+    improved = improved_in_all(tables)
     return {
         "sweep": collection.sweep,
         "chosen": collection.chosen,
         "applied": collection.applied,
         "runs": len(collection.runs),
         "missing": list(collection.missing),
+        "stale": list(collection.stale),
         "problems": list(collection.problems),
         "versions": list(collection.versions),
         "gpu_hours": round(collection.gpu_hours, 3),
+        "improved": improved and asdict(improved),
     }
 
 
@@ -72,10 +118,11 @@ def _runs(collection: Collection) -> str:
     )
     for run in collection.runs:
         result = run.result
+        state = "missing" if result is None else "stale" if run.stale else "finished"
         training = result.training if result else {}
         made = [training.get(key, "") for key in ("epochs", "best_epoch", "seconds")]
         end = [result.gpu_hours, result.code.get("version", ""), result.finished] if result else ["", "", ""]
         for place in run.places:
             axes = " ".join(f"{key}={value}" for key, value in place.axes.items())
-            writer.writerow([run.id, place.grid, axes, "finished" if result else "missing", *made, *end])
+            writer.writerow([run.id, place.grid, axes, state, *made, *end])
     return stream.getvalue()

@@ -6,25 +6,42 @@ objects, and its settings are afterwards as they were.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.errors import BadInput
-from hpcseg.results.axes import label, sort_axis
-from hpcseg.results.collect import Collection, FigureDefinition, TableDefinition
+from hpcseg.results.collect import Axis, Collection, FigureDefinition, TableDefinition
+from hpcseg.results.curves import draw_curve, draw_learning, sizes_of_all, tick_labels
 from hpcseg.results.examples import draw_examples
-from hpcseg.results.style import COLUMN, PAGE, SETTINGS, YELLOW, colours, new_figure, save
-from hpcseg.results.tables import Table, bootstrap_interval, build_table, select_runs
+from hpcseg.results.kernels import draw_kernels
+from hpcseg.results.legends import Labels, cells_note, labels_of, legend_hues, missing_note
+from hpcseg.results.measures import Measure, find_measure
+from hpcseg.results.reconstructions import draw_reconstructions
+from hpcseg.results.style import (
+    COLUMN,
+    HATCHES,
+    PAGE,
+    SETTINGS,
+    SMALL,
+    YELLOW,
+    colours,
+    finish,
+    new_figure,
+    ranks,
+    save,
+    set_scale,
+    set_ticks,
+    set_title,
+)
+from hpcseg.results.tables import Table, build_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOSSES = {"training": "-", "validation": ":"}  # line styles
+SHARES = ("dsc", "nsd")  # metrics between 0 and 1
+WIDEST = 0.45  # inches for a box
 
 
 def draw_figures(
@@ -33,7 +50,7 @@ def draw_figures(
     """Draw every figure of the sweep into `folder`.
 
     Args:
-        runs_root: folder of all runs; histories, specifications and predicted masks are read from there.
+        runs_root: folder of all runs; histories, specifications, weights and predicted masks are read from there.
         report: called with one line for each figure that cannot be drawn yet.
 
     Returns:
@@ -47,7 +64,7 @@ def draw_figures(
     paths: list[Path] = []
     with matplotlib.rc_context(SETTINGS):
         for definition in collection.figures:
-            figure = _draw(definition, collection, runs_root)
+            figure = draw(definition, collection, runs_root)
             if isinstance(figure, str):
                 if report is not None:
                     report(f"figure {definition.name} is not drawn: {figure}")
@@ -56,16 +73,34 @@ def draw_figures(
     return paths
 
 
-def _draw(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
-    """The figure, or why there is none."""
-    if definition.kind == "learning":
-        return draw_learning(definition, collection, runs_root)
-    if definition.kind == "examples":
-        return draw_examples(definition, collection, runs_root)
+def draw(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
+    """One figure, to be drawn and saved with the settings `SETTINGS`, or why there is none."""
+    labels = labels_of(definition, collection)
+    match definition.kind:
+        case "learning":
+            return draw_learning(definition, collection, runs_root, labels)
+        case "examples":
+            return draw_examples(definition, collection, runs_root, labels)
+        case "kernels":
+            return draw_kernels(definition, collection, runs_root)
+        case "reconstructions":
+            return draw_reconstructions(definition, collection, runs_root)
+        case _:
+            return _draw_scores(definition, collection, runs_root, labels)
+
+
+def _draw_scores(definition: FigureDefinition, collection: Collection, runs_root: Path, labels: Labels) -> Figure | str:
+    """Box plots or a curve."""
     table = build_table(as_table(definition), collection)
     if not any(cell.values for cell in table.cells.values()):
         return f"no run has results for the {definition.set} set yet"
-    return (draw_boxes if definition.kind == "box" else draw_curve)(definition, table)
+    note = cells_note(definition, table, collection)
+    sizes = sizes_of_all(definition, collection, runs_root)
+    if definition.kind == "box":
+        return draw_boxes(definition, table, labels, note, sizes)
+    note = f"Means with 95 % bootstrap intervals over cases; {note}"
+    note += missing_note(table.cells.values(), "Hollow: some runs are missing.")
+    return draw_curve(definition, table, labels, note, _metric(definition).name, sizes)
 
 
 def as_table(definition: FigureDefinition) -> TableDefinition:
@@ -77,143 +112,76 @@ def as_table(definition: FigureDefinition) -> TableDefinition:
         columns=definition.hue,
         over=definition.over,
         sets=(definition.set,),
+        metric=definition.metric,
     )
 
 
-def draw_boxes(definition: FigureDefinition, table: Table) -> Figure:
+def draw_boxes(
+    definition: FigureDefinition, table: Table, labels: Labels, note: str, sizes: Mapping[Axis, float]
+) -> Figure:
     """Box plots of all cases and folds, means as yellow triangles, whiskers of 1.5 IQR (paper, figures 4 to 7)."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     boxes = len(table.rows) * len(table.columns)
-    figure = new_figure(PAGE if boxes > 9 else COLUMN, 2.6)
-    axes = _axes(figure, definition, table)
-    palette, width = colours(table.columns), 0.8 / len(table.columns)
-    lowest = 1.0
+    page = PAGE if boxes > 9 else COLUMN
+    figure = new_figure(page, 2.7)
+    axes = figure.subplots()
+    set_title(axes, definition.title, page)
+    set_ticks(axes, range(len(table.rows)), tick_labels(table.rows, labels, sizes), page - 0.6)
+    axes.set_xlim(-0.5, len(table.rows) - 0.5)
+    axes.set_xlabel(labels.x_axis)
+    axes.set_ylabel(_metric(definition).name)
+    set_scale(axes)
+    width = min(0.8 / len(table.columns), WIDEST * len(table.rows) / (page - 0.6))
+    palette, places = colours(table.columns), ranks(table.columns)
     for position, row in enumerate(table.rows):
         for index, column in enumerate(table.columns):
             cell = table.cells.get((definition.set, row, column))
-            if cell is None:
-                continue
             x = position + (index - (len(table.columns) - 1) / 2) * width
-            if cell.present < cell.expected:
-                share = f"{cell.present}/{cell.expected}"
-                axes.text(x, 0.01, share, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=5)
-            if cell.values:
-                _box(axes, x, 0.82 * width, list(cell.values.values()), palette[column])
-                lowest = min(lowest, *cell.values.values())
-    axes.set_ylim(_floor(lowest), 1.0)
-    handles: list[Any] = [
-        Patch(facecolor=_pale(palette[c]), edgecolor=palette[c], label=label(c)) for c in table.columns
-    ]
-    mean = Line2D([], [], linestyle="", marker="^", ms=4, mfc=YELLOW, mec="black", mew=0.4, label="mean")
-    figure.legend(handles=[*handles, mean], loc="outside lower center", ncols=len(handles) + 1)
+            if cell is not None and cell.values:
+                _box(axes, x, 0.8 * width, list(cell.values.values()), palette[column], places[column])
+            if cell is not None and cell.present < cell.expected:
+                _share(axes, x, f"{cell.present}/{cell.expected}")
+    _limits(axes, definition, table)
+    note = f"Boxes: {note} Whiskers: 1.5 IQR."
+    note += missing_note(table.cells.values(), "k/m: k of m runs have results.")
+    finish(figure, _handles(labels, table), note)
     return figure
 
 
-def draw_curve(definition: FigureDefinition, table: Table) -> Figure:
-    """Mean DSC against x with 95 % bootstrap intervals over cases; a hollow marker where runs are missing."""
-    figure = new_figure(COLUMN, 2.5)
-    axes = _axes(figure, definition, table)
-    palette = colours(table.columns)
-    for index, column in enumerate(table.columns):
-        shift = (index - (len(table.columns) - 1) / 2) * 0.12
-        found = [(n, table.cells.get((definition.set, row, column))) for n, row in enumerate(table.rows)]
-        cells = [(n + shift, cell, cell.mean) for n, cell in found if cell is not None and cell.mean is not None]
-        colour = palette[column]
-        axes.plot([x for x, _, _ in cells], [mean for _, _, mean in cells], color=colour, lw=1.0, zorder=2)
-        for x, cell, mean in cells:
-            interval = bootstrap_interval(cell)
-            if interval is not None:
-                axes.plot([x, x], interval, color=colour, lw=0.9, solid_capstyle="butt", zorder=2)
-            face = colour if cell.present == cell.expected else "white"
-            axes.plot(x, mean, "osD^v<>p"[index % 8], ms=3.5, color=colour, mfc=face, mew=0.9, zorder=3)
-        axes.plot([], [], "osD^v<>p"[index % 8], ms=3.5, ls="-", lw=1.0, color=colour, label=label(column))
-    figure.legend(loc="outside lower center", ncols=4)
-    return figure
+def _metric(definition: FigureDefinition) -> Measure:
+    return find_measure(definition.metric, repr(definition.name))
 
 
-def draw_learning(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
-    """Loss by epoch: a panel per x, a colour per hue; training solid, validation dotted.
-
-    A line is the mean over the runs that reached the epoch.
-    """
-    runs = select_runs(as_table(definition), collection)
-    histories = {
-        key: [read_history(runs_root / "train" / run.id / "history.jsonl") for _, run in found]
-        for key, found in runs.items()
-    }
-    if not any(history for found in histories.values() for history in found):
-        return "no run has a history yet"
-    rows, columns = sort_axis(row for row, _ in runs), sort_axis(column for _, column in runs)
-    across = min(4, len(rows))
-    down = math.ceil(len(rows) / across)
-    figure = new_figure(COLUMN if across == 1 else PAGE, 0.5 + 1.6 * down if down > 1 else 2.2)
-    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    palette = colours(columns)
-    for row, axes in zip(rows, panels, strict=False):
-        axes.set_title(f"{label(definition.x)} = {label(row)}", loc="left")
-        axes.grid(axis="y")
-        axes.set_xlabel("Epoch")
-        for column in columns:
-            _losses(axes, histories.get((row, column), []), palette[column])
-    for axes in panels[::across]:
-        axes.set_ylabel("Loss")
-    for axes in panels[len(rows) :]:
-        axes.set_visible(False)
-    _learning_legend(figure, [(label(column), palette[column]) for column in columns])
-    return figure
+def _limits(axes: Axes, definition: FigureDefinition, table: Table) -> None:
+    """A share ends at 1 and begins on a twentieth below the data; marks of missing runs have room below the boxes."""
+    if definition.metric not in SHARES:
+        axes.margins(y=0.12)
+        return
+    lowest = min(value for cell in table.cells.values() for value in cell.values.values())
+    missing = any(cell.present < cell.expected for cell in table.cells.values())
+    floor = max(0.0, math.floor(20 * (lowest - 0.01)) / 20)
+    axes.set_ylim(floor - (0.07 * (1 - floor) if missing else 0), 1.0)
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Lines of history.jsonl, [] where there is none; a last line that is being written is left out.
-
-    Raises:
-        BadInput: another line is not JSON.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    history = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            history.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise BadInput(f"{path}: line {number} is not JSON ({error.msg}); retry the run") from None
-    return history
+def _share(axes: Axes, x: float, text: str) -> None:
+    axes.text(x, 0.01, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL)
 
 
-def _losses(axes: Axes, histories: list[list[dict[str, Any]]], colour: str) -> None:
-    for key, style in LOSSES.items():
-        by_epoch: dict[int, list[float]] = {}
-        for line in (line for history in histories for line in history):
-            if line.get(f"{key}_loss") is not None:
-                by_epoch.setdefault(line["epoch"], []).append(line[f"{key}_loss"])
-        epochs = sorted(by_epoch)
-        axes.plot(epochs, [fmean(by_epoch[epoch]) for epoch in epochs], style, color=colour, lw=0.8)
-
-
-def _learning_legend(figure: Figure, entries: list[tuple[str, str]]) -> None:
+def _handles(labels: Labels, table: Table) -> list[Any]:
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    handles = [Line2D([], [], color=colour, lw=1.2, label=text) for text, colour in entries]
-    handles += [Line2D([], [], color="black", lw=0.8, ls=style, label=text) for text, style in LOSSES.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-
-
-def _axes(figure: Figure, definition: FigureDefinition, table: Table) -> Axes:
-    axes = figure.subplots()
-    axes.set_title(definition.title, loc="left")
-    axes.set_xticks(range(len(table.rows)), [label(row) for row in table.rows])
-    axes.set_xlim(-0.5, len(table.rows) - 0.5)
-    axes.set_xlabel("Labelled training volumes n" if definition.x == "labelled" else label(definition.x))
-    axes.set_ylabel("DSC")
-    axes.grid(axis="y")
-    return axes
+    palette, places = colours(table.columns), ranks(table.columns)
+    handles: list[Any] = [
+        Patch(facecolor=_pale(palette[c]), edgecolor=palette[c], hatch=_hatch(places[c]), lw=0.8, label=text)
+        for c, text in legend_hues(labels, table.columns)
+    ]
+    if handles and labels.hue_axis:
+        handles.insert(0, Line2D([], [], ls="", label=f"{labels.hue_axis}:"))
+    mean = Line2D([], [], linestyle="", marker="^", ms=4, mfc=YELLOW, mec="black", mew=0.4, label="mean")
+    return [*handles, mean]
 
 
-def _box(axes: Axes, x: float, width: float, values: list[float], colour: str) -> None:
+def _box(axes: Axes, x: float, width: float, values: list[float], colour: str, place: int) -> None:
     line = {"color": colour, "linewidth": 0.8}
     axes.boxplot(
         values,
@@ -223,10 +191,10 @@ def _box(axes: Axes, x: float, width: float, values: list[float], colour: str) -
         showmeans=True,
         manage_ticks=False,
         patch_artist=True,
-        boxprops={"facecolor": _pale(colour), "edgecolor": colour, "linewidth": 0.8},
+        boxprops={"facecolor": _pale(colour), "edgecolor": colour, "linewidth": 0.8, "hatch": _hatch(place)},
         whiskerprops=line,
         capprops=line,
-        medianprops={"color": "black", "linewidth": 0.9},
+        medianprops={"color": "black", "linewidth": 1.0, "solid_capstyle": "butt"},
         meanprops={
             "marker": "^",
             "markersize": 4,
@@ -238,14 +206,13 @@ def _box(axes: Axes, x: float, width: float, values: list[float], colour: str) -
     )
 
 
+def _hatch(place: int) -> str:
+    return HATCHES[place % len(HATCHES)]
+
+
 def _pale(colour: str) -> tuple[float, float, float]:
     """The colour as a filling: half way to white."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = to_rgb(colour)
     return (1 + red) / 2, (1 + green) / 2, (1 + blue) / 2
-
-
-def _floor(lowest: float) -> float:
-    """Lower end of the DSC axis, on a twentieth below the data."""
-    return max(0.0, math.floor(20 * (lowest - 0.01)) / 20)

@@ -34,6 +34,7 @@ def _as_list(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 SetName = Literal["validation", "test"]
+Metric = Literal["dsc", "nsd", "hd95", "hd", "asd", "volume_difference", "volume_ml", "reference_ml"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -47,7 +48,8 @@ class Heading(Section):
 
 
 class Table(Section):
-    """`[[table]]`: Dice of a grid's runs, one row per value of `rows`, one column per value of `columns` and set.
+    """`[[table]]`: Dice, or another `metric`, of a grid's runs: a row per value of `rows`, a column per value of
+    `columns` and set.
 
     `rows` and `columns` are axes, "class", "grid" (one for each grid) or "choice" (one for each value of the axes that
     have no role, in the grid's order): `rows = "grid"`, `columns = "choice"` sets experiments that vary different keys
@@ -61,22 +63,25 @@ class Table(Section):
     columns: str = "strategy"
     over: Names = ("fold",)  # axes that are replicates
     sets: Annotated[tuple[SetName, ...], BeforeValidator(_as_list)] = ("validation", "test")
+    metric: Metric = "dsc"
+    published: str | None = None  # table of another collection to stand beside (collect --against); None: of this name
     baseline: str | int | float | bool | None = None  # column that the others are compared with; or "none"
     row_labels: dict[str, str] = Field(default_factory=dict)  # value as TOML writes it -> as it is printed
     column_labels: dict[str, str] = Field(default_factory=dict)
 
 
 class Figure(Section):
-    """`[[figure]]`: Dice of a grid's runs over the axis `x`, one colour per value of `hue`."""
+    """`[[figure]]`: Dice, or another `metric`, of a grid's runs over the axis `x`, one colour per value of `hue`."""
 
     name: FileName
     title: str = ""
     grid: Names | None = None
-    kind: Literal["box", "curve", "examples", "learning"]
+    kind: Literal["box", "curve", "examples", "kernels", "learning", "reconstructions"]
     x: str = "labelled"
     hue: str = "strategy"
     over: Names = ("fold",)
     set: SetName = "test"
+    metric: Metric = "dsc"
 
 
 @dataclass(frozen=True)

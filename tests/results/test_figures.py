@@ -14,9 +14,11 @@ from matplotlib.image import imread
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import collect
-from hpcseg.results.figures import draw_figures, read_history
-from hpcseg.results.style import DPI, PAGE, SETTINGS, colours
+from hpcseg.results.curves import read_history, x_positions
+from hpcseg.results.figures import draw_figures
+from hpcseg.results.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, colours
 from hpcseg.spec import CaseRef, SourceRef, TrainSpec
+from tests.results.artists import drawn, problems, texts
 
 STRATEGIES = ("baseline", "transfer", "multitask")
 
@@ -125,6 +127,129 @@ def test_a_history_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_p
     path.write_text('{"epo\n{"epoch": 2}\n')
     with pytest.raises(BadInput, match="line 1"):
         read_history(path)
+
+
+def _legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def _means_shown(figure) -> list[float]:
+    lines = figure.axes[0].lines
+    return [float(line.get_ydata()[0]) for line in lines if line.get_markerfacecolor() == YELLOW]
+
+
+def test_boxes_show_the_scores_of_all_folds_and_their_means(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for strategy, offset in (("baseline", 0.0), ("transfer", 0.1)):
+        for fold in (0, 1):
+            files.run(
+                as_scores(test=[0.6 + offset, 0.7 + offset + 0.05 * fold]), strategy=strategy, labelled=2, fold=fold
+            )
+    figure = drawn(collect(files.save()), kind="box")
+    assert _means_shown(figure) == pytest.approx([0.6625, 0.7625])
+    assert _legend(figure) == ["Baseline", "S-TL", "mean"]
+    assert figure.axes[0].get_ylim()[0] < 0.6
+    assert any("4 scores of 2 folds each; seed 0" in said for said, _, _ in texts(figure))
+
+
+def test_a_curve_shows_means_with_intervals_and_hollow_markers_where_runs_are_missing(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for n, scores in ((2, [0.5, 0.7]), (4, [0.7, 0.9])):
+        for fold in (0, 1):
+            lost = (n, fold) == (4, 1)
+            files.run(None if lost else as_scores(test=scores), strategy="baseline", labelled=n, fold=fold)
+    figure = drawn(collect(files.save()), kind="curve")
+    curve, *rest = figure.axes[0].lines
+    assert list(curve.get_xdata()) == [1, 2]  # log2 n
+    assert list(curve.get_ydata()) == pytest.approx([0.6, 0.8])
+    markers = [line for line in rest if line.get_marker() == "o"]
+    assert [marker.get_markerfacecolor() for marker in markers] == [COLOURS[0], "white"]
+    assert any("Hollow: some runs are missing." in said.replace("\n", " ") for said, _, _ in texts(figure))
+
+
+def test_numbers_of_volumes_stand_on_a_logarithmic_axis_with_all_in_its_place() -> None:
+    assert x_positions((2, 4, 64, "all"), {"all": 105}) == pytest.approx({2: 1, 4: 2, 64: 6, "all": 6.714}, abs=1e-3)
+    assert x_positions((2, 4, "all"), {}) == {2: 0, 4: 1, "all": 2}
+    assert x_positions((0.1, 0.3, 1.0), {}) == {0.1: 0, 0.3: 1, 1.0: 2}
+    assert x_positions((False, True), {}) == {False: 0, True: 1}
+
+
+def test_values_are_written_as_the_tables_of_the_sweep_write_them(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    axis = "autoencoder.with_validation"
+    for value in (True, False):
+        files.run(as_scores(test=[0.5, 0.6]), strategy="transfer", labelled=2, fold=0, **{axis: value})
+    files.record["figures"] = [_figure("box", hue=axis)]
+    plain = _legend(drawn(collect(files.save()), kind="box", hue=axis))
+    assert plain == [f"{axis}:", "False", "True", "mean"]  # the axis is named where its values are bare
+    labels = {"true": "with validation images", "false": "without"}
+    files.record["tables"] = [{"name": "t", "columns": axis, "column_labels": labels}]
+    collection = collect(files.save())
+    assert _legend(drawn(collection, kind="box", hue=axis)) == ["without", "with validation images", "mean"]
+    assert _legend(drawn(collection, kind="curve", hue=axis)) == ["without", "with validation images"]
+    figure = drawn(collection, kind="box", x=axis, hue="strategy")
+    assert [tick.get_text().replace("\n", " ") for tick in figure.axes[0].get_xticklabels()] == [
+        "without",
+        "with validation images",
+    ]
+    assert _legend(figure) == ["mean"]  # one strategy: nothing to tell apart
+
+
+def test_learning_curves_are_means_over_the_runs_that_reached_the_epoch(sweep_files) -> None:
+    files = sweep_files()
+    for fold, losses in ((0, [1.0, 0.5]), (1, [0.6])):
+        run = files.run(None, strategy="transfer", labelled=2, fold=fold)
+        path = files.root / "train" / run / "history.jsonl"
+        path.parent.mkdir(parents=True)
+        lines = [{"epoch": epoch, "training_loss": loss} for epoch, loss in enumerate(losses, start=1)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = drawn(collect(files.save()), kind="learning")
+    assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([0.8, 0.5])
+    assert figure.axes[0].get_title(loc="left") == "n = 2"  # one panel needs no letter
+    assert all(tick.is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_a_figure_may_show_another_metric_in_its_unit(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    scores = as_scores(test=[0.5, 0.7])
+    for score, distance in zip(scores["test"], (12.0, 4.0), strict=True):
+        score["hd95"] = distance
+    files.run(scores, strategy="baseline", labelled=2, fold=0)
+    figure = drawn(collect(files.save()), kind="box", metric="hd95")
+    assert figure.axes[0].get_ylabel() == "HD95 (mm)"
+    assert _means_shown(figure) == pytest.approx([8.0])
+    low, high = figure.axes[0].get_ylim()
+    assert low < 4
+    assert high > 12
+
+
+def test_no_text_is_cut_covered_or_too_small(sweep_files, as_scores, scan) -> None:
+    files = sweep_files()
+    _fill(files, as_scores, labelled=(2, 4, 8, 16, 32, 64, "all"))
+    for run in files.record["runs"]:
+        _write_scan(files.root, run["id"], *scan)
+        path = files.root / "train" / run["id"] / "history.jsonl"
+        path.write_text("".join(json.dumps({"epoch": e, "training_loss": 1 / e}) + "\n" for e in range(1, 400)))
+    collection = collect(files.save())
+    title = "DSC on the test set, with supplementary volumes and a title that does not end soon"
+    for kind in ("box", "curve", "learning", "examples"):
+        assert problems(drawn(collection, kind=kind, title=title)) == []
+
+
+@pytest.mark.parametrize("names", [("Method 1, iso", "Method 2, aniso"), ("autoencoder.with_validation",) * 2])
+def test_long_names_of_grids_are_wrapped_or_slanted(sweep_files, as_scores, names: tuple[str, ...]) -> None:
+    files = sweep_files()
+    for number in range(6):
+        grid = f"{names[number % 2]}, {number}"
+        files.run(as_scores(test=[0.5, 0.7]), grids=grid, strategy="baseline", labelled=2, fold=number)
+    figure = drawn(collect(files.save()), kind="box", x="grid")
+    assert [one for one in problems(figure) if "is cut" in one] == []
+    slanted = {tick.get_rotation() for tick in figure.axes[0].get_xticklabels()}
+    assert slanted == ({35.0} if "." in names[0] else {0.0})
+
+
+def test_what_differs_in_colour_differs_in_grey_too() -> None:
+    assert len(set(MARKERS)) == len(set(HATCHES)) == len(set(COLOURS)) == 8
 
 
 def test_a_strategy_has_one_colour_everywhere_and_no_two_values_share_one() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.rendering import to_csv, to_json, to_latex, to_markdown, to_summary_csv, to_text
+from hpcseg.results.latex import to_latex
+from hpcseg.results.records import to_csv, to_json, to_summary_csv
+from hpcseg.results.rendering import to_markdown, to_text
 from hpcseg.results.tables import Table, build_table
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "paper" / "published.toml"
@@ -64,7 +67,8 @@ def test_results_with_the_papers_means_print_the_papers_table_7(sweep_files, as_
 def test_markdown_marks_what_is_missing(small: Table) -> None:
     text = to_markdown(small)
     assert "| 2 | 0.600 ± 0.115 | 0.650 ± 0.071 (1/2) | – (0/2) |" in text
-    assert "| 2 | +0.050 ± 0.071 * |  |" in text
+    assert "| 2 | +0.050 [0.000, +0.100] *, p = 1.000 |  |" in text
+    assert "| 2 | 0.600 0.600 | 0.650 – | – – |" in text
     assert "2 of 3 cells have only k of their m runs" in text
     assert "Higher than Baseline in 1 of 1 cells (100%)" in text
 
@@ -72,7 +76,8 @@ def test_markdown_marks_what_is_missing(small: Table) -> None:
 def test_text_has_the_cells_and_the_remarks(small: Table) -> None:
     text = to_text(small)
     assert "0.650 ± 0.071 (1/2)" in text
-    assert "+0.050 ± 0.071 *" in text
+    assert "+0.050 [0.000, +0.100] *" in text
+    assert "0.650 –" in text
     assert "sample SD over cases" in text
     assert "\x1b" not in text
 
@@ -84,7 +89,46 @@ def test_latex_is_a_booktabs_table_with_its_signs_escaped(small: Table) -> None:
     assert r"Gains \& losses" in text
     assert r"n & Baseline & S-TL & S-MTL \\" in text
     assert r"2 & 0.600 $\pm$ 0.115 & 0.650 $\pm$ 0.071 (1/2) & -- (0/2) \\" in text
-    assert text.count(r"\begin") == text.count(r"\end") == 2
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3  # cells, differences, single runs
+    assert_latex_is_sound(text)
+
+
+def assert_latex_is_sound(text: str) -> None:
+    """Environments and braces are closed in order, and every row has as many cells as the tabular has columns."""
+    opened = []
+    for word, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if word == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    bare = re.sub(r"\\[{}%&]", "", text)
+    assert bare.count("{") == bare.count("}")
+    for columns, body in re.findall(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}(.*?)\\end\{tabular\}", text, re.S):
+        rows = [
+            re.sub(r"\\&", "", line) for line in body.splitlines() if line.endswith(r"\\") and line.strip() != r"\\"
+        ]
+        for row in rows:
+            spans = [int(span) for span in re.findall(r"\\multicolumn\{(\d+)\}", row)]
+            assert row.count("&") + 1 + sum(spans) - len(spans) == len(columns), row
+
+
+def test_a_wide_latex_table_is_stacked_and_a_wider_one_shrunk(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for strategy in ("baseline", "transfer", "multitask"):
+        for levels in range(4):
+            scores = as_scores(validation=[0.5, 0.7], test=[0.4, 0.5])
+            files.run(scores, strategy=strategy, levels=levels, labelled="[8]", fold=0)
+    collection = collect(files.save())
+    for columns, over, shapes in (
+        ("strategy", ("fold", "levels"), ["rcccccc"]),
+        ("levels", ("fold", "strategy"), ["rcccc"]),
+    ):
+        text = to_latex(build_table(TableDefinition(name="t", columns=columns, over=over), collection))
+        assert_latex_is_sound(text)
+        assert re.findall(r"tabular\}\{@\{\}(\w+)@", text)[: len(shapes)] == shapes
+        assert "{}[8] &" in text
+    assert r"\resizebox{\linewidth}{!}{%" in text
 
 
 def test_csv_has_a_line_per_case_and_one_per_missing_run(small: Table) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.tables import Cell, bootstrap_interval, build_table, contrast_cells
+from hpcseg.results.rendering import to_markdown
+from hpcseg.results.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
 
 VALIDATION = ("validation",)
 
@@ -162,3 +163,51 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
     # the standard error of the mean of ten case means 0.01 apart
     assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * 0.0287 / 10**0.5, rel=0.08)
     assert bootstrap_interval(_cell({(0, "a"): 0.5, (1, "a"): 0.6})) is None
+
+
+def _metric(sweep_files, metric: str, baseline: list, transfer: list) -> Table:
+    files = sweep_files()
+    for strategy, values in (("baseline", baseline), ("transfer", transfer)):
+        lines = [{"case": f"c{n}", "class": 1, "dsc": 0.5, metric: value} for n, value in enumerate(values)]
+        files.run({"validation": lines}, strategy=strategy, labelled=4, fold=0)
+    return build_table(TableDefinition(name="t", sets=VALIDATION, metric=metric), collect(files.save()))
+
+
+def test_less_distance_is_an_improvement_and_undefined_ones_are_counted_in_their_cells(sweep_files) -> None:
+    table = _metric(sweep_files, "hd95", [10.0, 12.0, None], [8.0, 9.0, 100.0])
+    contrast = table.contrasts["validation", 4, "transfer"]
+    assert (contrast.pairs, contrast.mean, contrast.improved) == (2, -2.5, True)
+    text = to_markdown(table)
+    assert "| 4 | 11.00 ± 1.41 {1} | 39.00 ± 52.83 |" in text
+    assert "{k}: 1 undefined values of the HD95 (a mask is empty) are left out" in text
+    assert "Lower than Baseline in 1 of 1 cells (100%)" in text
+    assert "less is better" in text
+
+
+def test_volumes_are_compared_by_the_size_of_their_difference(sweep_files) -> None:
+    table = _metric(sweep_files, "volume_difference", [-10.0, 10.0], [4.0, 6.0])
+    assert table.cells["validation", 4, "baseline"].mean == 0.0
+    contrast = table.contrasts["validation", 4, "transfer"]
+    assert (contrast.mean, contrast.improved) == (-5.0, True)
+    assert "Nearer to zero than Baseline in 1 of 1" in to_markdown(table)
+
+
+def test_an_unknown_metric_names_the_nearest(sweep_files) -> None:
+    with pytest.raises(BadInput, match="metric 'hd59'; did you mean 'hd95'"):
+        _metric(sweep_files, "hd59", [1.0], [1.0])
+
+
+def test_wilcoxons_p_is_of_cases_and_of_folds_and_corrected_over_the_table(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for labelled in (4, 8):
+        for fold in range(5):
+            for strategy, gain in (("baseline", 0.0), ("transfer", 0.01 * labelled)):
+                scores = as_scores(validation=[0.5 + gain + (0.001 * n + 0.002 * fold) * (gain > 0) for n in range(8)])
+                files.run(scores, strategy=strategy, labelled=labelled, fold=fold)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
+    for contrast in table.contrasts.values():
+        assert (contrast.by_case.units, contrast.by_replicate.units, contrast.pairs) == (8, 5, 40)
+        assert (contrast.by_case.p, contrast.p) == (2 / 2**8, 4 / 2**8)
+        assert (contrast.by_replicate.p, contrast.replicate_p) == (2 / 2**5, 4 / 2**5)
+        low, high = contrast.by_case.interval
+        assert low < contrast.mean < high

@@ -1,0 +1,150 @@
+"""Results that may not be what the sweep asks for now (stale), and tables whose results were not made alike (mixed)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcseg.spec import RUN_FILE
+
+if TYPE_CHECKING:
+    from hpcseg.results.collect import Result
+
+RESULT_FILE, TRAINING_FILE = "result.json", "training.json"
+COPIED_S = 3600.0  # a result.json this much younger than what it says was copied: file times tell nothing then
+SAME_MOMENT_S = 1.0  # resolution of some file systems' times
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How the results of a table differ in what made them.
+
+    Attributes:
+        lines: one for each kind of difference, e.g. "torch 2.11.0 (34 runs), 2.12.0 (1 run)"; none where all are alike.
+        odd: ids of the runs that were not made as most were.
+    """
+
+    lines: tuple[str, ...] = ()
+    odd: frozenset[str] = frozenset()
+
+
+def why_stale(folder: Path, run: str, config: Mapping[str, Any], result: Result) -> str:
+    """Why the result in a run's directory may not be of the run as the sweep describes it; "" where nothing says so.
+
+    Looked at: what the result says of its own run, what `run.json` asks for, and whether `run.json` or the trained
+    weights are younger than the result (not in directories that were copied without their times).
+
+    Args:
+        folder: of the run.
+        run: its id.
+        config: its whole configuration, as the sweep was applied.
+        result: of this run, by its id.
+    """
+    for key in ("strategy", "labelled", "fold", "seed"):
+        found = getattr(result, key)
+        if found is not None and found != config.get(key, found):
+            return f"it is of {key} = {found}, the sweep has {config[key]}"
+    return _of_another_plan(folder, run, config) or _outrun(folder, result)
+
+
+def _of_another_plan(folder: Path, run: str, config: Mapping[str, Any]) -> str:
+    """What differs between `run.json` and the plan in what a result depends on."""
+    try:
+        with open(f"{folder}/{RUN_FILE}", encoding="utf-8") as file:  # noqa: PTH123
+            text = file.read()
+        named, there = (_decode(text, text.index(f'"{key}":') + len(key) + 3) for key in ("id", "config"))
+    except (OSError, ValueError):
+        return ""  # nothing to compare with
+    if named != run:
+        return f"{RUN_FILE} is of run {named}"
+    if not isinstance(there, dict) or there == config:
+        return ""
+    keys = _differing(there, config)
+    return f"{RUN_FILE} has other values than the sweep ({', '.join(keys)})" if keys else ""
+
+
+def _decode(text: str, start: int) -> Any:
+    """The JSON value that starts there; what follows, hundreds of scans in ten thousand files, is not read."""
+    while text[start : start + 1].isspace():
+        start += 1
+    return _DECODER.raw_decode(text, start)[0]
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Dotted keys in which two configurations differ, of those that a result depends on."""
+    from pydantic import ValidationError
+
+    from hpcseg.config import RunConfig
+    from hpcseg.sweeps.identity import canonical, relevant
+
+    try:
+        values = [_leaves(canonical(relevant(RunConfig.model_validate(config)))) for config in (one, other)]
+    except ValidationError:
+        return ["keys of another version of hpcseg"]
+    return sorted(key for key in values[0].keys() | values[1].keys() if values[0].get(key) != values[1].get(key))
+
+
+def _leaves(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in json.loads(text).items():
+        if isinstance(value, dict):
+            found |= {f"{key}.{name}": item for name, item in value.items()}
+        else:
+            found[key] = value
+    return found
+
+
+def _outrun(folder: Path, result: Result) -> str:
+    """Which file of the run is younger than its result."""
+    times = {name: _modified(folder / name) for name in (RESULT_FILE, RUN_FILE, TRAINING_FILE)}
+    measured = times[RESULT_FILE]
+    try:
+        finished = datetime.fromisoformat(result.finished).timestamp()
+    except ValueError:
+        return ""
+    if measured is None or abs(measured - finished) > COPIED_S:
+        return ""
+    for name, what in ((RUN_FILE, "the run was planned again"), (TRAINING_FILE, "the run was trained again")):
+        time = times[name]
+        if time is not None and time > measured + SAME_MOMENT_S:
+            return f"{what} after it was measured ({name} is younger)"
+    return ""
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return os.stat(path).st_mtime  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def mixture(results: Iterable[Result]) -> Mixture:
+    """Where results were not all made by one version of the code, one torch and one kind of hardware. Pure.
+
+    What a result does not say counts as unknown only where others say it.
+    """
+    made = {result.id: circumstances(result) for result in results}
+    lines, odd = [], set()
+    for index, kind in enumerate(("hpcseg", "torch", "hardware")):
+        counts = Counter(one[index] for one in made.values())
+        if len(counts) < 2:
+            continue
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        told = [f"{value} ({count} run{'s' * (count > 1)})" for value, count in ordered]
+        lines.append(f"{kind} {', '.join(told)}")
+        odd |= {run for run, one in made.items() if one[index] != ordered[0][0]}
+    return Mixture(tuple(lines), frozenset(odd))
+
+
+def circumstances(result: Result) -> tuple[str, str, str]:
+    """Version of the code, version of torch, and kind of hardware behind a result; "unknown" where it does not say."""
+    code, unknown = result.code, "unknown"
+    version = str(code.get("version") or unknown) + (f" ({code['commit']})" if code.get("commit") else "")
+    return version, str(code.get("torch") or unknown), str(result.hardware.get("device") or unknown)
