@@ -116,7 +116,8 @@ def test_an_array_that_slurm_made_though_sbatch_failed_is_adopted_and_runs_once(
     assert len(names(read_queue())) <= 1
     slurm.wait(lambda: all(plan.run(run_id).is_done() for run_id in plan.stages))
     arrays = list((plan.runs_root / "slurm").glob("*/array.json"))
-    assert len(arrays) == 1 and slurm.call("squeue", "--noheader", "--array", "--states=all").count("hpcseg") == 2
+    made = f"--name=hpcseg-{arrays[0].parent.name}"
+    assert len(arrays) == 1 and slurm.call("squeue", "--noheader", "--array", "--states=all", made).count("hpcseg") == 2
 
 
 def test_a_ghost_that_appears_when_its_runs_were_submitted_again_does_nothing(

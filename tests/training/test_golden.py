@@ -15,7 +15,7 @@ import torch
 
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
-from hpcseg.training.control import Control
+from hpcseg.training.control import Control, Heartbeat
 from hpcseg.training.loop import HISTORY
 from hpcseg.training.model import MODEL
 from hpcseg.training.stages import pretrain, train
@@ -84,8 +84,14 @@ def new(runs: Path, stage: str, name: str) -> Path:
 
 def trained(run: Path, work: Callable[[Control], None]) -> Losses:
     """The first loss of every step, and the other losses and the validation's of every epoch."""
-    steps: list[float] = []
-    work(Control(run, interval_s=0.0, on_beat=lambda beat: steps.append(beat.loss) if beat.loss is not None else None))
+    losses: dict[int, float] = {}
+
+    def note(beat: Heartbeat) -> None:
+        if beat.loss is not None:  # validation repeats the beat of the last step
+            losses.setdefault(beat.step, beat.loss)
+
+    work(Control(run, interval_s=0.0, on_beat=note))
+    steps = list(losses.values())
     epochs: list[dict[str, Any]] = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
     found = {"steps": steps, "validation": [epoch["validation_loss"] for epoch in epochs]}
     found["reconstruction"] = [epoch["losses"].get("reconstruction") for epoch in epochs]
