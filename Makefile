@@ -44,7 +44,7 @@ lint: setup
 	$(BIN)/python -m mypy
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # make bench ONLY=patches measures one room, benchmark or figure.
 bench: setup
