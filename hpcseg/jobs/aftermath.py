@@ -50,7 +50,7 @@ def look_after(run: RunDir, job: SlurmJob, record: ArrayRecord, code: int) -> No
     submission = run.submission()
     if submission is None or submission.array != record.tag:
         return
-    attempt = _attempt_of(run, job)
+    attempt = _attempt_of(run, job, record.tag)
     if attempt is None or run.is_done():
         if attempt is not None and attempt.cause is None:
             closed_from_outside(run, attempt, End("done", explain_code(code)), time.time())
@@ -89,7 +89,7 @@ def settled_end(end: End, job: SlurmJob, facts: JobFacts | None, cancelled: floa
     return End("requeued" if facts.restarts > job.restart else "cancelled", f"Slurm says {facts.state}")
 
 
-def _attempt_of(run: RunDir, job: SlurmJob) -> Attempt | None:
+def _attempt_of(run: RunDir, job: SlurmJob, array: str) -> Attempt | None:
     """This job's attempt at the run; None if another process works on the run."""
     found = read_attempts(run.path)
     own = [attempt for attempt in found if (attempt.job, attempt.restart) == (job.task, job.restart)]
@@ -103,7 +103,9 @@ def _attempt_of(run: RunDir, job: SlurmJob) -> Attempt | None:
     number = found[-1].number if found else 0
     before = [attempt for attempt in found if attempt.job == job.task]
     logs = before[-1].logs if before else {}
-    return Attempt(number + 1, job.task, job.node, time.time(), job.restart, job.gpus, job.memory_mb, logs=logs)
+    return Attempt(
+        number + 1, job.task, job.node, time.time(), job.restart, job.gpus, job.memory_mb, array=array, logs=logs
+    )
 
 
 def _words(end: End, log: str, code: int) -> str:

@@ -18,7 +18,7 @@ from hpcseg.jobs.nodes import read_nodes, remember_bad
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt, Cause, closed, read_attempts
 from hpcseg.runs.causes import End, end_of
-from hpcseg.runs.records import ARRAYS, Submission
+from hpcseg.runs.records import Submission, array_folder
 from hpcseg.runs.rundir import RunDir
 from hpcseg.training.control import Control
 
@@ -28,6 +28,7 @@ _TAIL_BYTES = 200_000  # of a log; an end is told at its end
 def open_attempt(run: RunDir, job: SlurmJob | None, control: Control, submission: Submission) -> Attempt:
     """Note that this process begins an attempt."""
     local_gpus = len([gpu for gpu in submission.gpus.split(",") if gpu]) if submission.backend == "local" else 0
+    array = submission.array if job is not None else ""
     attempt = Attempt(
         number=control.attempt,
         job=f"{socket.gethostname()}:{os.getpid()}" if job is None else job.task,
@@ -37,7 +38,8 @@ def open_attempt(run: RunDir, job: SlurmJob | None, control: Control, submission
         gpus=local_gpus if job is None else job.gpus,
         memory_mb=0 if job is None else job.memory_mb,
         progress_began=control.progress,
-        logs={} if job is None else {path.name: path.stat().st_size for path in logs_of(run.runs_root, job.task)},
+        array=array,
+        logs={path.name: path.stat().st_size for path in logs_of(run.runs_root, array, job.task)} if job else {},
     )
     _noted(run, attempt)
     return attempt
@@ -85,15 +87,15 @@ def note_superseded(run: RunDir, job: SlurmJob, why: str) -> None:
     _noted(run, Attempt(number, job.task, job.node, now, job.restart, ended=now, cause="superseded", detail=why))
 
 
-def logs_of(runs_root: Path, task: str) -> list[Path]:
-    """Standard error of all tasks of a Slurm job."""
-    return sorted((runs_root / ARRAYS).glob(f"*/{task}_*_log.err"))
+def logs_of(runs_root: Path, array: str, task: str) -> list[Path]:
+    """Standard error of all tasks of a Slurm job of the array with that tag; none without one."""
+    return sorted(array_folder(runs_root, array).glob(f"{task}_*_log.err")) if array else []
 
 
 def log_since(runs_root: Path, attempt: Attempt) -> str:
     """What was written to standard error since the attempt began, by all its tasks; that of the first is the last."""
     texts = []
-    for path in reversed(logs_of(runs_root, attempt.job)):
+    for path in reversed(logs_of(runs_root, attempt.array, attempt.job)):
         with contextlib.suppress(OSError), path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(attempt.logs.get(path.name, 0), size - _TAIL_BYTES))

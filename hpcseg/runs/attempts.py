@@ -54,6 +54,7 @@ class Attempt:
         progress_began, progress_ended: work done by then in comparable units (see `Control.progress`).
         lost_s: time since the last save that the next attempt has to do again.
         cause, detail: how it ended, in a word and in a line.
+        array: tag of the Slurm array that the job is a task of, whose folder holds its output; "" outside Slurm.
         logs: bytes that each file of its job's output had when it began, by name; what follows is its own.
     """
 
@@ -70,6 +71,7 @@ class Attempt:
     lost_s: float = 0.0
     cause: Cause | None = None
     detail: str = ""
+    array: str = ""
     logs: dict[str, int] = field(default_factory=dict)
 
 

@@ -103,6 +103,12 @@ def decide(
     return decision
 
 
+def grown_mb(memory_mb: int, budgets: Budgets, most_mb: int) -> int:
+    """Memory to ask for after `memory_mb` were used up, at most `most_mb` (0: no bound)."""
+    wanted = math.ceil(memory_mb * budgets.memory_growth)
+    return min(wanted, most_mb) if most_mb else wanted
+
+
 def mebibytes(text: str) -> int:
     """Slurm's notations of an amount of memory (48G, 900M, 4000, 2T) in MiB; 0 for an empty one."""
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", text)
@@ -149,8 +155,7 @@ def _more_memory(attempts: Sequence[Attempt], budgets: Budgets, stage: str, memo
         )
     if not memory_mb:
         return Decision(True, f"used up the host memory ({times} of {budgets.memory} times)")
-    wanted = math.ceil(memory_mb * budgets.memory_growth)
-    given = min(wanted, most_mb) if most_mb else wanted
+    given = grown_mb(memory_mb, budgets, most_mb)
     if given <= memory_mb:
         whose = "slurm.budgets.memory_max" if budgets.memory_max else "the largest node"
         return Decision(False, f"used up {had} of host memory, and {whose} allows no more: hold fewer {less}")

@@ -16,7 +16,7 @@ from submitit.slurm.slurm import _make_sbatch_string  # the only private part of
 
 from hpcseg.runs.queue import expression_of
 from hpcseg.runs.records import ArrayRecord
-from hpcseg.runs.recovery import mebibytes
+from hpcseg.runs.recovery import grown_mb, mebibytes
 from hpcseg.sweeps.profile import SlurmProfile
 
 PICKLE = "task.pkl"
@@ -125,10 +125,7 @@ def grown_memory_mb(asked_mb: int, used_up_mb: int, profile: SlurmProfile) -> in
     """Memory to ask for when a run used up `used_up_mb` before (0: it did not)."""
     if not used_up_mb:
         return asked_mb
-    budgets = profile.budgets
-    grown = int(used_up_mb * budgets.memory_growth)
-    bound = mebibytes(budgets.memory_max)
-    return max(asked_mb, min(grown, bound) if bound else grown)
+    return max(asked_mb, grown_mb(used_up_mb, profile.budgets, mebibytes(profile.budgets.memory_max)))
 
 
 def longest_saves(checkpoints: Sequence[Mapping[str, float] | None]) -> list[float]:

@@ -73,7 +73,7 @@ def array(plan_packs: Callable[..., Plan]) -> tuple[RunDir, ArrayRecord]:
 
 def begun(run: RunDir, log: str = "") -> Attempt:
     """This job's attempt, which left no end, and what it and others wrote."""
-    attempt = Attempt(1, JOB.task, "n1", time.time() - 60, memory_mb=1000)
+    attempt = Attempt(1, JOB.task, "n1", time.time() - 60, memory_mb=1000, array="pack-0badcafe")
     begin(run.path, attempt)
     Control(run.path).beat(phase="pack")
     (log_of(run)).write_text(log)
@@ -93,7 +93,7 @@ def test_a_job_that_was_killed_for_its_memory_gets_more_until_the_budget_ends(
 ) -> None:
     run, record = array
     for restart in range(5):
-        attempt = Attempt(1 + restart, JOB.task, "n1", time.time(), restart, memory_mb=1000)
+        attempt = Attempt(1 + restart, JOB.task, "n1", time.time(), restart, memory_mb=1000, array="pack-0badcafe")
         begin(run.path, attempt)
         log_of(run).write_text(KILLED_FOR_MEMORY)
         aftermath.look_after(run, replace(JOB, restart=restart), record, 137)

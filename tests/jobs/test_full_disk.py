@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import resource
 import subprocess
 import time
@@ -92,14 +93,20 @@ def test_a_run_goes_on_where_a_full_disk_stopped_it(small_disk: RunDir) -> None:
     assert [attempt.cause for attempt in read_attempts(small_disk.path)] == ["disk", "done"]
 
 
-def test_a_limit_of_file_size_is_a_full_disk(training: RunDir) -> None:
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Meanwhile no file of this process grows beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        with pytest.raises(StageFailed, match=r"files may not grow any more"):
-            execute(training)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_limit_of_file_size_is_a_full_disk(training: RunDir) -> None:
+    with files_of_at_most(40_000), pytest.raises(StageFailed, match=r"files may not grow any more"):
+        execute(training)
     failure = training.failure()
     assert failure is not None and failure.cause == "disk"
     assert not list(training.path.glob(".checkpoint*")) and load_checkpoint(training.path) is None
@@ -109,13 +116,8 @@ def test_a_limit_of_file_size_is_a_full_disk(training: RunDir) -> None:
 def test_a_run_that_cannot_even_write_down_its_failure_leaves_it_in_the_log(
     training: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with pytest.raises(StageFailed, match=r"files may not grow any more"):
-            execute(training)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_of_at_most(0), pytest.raises(StageFailed, match=r"files may not grow any more"):
+        execute(training)
     said = capsys.readouterr().err
     assert "heartbeat.json: cannot be written" in said and "attempts.jsonl: cannot be written" in said
     assert "error.json cannot be written" in said and "Traceback" in said

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from statistics import fmean, stdev
+from typing import get_args
 
 import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.measures import MEASURES
 from hpcseg.results.rendering import to_markdown
 from hpcseg.results.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
+from hpcseg.sweeps.sweepfile import Metric
 
 VALIDATION = ("validation",)
 
@@ -211,3 +214,7 @@ def test_wilcoxons_p_is_of_cases_and_of_folds_and_corrected_over_the_table(sweep
         assert (contrast.by_replicate.p, contrast.replicate_p) == (2 / 2**5, 4 / 2**5)
         low, high = contrast.by_case.interval
         assert low < contrast.mean < high
+
+
+def test_a_sweep_file_may_name_every_measure_and_no_other() -> None:
+    assert set(get_args(Metric)) == set(MEASURES)
