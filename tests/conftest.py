@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+
+# Without a GPU, Triton's interpreter runs the kernels; Triton reads this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 DatasetWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def kernel_device() -> torch.device:
+    """Where kernels run in the tests: the GPU, else the CPU, by Triton's interpreter."""
+    pytest.importorskip("triton")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from hpcseg.networks.convolution import Convolution
+from hpcseg.networks.merging import merged
+from hpcseg.networks.normalisation import norm_relu
 
 
 class CBR(nn.Module):
@@ -26,12 +29,12 @@ class CBR(nn.Module):
 
     def __init__(self, inputs: int, maps: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(inputs, maps, kernel, stride, padding, bias=False)
+        self.conv = Convolution(inputs, maps, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm3d(maps)
 
     def forward(self, image_BKDHW: Tensor) -> Tensor:
         """Return the feature maps."""
-        return functional.relu(self.norm(self.conv(image_BKDHW)), inplace=True)
+        return norm_relu(self.norm, self.conv(image_BKDHW))
 
     def twin(self) -> CBR:
         """Return a block that shares this one's convolution and has a fresh batch norm of its own."""
@@ -130,11 +133,11 @@ class FNet(nn.Module):
         """
         if len(images) != len(self.encoders):
             raise ValueError(f"{len(images)} images for {len(self.encoders)} levels")
-        merged = self.encoders[-1](images[-1])
+        maps_BKDHW = self.encoders[-1](images[-1])
         for level in range(len(images) - 1, 0, -1):
-            features = self.encoders[level - 1](images[level - 1])
-            merged = torch.cat((features, _upsampled(self.integrations[level - 1](merged), features)), dim=1)
-        logits_BCDHW: Tensor = self.classifier(merged)
+            features_BKDHW = self.encoders[level - 1](images[level - 1])
+            maps_BKDHW = merged(features_BKDHW, self.integrations[level - 1](maps_BKDHW))
+        logits_BCDHW: Tensor = self.classifier(maps_BKDHW)
         return logits_BCDHW
 
 
@@ -153,14 +156,3 @@ def initialise(module: nn.Module, gain: float, generator: torch.Generator | None
             nn.init.xavier_normal_(part.weight, gain=gain, generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-
-
-def cut(maps_BKDHW: Tensor, like_BKDHW: Tensor) -> Tensor:
-    """Cut the far end of each axis to the size of `like_BKDHW`."""
-    depth, height, width = like_BKDHW.shape[2:]
-    return maps_BKDHW[:, :, :depth, :height, :width]
-
-
-def _upsampled(coarse_BKDHW: Tensor, fine_BKDHW: Tensor) -> Tensor:
-    """Repeat every voxel twice on each axis and cut the far end to the size of `fine_BKDHW`."""
-    return cut(functional.interpolate(coarse_BKDHW, scale_factor=2, mode="nearest"), fine_BKDHW)

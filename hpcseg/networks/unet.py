@@ -19,9 +19,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from hpcseg.networks.fnet import CBR, cut, initialise
+from hpcseg.networks.fnet import CBR, initialise
+from hpcseg.networks.merging import cut
+from hpcseg.networks.normalisation import norm_relu
 
 
 class Up(nn.Module):
@@ -34,7 +35,7 @@ class Up(nn.Module):
 
     def forward(self, coarse_BKDHW: Tensor) -> Tensor:
         """Return the finer maps."""
-        return functional.relu(self.norm(self.conv(coarse_BKDHW)), inplace=True)
+        return norm_relu(self.norm, self.conv(coarse_BKDHW))
 
 
 class UNet(nn.Module):
