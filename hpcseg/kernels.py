@@ -10,19 +10,19 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 
 import torch
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _torch_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
 
 
 def run_on(device: torch.device) -> bool:
-    """Whether kernels are to be used for tensors on `device`.
+    """Whether kernels are to be used for tensors on `device`; not in what torch.compile makes kernels of itself.
 
     To be asked in forward passes only: backward passes run in threads of torch's, and do as their forward did.
     """
-    return device.type == "cuda" and _has_triton() and not _torch_alone.get()
+    return device.type == "cuda" and not torch.compiler.is_compiling() and _HAS_TRITON and not _torch_alone.get()
 
 
 @contextmanager
@@ -33,8 +33,3 @@ def torch_alone(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _torch_alone.reset(token)
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

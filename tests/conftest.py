@@ -20,6 +20,19 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 DatasetWriter = Callable[..., Path]
 
+# Processes take one file after the other: the long ones first, so that none is left alone with one at the end.
+LONG = ("slurm/test_survival", "test_cli", "slurm/", "volumes/test_packing", "training/", "gpu/", "sweeps/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first; the order within a file stays."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((place for place, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=rank)
+
 
 @pytest.fixture(scope="session")
 def kernel_device() -> torch.device:

@@ -62,7 +62,7 @@ class WTAutoencoder(nn.Module):
         """Return the reconstruction of a normalised image from its winners, of the image's own size."""
         code_BKDHW = self.encoder(image_B1DHW)
         depth, height, width = code_BKDHW.shape[2:]
-        winners = top_winners(code_BKDHW.float(), self.winners, self.lifetime)
+        winners = top_winners(code_BKDHW, self.winners, self.lifetime)
         reconstruction_B1DHW: Tensor = self.decoder(winners, (depth, height, width))
         return reconstruction_B1DHW
 

@@ -1,16 +1,171 @@
 """The networks' valid 3D convolutions, which are nearly all of a training step.
 
+Forward, the gradient of the input and that of the weights are three operations, and each may be torch's or a kernel
+of hpcseg's own (`hpcseg.networks.kernels.convolution`): whichever is faster for its sizes on the GPU at hand, as
+`hpcseg.networks.tuning` finds out.
+
 Shapes: B batch, I input maps, K feature maps, D H W (z, y, x) edges, n kernel edge.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from hpcseg import kernels
+
+TORCH = "torch"
+OPERATIONS = {
+    "forward": (TORCH, "triton", "triton wide"),
+    "input_gradient": (TORCH, "triton", "triton wide"),
+    "weight_gradient": (TORCH, "triton"),
+}  # and the ways to compute each; wide: larger tiles
+MAX_EDGE = 15
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ONE, _ZERO = (1, 1, 1), (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution's operations are computed where kernels run: one of `OPERATIONS` each."""
+
+    forward: str = TORCH
+    input_gradient: str = TORCH
+    weight_gradient: str = TORCH
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            way = getattr(self, field.name)
+            if way not in OPERATIONS[field.name]:
+                raise ValueError(f"{field.name} by {way!r}: it is one of {', '.join(OPERATIONS[field.name])}")
+
+
+TORCH_ALONE = Plan()
 
 
 class Convolution(nn.Conv3d):
-    """A 3D convolution; parameters and state are those of `torch.nn.Conv3d`."""
+    """A 3D convolution; parameters and state are those of `torch.nn.Conv3d`.
+
+    Attributes:
+        plan: how it is computed; no part of the state.
+    """
+
+    plan: Plan = TORCH_ALONE
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Return maps_BKDHW."""
-        return super().forward(input)
+        if self.plan != TORCH_ALONE and kernels.run_on(input.device):
+            dtype = _computed_in(input, self.weight)
+            if dtype is not None and self.fits(tuple(input.shape), dtype):
+                return planned_convolution(input, self.weight, self.plan, dtype)
+        result: Tensor = super().forward(input)
+        return result
+
+    def fits(self, shape_BIDHW: tuple[int, ...], dtype: torch.dtype) -> bool:
+        """Whether hpcseg's kernels compute this convolution of such an input: valid, stride 1, cubic, no bias."""
+        edge = self.kernel_size[0]
+        if self.kernel_size != (edge,) * 3 or not edge <= MAX_EDGE or self.bias is not None or self.groups != 1:
+            return False
+        if (self.stride, self.padding, self.dilation) != (_ONE, _ZERO, _ONE) or dtype not in _DTYPES:
+            return False
+        if len(shape_BIDHW) != 5 or shape_BIDHW[1] != self.in_channels or min(shape_BIDHW[2:]) < edge:
+            return False
+        positions = prod((shape_BIDHW[0], *shape_BIDHW[2:4], shape_BIDHW[4] + 2 * edge))
+        return positions < 1 << 30 and positions * max(self.in_channels, self.out_channels) < 1 << 31
+
+
+def _computed_in(input: Tensor, weight: Tensor) -> torch.dtype | None:  # noqa: A002
+    """The dtype in which torch would compute; None where it is torch's to say what is wrong."""
+    if input.dtype in _DTYPES and torch.is_autocast_enabled(input.device.type):
+        return torch.get_autocast_dtype(input.device.type)
+    return input.dtype if input.dtype == weight.dtype else None
+
+
+def planned_convolution(maps_BIDHW: Tensor, weight_KInnn: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+    """Return the convolution, in `dtype`, differentiable once; each operation as the plan says.
+
+    The gradient of float32 weights comes from sums of float32, unrounded, where a kernel computes it.
+
+    Args:
+        maps_BIDHW: of any dtype; what is kept for the backward pass is in `dtype`.
+        weight_KInnn: of any dtype.
+        plan: how to compute; kernels are to run on the maps' device.
+        dtype: float32, bfloat16 or float16.
+    """
+    result: Tensor = _Planned.apply(maps_BIDHW, weight_KInnn, plan, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Planned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps_BIDHW: Tensor, weight_KInnn: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+        ctx.plan, ctx.dtype = plan, maps_BIDHW.dtype
+        maps_BIDHW = _laid_out(maps_BIDHW, dtype)
+        ctx.save_for_backward(maps_BIDHW, weight_KInnn)
+        with torch.autocast(maps_BIDHW.device.type, enabled=False):
+            return convolved(plan.forward, maps_BIDHW, weight_KInnn)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        maps_BIDHW, weight_KInnn = ctx.saved_tensors
+        gradient_BKDHW = _laid_out(gradients[0], maps_BIDHW.dtype)
+        of_input = of_weight = None
+        with torch.autocast(maps_BIDHW.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                of_input = input_gradient(ctx.plan.input_gradient, maps_BIDHW, weight_KInnn, gradient_BKDHW)
+                of_input = of_input.to(ctx.dtype)
+            if ctx.needs_input_grad[1]:
+                of_weight = weight_gradient(ctx.plan.weight_gradient, maps_BIDHW, weight_KInnn, gradient_BKDHW)
+                of_weight = of_weight.to(weight_KInnn.dtype)
+        return of_input, of_weight, None, None
+
+
+def convolved(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor) -> Tensor:
+    """Return the convolution, in the dtype of the maps (channels last); weights of any dtype."""
+    if way == TORCH:
+        weight_KInnn = _laid_out(weight_KInnn, maps_BIDHW.dtype)
+        result: Tensor = torch.ops.aten.convolution(maps_BIDHW, weight_KInnn, None, _ONE, _ZERO, _ONE, False, _ZERO, 1)
+        return result
+    from hpcseg.networks.kernels import convolution
+
+    return convolution.convolved(maps_BIDHW, weight_KInnn, wide=_wide(way))
+
+
+def input_gradient(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor, gradient_BKDHW: Tensor) -> Tensor:
+    """Return the gradient of the maps, in their dtype."""
+    if way == TORCH:
+        of_input: Tensor = _torch_gradients(maps_BIDHW, weight_KInnn, gradient_BKDHW, [True, False, False])[0]
+        return of_input
+    from hpcseg.networks.kernels import convolution
+
+    return convolution.input_gradient(gradient_BKDHW, weight_KInnn, wide=_wide(way))
+
+
+def weight_gradient(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor, gradient_BKDHW: Tensor) -> Tensor:
+    """Return the gradient of the weights: of the maps' dtype by torch, float32 by a kernel."""
+    if way == TORCH:
+        of_weight: Tensor = _torch_gradients(maps_BIDHW, weight_KInnn, gradient_BKDHW, [False, True, False])[1]
+        return of_weight
+    from hpcseg.networks.kernels import convolution
+
+    return convolution.weight_gradient(maps_BIDHW, gradient_BKDHW)
+
+
+def _torch_gradients(maps: Tensor, weight: Tensor, gradient: Tensor, wanted: list[bool]) -> Any:
+    weight = _laid_out(weight, maps.dtype)
+    arguments = (gradient, maps, weight, None, _ONE, _ZERO, _ONE, False, _ZERO, 1, wanted)
+    return torch.ops.aten.convolution_backward(*arguments)
+
+
+def _laid_out(maps_BKDHW: Tensor, dtype: torch.dtype) -> Tensor:
+    return maps_BKDHW.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _wide(way: str) -> bool:
+    return way.endswith("wide")

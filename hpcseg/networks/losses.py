@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hpcseg import kernels
 from hpcseg.config import AutoencoderConfig, TrainingConfig
 
 Reduce = Callable[[Tensor], Tensor]
 SMOOTHING = 1e-5
+_MAX_CLASSES = 64  # limits of the kernels
+_MAX_BATCH = 1 << 16
 
 
 def segmentation_loss(
@@ -54,17 +57,26 @@ def dice_ce(logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None = No
     Returns:
         A scalar of at least 0.
     """
+    cross_entropy, overlap, total = _dice_ce_sums(logits_BCDHW, label_BDHW)
+    if reduce is not None:
+        overlap, total = reduce(torch.stack((overlap, total)))
+    dice = (2 * overlap + SMOOTHING) / (total + SMOOTHING)
+    return 1 - dice.mean() + _mean_of_all(cross_entropy, len(label_BDHW), reduce)
+
+
+def _dice_ce_sums(logits_BCDHW: Tensor, label_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean cross-entropy; for each foreground class the sum of softmax times truth, and of softmax plus truth."""
+    if kernels.run_on(logits_BCDHW.device) and _fit(logits_BCDHW, label_BDHW):
+        from hpcseg.networks.kernels import dice
+
+        return dice.sums(logits_BCDHW, label_BDHW)
     log_probability = functional.log_softmax(logits_BCDHW.float(), dim=1)
     truth = _one_hot(label_BDHW, logits_BCDHW.shape[1])
     cross_entropy = -(truth * log_probability).sum(dim=1).mean()
     probability, truth = log_probability[:, 1:].exp(), truth[:, 1:]
     over_batch = (0, 2, 3, 4)
     overlap = (probability * truth).sum(dim=over_batch)
-    total = probability.sum(dim=over_batch) + truth.sum(dim=over_batch)
-    if reduce is not None:
-        overlap, total = reduce(torch.stack((overlap, total)))
-    dice = (2 * overlap + SMOOTHING) / (total + SMOOTHING)
-    return 1 - dice.mean() + _mean_of_all(cross_entropy, len(label_BDHW), reduce)
+    return cross_entropy, overlap, probability.sum(dim=over_batch) + truth.sum(dim=over_batch)
 
 
 def focal(logits_BCDHW: Tensor, label_BDHW: Tensor, gamma: float) -> Tensor:
@@ -110,3 +122,15 @@ def _one_hot(label_BDHW: Tensor, classes: int) -> Tensor:
     """Return truth_BCDHW, float32; torch's own losses of class indices have no deterministic CUDA kernels."""
     classes_C = torch.arange(classes, device=label_BDHW.device)
     return (label_BDHW[:, None] == classes_C.view(-1, 1, 1, 1)).float()
+
+
+def _fit(logits_BCDHW: Tensor, label_BDHW: Tensor) -> bool:
+    """Whether the kernels take these."""
+    return (
+        logits_BCDHW.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and label_BDHW.dtype == torch.int64
+        and label_BDHW.device == logits_BCDHW.device
+        and label_BDHW.shape == (len(logits_BCDHW), *logits_BCDHW.shape[2:])
+        and 1 < logits_BCDHW.shape[1] <= _MAX_CLASSES
+        and 0 < len(label_BDHW) < _MAX_BATCH
+    )

@@ -2,6 +2,7 @@
 
 Of each feature map only the N largest activations survive, so a transposed convolution of the code is nothing but
 K · N stamps of the kernel per sample. `sparse_decode` writes those stamps; `dense_decode` is the same by definition.
+On GPUs both are done by kernels of `hpcseg.networks.kernels`.
 
 Shapes: B batch, K feature maps, N winners per map, D H W (z, y, x) edges, n kernel edge, S = B · K · N stamps.
 """
@@ -16,6 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from hpcseg import kernels
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHUNK_ELEMENTS = 8_000_000  # stamp voxels at a time: 64 MB of positions, 32 MB of values
 
 
@@ -34,17 +38,35 @@ class Winners(NamedTuple):
 def top_winners(code_BKDHW: Tensor, winners: int, lifetime: float = 0.0) -> Winners:
     """Keep the `winners` largest activations of every map of every sample; gradients reach those alone.
 
+    A NaN counts as the largest. Of equal activations kernels keep those of the smallest index; torch alone, any.
+
     Args:
-        code_BKDHW: feature maps.
+        code_BKDHW: feature maps, of any floating dtype; fastest with channels last.
         winners: activations that survive per map and sample (spatial sparsity).
         lifetime: share of the samples that survive per map, those with the strongest activations; rounded down, but
             at least one. All winners of the others become 0 (Makhzani and Frey's lifetime sparsity). 0: all survive.
+
+    Returns:
+        Values of float32, or of float64 if the code is. Differentiable once where kernels run.
+
+    Raises:
+        ValueError: a map has fewer than `winners` voxels.
     """
-    values_BKN, index_BKN = torch.topk(code_BKDHW.flatten(2), winners, dim=2)
+    voxels = code_BKDHW.shape[2:].numel()
+    if not 1 <= winners <= voxels:
+        raise ValueError(f"{winners} winners are wanted of maps of {voxels} voxels; choose from 1 to {voxels}")
+    if kernels.run_on(code_BKDHW.device) and code_BKDHW.dtype in KERNEL_DTYPES:
+        from hpcseg.networks.kernels import winners as by_kernels
+
+        values_BKN, index_BKN = by_kernels.top_winners(code_BKDHW, winners)
+    else:
+        values_BKN, index_BKN = torch.topk(code_BKDHW.flatten(2), winners, dim=2)
+        values_BKN = values_BKN.to(torch.promote_types(values_BKN.dtype, torch.float32))
     if lifetime > 0:
         samples = max(int(lifetime * len(values_BKN) + 1e-6), 1)  # 0.29 · 100 is just below 29
         strongest_BK = values_BKN[:, :, 0].detach()
-        alive_BK = torch.zeros_like(strongest_BK).scatter_(0, strongest_BK.topk(samples, dim=0).indices, 1.0)
+        sample_B1 = torch.arange(len(values_BKN), device=values_BKN.device)[:, None]
+        alive_BK = (sample_B1[:, None] == strongest_BK.topk(samples, dim=0).indices).any(dim=1)
         values_BKN = values_BKN * alive_BK[:, :, None]
     return Winners(values_BKN, index_BKN)
 
@@ -59,6 +81,9 @@ def dense_code(winners: Winners, code_shape: tuple[int, int, int]) -> Tensor:
 def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_shape: tuple[int, int, int]) -> Tensor:
     """Transposed convolution (stride 1) of the code that holds the winners and is 0 elsewhere.
 
+    The same bits every time on a CPU and where kernels run. Torch alone on a GPU adds stamps in any order, unless
+    `torch.use_deterministic_algorithms` asks otherwise.
+
     Args:
         winners: of a code whose maps have the shape `code_shape`.
         weight_K1nnn: as of `torch.nn.ConvTranspose3d`; its dtype is that of the result, whatever the winners' is.
@@ -70,8 +95,13 @@ def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_s
     """
     values_BKN = winners.values_BKN.to(weight_K1nnn.dtype)
     arguments = (values_BKN, winners.index_BKN, weight_K1nnn, bias_1, code_shape)
-    decoded: Tensor = _SparseDecode.apply(*arguments)  # type: ignore[no-untyped-call]
-    return decoded
+    if kernels.run_on(values_BKN.device) and values_BKN.dtype in KERNEL_DTYPES:
+        from hpcseg.networks.kernels import stamps
+
+        image_B1DHW: Tensor = stamps.sparse_decode(*arguments)
+    else:
+        image_B1DHW = _SparseDecode.apply(*arguments)  # type: ignore[no-untyped-call]
+    return image_B1DHW
 
 
 def dense_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_shape: tuple[int, int, int]) -> Tensor:

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcseg import kernels
 from hpcseg.config import AutoencoderConfig, TrainingConfig
 from hpcseg.networks.losses import dice_ce, focal, huber, l2, reconstruction_error, segmentation_loss
+from tests.networks.checks import captured
 
 
 def _softmax(logits_BCDHW):
@@ -149,3 +151,27 @@ def test_l2_is_the_huber_loss_of_errors_below_its_delta():
     pair = torch.from_numpy(reconstruction), torch.from_numpy(image)
     assert l2(*pair).item() == pytest.approx(expected, rel=1e-6)
     assert l2(*pair).item() == pytest.approx(huber(*pair, 1.0).item(), rel=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("name", ["dice_ce", "focal", "huber", "l2"])
+def test_on_a_gpu_no_loss_waits_and_all_are_deterministic(name, alone):
+    generator = torch.Generator().manual_seed(5)
+    given = torch.randn(2, 3, 9, 8, 7, generator=generator).cuda().requires_grad_()
+    label = torch.randint(3, (2, 9, 8, 7), generator=generator).cuda()
+    image = torch.randn(2, 3, 9, 8, 7, generator=generator).cuda()
+    losses = {
+        "dice_ce": lambda: dice_ce(given, label, lambda tensor: 2 * tensor),
+        "focal": lambda: focal(given, label, 2.0),
+        "huber": lambda: huber(given, image, 1.0),
+        "l2": lambda: l2(given, image),
+    }
+
+    def step():
+        with kernels.torch_alone(alone):
+            loss = losses[name]()
+        return loss, *torch.autograd.grad(loss, given)
+
+    expected = step()
+    assert all(torch.equal(*pair) for pair in zip(captured(step), expected, strict=True))

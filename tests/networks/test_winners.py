@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -98,6 +100,59 @@ def test_winners_are_the_largest_of_each_map_and_know_where_they_are():
     winners = top_winners(code, 2)
     assert winners.values_BKN.tolist() == [[[5.0, 3.0], [7.0, 2.0]]]
     assert winners.index_BKN.tolist() == [[[23, 4], [2, 13]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("winners", [1, 5, 100])
+def test_a_code_of_16_bits_gives_what_its_copy_in_float32_gives(dtype, winners):
+    code = torch.randn(2, 3, 9, 8, 7, generator=torch.Generator().manual_seed(8)).mul(2).round().to(dtype)
+    code = code.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    found, expected = top_winners(code, winners), torch.topk(code.to(exact).flatten(2), winners, dim=2)
+    assert found.values_BKN.dtype == exact
+    assert torch.equal(found.values_BKN, expected.values) and torch.equal(found.index_BKN, expected.indices)
+    upstream = torch.randn(2, 3, winners, generator=torch.Generator().manual_seed(9), dtype=exact)
+    gradients = [torch.autograd.grad(values, code, upstream)[0] for values in (found.values_BKN, expected.values)]
+    assert gradients[0].dtype == dtype and torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("winners", [0, 25])
+def test_a_map_has_to_have_as_many_voxels_as_winners(winners):
+    with pytest.raises(ValueError, match="24 voxels"):
+        top_winners(torch.zeros(1, 1, 2, 3, 4), winners)
+
+
+def test_a_nan_wins():
+    code = torch.zeros(1, 1, 2, 3, 4)
+    code[0, 0, 1, 1, 1] = torch.nan
+    winners = top_winners(code, 2)
+    assert winners.values_BKN.isnan().tolist() == [[[True, False]]] and winners.index_BKN[0, 0, 0] == 17
+
+
+@pytest.mark.parametrize("lifetime", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_kernels_give_what_torch_gives(dtype, lifetime, kernel_device, monkeypatch):
+    code = torch.randn(2, 3, 5, 6, 7, generator=torch.Generator().manual_seed(10)).cumsum(dim=4)
+    weight, bias = torch.randn(3, 1, 4, 4, 4, generator=torch.Generator().manual_seed(11)), torch.ones(1)
+    assert all(len(own.unique()) == own.numel() for own in code.flatten(2).topk(6).values.to(dtype).flatten(0, 1))
+    leaves = [one.to(kernel_device).requires_grad_() for one in (code.to(dtype), weight, bias)]
+
+    def outcome(by_kernels):
+        monkeypatch.setattr(module, "kernels", SimpleNamespace(run_on=lambda device: by_kernels))
+        winners = top_winners(leaves[0], 5, lifetime)
+        image = sparse_decode(winners, *leaves[1:], (5, 6, 7))
+        return [*winners, image, *torch.autograd.grad(image.square().sum(), leaves)]
+
+    for found, expected in zip(outcome(True), outcome(False), strict=True):
+        assert found.dtype == expected.dtype
+        error = (found - expected).double().norm() / expected.double().norm()
+        assert error <= {torch.int64: 0, torch.float32: 1e-4, torch.bfloat16: 1e-2}[found.dtype]
+
+
+def test_kernels_leave_double_precision_to_torch(monkeypatch):
+    monkeypatch.setattr(module, "kernels", SimpleNamespace(run_on=lambda device: True))
+    winners, weight, bias = _problem(0, 1, 2, 2, 3, (3, 4, 5), torch.float64)
+    assert sparse_decode(winners, weight, bias, (3, 4, 5)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("lifetime, survivors", [(0.0, 4), (0.1, 1), (0.5, 2), (0.74, 2), (0.75, 3), (1.0, 4)])

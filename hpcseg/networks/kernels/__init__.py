@@ -1,0 +1,1 @@
+"""Triton kernels of the networks; imported only where they run (`hpcseg.kernels.run_on`), since they import Triton."""

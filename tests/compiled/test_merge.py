@@ -1,0 +1,15 @@
+"""The kernels of merging become machine code without spilling registers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.offline import ARCHITECTURES, SHARED_BYTES, compile_all
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_launches_compile(architecture):
+    pytest.importorskip("triton")
+    for compiled in compile_all("tests.compiled.merge", architecture):
+        assert compiled.spilled == 0, compiled
+        assert compiled.shared <= SHARED_BYTES[architecture], compiled

@@ -1,0 +1,15 @@
+"""The sparse decoder's kernels become machine code that keeps everything in registers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.offline import ARCHITECTURES, SHARED_BYTES, compile_all
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_decoders_kernels_compile_without_spilling(architecture: int) -> None:
+    pytest.importorskip("triton")
+    for one in compile_all("tests.compiled.stamps", architecture):
+        assert one.spilled == 0, one
+        assert one.shared <= SHARED_BYTES[architecture], one
