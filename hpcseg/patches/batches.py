@@ -47,6 +47,7 @@ class _Drawn(ABC):
         stream: int,
         augmentation: AugmentationConfig | None,
         part: slice,
+        dtype: torch.dtype,
     ) -> None:
         self._sources = tuple(sources)
         self._places = Places([source.case for source in sources], [source.centre_3 for source in sources])
@@ -58,12 +59,13 @@ class _Drawn(ABC):
         self._slots = range(batch)[part]
         self._seed = seed
         self._stream = stream
+        self._dtype = dtype
         self._layout: Layout | ViewLayout
         if augmentation is not None and augmentation.enabled:
-            self._layout = ViewLayout(len(self._slots), geometry, self._levels, labelled, augmentation)
+            self._layout = ViewLayout(len(self._slots), geometry, self._levels, labelled, augmentation, dtype)
         else:
             edges = tuple(geometry.inputs[level] for level in levels)
-            self._layout = Layout(len(self._slots), edges, geometry.patch if labelled else None)
+            self._layout = Layout(len(self._slots), edges, geometry.patch if labelled else None, dtype)
         resident = [source.resident for source in sources if source.resident is not None]
         self._resident = resident if len(resident) == len(sources) else []
         rows = [table_row(source.case.slope, source.case.intercept, source.normalisation) for source in sources]
@@ -96,6 +98,7 @@ class _Drawn(ABC):
                 levels=self._levels,
                 labelled=self._labelled,
                 table_B6=table_B6,
+                dtype=self._dtype,
             )
         buffer = self._layout.buffer() if buffer is None else buffer
         parts = self._layout.parts(buffer)
@@ -147,6 +150,7 @@ class SegmentationBatches(_Drawn):
         stream: see `hpcseg.patches.sampling.Stream`.
         augmentation: random transforms of the patches; None for none.
         part: the slots of each minibatch that are wanted here; others are read by other ranks.
+        dtype: of the images: float32, or bfloat16 or float16, which are the float32 values rounded once.
     """
 
     def __init__(
@@ -160,6 +164,7 @@ class SegmentationBatches(_Drawn):
         stream: int,
         augmentation: AugmentationConfig | None = None,
         part: slice = EVERY_SLOT,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             sources,
@@ -172,6 +177,7 @@ class SegmentationBatches(_Drawn):
             stream=stream,
             augmentation=augmentation,
             part=part,
+            dtype=dtype,
         )
         self._foreground_share = patches.foreground_share
 
@@ -208,6 +214,7 @@ class AutoencoderBatches(_Drawn):
         lattice: step of the target origins.
         augmentation: random transforms of the patches; None for none.
         part: the slots of each minibatch that are wanted here; others are read by other ranks.
+        dtype: of the images: float32, or bfloat16 or float16, which are the float32 values rounded once.
     """
 
     def __init__(
@@ -224,6 +231,7 @@ class AutoencoderBatches(_Drawn):
         lattice: int,
         augmentation: AugmentationConfig | None = None,
         part: slice = EVERY_SLOT,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             sources,
@@ -236,6 +244,7 @@ class AutoencoderBatches(_Drawn):
             stream=stream,
             augmentation=augmentation,
             part=part,
+            dtype=dtype,
         )
         self._sampling: Sampling = sampling
         self._sigma = sigma

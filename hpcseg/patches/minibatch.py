@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hpcseg import kernels
 from hpcseg.patches.windowing import COLUMNS, windowed
 
 Part = tuple[tuple[int, ...], torch.dtype]  # of a buffer: shape and type
@@ -25,7 +26,7 @@ class Batch:
     """One minibatch.
 
     Attributes:
-        images: (B, 1, D, D, D) float32 per requested level, in the order requested; normalised.
+        images: (B, 1, D, D, D) float32, bfloat16 or float16 per requested level, in the order requested; normalised.
         label_BDHW: (B, P, P, P) int64 class indices, 0 outside the volume; None for autoencoders.
     """
 
@@ -59,9 +60,15 @@ class CodedBatch:
     label_BDHW: Tensor | None
     table_B6: Tensor
 
-    def windowed(self) -> Batch:
-        """Turn codes into a network's input, on the device where they lie."""
-        images = [windowed(codes_BDHW, self.table_B6) for codes_BDHW in self.images]
+    def windowed(self, dtype: torch.dtype = torch.float32) -> Batch:
+        """Turn codes into a network's input of type `dtype`, on the device where they lie."""
+        if kernels.run_on(self.table_B6.device):
+            from hpcseg.patches.cubes import whole_rows
+            from hpcseg.patches.kernels.gather import cut
+
+            boxes = [*self.images, *([] if self.label_BDHW is None else [self.label_BDHW])]
+            return Batch(*cut(whole_rows(boxes), self.table_B6, dtype, self.table_B6.device))
+        images = [windowed(codes_BDHW, self.table_B6, dtype) for codes_BDHW in self.images]
         return Batch(images, None if self.label_BDHW is None else self.label_BDHW.to(torch.int64))
 
 
@@ -73,11 +80,13 @@ class Layout:
         batch: patches.
         edges: of the boxes of each level, voxels.
         label: edge of the label; None: no labels.
+        dtype: of the images that a network is given.
     """
 
     batch: int
     edges: tuple[int, ...]
     label: int | None
+    dtype: torch.dtype = torch.float32
 
     @cached_property
     def _parts(self) -> list[Part]:
@@ -117,7 +126,8 @@ class StreamedBatch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Window on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
-        return self.layout.parts(self.buffer.to(device, non_blocking=True)).windowed()
+        parts = self.layout.parts(self.buffer.to(device, non_blocking=True))
+        return parts.windowed(self.layout.dtype)
 
 
 def extents(parts: Sequence[Part]) -> list[tuple[int, int]]:

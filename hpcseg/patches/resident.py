@@ -8,18 +8,27 @@ Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from hpcseg import kernels
+from hpcseg.patches.cubes import Rows, facts, foveal_rows
 from hpcseg.patches.geometry import PatchGeometry
 from hpcseg.patches.minibatch import Batch, CodedBatch
 from hpcseg.patches.pooling import pool_codes_on_device
+from hpcseg.patches.prefetch import reading_threads
 from hpcseg.patches.reading import Clip, box_corner, clip_codes, locate, overlap
 from hpcseg.volumes.store import LEVELS, StoredCase
 
 Triple = tuple[int, int, int]
+_SLAB = 32  # planes that are read at a time: whole chunks of a store
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +49,33 @@ class ResidentCase:
 
     @classmethod
     def upload(cls, case: StoredCase, clip: Clip | None, device: torch.device) -> ResidentCase:
-        """Read all of a case and copy it to a device."""
-        levels = [case.read(level, (0, 0, 0), case.shape_of(level)) for level in range(LEVELS)]
-        label = torch.from_numpy(case.read_label((0, 0, 0), case.shape_zyx)) if case.labelled else None
+        """Read all of a case and copy it to a device; any stream of it may use it then."""
+        with ThreadPoolExecutor(reading_threads(device), thread_name_prefix="upload") as pool:
+            levels = []
+            for level in range(LEVELS):
+                read = partial(case.read, level)
+                levels.append(_uploaded(read, case.shape_of(level), torch.int16, device, pool))
+            label = _uploaded(case.read_label, case.shape_zyx, torch.uint8, device, pool) if case.labelled else None
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
         return cls(
-            levels=tuple(torch.from_numpy(codes).to(device) for codes in levels),
-            label_ZYX=None if label is None else label.to(device),
+            levels=tuple(levels),
+            label_ZYX=label,
             paddings=tuple(case.padding_code(level) for level in range(LEVELS)),
             bounds=clip_codes(case, clip),
         )
+
+    @cached_property
+    def level_facts(self) -> Rows:
+        """What rows of `cubes` say about each level, (LEVELS, 7); only level 0 is clipped before it is averaged."""
+        bounds = [self.bounds, *(None,) * (len(self.levels) - 1)]
+        return np.array([facts(*of) for of in zip(self.levels, self.paddings, bounds, strict=True)], np.int64)
+
+    @cached_property
+    def label_facts(self) -> Rows:
+        """The same about the label, (7)."""
+        assert self.label_ZYX is not None
+        return np.array(facts(self.label_ZYX, 0), np.int64)
 
     def read_box(self, level: int, corner_3: Triple, out_ZYX: Tensor) -> None:
         """Read a cube of one level into `out_ZYX`, as `reading.read_box` does; `corner_3` in level-0 voxels."""
@@ -103,6 +130,7 @@ class ResidentBatch:
         levels: which boxes, in the order wanted.
         labelled: whether labels are wanted.
         table_B6: how each patch is windowed; in the host's memory.
+        dtype: of the images.
     """
 
     cases: Sequence[ResidentCase]
@@ -111,10 +139,22 @@ class ResidentBatch:
     levels: Sequence[int]
     labelled: bool
     table_B6: Tensor
+    dtype: torch.dtype = torch.float32
 
     def to(self, device: torch.device | str) -> Batch:
         """Cut and window where the volumes are, which should be `device`."""
-        return self.assemble().windowed().to(device)
+        home = self.cases[0].levels[0].device
+        if kernels.run_on(home):
+            from hpcseg.patches.kernels.gather import cut
+
+            return Batch(*cut(self.rows(), self.table_B6.numpy(), self.dtype, home)).to(device)
+        return self.assemble().windowed(self.dtype).to(device)
+
+    def rows(self) -> Rows:
+        """Where the boxes and labels lie, see `cubes.foveal_rows`."""
+        levels_BL7 = np.stack([case.level_facts for case in self.cases])
+        labels_B7 = np.stack([case.label_facts for case in self.cases]) if self.labelled else None
+        return foveal_rows(levels_BL7, labels_B7, self.origins, self.geometry, self.levels)
 
     def assemble(self) -> CodedBatch:
         """Cut all boxes and labels, on the volumes' device."""
@@ -133,6 +173,30 @@ class ResidentBatch:
             for case, origin_3, out in zip(self.cases, self.origins, label_BPPP, strict=True):
                 case.read_label(origin_3, out)
         return CodedBatch(images, label_BPPP, self.table_B6.to(device))
+
+
+class _Reader(Protocol):
+    def __call__(self, start_3: Triple, size_3: Triple, out: NDArray[Any], /) -> object:
+        """Read a box of an array into `out`."""
+
+
+def _uploaded(
+    read: _Reader, shape_zyx: Triple, dtype: torch.dtype, device: torch.device, pool: ThreadPoolExecutor
+) -> Tensor:
+    """Read an array slab by slab, by threads, and copy each to the device while the next ones are read."""
+    depth, height, width = shape_zyx
+
+    def read_slab(start: int) -> Tensor:
+        shape = min(_SLAB, depth - start), height, width
+        slab_ZYX = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+        read((start, 0, 0), shape, slab_ZYX.numpy())
+        return slab_ZYX
+
+    volume_ZYX = torch.empty(shape_zyx, dtype=dtype, device=device)
+    starts = range(0, depth, _SLAB)
+    for start, slab_ZYX in zip(starts, pool.map(read_slab, starts), strict=True):
+        volume_ZYX[start : start + _SLAB].copy_(slab_ZYX, non_blocking=True)
+    return volume_ZYX
 
 
 def _copy(volume_ZYX: Tensor, start_3: Triple, out_ZYX: Tensor, outside: int) -> None:

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.augmentation import Transform, Triple, View, largest_box, view
+from hpcseg.patches.cubes import Rows, box_row, on_device
 from hpcseg.patches.geometry import PatchGeometry
 from hpcseg.patches.interpolation import linear, nearest
 from hpcseg.patches.minibatch import Batch, Part, aligned, extents
@@ -65,6 +67,7 @@ class ViewLayout:
         levels: which cubes, in the order wanted.
         labelled: whether there are labels.
         config: bounds the transforms, and so the boxes.
+        dtype: of the images that a network is given.
     """
 
     batch: int
@@ -72,6 +75,7 @@ class ViewLayout:
     levels: tuple[int, ...]
     labelled: bool
     config: AugmentationConfig
+    dtype: torch.dtype = torch.float32
 
     @cached_property
     def capacity(self) -> int:
@@ -110,7 +114,7 @@ class ViewLayout:
         codes_N, images = buffer.view(torch.int16), []
         for cube, level in enumerate(self.levels):
             values_BDDD = linear(codes_N, places_KB3[cube], map_KB34[cube], self.geometry.inputs[level])
-            images.append(windowed(values_BDDD, table_B6))
+            images.append(windowed(values_BDDD, table_B6, self.dtype))
         if not self.labelled:
             return Batch(images, None)
         label_BPPP = nearest(buffer, places_KB3[-1], map_KB34[-1], self.geometry.patch)
@@ -176,6 +180,8 @@ class ResidentViews:
     def to(self, device: torch.device | str) -> Batch:
         """Cut, interpolate and window where the volumes are, which should be `device`."""
         home = self.cases[0].levels[0].device
+        if kernels.run_on(home):
+            return self.layout.show(self._copied(home)).to(device)
         buffer = torch.empty(self.views.used, dtype=torch.uint8, device=home)
         buffer[: len(self.views.header)] = self.views.header.to(home)
         for slot, is_label, (level, start_3, shape_3, _), start, end in self.views.boxes:
@@ -185,3 +191,22 @@ class ResidentViews:
             else:
                 case.read_stored(level, start_3, piece.view(torch.int16).view(shape_3))
         return self.layout.show(buffer).to(device)
+
+    def _copied(self, home: torch.device) -> Tensor:
+        """The filled buffer, by one kernel."""
+        from hpcseg.patches.kernels.gather import copy_boxes
+
+        (header,) = on_device(home, self.views.header.numpy())
+        buffer = torch.empty(self.views.used, dtype=torch.uint8, device=home)
+        buffer[: len(header)] = header
+        copy_boxes(self.rows(buffer), home)
+        return buffer
+
+    def rows(self, buffer: Tensor) -> Rows:
+        """Where the boxes lie, and where they go in `buffer`, see `cubes.Column`."""
+        rows = []
+        for slot, is_label, (level, start_3, shape_3, _), start, _ in self.views.boxes:
+            case = self.cases[slot]
+            facts_7 = case.label_facts if is_label else case.level_facts[level]
+            rows.append(box_row(facts_7.tolist(), start_3, shape_3, is_label, buffer.data_ptr() + start))
+        return np.array(rows, np.int64)

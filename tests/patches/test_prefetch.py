@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 import torch
 
 from hpcseg.patches.minibatch import Batch
-from hpcseg.patches.prefetch import prefetched
+from hpcseg.patches.prefetch import in_order, prefetched, reading_threads
 
 
 class _Counting:
@@ -86,3 +87,122 @@ def test_the_next_batches_are_read_while_one_is_in_use():
         time.sleep(0.01)
     assert sorted(batches.read) == [0, 1, 2]
     iterator.close()
+
+
+class _Noting:
+    """A stage that says what it is told."""
+
+    def __init__(self, ahead):
+        self.ahead = ahead
+        self.heard = []
+
+    def put(self, raw):
+        self.heard.append(f"put {raw.buffer.item()}")
+        return raw.to("cpu")
+
+    def take(self, batch):
+        self.heard.append(f"take {batch.images[0].item()}")
+        return batch
+
+    def done(self):
+        self.heard.append("done")
+
+
+def _read(steps, failing=()):
+    for step in steps:
+        future = Future()
+        if step in failing:
+            future.set_exception(OSError("disk gone"))
+        else:
+            future.set_result(_Raw(torch.tensor([step])))
+        yield future
+
+
+def test_a_stage_is_one_minibatch_ahead_of_the_consumer():
+    stage = _Noting(1)
+    for batch in in_order(_read(range(3)), 2, stage):
+        stage.heard.append(f"use {batch.images[0].item()}")
+    assert stage.heard == [
+        *("put 0", "put 1", "take 0", "use 0", "done"),
+        *("put 2", "take 1", "use 1", "done"),
+        *("take 2", "use 2", "done"),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+@pytest.mark.parametrize("staged", [0, 1, 2])
+def test_every_minibatch_passes_the_stage_once_and_in_order(count, ahead, staged):
+    stage = _Noting(staged)
+    assert [batch.images[0].item() for batch in in_order(_read(range(count)), ahead, stage)] == list(range(count))
+    for word in ("put", "take"):
+        assert [heard for heard in stage.heard if heard.startswith(word)] == [f"{word} {n}" for n in range(count)]
+    assert stage.heard.count("done") == count
+
+
+@pytest.mark.parametrize("staged", [0, 1, 2])
+def test_an_error_waits_for_its_turn(staged):
+    found = []
+    with pytest.raises(OSError, match="disk gone"):
+        for batch in in_order(_read(range(6), failing=[2]), 2, _Noting(staged)):
+            found.append(batch.images[0].item())
+    assert found == [0, 1]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (5, 4), (9, 8), (64, 8)])
+def test_a_gpu_is_read_for_by_the_cores_that_there_are(monkeypatch, cores, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert reading_threads(torch.device("cuda")) == threads
+    assert reading_threads(torch.device("cpu")) == 2
+
+
+class _Filled:
+    """Minibatches of a million times their step."""
+
+    def buffer(self, *, pinned=False):
+        return torch.empty(1 << 20, pin_memory=pinned)
+
+    def raw(self, step, buffer=None):
+        return _Copied(buffer.fill_(step))
+
+
+class _Copied:
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def to(self, device):
+        return Batch([self.buffer.to(device, non_blocking=True)], None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("lag", [0, 3_000_000])
+def test_memory_is_used_again_only_when_a_slow_consumer_is_done(lag):
+    seen = []
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for batch in prefetched(_Filled(), range(40), device="cuda"):
+            torch.cuda._sleep(lag)
+            seen.append(torch.stack([batch.images[0].min(), batch.images[0].max()]))
+            del batch
+        found = torch.stack(seen).cpu()
+    assert torch.equal(found, torch.arange(40.0)[:, None].expand(40, 2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_closing_early_on_a_gpu_ends_the_threads():
+    iterator = prefetched(_Filled(), itertools.count(), device="cuda")
+    assert [next(iterator).images[0][0].item() for _ in range(3)] == [0, 1, 2]
+    iterator.close()
+    assert not _prefetch_threads()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_graph_may_be_captured_while_minibatches_are_read():
+    still = torch.zeros(8, device="cuda")
+    for step, batch in enumerate(prefetched(_Filled(), range(12), device="cuda")):
+        if step == 3:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                still += 1
+        assert batch.images[0][7].item() == step
+    graph.replay()
+    assert still.tolist() == [1.0] * 8

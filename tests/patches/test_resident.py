@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcseg import kernels
 from hpcseg.config import AugmentationConfig, PatchesConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
@@ -152,6 +153,44 @@ def test_on_a_gpu_transformed_patches_of_both_tiers_have_the_same_bits(streamed,
     apart = kind(streamed, 4, augmentation=config)
     pairs = zip(prefetched(apart, range(6), device="cuda"), prefetched(together, range(6), device="cuda"), strict=True)
     assert all(_equal(first, second) for first, second in pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("augmentation", [None, AugmentationConfig(enabled=True)])
+@pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
+def test_images_of_16_bits_are_the_values_rounded_once(streamed, resident, kind, augmentation, dtype):
+    changes = {"augmentation": augmentation}
+    expected = kind(streamed, 4, **changes).batch(2)
+    for sources in (streamed, resident):
+        found = kind(sources, 4, dtype=dtype, **changes).batch(2)
+        assert all(torch.equal(a, b.to(dtype)) for a, b in zip(found.images, expected.images, strict=True))
+        assert all(image.dtype == torch.float32 for image in kind(sources, 4, **changes).batch(2).images)
+        assert found.label_BDHW is None or torch.equal(found.label_BDHW, expected.label_BDHW)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("alone", [False, True], ids=["kernels", "torch"])
+@pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
+def test_a_gpu_makes_the_bits_of_the_cpu(streamed, kind, alone, dtype):
+    cases = ResidentCases("cuda")
+    there = [source.on_device(cases) for source in streamed]
+    with kernels.torch_alone(alone):
+        for sources in (streamed, there):
+            for step, batch in enumerate(prefetched(kind(sources, 1, dtype=dtype), range(5), device="cuda")):
+                assert _equal(batch.to("cpu"), kind(streamed, 1, dtype=dtype).batch(step))
+
+
+def test_a_case_is_uploaded_whole_slab_by_slab(packed):
+    generator = np.random.default_rng(2)
+    shape = (71, 13, 35)
+    label = generator.integers(0, 2, shape).astype(np.uint8)
+    store = packed({"long": (generator.normal(0, 100, shape).astype(np.float32), label)})
+    stored = store.case("long")
+    case = ResidentCases("cpu").case(stored, store.pyramid_clip)
+    for level, codes in enumerate(case.levels):
+        np.testing.assert_array_equal(codes.numpy(), stored.read(level, (0, 0, 0), stored.shape_of(level)))
+    np.testing.assert_array_equal(case.label_ZYX.numpy(), label)
 
 
 def test_resident_batches_are_prefetched_without_a_buffer(streamed, resident):
