@@ -44,11 +44,12 @@ def _dispatch(
     import torch
 
     torch.set_num_threads(submission.threads)
+    from hpcseg.kernels import torch_alone
     from hpcseg.training import stages
     from hpcseg.training.checkpoint import remove_checkpoints
     from hpcseg.training.ranks import joined
 
-    with joined(seat, run.path, control.should_stop) as ranks:
+    with joined(seat, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
         if isinstance(spec, TrainSpec):
             from hpcseg.inference import evaluate
 

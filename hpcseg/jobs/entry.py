@@ -80,7 +80,7 @@ def execute(
 ) -> str:
     """Run a stage in this process, as the job that `job.json` tells of or by hand; see `run_stage`.
 
-    By hand, only the number of threads and workers is taken from `job.json`; stores are read as `reading` says.
+    By hand, the number of threads, workers and `kernels` are taken from `job.json`; stores are read as `reading` says.
     """
     if run.is_done():
         return "done"

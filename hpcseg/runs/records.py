@@ -24,6 +24,7 @@ from hpcseg.training.control import is_alive, process_start
 ARRAYS = "slurm"  # folder of all arrays, below the folder of all runs
 ARRAY_FILE = "array.json"
 JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
+Kernels = Literal["auto", "torch"]  # on GPUs hpcseg's own where they are faster, or torch's alone
 
 
 class Process(BaseModel):
@@ -65,6 +66,7 @@ class Submission(BaseModel):
     ranks: int = 1  # processes that train the run together
     workers: int = 1  # processes of a pack
     reading: Reading = AS_IT_COMES  # how stores are read
+    kernels: Kernels = "auto"  # what computes
     gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
     cancelled: float | None = None  # Unix seconds of `hpcseg cancel`
 

@@ -233,6 +233,7 @@ def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submis
         ranks=profile.ranks_of(stage),
         workers=slots.pack_workers,
         reading=profile.reading,
+        kernels=profile.kernels,
     )
 
 

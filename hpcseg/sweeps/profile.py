@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from hpcseg.config import Count, Section
 from hpcseg.errors import BadInput
 from hpcseg.patches.tiers import Reading
+from hpcseg.runs.records import Kernels
 from hpcseg.runs.recovery import Budgets
 from hpcseg.sweeps.tomlfile import explain, read_toml
 
@@ -60,11 +61,13 @@ Flags = Annotated[dict[str, str | int | bool], AfterValidator(_checked_flags)]
 
 
 class _Jobs(Reading):
-    """What both kinds of jobs share: how they read their stores."""
+    """What both kinds of jobs share: how they read their stores, and whether hpcseg's own GPU kernels compute."""
+
+    kernels: Kernels = "auto"
 
     @property
     def reading(self) -> Reading:
-        """The part that is recorded with each job."""
+        """How stores are read, as it is recorded with each job."""
         return Reading(stage=self.stage, tier=self.tier)
 
 

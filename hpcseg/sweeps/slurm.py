@@ -211,6 +211,7 @@ def _submission(record: ArrayRecord, task: int, profile: SlurmProfile) -> Submis
         ranks=profile.ranks_of(record.stage),
         workers=record.asked.cpus,
         reading=profile.reading,
+        kernels=profile.kernels,
     )
 
 

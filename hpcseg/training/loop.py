@@ -2,6 +2,9 @@
 
 An epoch is a fixed number of training steps, then a validation. Batches are pure functions of the global step, so the
 state of a run is what stands in `Progress`, the weights and the optimizers; nothing else needs saving.
+
+The loop does not wait for a GPU within an epoch: a step's losses are heard of when they arrive (`reports`), and before
+anything is concluded from them or saved.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +28,11 @@ from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import sync_file, write_text
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
-from hpcseg.training.precision import Precision, Update
+from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import Ranks
+from hpcseg.training.reports import Reports, StopSign
 from hpcseg.training.schedule import EarlyStop, Plateau
+from hpcseg.training.update import Update, restore_optimizer
 
 HISTORY = "history.jsonl"
 Weights = dict[str, Tensor]
@@ -44,6 +50,7 @@ class Task(ABC):
         update: steps the optimizers.
         ranks: who trains together; losses are those of the minibatches of all.
         pulse: to be called now and then by what takes long; set by the loop.
+        graphed: does what `passes` does, from a recording (`hpcseg.training.graphs`); None: `passes` is called.
     """
 
     epochs: int
@@ -55,6 +62,7 @@ class Task(ABC):
     update: Update
     ranks: Ranks
     pulse: Callable[[], None] | None = None
+    graphed: Callable[[Any], dict[str, Tensor]] | None = None
 
     @property
     @abstractmethod
@@ -66,8 +74,20 @@ class Task(ABC):
         """Training batches from the global step `first_step` on."""
 
     @abstractmethod
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is to be lowered, and the losses by name; of a training batch."""
+
+    def passes(self, batch: Any) -> dict[str, Tensor]:
+        """Forward and backward: returns the losses by name, leaves gradients with the weights."""
+        total, losses = self.losses(batch)
+        self.update.backward(total)
+        return {name: loss.detach() for name, loss in losses.items()}
+
     def training_step(self, batch: Any) -> dict[str, Tensor]:
-        """One update of the weights; returns the losses by name."""
+        """One update of the weights; returns the losses by name, which the next step may overwrite."""
+        losses = (self.graphed or self.passes)(batch)
+        self.update.step()
+        return losses
 
     def validation_loss(self, epoch: int) -> float | None:
         """Mean loss over the validation batches of `epoch`; None for a task without validation."""
@@ -110,19 +130,24 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
     stop = EarlyStop.of(config)
     progress = _resume(task, run, plateaus, stop)
     keeper = _Keeper(task, run, control, plateaus, stop, progress)
+    reports = Reports(task.precision.device, partial(_hear, task, control, progress))
+    sign = StopSign(task.ranks)
     task.pulse = control.pulse
     with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
         while progress.epoch < task.epochs and not progress.ended:
             while progress.step < task.steps:
-                for name, loss in task.training_step(next(batches)).items():
-                    progress.losses.setdefault(name, []).append(_finite(loss, name, task, progress))
+                losses = task.training_step(next(batches))
                 progress.step += 1
-                _beat(control, task, progress)
-                if task.ranks.any(control.should_stop()):
+                reports.send(progress.step, losses | task.update.report())
+                if sign.up(control.should_stop()):
+                    reports.settle()
                     keeper.save()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1}; the same command goes on from there")
+            reports.settle()
             means = {name: math.fsum(values) / len(values) for name, values in progress.losses.items()}
-            validation = _finite_or_none(task.validation_loss(progress.epoch), "validation", task, progress)
+            validation = task.validation_loss(progress.epoch)
+            if validation is not None:
+                _check(validation, "validation", task, progress.epoch, task.steps)
             for name, plateau in plateaus.items():
                 plateau.update(means[name])
                 _set_rates(task.optimizers[name], plateau)
@@ -201,7 +226,7 @@ def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop
     for name, module in task.modules.items():
         module.load_state_dict(state["modules"][name])
     for name, optimizer in task.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
+        restore_optimizer(optimizer, state["optimizers"][name])
         plateaus[name].restore(state["plateaus"][name])
     stop.restore(state["stop"])
     task.update.restore(state["update"])
@@ -209,16 +234,19 @@ def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop
     return Progress(**state["progress"])
 
 
-def _finite(loss: Tensor | float, name: str, task: Task, progress: Progress) -> float:
-    value = float(loss)
-    if not math.isfinite(value):
-        where = f"epoch {progress.epoch + 1}, step {min(progress.step + 1, task.steps)}"
-        raise _diverged(f"the {name} loss is {value} in {where}", task)
-    return value
+def _hear(task: Task, control: Control, progress: Progress, step: int, numbers: dict[str, float]) -> None:
+    """Take in what a step of the epoch under way reports."""
+    task.update.heed(numbers)
+    for name, loss in numbers.items():
+        _check(loss, name, task, progress.epoch, step)
+        progress.losses.setdefault(name, []).append(loss)
+    done, loss = progress.epoch * task.steps + step, next(iter(numbers.values()))
+    control.beat(phase=task.phase, step=done, steps=task.epochs * task.steps, epoch=progress.epoch + 1, loss=loss)
 
 
-def _finite_or_none(loss: float | None, name: str, task: Task, progress: Progress) -> float | None:
-    return None if loss is None else _finite(loss, name, task, progress)
+def _check(loss: float, name: str, task: Task, epoch: int, step: int) -> None:
+    if not math.isfinite(loss):
+        raise _diverged(f"the {name} loss is {loss} in epoch {epoch + 1}, step {step}", task)
 
 
 def _diverged(what: str, task: Task) -> TrainingError:
@@ -226,12 +254,6 @@ def _diverged(what: str, task: Task) -> TrainingError:
     half = task.precision.convolutions == "float16"
     remedy = "float16 ends at 65504: set training.precision = 'bfloat16'" if half else "lower the learning rate"
     return TrainingError(f"{what}; the last checkpoint is kept; {remedy}")
-
-
-def _beat(control: Control, task: Task, progress: Progress) -> None:
-    done = progress.epoch * task.steps + progress.step
-    loss = next(iter(progress.losses.values()))[-1]
-    control.beat(phase=task.phase, step=done, steps=task.epochs * task.steps, epoch=progress.epoch + 1, loss=loss)
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, plateau: Plateau) -> None:

@@ -1,7 +1,11 @@
 """Where a network computes, in which precision and memory layout: the one place that decides.
 
 Convolutions run in the chosen number type under autocast. Weights, their gradients, batch norms' statistics and
-arithmetic, the winners' selection and all losses are float32 in every case.
+arithmetic, the winners' selection and all losses are float32 in every case. float32 is float32: on a GPU, torch's
+TensorFloat-32, whose products keep 10 bits of 23 and which it uses in convolutions unless told otherwise, is off.
+
+`torch.backends.cudnn.benchmark` stays off, as torch has it: cuDNN would choose algorithms by timing, in every attempt
+anew, and a resumed run would round otherwise. What is chosen by timing here is written down (`hpcseg.training.tuning`).
 """
 
 from __future__ import annotations
@@ -13,11 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hpcseg.config import TrainingConfig
-from hpcseg.errors import BadInput, TrainingError
-from hpcseg.training.ranks import ALONE, Ranks
+from hpcseg.errors import BadInput
 
 Module = TypeVar("Module", bound=nn.Module)
 Number = Literal["float32", "bfloat16", "float16"]
@@ -27,7 +30,6 @@ _CPU_INSTRUCTIONS: Mapping[Number, tuple[str, ...]] = {
     "bfloat16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
     "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
-LOWEST_SCALE = 1.0
 
 
 def pick_device() -> torch.device:
@@ -36,7 +38,13 @@ def pick_device() -> torch.device:
 
 
 def place(module: Module, device: torch.device) -> Module:
-    """Move a network to the device with channels last, the layout in which 3D convolutions are fastest on both."""
+    """Move a network to the device with channels last, the layout in which 3D convolutions are fastest on both.
+
+    From then on this process computes float32 in float32.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     return module.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return, call-overload]
 
 
@@ -80,6 +88,12 @@ class Precision:
             raise BadInput("training.compile = true: no C++ compiler here; install g++ or set training.compile = false")
         return cls(device, number, config.compile)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """In which convolutions take their input: what only they read may be made in it."""
+        dtype: torch.dtype = getattr(torch, self.convolutions)
+        return dtype
+
     def autocast(self) -> torch.autocast:
         """Context in which the networks run."""
         number = torch.float16 if self.convolutions == "float16" else torch.bfloat16
@@ -106,65 +120,6 @@ def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """Context for applying a trained network: as it was trained where `device` can do that, else float32."""
     number = _resolved(config, device)
     return Precision(device, number if _has(device, number) else "float32").autocast()
-
-
-class Update:
-    """One backward pass and one step of every optimizer, or of none where a gradient overflowed.
-
-    One scale serves all optimizers, since they share the backward pass. It is halved by every overflow and doubled
-    after 2000 steps without one (`torch.amp.GradScaler`), so it depends on the steps alone.
-
-    Attributes:
-        overflows: how many steps were skipped.
-    """
-
-    def __init__(
-        self, precision: Precision, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks = ALONE
-    ) -> None:
-        self._optimizers, self._ranks = optimizers, ranks
-        self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.convolutions == "float16")
-        self.overflows = 0
-
-    def __call__(self, loss: Tensor) -> bool:
-        """Update the weights to lower `loss`, a scalar; False if the step was skipped.
-
-        Raises:
-            TrainingError: gradients overflow however small the scale.
-        """
-        for optimizer in self._optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._scaler.scale(loss))
-        groups = (group for optimizer in self._optimizers.values() for group in optimizer.param_groups)
-        self._ranks.sum_gradients(parameter for group in groups for parameter in group["params"])
-        if self._scaler.is_enabled() and not self._unscaled():
-            self.overflows += 1
-            return False
-        for optimizer in self._optimizers.values():
-            optimizer.step()
-        return True
-
-    def _unscaled(self) -> bool:
-        """Take the scale out of the gradients, and adapt it; False if they overflowed."""
-        for optimizer in self._optimizers.values():
-            self._scaler.unscale_(optimizer)
-        before = self._scaler.get_scale()
-        self._scaler.update()
-        after = self._scaler.get_scale()
-        if after < LOWEST_SCALE:
-            raise TrainingError(
-                "gradients overflow float16 however they are scaled; the last checkpoint is kept; "
-                "set training.precision = 'bfloat16' or 'float32'"
-            )
-        return after >= before
-
-    def state(self) -> dict[str, Any]:
-        """The scale and all that decides how it goes on, as plain numbers."""
-        return {"scaler": self._scaler.state_dict(), "overflows": self.overflows}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self._scaler.load_state_dict(state["scaler"])
-        self.overflows = state["overflows"]
 
 
 def _resolved(config: TrainingConfig, device: torch.device) -> Number:

@@ -103,6 +103,10 @@ class Ranks:
         """Whether the flag is set on any rank."""
         return flag if self.world == 1 else bool(self.add_up(torch.tensor(int(flag), device=self.device)))
 
+    def count(self, flag: bool) -> Tensor:
+        """On how many ranks the flag is set, one number on the device; between GPUs nobody waits for it."""
+        return self.add_up(torch.full((1,), float(flag), device=self.device))  # made there, not copied
+
     def wait(self) -> None:
         """Wait until all ranks are here."""
         self.any(False)

@@ -25,6 +25,7 @@ from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.training.stores import Stores
 from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
 from hpcseg.training.transfer import parameter_groups, transfer
+from hpcseg.training.tuning import tune
 
 TRAINING_FILE = "training.json"
 _AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
@@ -56,11 +57,12 @@ def pretrain(
             sources = around_organ(run, labelled, sources, control, ranks)
         network = _new_autoencoder(spec.config, spec.level)
         task = AutoencoderTask(spec.config, spec.level, network, sources, device, ranks)
+        chosen = tune(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
         model = {"kind": "hpcseg-autoencoder 1", "level": spec.level, "weights": progress.best_weights}
         save_tensors(run / MODEL, model)
-        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control))
+        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
     ranks.wait()
 
 
@@ -90,10 +92,11 @@ def train(run: Path, spec: TrainSpec, control: Control, reading: Reading = AS_IT
         if unlabelled and spec.config.autoencoder.sampling == "organ":
             unlabelled = around_organ(run, labelled, unlabelled, control, ranks)
         task = _task(run, spec, labelled, validation, unlabelled, device, ranks)
+        chosen = tune(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
         TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL)
-        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control))
+        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
     ranks.wait()
 
 

@@ -25,16 +25,9 @@ from hpcseg.patches.source import Source
 from hpcseg.training.loop import Task
 from hpcseg.training.model import SegmentationNetwork, geometry_of
 from hpcseg.training.norm import share_statistics
-from hpcseg.training.precision import Precision, Update
+from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE, Ranks
-
-ParameterGroup = dict[str, Any]
-
-
-def adam(config: RunConfig, groups: Sequence[ParameterGroup]) -> torch.optim.Adam:
-    """Adam with coupled L2 decay; each group keeps the rate it began with as `initial_lr`."""
-    with_start = [{**group, "initial_lr": group["lr"]} for group in groups]
-    return torch.optim.Adam(with_start, weight_decay=config.training.weight_decay)
+from hpcseg.training.update import ParameterGroup, Update, adam
 
 
 class SegmentationTask(Task):
@@ -80,18 +73,18 @@ class SegmentationTask(Task):
             stream=stream,
             augmentation=config.augmentation if stream == Stream.TRAINING else None,
             part=self.ranks.part,
+            dtype=self.precision.input_dtype,
         )
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Training batches from the global step `first_step` on."""
         return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
-    def training_step(self, batch: Any) -> dict[str, Tensor]:
-        """One update of the network."""
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The segmentation's loss."""
         self.network.train()
         loss = self.segmentation_loss(batch)
-        self.update(loss)
-        return {"segmentation": loss.detach()}
+        return loss, {"segmentation": loss}
 
     def segmentation_loss(self, batch: Batch) -> Tensor:
         """The configured loss of one batch."""
@@ -108,12 +101,13 @@ class SegmentationTask(Task):
         with closing(
             prefetched(self._validation, range(epoch * count, (epoch + 1) * count), device=self.device)
         ) as batches:
-            return math.fsum(self._validated(batch) for batch in batches) / count
+            losses = torch.stack([self._validated(batch) for batch in batches])
+        return math.fsum(losses.tolist()) / count
 
-    def _validated(self, batch: Batch) -> float:
+    def _validated(self, batch: Batch) -> Tensor:
         if self.pulse is not None:
             self.pulse()
-        return float(self.segmentation_loss(batch))
+        return self.segmentation_loss(batch)
 
 
 class AutoencoderTask(Task):
@@ -150,12 +144,11 @@ class AutoencoderTask(Task):
         """Training batches from the global step `first_step` on."""
         return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
-    def training_step(self, batch: Any) -> dict[str, Tensor]:
-        """One update of encoder and decoder."""
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstruction's loss."""
         self.network.train()
         loss = reconstruction_loss(self.config, self.network, batch.images[0], self.precision, self.ranks)
-        self.update(loss)
-        return {"reconstruction": loss.detach()}
+        return loss, {"reconstruction": loss}
 
 
 class MultitaskTask(SegmentationTask):
@@ -187,7 +180,8 @@ class MultitaskTask(SegmentationTask):
         self.optimizers["reconstruction"] = adam(config, [{"params": own, "lr": config.autoencoder.learning_rate}])
         levels = range(config.multitask.levels)
         self._unlabelled = autoencoder_batches(config, levels, unlabelled, config.multitask.autoencoder_batch, ranks)
-        self.gamma = 1.0 if config.multitask.gamma == "auto" else config.multitask.gamma
+        self._weight = torch.empty((), device=device)  # γ f where the step reads it, and a recorded one reads it anew
+        self._set_gamma(1.0 if config.multitask.gamma == "auto" else config.multitask.gamma)
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Pairs of a labelled and an unlabelled batch, from the global step `first_step` on."""
@@ -198,8 +192,8 @@ class MultitaskTask(SegmentationTask):
         ):
             yield from zip(labelled, unlabelled, strict=True)
 
-    def training_step(self, batch: Any) -> dict[str, Tensor]:
-        """One update of both networks from one backward pass."""
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Their weighted sum, and the losses of the segmentation and of all reconstructions."""
         labelled, unlabelled = cast(tuple[Batch, Batch], batch)
         self.network.train()
         self.autoencoders.train()
@@ -207,14 +201,14 @@ class MultitaskTask(SegmentationTask):
         pairs = zip(self.autoencoders, unlabelled.images, strict=True)
         losses = [reconstruction_loss(self.config, *pair, self.precision, self.ranks) for pair in pairs]
         reconstruction = torch.stack(losses).mean()
-        self.update(segmentation + self.gamma * self.config.multitask.factor * reconstruction)
-        return {"segmentation": segmentation.detach(), "reconstruction": reconstruction.detach()}
+        total = segmentation + self._weight * reconstruction
+        return total, {"segmentation": segmentation, "reconstruction": reconstruction}
 
     def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
         """Fix γ after the first epoch."""
         if epoch == 0 and self.config.multitask.gamma == "auto":
             ratio = means["segmentation"] / max(means["reconstruction"], 1e-12)
-            self.gamma = 10.0 ** round(math.log10(max(ratio, 1e-12)))
+            self._set_gamma(10.0 ** round(math.log10(max(ratio, 1e-12))))
 
     def extra_state(self) -> dict[str, float]:
         """γ, which the first epoch fixed."""
@@ -222,7 +216,11 @@ class MultitaskTask(SegmentationTask):
 
     def load_extra_state(self, state: dict[str, float]) -> None:
         """Take γ back."""
-        self.gamma = state["gamma"]
+        self._set_gamma(state["gamma"])
+
+    def _set_gamma(self, gamma: float) -> None:
+        self.gamma = gamma
+        self._weight.fill_(gamma * self.config.multitask.factor)
 
 
 def autoencoder_batches(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpcseg.config import RunConfig
 from hpcseg.networks.fnet import FNet
-from hpcseg.training.tasks import ParameterGroup
+from hpcseg.training.update import ParameterGroup
 
 # Which of a level's three convolutions are fine-tuned; the others stay as transferred.
 _TUNED: Mapping[str, tuple[int, ...]] = {

@@ -64,6 +64,7 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
         ("[slurm.train]\ncpus = 0\n", "p.toml:2: slurm.train.cpus = 0 is not allowed: should be greater than or equal"),
         ("[slurm]\nstage = 'scratch'\n", "p.toml:2: slurm.stage: 'scratch' is no absolute path; begin it with"),
         ("[local]\ntier = 'vram'\n", "p.toml:2: local.tier = 'vram' is not allowed: should be 'auto', 'gpu', 'ram' or"),
+        ("[slurm]\nkernels = 'cuda'\n", "p.toml:2: slurm.kernels = 'cuda' is not allowed: should be 'auto' or 'torch'"),
         ("[local]\nranks = 0\n", "p.toml:2: local.ranks = 0 is not allowed: should be greater than or equal to 1"),
         ("[slurm.pack]\nnodes = 2\n", "p.toml:1: slurm.pack: a pack is one process: give it one node, and more cpus"),
         ("[slurm.flags]\narray = '0-3'\n", "slurm.flags: 'array' is set by hpcseg itself; remove it"),
@@ -96,6 +97,16 @@ def test_how_stores_are_read_is_set_for_each_kind_of_job_and_the_command_line_go
     for given, recorded in (("", ""), ("$X/a", "$X/a"), ("~", "~"), ("/s", "/s"), ("a/$X", f"{tmp_path}/a/$X")):
         assert profile.staged(given).local.reading == Reading(stage=recorded)
         assert profile.staged(given).slurm.reading == Reading(stage=recorded, tier="streamed")
+
+
+def test_torch_alone_can_be_asked_for_in_each_kind_of_job_and_says_nothing_of_how_stores_are_read(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text("[local]\nkernels = 'torch'\n")
+    profile = read_profile(str(path), "local").staged("/s")
+    assert (profile.local.kernels, profile.slurm.kernels) == ("torch", "auto")
+    assert profile.local.reading == Reading(stage="/s")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpcseg.config import RunConfig
 from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, TrainSpec
+from hpcseg.training import stages
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
 
@@ -22,6 +24,13 @@ SMALL: dict[str, Any] = {
     "multitask": {"batch": 2, "autoencoder_batch": 2},
 }
 STORE = Path("pack/tiny/store.h5")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests promise is promised for CPUs; GPUs have a module of their own."""
+    if not request.module.__name__.endswith("test_cuda"):
+        monkeypatch.setattr(stages, "pick_device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

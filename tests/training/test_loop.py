@@ -17,8 +17,9 @@ from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.control import Control, read_heartbeat
 from hpcseg.training.loop import HISTORY, Task, fit
-from hpcseg.training.precision import Precision, Update
+from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE
+from hpcseg.training.update import Update
 from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
@@ -47,10 +48,10 @@ class Scripted(Task):
     def batches(self, first_step: int) -> Generator[Any]:
         yield from range(first_step, self.epochs * self.steps)
 
-    def training_step(self, batch: Any) -> dict[str, Tensor]:
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         epoch, step = divmod(batch, self.steps)
-        self.update(self.network.weight.sum() * self.gradient)
-        return {"segmentation": torch.tensor(self.training[epoch] + step - (self.steps - 1) / 2)}
+        scripted = torch.tensor(self.training[epoch] + step - (self.steps - 1) / 2)
+        return self.network.weight.sum() * self.gradient, {"segmentation": scripted}
 
     def validation_loss(self, epoch: int) -> float | None:
         return self.validation[epoch]
@@ -147,9 +148,9 @@ def test_a_validation_loss_that_is_not_finite_does_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", [False, True])
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, asked: bool) -> None:
     class Spoilt(Scripted):
-        def training_step(self, batch: Any) -> dict[str, Tensor]:
-            self.gradient = math.nan if batch == 3 else 1.0  # step 2 of epoch 2, after its loss was computed
-            return super().training_step(batch)
+        def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            self.gradient = math.nan if batch == 3 else 1.0  # step 2 of epoch 2, whose reported loss is finite
+            return super().losses(batch)
 
     control = StopAfter(tmp_path, 4) if asked else Control(tmp_path)
     with pytest.raises(TrainingError, match=r"network\.weight is not finite after step 4; the last checkpoint is kept"):

@@ -1,7 +1,8 @@
-"""Which precision is taken where, what stays float32, and that an overflow costs one step and nothing else."""
+"""Which precision is taken where, what stays float32, and that runs in 16 bits resume to the bit."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcseg.config import AutoencoderConfig, TrainingConfig
-from hpcseg.errors import BadInput, Interrupted, TrainingError
+from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import read_json
 from hpcseg.networks import autoencoder as autoencoder_module
 from hpcseg.networks.autoencoder import WTAutoencoder
@@ -22,11 +23,11 @@ from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.networks.winners import top_winners
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.spec import TrainSpec
-from hpcseg.training import stages
+from hpcseg.training import update
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.precision import Precision, Update, autocast
+from hpcseg.training.precision import Precision, autocast, place
 from hpcseg.training.stages import train
 from tests.training.stopping import StopAfter
 
@@ -34,12 +35,6 @@ CPU = torch.device("cpu")
 HAS_BFLOAT16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16 instructions")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is promised here is promised for CPUs."""
-    monkeypatch.setattr(stages, "pick_device", lambda: CPU)
 
 
 @pytest.fixture
@@ -85,6 +80,24 @@ def test_a_trained_network_is_applied_in_float32_where_its_precision_is_missing(
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
+def test_float32_is_float32_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    place(nn.Conv3d(1, 1, 1), CPU)
+    assert torch.backends.cudnn.allow_tf32
+    network = nn.Conv3d(1, 1, 1)
+    monkeypatch.setattr(network, "to", lambda *_, **__: network)
+    place(network, torch.device("cuda"))
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_inputs_are_made_in_the_type_that_convolutions_take() -> None:
+    assert [Precision(CPU, number).input_dtype for number in ("float32", "bfloat16", "float16")] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    ]
+
+
 @needs_bfloat16
 def test_under_bfloat16_batch_norm_winners_and_losses_stay_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     precision = of(precision="bfloat16")
@@ -109,8 +122,9 @@ def test_under_bfloat16_batch_norm_winners_and_losses_stay_float32(monkeypatch: 
     chosen: list[torch.dtype] = []
 
     def spy(code: Tensor, *rest: Any, **more: Any) -> Any:
-        chosen.append(code.dtype)
-        return top_winners(code, *rest, **more)
+        winners = top_winners(code, *rest, **more)
+        chosen.append(winners.values_BKN.dtype)
+        return winners
 
     monkeypatch.setattr(autoencoder_module, "top_winners", spy)
     model = precision.place(WTAutoencoder(3, 4, 2, 0.5))
@@ -132,52 +146,23 @@ def exact_batch_norm(norm: nn.BatchNorm3d, inputs: tuple[Tensor], output: Tensor
     assert torch.allclose(norm.running_var.double(), 0.9 + 0.1 * unbiased, rtol=1e-5)
 
 
-def scaled_pair() -> tuple[nn.Parameter, nn.Parameter, Update]:
-    """Two weights with an optimizer each, and their update in float16."""
-    weights = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    optimizers = {name: torch.optim.Adam([w], lr=0.1) for name, w in zip("ab", weights, strict=True)}
-    return *weights, Update(Precision(CPU, "float16"), optimizers)
-
-
-def test_an_overflow_skips_the_step_of_every_optimizer_and_is_counted() -> None:
-    a, b, update = scaled_pair()
-    huge = 3e38  # finite, but not times 65536
-    assert not update((a * huge).sum() + b.sum())
-    assert torch.equal(a, torch.ones(3)) and torch.equal(b, torch.ones(3))
-    assert update.overflows == 1
-    assert update.state()["scaler"]["scale"] == 32768.0
-    assert update(a.sum() + b.sum())
-    assert torch.allclose(a, torch.full((3,), 0.9)) and torch.allclose(b, torch.full((3,), 0.9))
-
-
-def test_scaled_steps_are_the_unscaled_ones() -> None:
-    a, b, update = scaled_pair()
-    plain = nn.Parameter(torch.ones(3))
-    other = Update(Precision(CPU), {"a": torch.optim.Adam([plain], lr=0.1)})
-    for step in range(5):
-        update((a**2 * (step + 1)).sum() + b.sum())
-        other((plain**2 * (step + 1)).sum())
-    assert torch.equal(a, plain)  # a power of two changes no digit
-    assert other.state() == {"scaler": {}, "overflows": 0}
-
-
-def test_a_restored_scale_goes_on_as_the_one_that_was_saved() -> None:
-    a, b, update = scaled_pair()
-    for _ in range(3):
-        update((a * 3e38).sum() + b.sum())
-    update(a.sum() + b.sum())
-    _, _, other = scaled_pair()
-    other.restore(update.state())
-    assert other.state() == update.state()
-    assert (other.overflows, other.state()["scaler"]["_growth_tracker"]) == (3, 1)
-
-
-def test_gradients_that_are_never_finite_end_the_run() -> None:
-    a, b, update = scaled_pair()
-    with pytest.raises(TrainingError, match=r"the last checkpoint is kept; set training\.precision"):
-        for _ in range(20):
-            update((a * float("inf")).sum() + b.sum())
-    assert torch.equal(a, torch.ones(3))
+@pytest.mark.usefixtures("emulated")
+def test_a_float16_run_whose_first_steps_overflow_trains_all_the_same(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 8, "steps": 8, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
+    run, enormous = new_run("run"), 2.0**36
+    monkeypatch.setattr(update, "FIRST_SCALE", enormous)
+    train(run, train_spec(training=settings | {"precision": "float16"}), Control(run))
+    overflows = read_json(run / "training.json")["precision"]["overflows"]
+    state = load_checkpoint(run)
+    assert state is not None and 3 <= overflows < 2 * 64 / 3
+    assert state["update"] == {"scale": enormous / 2**overflows, "good_steps": 64 - overflows, "overflows": overflows}
+    # A step that is skipped counts for no optimizer.
+    moments = state["optimizers"]["segmentation"]["state"].values()
+    assert {float(moment["step"]) for moment in moments} == {64.0 - overflows}
+    losses = [json.loads(line)["training_loss"] for line in (run / "history.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.usefixtures("emulated")
@@ -192,7 +177,7 @@ def test_a_float16_run_with_overflows_resumes_to_the_bit(
         train(whole, spec, StopAfter(whole, 2))
     state = load_checkpoint(whole)
     assert state is not None
-    state["update"]["scaler"]["scale"] = 2.0**120  # some steps from here overflow
+    state["update"]["scale"] = 2.0**120  # some steps from here overflow
     save_checkpoint(whole, state)
     shutil.copytree(whole, parts, dirs_exist_ok=True)
     train(whole, spec, Control(whole))
@@ -222,6 +207,22 @@ def test_a_bfloat16_run_resumes_to_the_bit_and_says_what_it_was(
     assert read_json(whole / "training.json")["precision"]["convolutions"] == "bfloat16"
     train(exact, train_spec(strategy, training=settings), Control(exact))
     assert compare(whole, exact) is not None
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("network", [{}, {"network": {"kind": "unet", "levels": 3, "kernel": 3, "maps": (3, 4, 5)}}])
+def test_images_made_in_bfloat16_train_as_those_that_convolutions_round(
+    network: dict[str, Any],
+    new_run: Callable[[str], Path],
+    train_spec: Callable[..., TrainSpec],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"epochs": 2, "steps": 3, "validation_steps": 1, "batch": 2, "precision": "bfloat16"}
+    spec, made, rounded = train_spec(training=settings, **network), new_run("made"), new_run("rounded")
+    train(made, spec, Control(made))
+    monkeypatch.setattr(Precision, "input_dtype", torch.float32)
+    train(rounded, spec, Control(rounded))
+    assert compare(made, rounded) is None
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,7 @@ try:
 except Interrupted:
     print("stopped")
 """
+WITHOUT_GPUS = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # on which ranks would need one each
 Spec = TrainSpec | PretrainSpec
 NewRun = Callable[[str, Spec], Path]
 
@@ -96,6 +98,7 @@ def start(run: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[subp
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=WITHOUT_GPUS,
         )
         for rank in range(world)
     ]
@@ -282,7 +285,7 @@ def test_in_double_precision_uneven_parts_give_the_losses_gradients_statistics_a
     tmp_path: Path,
 ) -> None:
     processes = [
-        subprocess.Popen([sys.executable, "-c", GRADIENTS, str(tmp_path), str(rank), str(world)])
+        subprocess.Popen([sys.executable, "-c", GRADIENTS, str(tmp_path), str(rank), str(world)], env=WITHOUT_GPUS)
         for world in (1, 3)
         for rank in range(world)
     ]
