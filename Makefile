@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | bench | bench-peers        PYTHON=python3.12 chooses another interpreter
+# make setup | demo | test | lint | bench | bench-peers | gpu  PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -9,7 +9,7 @@ DEMO := demo
 PEERS := .venv-peers
 PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 
-.PHONY: setup demo test lint bench bench-peers clean-demo
+.PHONY: setup demo test lint bench bench-peers gpu clean-demo
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -54,6 +54,18 @@ bench: setup
 
 bench-peers: setup $(PEERS)/ready
 	@$(BIN)/python -m tests.benchmarks peers
+
+# Kernels' tests, training on CUDA and benchmarks on this machine's GPU; writes docs/benchmarks-gpu.*. Without a GPU it
+# says so and does nothing. An environment is made only where neither .venv nor PYTHON has what it takes.
+# make gpu ONLY="steps loading.busy" runs some parts.
+gpu:
+	@$(PYTHON) -m tests.gpu.ready --gpu || exit 0; \
+	for python in $(BIN)/python $(PYTHON); do \
+	  $$python -m tests.gpu.ready >/dev/null 2>&1 && exec $$python -m tests.gpu $(if $(ONLY),--only $(ONLY)); \
+	done; \
+	PIP_RETRIES=1 PIP_DEFAULT_TIMEOUT=15 $(MAKE) --no-print-directory setup >/dev/null 2>&1 \
+	  && $(BIN)/python -m tests.gpu.ready >/dev/null && exec $(BIN)/python -m tests.gpu $(if $(ONLY),--only $(ONLY)); \
+	$(PYTHON) -m tests.gpu.ready
 
 # The other tools get an environment of their own, which sees the packages of .venv and may not replace its torch.
 $(PEERS)/ready: .venv/ready

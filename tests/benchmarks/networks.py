@@ -18,6 +18,8 @@ from hpcseg.training.precision import place
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, benchmark
 from tests.benchmarks.hardware import cores
 from tests.benchmarks.timing import PeakMemory, fastest, interleaved
+from tests.gpu.floor import Ceilings, Shape, fnet_step
+from tests.gpu.floor import seconds as floor_seconds
 
 CORES = 2
 PATCH = 64
@@ -96,6 +98,51 @@ def training_step() -> Measured:
     )
 
 
+@benchmark(
+    Figure(
+        "cpu_step_gap",
+        "F-Net's training step on a CPU over its floor",
+        "×",
+        "float32, two threads, one target of 64³, as in `fnet_vs_unet`; the floor is that of `tests/gpu/floor.py` with "
+        "two ceilings measured in turn with the step: a matrix product of 2048³ (by torch.mm and as a 1×1 convolution, "
+        "which take different libraries) and a copy of 256 MB (read plus written); the fastest of 3 steps, 12 products "
+        "of each kind and 12 copies",
+    ),
+)
+def floor() -> Measured:
+    """The only device whose step was held against its floor so far."""
+    found = {}
+    with _two_threads():
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            if dtype == torch.float32 or torch.cpu.get_capabilities().get("avx512_bf16", False):
+                found[name] = _beside_its_floor(dtype)
+    details = {
+        name: f"{limits.operations / 1e9:,.0f} GFLOP/s, {limits.bytes / 1e9:.1f} GB/s; step {took:.2f} s, "
+        f"floor {least:.2f} s: {took / least:.2f} ×"
+        for name, (took, least, limits) in found.items()
+    }
+    took, least, _ = found["float32"]
+    return Measured({"cpu_step_gap": took / least}, details)
+
+
+def _beside_its_floor(dtype: torch.dtype) -> tuple[float, float, Ceilings]:
+    """Seconds of a step, its floor, and the ceilings."""
+    edge, half = 2048, dtype.itemsize
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(edge, edge, generator=generator).to(dtype) for _ in range(2))
+    source = torch.randint(0, 256, (256_000_000,), dtype=torch.uint8, generator=generator)
+    target = torch.empty_like(source)
+    geometry = FovealGeometry(PATCH, 5, 4)
+    step = _step(FNet(5, 4, FNET_MAPS, 1, 0.01), geometry, dtype)
+    image = left.view(1, edge, edge // 32, 32).contiguous(memory_format=torch.channels_last)
+    products = [lambda: torch.mm(left, right), lambda: nn.functional.conv2d(image, right.view(edge, edge, 1, 1))] * 4
+    timed = interleaved(3, step, *products, *[lambda: target.copy_(source)] * 4)
+    fastest_product, fastest_copy = (min(fastest(timed, n) for n in own) for own in (range(1, 9), range(9, 13)))
+    limits = Ceilings(2 * edge**3 / fastest_product, 2 * len(source) / fastest_copy)
+    stages = [stage for stage in fnet_step(Shape(geometry, FNET_MAPS, half=half), 1) if stage.kind != "gather"]
+    return fastest(timed, 0), floor_seconds(stages, limits), limits
+
+
 @contextlib.contextmanager
 def _two_threads() -> Iterator[None]:
     """Give torch two threads, whatever the machine has."""
@@ -109,7 +156,7 @@ def _two_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _step(network: nn.Module, geometry: PatchGeometry) -> Callable[[], None]:
+def _step(network: nn.Module, geometry: PatchGeometry, dtype: torch.dtype = torch.float32) -> Callable[[], None]:
     """One training step of a network on one target that does not change."""
     place(network, torch.device("cpu")).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-4, weight_decay=3e-5)
@@ -119,7 +166,9 @@ def _step(network: nn.Module, geometry: PatchGeometry) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        dice_ce(network(images), label).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = network(images)
+        dice_ce(logits, label).backward()
         optimizer.step()
 
     return step

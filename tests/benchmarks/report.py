@@ -114,18 +114,18 @@ def _table(results: Results, benchmarks: Sequence[Benchmark]) -> str:
             bound = str(figure.bound) if figure.bound else ""
             when = "" if value is None else date
             rows.append((f"`{figure.name}`", figure.meaning, shown(figure, value), bound, met, when))
-    return _rows(rows)
+    return markdown_table(rows)
 
 
 def _how(one: Benchmark, source: Mapping[str, Any]) -> str:
     lines = [f"### {one.title}\n", *(f"- `{figure.name}`: {figure.how}." for figure in one.figures)]
     details = source.get("details", {})
     if details:
-        lines += ["", _rows([("also seen", source["date"]), *details.items()]).rstrip("\n")]
+        lines += ["", markdown_table([("also seen", source["date"]), *details.items()]).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
-def _rows(rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; the first row is its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("---" for _ in range(lines[0].count(" | ") + 1)) + " |")

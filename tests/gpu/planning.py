@@ -1,0 +1,52 @@
+"""The choice of kernels as a training run makes it (`hpcseg.training.tuning`), measured once for all parts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hpcseg.files import read_json
+from hpcseg.training.control import Control
+from hpcseg.training.loop import Task
+from hpcseg.training.tuning import KERNELS_FILE, tune
+from tests.gpu.kit import Kit
+
+FNET = "fnet"
+
+
+def plan(kit: Kit, task: Task, network: str = FNET) -> dict[str, Any] | None:
+    """Let a task's convolutions compute as is fastest here; the step is left unrecorded.
+
+    Args:
+        kit: whose folder remembers the choice.
+        task: of one of the networks that are measured.
+        network: its name, for the memory.
+
+    Returns:
+        As `tune`.
+    """
+    run = _folder(kit, task, network)
+    if (run / KERNELS_FILE).exists():
+        from hpcseg.networks.tuning import apply_plan
+
+        record: dict[str, Any] = read_json(run / KERNELS_FILE)
+        apply_plan(nn.ModuleDict(task.modules), record["convolutions"])
+        return record
+    run.mkdir(exist_ok=True)
+    chosen = tune(run, task, Control(run, silent=True))
+    task.graphed = None
+    return chosen
+
+
+def remembered(kit: Kit, precision: str, run: Path) -> None:
+    """Give a new F-Net run the choice that was made before, if there is one."""
+    known = kit.folder / f"kernels-{FNET}-{precision}" / KERNELS_FILE
+    if known.exists():
+        shutil.copy(known, run)
+
+
+def _folder(kit: Kit, task: Task, network: str) -> Path:
+    return kit.folder / f"kernels-{network}-{task.precision.convolutions}"
