@@ -10,10 +10,10 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 import torch
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _torch_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
 
 
@@ -22,7 +22,9 @@ def run_on(device: torch.device) -> bool:
 
     To be asked in forward passes only: backward passes run in threads of torch's, and do as their forward did.
     """
-    return device.type == "cuda" and not torch.compiler.is_compiling() and _HAS_TRITON and not _torch_alone.get()
+    if device.type != "cuda" or torch.compiler.is_compiling() or _torch_alone.get():
+        return False
+    return _triton_works()
 
 
 @contextmanager
@@ -33,3 +35,18 @@ def torch_alone(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _torch_alone.reset(token)
+
+
+@cache
+def _triton_works() -> bool:
+    """Whether Triton can launch here: it takes a C compiler and Python's headers besides the GPU."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:  # whatever its first build raises: torch alone remains
+        print(f"Triton cannot be used here, so torch computes alone: {error}", flush=True)
+        return False
+    return True

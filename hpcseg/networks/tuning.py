@@ -25,6 +25,7 @@ from hpcseg.networks.convolution import OPERATIONS, TORCH, Convolution, Plan
 
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]  # of maps_BIDHW, weight_KInnn and gradient_BKDHW
 WARM_UPS, REPEATS = 2, 10
+FEW_REPEATS, LONG_MS = 2, 20.0  # of what takes long, as float32 does
 GAIN = 0.97  # a kernel is taken if it needs less than this share of torch's time
 ERROR = 1e-2  # and if its result differs from torch's by no more than this
 
@@ -107,17 +108,18 @@ def compared(case: Case, ways: Mapping[str, Way], device: torch.device) -> Compa
 def _measured(case: Case, device: torch.device) -> dict[str, Compared]:
     """All operations; not the gradient of images, which nothing needs."""
     operations = [name for name in OPERATIONS if name != "input_gradient" or case.shape_BIDHW[1] > 1]
-    return {name: compared(case, _ways(name), device) for name in operations}
+    return {name: compared(case, _ways(name, case.dtype), device) for name in operations}
 
 
-def _ways(operation: str) -> dict[str, Way]:
+def _ways(operation: str, dtype: torch.dtype) -> dict[str, Way]:
     def way(name: str) -> Way:
         if operation == "forward":
             return lambda maps, weight, _: convolution.convolved(name, maps, weight)
         work = convolution.input_gradient if operation == "input_gradient" else convolution.weight_gradient
         return lambda maps, weight, gradient: work(name, maps, weight, gradient)
 
-    return {name: way(name) for name in OPERATIONS[operation]}
+    wide = dtype != torch.float32  # whose tiles are of one size
+    return {name: way(name) for name in OPERATIONS[operation] if wide or not name.endswith("wide")}
 
 
 def _chosen(cases: list[dict[str, Compared]]) -> dict[str, Any]:
@@ -200,20 +202,25 @@ def _difference(result: Tensor, expected: Tensor) -> float:
 
 
 def _milliseconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median of some calls: on a GPU by its own clock, else by the host's."""
+    """Median of some calls."""
     for _ in range(WARM_UPS):
-        work()
+        (once,) = _timed(work, device, 1)
+    return median(_timed(work, device, FEW_REPEATS if once > LONG_MS else REPEATS))
+
+
+def _timed(work: Callable[[], object], device: torch.device, count: int) -> list[float]:
+    """Milliseconds of each call: on a GPU by its own clock, else by the host's."""
     if device.type != "cuda":
         times = []
-        for _ in range(REPEATS):
+        for _ in range(count):
             began = time.perf_counter()
             work()
             times.append(1e3 * (time.perf_counter() - began))
-        return median(times)
-    marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2 * REPEATS)]  # type: ignore[no-untyped-call]
+        return times
+    marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2 * count)]  # type: ignore[no-untyped-call]
     for begin, end in zip(marks[::2], marks[1::2], strict=True):
         begin.record()
         work()
         end.record()
     torch.cuda.synchronize(device)
-    return median(float(begin.elapsed_time(end)) for begin, end in zip(marks[::2], marks[1::2], strict=True))
+    return [float(begin.elapsed_time(end)) for begin, end in zip(marks[::2], marks[1::2], strict=True)]

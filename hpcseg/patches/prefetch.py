@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -161,6 +162,12 @@ class _Here:
         pass
 
 
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device: torch keeps memory that was freed for the stream that it was of."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class _SideStream:
     """A stream of a GPU that copies, cuts and windows while another trains."""
 
@@ -168,7 +175,7 @@ class _SideStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _side_stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))  # which may still be writing volumes
         self._ready: deque[torch.cuda.Event] = deque()
         self._done: deque[torch.cuda.Event] = deque()

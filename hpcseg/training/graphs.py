@@ -60,6 +60,8 @@ class GraphedPasses:
             # A recording that failed may still be held for one under way, and freed memory then waits for its end.
             with suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+                # Reached only where the recording did not do that itself: nor does it give the memory back then.
+                torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
             raise
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:

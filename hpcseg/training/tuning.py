@@ -31,6 +31,7 @@ from hpcseg.training.loop import Task
 KERNELS_FILE = "kernels.json"
 _ROUNDS = 3  # of which the fastest counts
 _PASSES = 5  # of each
+_LONG_MS = 100.0
 _GAIN = 0.98  # a recording that is hardly faster is not worth its memory
 
 
@@ -121,17 +122,20 @@ def _recorded(task: Task, batch: Any) -> tuple[GraphedPasses | None, str]:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    """Time of one call among several, as long as either the GPU or the host takes."""
+    """Time of one call among several, as long as either the GPU or the host takes; of what takes long, of one call."""
     work()
-    times = []
-    for _ in range(_ROUNDS):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(_PASSES):
-            work()
-        torch.cuda.synchronize()
-        times.append(1e3 * (time.perf_counter() - began) / _PASSES)
+    once = _timed(work, 1)
+    times = [once] if once > _LONG_MS else [_timed(work, _PASSES) for _ in range(_ROUNDS)]
     return round(min(times), 3)
+
+
+def _timed(work: Callable[[], object], count: int) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        work()
+    torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - began) / count
 
 
 def _described(task: Task, record: dict[str, Any]) -> str:

@@ -61,6 +61,10 @@ class Found:
         return cls(**{**plain, "tables": [Table(**table) for table in plain["tables"]]})
 
 
+def _forget(_: Found) -> None:
+    """Keep nothing."""
+
+
 class DeviceIsLost(Exception):
     """A kernel broke the device's context; nothing more can be measured in this process."""
 
@@ -76,6 +80,7 @@ class Kit:
         until: when the part's time is over, as `time.monotonic` counts.
         earlier: figures of the parts before this one.
         found: by this one.
+        keep: called with what was found so far before anything that may hang.
     """
 
     machine: Machine
@@ -84,6 +89,7 @@ class Kit:
     until: float = float("inf")
     earlier: dict[str, float] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
+    keep: Callable[[Found], None] = _forget
 
     def attempt(self, what: str, work: Callable[[], Result]) -> Result | None:
         """Do `work`; where it fails, or there is no time left, note that and why, and go on with None.
@@ -91,6 +97,7 @@ class Kit:
         Raises:
             DeviceIsLost: the device cannot be used any more.
         """
+        self.keep(self.found)
         if self.seconds_left() <= 0:
             self.found.late.append(plain(what))
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,6 +20,7 @@ from hpcseg.patches.tiers import Reading, Tier
 from hpcseg.training.control import Control
 from hpcseg.training.stages import train
 from hpcseg.training.stores import Stores
+from tests.benchmarks.figures import Skipped
 from tests.gpu import ceilings, planning
 from tests.gpu.activity import busy_share, by_name, longest_gaps
 from tests.gpu.device import Activity, Machine
@@ -58,6 +60,8 @@ def gather(kit: Kit) -> None:
 
 def busy(kit: Kit) -> None:
     """Train for real, by `hpcseg.training.stages.train`, from a resident and from a streamed store."""
+    if kit.machine.device.type == "cuda":
+        kit.attempt("profiler", lambda: _attach_profiler(kit.machine))
     rows = []
     tiers: tuple[Tier, ...] = ("gpu", "streamed") if kit.machine.device.type == "cuda" else ("ram", "streamed")
     for tier in tiers:
@@ -65,7 +69,6 @@ def busy(kit: Kit) -> None:
         watch = kit.attempt(f"training, {name}", lambda tier=tier, name=name: _trained(kit, name, tier))
         if watch is None:
             continue
-        kit.figure(f"loop_{name}_ms", watch.step_ms)
         kit.figure(f"busy_{name}", 100 * busy_share(watch.activity.intervals))
         gaps = longest_gaps(watch.activity.intervals, 3)
         worst = "; ".join(f"{gap:.0f} µs before {_short(after)}" for gap, _, after in gaps)
@@ -135,7 +138,18 @@ def _trained(kit: Kit, name: str, tier: Tier) -> Watch:
         train(run, train_spec(f"busy-{name}", config, sizes.volumes), watch, Reading(tier=tier))
     finally:
         watch.finish()
+    kit.figure(f"loop_{name}_ms", watch.step_ms)
+    if not watch.activity.intervals:
+        raise Skipped("the profiler saw nothing of the device")
     return watch
+
+
+def _attach_profiler(machine: Machine) -> None:
+    """Once, before a step is recorded: CUDA graphs and a profiler that comes and goes do not go together."""
+    os.environ["TEARDOWN_CUPTI"] = "0"
+    os.environ["DISABLE_CUPTI_LAZY_REINIT"] = "1"
+    with machine.watched():
+        machine.synchronize()
 
 
 def precision(kit: Kit) -> str:

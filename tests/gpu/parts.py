@@ -88,16 +88,22 @@ PARTS = (
         "Events, two sets of inputs in turn, caches cold; passes called as autograd calls them.",
     ),
     Part(
+        "accuracy.measure",
+        "Errors",
+        30,
+        "The references are computed by torch in float64 on the CPU, from the same rounded inputs.",
+    ),
+    Part(
         "steps.strategies",
         "The other strategies",
         60,
         "As the training step.",
     ),
     Part(
-        "accuracy.measure",
-        "Errors",
-        30,
-        "The references are computed by torch in float64 on the CPU, from the same rounded inputs.",
+        "steps.exact",
+        "The float32 step",
+        70,
+        "As the training step, without TensorFloat-32.",
     ),
     Part(
         "steps.compiled",

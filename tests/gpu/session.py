@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hpcseg.files import read_json
+from hpcseg.files import read_json, write_json
 from tests.benchmarks.report import shown, verdict
 from tests.gpu import tested
 from tests.gpu.device import machine_for
@@ -23,13 +23,14 @@ from tests.gpu.figures import FIGURES
 from tests.gpu.kit import Found
 from tests.gpu.material import write_store
 from tests.gpu.parts import STUDY, Part
-from tests.gpu.report import TESTS, Results, read_results, write_results
+from tests.gpu.report import ALL, TESTS, Results, failed, read_results, write_results
 from tests.gpu.sizes import PAPER, TINY
-from tests.gpu.worker import MORE, found_file
+from tests.gpu.worker import MORE, found_file, half_file
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 8.0  # beyond its time, before a part is killed
 STARTING_S = 40.0  # until a worker has begun with its first part
+TELLING_S = 8.0  # in which an interrupted pytest tells what failed
 LOG_TAIL = 6000  # characters of pytest's log that are printed where something failed
 _POLL_S = 0.1
 
@@ -64,6 +65,8 @@ class Session:
         """
         before = read_results(self._docs) if keep else Results()
         self._results = replace(before, machine=self._machine(), seconds=0.0)
+        if before.machine.get("gpu") == self._results.machine.get("gpu"):
+            self._tell(before, parts)
         alone = [part for part in parts if part not in (TESTS, STUDY)]
         tests = self._begin_tests() if TESTS in parts else None
         study = self._begin([STUDY]) if STUDY in parts else None
@@ -90,6 +93,12 @@ class Session:
         found: dict[str, str] = read_json(said) if said.exists() else {"gpu": "a GPU that does not say what it is"}
         return found
 
+    def _tell(self, before: Results, parts: Sequence[Part]) -> None:
+        """Let parts know the figures of those that stay as they were on the page: ceilings, above all."""
+        for part in ALL:
+            if part not in parts and part.name in before.parts:
+                write_json(found_file(self._folder, part), before.parts[part.name].as_json())
+
     def _write_store(self) -> None:
         """What needs the store fails by itself where this fails."""
         try:
@@ -102,11 +111,13 @@ class Session:
         return tested.begin(self._folder / "tests.log")
 
     def _end_tests(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for pytest as long as it may take."""
+        """Wait for pytest as long as it may take; then interrupt it, as it prints why tests failed only at its end."""
         until = min(self._began + TESTS.budget_s, self._end)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(until - time.time(), 0.1))
         status = process.poll()
+        if status is None:
+            _interrupt(process)
         _kill(process)
         text = (self._folder / "tests.log").read_text(encoding="utf-8", errors="replace")
         found = tested.found(text.splitlines(), status, time.time() - self._began)
@@ -139,9 +150,7 @@ class Session:
                 if ended == MORE and count:
                     return count
                 _kill(process)
-                state = "stopped" if ended is None else "failed"
-                failed = [] if ended is None else [f"its process ended with {ended}"]
-                self._keep(part, Found(state=state, failed=failed, seconds=round(time.time() - begun, 1)))
+                self._keep(part, self._half(part, ended, time.time() - begun))
                 return count + 1
             self._keep(part, Found.of_json(read_json(file)))
             begun = time.time()
@@ -149,6 +158,17 @@ class Session:
             process.wait(GRACE_S)
         _kill(process)
         return len(parts)
+
+    def _half(self, part: Part, ended: int | None, seconds: float) -> Found:
+        """What a part that was killed, or whose process `ended`, had found; later parts get to know it, too."""
+        half = half_file(self._folder, part)
+        found = Found.of_json(read_json(half)) if half.exists() else Found()
+        found.state = "stopped" if ended is None else "failed"
+        if ended is not None:
+            found.failed.append(f"its process ended with {ended}")
+        found.seconds = round(seconds, 1)
+        write_json(found_file(self._folder, part), found.as_json())
+        return found
 
     def _keep(self, part: Part, found: Found) -> None:
         """Put what a part found on the page, at once."""
@@ -167,9 +187,16 @@ class Session:
             bound = f"  must be {figure.bound}: {met}" if met else ""
             print(f"  {figure.name:26} {shown(figure, value):>18}{bound}")
         for name, found in self._results.parts.items():
-            for reason in [*found.failed, *([] if found.state in ("done", "failed") else [found.state])]:
+            for reason in [*found.failed, *([found.state] if failed(name, found) and found.state != "failed" else [])]:
                 print(f"  failed: {name}: {reason}")
         print(f"written to {self._docs.name}/benchmarks-gpu.md [{self._results.seconds:.0f} s]", flush=True)
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process alone, not those that it started, to come to an end soon."""
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(TELLING_S)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -180,6 +207,4 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    from hpcseg.files import write_json
-
     write_json(Path(sys.argv[2]), machine_for(sys.argv[1], 0.0).describe())

@@ -15,6 +15,7 @@ from hpcseg.kernels import torch_alone
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.resident import ResidentCases
 from hpcseg.patches.sampling import Stream
+from hpcseg.training.precision import be_deterministic
 from hpcseg.training.tasks import SegmentationTask
 from tests.gpu import planning, steps
 from tests.gpu.accuracy import relative_error
@@ -43,6 +44,14 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as opened:
         yield opened
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """As training is."""
+    be_deterministic()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def task_of(kit: Kit, stack: ExitStack, number: str) -> SegmentationTask:
@@ -83,6 +92,7 @@ def test_kernels_give_the_gradients_that_torch_gives(kit: Kit, stack: ExitStack,
 @pytest.mark.parametrize(
     "number", ["float32", pytest.param("bfloat16", marks=on_gpu), pytest.param("float16", marks=on_gpu)]
 )
+@pytest.mark.usefixtures("deterministic")
 def test_a_step_repeated_gives_the_same_bits(kit: Kit, stack: ExitStack, number: str) -> None:
     task = task_of(kit, stack, number)
     loss, first = passed(kit, task, 0)
@@ -92,6 +102,7 @@ def test_a_step_repeated_gives_the_same_bits(kit: Kit, stack: ExitStack, number:
 
 
 @on_gpu
+@pytest.mark.usefixtures("deterministic")
 def test_a_recorded_step_gives_the_bits_of_the_step(kit: Kit, stack: ExitStack) -> None:
     recorded, plain = (task_of(kit, stack, "bfloat16") for _ in range(2))
     batches = [random_batch(kit.sizes, BATCH, torch.bfloat16, kit.machine.device, seed) for seed in range(3)]

@@ -13,6 +13,7 @@ from tests.gpu.figures import FIGURES
 from tests.gpu.kit import Found, Table, plain
 from tests.gpu.parts import PARTS, STUDY
 from tests.gpu.report import ALL, TESTS, Results, page, read_results, write_results
+from tests.gpu.study import margin
 
 MACHINE = {"gpu": "Abacus H", "driver": "1.2", "torch": "2.11.0", "date": "2026-01-01"}
 
@@ -73,6 +74,22 @@ def test_a_missed_bound_alone_fails_the_run() -> None:
     assert not results(loading__gather=Found(figures={"gather_share": 1.0})).failed
 
 
+@pytest.mark.parametrize("state", ["stopped", "not run"])
+def test_only_the_last_parts_may_lack_time(state: str) -> None:
+    assert [part.name for part in PARTS[-2:]] == ["steps.exact", "steps.compiled"]
+    assert not results(steps__compiled=Found(state=state)).failed
+    assert not results(steps__exact=Found(state=state)).failed
+    assert results(steps__strategies=Found(state=state)).failed
+    assert results(steps__compiled=Found(state="failed")).failed
+    assert results(steps__compiled=Found(state=state, failed=["wrong"])).failed
+
+
+def test_the_bar_of_a_dsc_is_set_by_chance() -> None:
+    exact = [0.8, 0.9, 1.0]  # standard deviation: 0.1
+    assert margin([0.7, 0.7, 0.7], exact) == pytest.approx(0)
+    assert margin([0.6, 0.7, 0.65], exact) == pytest.approx(-0.05)
+
+
 def test_numbers_come_back_as_they_were_written(tmp_path: Path) -> None:
     write_results(complete(), tmp_path)
     assert read_results(tmp_path) == complete()
@@ -120,12 +137,13 @@ def test_hours_follow_from_the_steps() -> None:
 LOG = """\
 tests/a.py::one PASSED                                   [ 25%]
 [gw1] [ 50%] PASSED tests/a.py::two[x PASSED y]
-[gw0] [ 75%] FAILED tests/b.py::three
+[gw0] [ 75%] FAILED tests/b.py::three[5 maps, wide]
 tests/c.py::four SKIPPED (no reason)  [100%]
 =========== FAILURES ===========
 E   AssertionError: off
 =========== short test summary info ============
-FAILED tests/b.py::three - AssertionError: off by /root/x/y.py
+FAILED tests/b.py::three[5 maps, wide] - AssertionError: off by /root/x/y.py
+FAILED tests/b.py::four[a b]
 1 failed, 2 passed, 1 skipped in 3s
 """
 
@@ -133,7 +151,7 @@ FAILED tests/b.py::three - AssertionError: off by /root/x/y.py
 def test_a_log_tells_what_passed_and_why_not() -> None:
     found = tested.found(LOG.splitlines(), 1, 3.0)
     assert found.figures == {"tests_passed": 2.0, "tests_failed": 1.0}
-    assert found.failed == ["tests/b.py::three: AssertionError: off by y.py"]
+    assert found.failed == ["tests/b.py::three[5 maps, wide]: AssertionError: off by y.py", "tests/b.py::four[a b]:"]
     assert found.state == "done"
 
 

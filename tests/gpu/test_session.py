@@ -6,16 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hpcseg.files import write_json
-from tests.gpu import session, worker
+from tests.gpu import session, tested, worker
 from tests.gpu.device import Machine
 from tests.gpu.kit import Found, Kit
 from tests.gpu.parts import Part
-from tests.gpu.report import Results
+from tests.gpu.report import Results, write_results
 from tests.gpu.session import Session
 from tests.gpu.sizes import TINY
 
@@ -33,6 +34,9 @@ for name, how in (one.split("=") for one in behaviour):
         sys.exit(9)
     place = folder / "found" / f"{name}.json"
     place.parent.mkdir(exist_ok=True)
+    if how == "half":
+        place.with_suffix(".part").write_text((folder / "answer.json").read_text())
+        time.sleep(600)
     place.with_suffix(".tmp").write_text(Path(folder / "answer.json").read_text())
     place.with_suffix(".tmp").rename(place)
     if how == "more":
@@ -102,6 +106,56 @@ def test_a_part_that_hangs_is_ended_after_its_time(begin: Callable[..., tuple[Se
         assert states(one.run(parts, keep=False)) == {"a": "done", "b": "stopped", "c": "done"}
     assert time.monotonic() - began < 20
     assert given == [["a", "b", "c"], ["c"]]
+
+
+def test_what_a_part_found_before_it_hung_is_kept_and_known_to_later_ones(
+    begin: Callable[..., tuple[Session, list[list[str]]]],
+) -> None:
+    one, _ = begin(b="half")
+    with one:
+        found = one.run([PARTS[0], Part("part.b", "b", 2.0, ""), PARTS[2]], keep=False)
+        assert worker.earlier_figures(one._folder) == DONE.figures
+        assert worker.found_file(one._folder, PARTS[1]).exists()
+    assert states(found) == {"a": "done", "b": "stopped", "c": "done"}
+    assert found.parts["part.b"].figures == DONE.figures
+    assert found.parts["part.b"].seconds > 0
+
+
+@pytest.mark.parametrize("gpu", ["none", "another"])
+def test_figures_on_the_page_are_known_where_they_are_this_gpu_s(
+    begin: Callable[..., tuple[Session, list[list[str]]]], tmp_path: Path, gpu: str
+) -> None:
+    ceilings = {"ceiling_copy_gbs": 3.0}
+    write_results(Results({"gpu": gpu}, {"ceilings.measure": Found(figures=ceilings)}, 1.0), tmp_path)
+    one, _ = begin()
+    with one:
+        one.run([PARTS[0]], keep=True)
+        known = worker.earlier_figures(one._folder)
+    assert known == DONE.figures | (ceilings if gpu == "none" else {})
+
+
+def test_what_a_part_found_is_kept_before_every_attempt(tmp_path: Path) -> None:
+    kept: list[dict[str, float]] = []
+    kit = Kit(Machine(0.001), TINY, tmp_path, keep=lambda found: kept.append(dict(found.figures)))
+    for value in (1.0, 2.0):
+        kit.attempt("one", lambda value=value: kit.figure("seen", value))
+    assert kept == [{}, {"seen": 1.0}]
+
+
+def test_an_interrupted_pytest_says_what_had_failed(
+    begin: Callable[..., tuple[Session, list[list[str]]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = begin()
+    suite = tmp_path / "tests" / "test_it.py"
+    suite.parent.mkdir()
+    suite.write_text("import time\ndef test_a():\n    assert 1 == 2\ndef test_b():\n    time.sleep(600)\n")
+    monkeypatch.setattr(tested, "ROOT", tmp_path)
+    monkeypatch.setattr(tested, "SUITES", ("tests/test_it.py",))
+    monkeypatch.setattr(session, "TESTS", replace(session.TESTS, budget_s=8.0))
+    with one:
+        found = one.run([session.TESTS], keep=False).parts["tests"]
+    assert found.state == "stopped"
+    assert found.failed == ["tests/test_it.py::test_a: assert 1 == 2"]
 
 
 def test_what_there_is_no_time_for_is_not_run(

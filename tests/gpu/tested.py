@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -32,10 +33,12 @@ SUITES = (
     "tests/gpu/test_on_device.py",
 )
 MOST_WORKERS = 6  # they share the GPU, and compile on a core each
+THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}  # of processes that run side by side
+LONGEST_S = 120  # that one test may take
 _OUTCOME = re.compile(
     r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b.*\[\s*\d+%\]|\[\s*\d+%\]\s*(PASSED|FAILED|ERROR|SKIPPED)\b"
 )
-_REASON = re.compile(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$")
+_REASON = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$")
 
 
 def command() -> list[str]:
@@ -44,11 +47,12 @@ def command() -> list[str]:
     spread = importlib.util.find_spec("xdist") is not None and cores() > 2
     workers = ["-n", str(min(MOST_WORKERS, cores() // 2))] if spread else []
     quiet = ["-p", "no:cacheprovider", "--color=no", "--tb=short", "-rfE", "-vv"]
-    return [sys.executable, "-m", "pytest", *quiet, *workers, *dict.fromkeys(files)]
+    return [sys.executable, "-m", "pytest", *quiet, f"--timeout={LONGEST_S}", *workers, *dict.fromkeys(files)]
 
 
 def begin(log: Path) -> subprocess.Popen[bytes]:
     """Start pytest in a process group of its own; it writes to `log`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or pytest is as deaf to it as a shell's background job
     with log.open("wb") as file:
         return subprocess.Popen(
             command(),
@@ -56,7 +60,7 @@ def begin(log: Path) -> subprocess.Popen[bytes]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
+            env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | THREADS,
         )
 
 

@@ -1,7 +1,8 @@
 """Measure parts one after the other in this process: `python -m tests.gpu.worker FOLDER DEVICE END PART ...`.
 
-What each finds is written to FOLDER/found when it is over. After a part that failed as a whole the process ends, as a
-kernel that failed may leave the device unusable; whoever started it starts another one for the rest: exit status 3.
+What each finds is written to FOLDER/found when it is over; what it found so far, on the way, in case it is ended. After
+a part that failed as a whole the process ends, as a kernel that failed may leave the device unusable; whoever started
+it starts another one for the rest: exit status 3.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gc
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -33,6 +35,7 @@ def main(folder: Path, kind: str, end: float, names: list[str]) -> int:
         part = named(name)
         seconds = min(part.budget_s, end - time.time())
         kit = Kit(machine, sizes, folder, time.monotonic() + seconds, earlier_figures(folder))
+        kit.keep = partial(_write_half, half_file(folder, part))
         _measure(part, kit)
         write_json(found_file(folder, part), kit.found.as_json())
         gc.collect()
@@ -65,10 +68,19 @@ def found_file(folder: Path, part: Part) -> Path:
     return place / f"{part.name}.json"
 
 
+def half_file(folder: Path, part: Part) -> Path:
+    """Where what a part found so far is written while it is at work."""
+    return found_file(folder, part).with_suffix(".part")
+
+
+def _write_half(place: Path, found: Found) -> None:
+    write_json(place, found.as_json())
+
+
 def earlier_figures(folder: Path) -> dict[str, float]:
     """The figures of all parts that are over."""
     figures: dict[str, float] = {}
-    for path in sorted((folder / "found").glob("*.json")):
+    for path in sorted((folder / "found").glob("[!.]*.json")):
         figures |= Found.of_json(read_json(path)).figures
     return figures
 

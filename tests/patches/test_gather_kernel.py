@@ -189,6 +189,16 @@ def test_a_streamed_minibatch_is_windowed_by_the_same_kernel(kernel_device, seed
     assert torch.equal(classes.cpu(), expected.label_BDHW)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF])  # a CPU's NaN and a GPU's
+def test_what_is_no_number_stays_none(kernel_device, bits, dtype):
+    codes = torch.ones((1, 3, 4, 5), dtype=torch.int16, device=kernel_device)
+    table = torch.tensor([[1.0, 0.0, -1e3, 1e3, 0.0, 1.0]])
+    table[0, 4:5].view(torch.int32).fill_(bits)
+    (image,), _ = _gathered(whole_rows([codes]), table.to(kernel_device), dtype, kernel_device)
+    assert image.isnan().all()
+
+
 def test_the_same_again(resident, kernel_device):
     raw = _segmentation(resident, 2).raw(4)
     first, second = (_gathered(raw.rows(), raw.table_B6.numpy(), torch.bfloat16, kernel_device)[0] for _ in range(2))

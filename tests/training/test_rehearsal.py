@@ -20,6 +20,8 @@ from hpcseg.training.model import MODEL
 from hpcseg.training.rehearsal import SIGNALS, rehearse, shortened
 from hpcseg.training.stages import pretrain
 
+pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
+
 STRATEGIES = ("baseline", "transfer", "multitask")
 SETTINGS = {"epochs": 10, "steps": 10, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
 

@@ -96,8 +96,9 @@ def _windowed(code, window, IMAGE: tl.constexpr):
 def _rounded(value):
     """Values that bfloat16 can hold, half to even: Triton's interpreter would cut the rest off."""
     bits = value.to(tl.int32, bitcast=True)
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
-    return bits.to(tl.float32, bitcast=True)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+    number = value == value  # noqa: PLR0124  (a GPU's NaN, 0x7FFFFFFF, would wrap)
+    return tl.where(number, rounded, bits).to(tl.float32, bitcast=True)
 
 
 @triton.jit
