@@ -24,7 +24,8 @@ def run_on(device: torch.device) -> bool:
     """
     if device.type != "cuda" or torch.compiler.is_compiling() or _torch_alone.get():
         return False
-    return _triton_works()
+    here = device.index is None or device.index == torch.cuda.current_device()  # where Triton launches
+    return here and _triton_works()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch.nn import functional
 from hpcseg import kernels
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_SAMPLES = 1 << 16  # of the kernels
 CHUNK_ELEMENTS = 8_000_000  # stamp voxels at a time: 64 MB of positions, 32 MB of values
 
 
@@ -55,7 +56,7 @@ def top_winners(code_BKDHW: Tensor, winners: int, lifetime: float = 0.0) -> Winn
     voxels = code_BKDHW.shape[2:].numel()
     if not 1 <= winners <= voxels:
         raise ValueError(f"{winners} winners are wanted of maps of {voxels} voxels; choose from 1 to {voxels}")
-    if kernels.run_on(code_BKDHW.device) and code_BKDHW.dtype in KERNEL_DTYPES:
+    if kernels.run_on(code_BKDHW.device) and code_BKDHW.dtype in KERNEL_DTYPES and len(code_BKDHW) < MOST_SAMPLES:
         from hpcseg.networks.kernels import winners as by_kernels
 
         values_BKN, index_BKN = by_kernels.top_winners(code_BKDHW, winners)
@@ -95,7 +96,7 @@ def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_s
     """
     values_BKN = winners.values_BKN.to(weight_K1nnn.dtype)
     arguments = (values_BKN, winners.index_BKN, weight_K1nnn, bias_1, code_shape)
-    if kernels.run_on(values_BKN.device) and values_BKN.dtype in KERNEL_DTYPES:
+    if kernels.run_on(values_BKN.device) and values_BKN.dtype in KERNEL_DTYPES and len(values_BKN) < MOST_SAMPLES:
         from hpcseg.networks.kernels import stamps
 
         image_B1DHW: Tensor = stamps.sparse_decode(*arguments)
