@@ -43,8 +43,9 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
+# Two processes on two cores: threads of their own would only wait for each other.
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # make bench ONLY=patches measures one room, benchmark or figure.
 bench: setup

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.offline import ARCHITECTURES, SHARED_BYTES, compile_all
+from tests.offline import SHARED_BYTES, compile_all
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [80])  # what an H100 is given: test_paper_step.py
 def test_all_launches_compile(architecture):
     pytest.importorskip("triton")
     for compiled in compile_all("tests.compiled.norm", architecture):

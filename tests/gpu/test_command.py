@@ -104,7 +104,12 @@ def test_what_is_missing_is_named_in_one_line(
 def test_make_gpu_does_nothing_without_a_gpu(tmp_path: Path) -> None:
     before = state_of(DOCS)
     done = subprocess.run(
-        ["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        ["make", "--no-print-directory", "gpu", f"PYTHON={sys.executable}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
