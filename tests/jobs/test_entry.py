@@ -62,7 +62,7 @@ def is_packing(run: RunDir) -> bool:
 @pytest.fixture
 def long_pack(plan_packs: Callable[..., Plan], write_dataset: Callable[..., Path], tmp_path: Path) -> RunDir:
     """A pack of some seconds."""
-    write_dataset(tmp_path / "data" / "Tiny", training=60, test=0)
+    write_dataset(tmp_path / "data" / "Tiny", training=40, test=0)
     return written(plan_packs([1.0], data=tmp_path / "data"))
 
 
