@@ -14,6 +14,8 @@ from functools import cache
 
 import torch
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that networks' kernels take
+MOST_SAMPLES = (1 << 16) - 1  # of a batch: one axis of a launch
 _torch_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
 
 

@@ -26,7 +26,6 @@ OPERATIONS = {
     "weight_gradient": (TORCH, "triton"),
 }  # and the ways to compute each; wide: larger tiles
 MAX_EDGE = 15
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ONE, _ZERO = (1, 1, 1), (0, 0, 0)
 
 
@@ -71,7 +70,7 @@ class Convolution(nn.Conv3d):
         edge = self.kernel_size[0]
         if self.kernel_size != (edge,) * 3 or not edge <= MAX_EDGE or self.bias is not None or self.groups != 1:
             return False
-        if (self.stride, self.padding, self.dilation) != (_ONE, _ZERO, _ONE) or dtype not in _DTYPES:
+        if (self.stride, self.padding, self.dilation) != (_ONE, _ZERO, _ONE) or dtype not in kernels.DTYPES:
             return False
         if len(shape_BIDHW) != 5 or shape_BIDHW[1] != self.in_channels or min(shape_BIDHW[2:]) < edge:
             return False
@@ -81,7 +80,7 @@ class Convolution(nn.Conv3d):
 
 def _computed_in(input: Tensor, weight: Tensor) -> torch.dtype | None:  # noqa: A002
     """The dtype in which torch would compute; None where it is torch's to say what is wrong."""
-    if input.dtype in _DTYPES and torch.is_autocast_enabled(input.device.type):
+    if input.dtype in kernels.DTYPES and torch.is_autocast_enabled(input.device.type):
         return torch.get_autocast_dtype(input.device.type)
     return input.dtype if input.dtype == weight.dtype else None
 

@@ -19,8 +19,7 @@ from hpcseg.config import AutoencoderConfig, TrainingConfig
 
 Reduce = Callable[[Tensor], Tensor]
 SMOOTHING = 1e-5
-_MAX_CLASSES = 64  # limits of the kernels
-_MAX_BATCH = 1 << 16
+MAX_CLASSES = 64  # of the kernels
 
 
 def segmentation_loss(
@@ -127,10 +126,10 @@ def _one_hot(label_BDHW: Tensor, classes: int) -> Tensor:
 def _fit(logits_BCDHW: Tensor, label_BDHW: Tensor) -> bool:
     """Whether the kernels take these."""
     return (
-        logits_BCDHW.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        logits_BCDHW.dtype in kernels.DTYPES
         and label_BDHW.dtype == torch.int64
         and label_BDHW.device == logits_BCDHW.device
         and label_BDHW.shape == (len(logits_BCDHW), *logits_BCDHW.shape[2:])
-        and 1 < logits_BCDHW.shape[1] <= _MAX_CLASSES
-        and 0 < len(label_BDHW) < _MAX_BATCH
+        and 1 < logits_BCDHW.shape[1] <= MAX_CLASSES
+        and 0 < len(label_BDHW) <= kernels.MOST_SAMPLES
     )

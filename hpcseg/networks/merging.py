@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from hpcseg import kernels
 
-_MAX_MAPS = 1024  # limits of the kernels
-_MAX_BATCH = 1 << 16
+MAX_MAPS = 1024  # limits of the kernels
 _MAX_VOXELS = 1 << 30  # of a sample
 
 
@@ -61,9 +60,9 @@ def _fit(fine_BKDHW: Tensor, coarse_BKDHW: Tensor) -> bool:
         fine_BKDHW.dim() == coarse_BKDHW.dim() == 5
         and fine_BKDHW.device == coarse_BKDHW.device
         and fine_BKDHW.dtype == coarse_BKDHW.dtype
-        and fine_BKDHW.dtype in (torch.bfloat16, torch.float16, torch.float32)
-        and fine_BKDHW.shape[0] == coarse_BKDHW.shape[0] < _MAX_BATCH
-        and max(fine_BKDHW.shape[1], coarse_BKDHW.shape[1]) <= _MAX_MAPS
+        and fine_BKDHW.dtype in kernels.DTYPES
+        and fine_BKDHW.shape[0] == coarse_BKDHW.shape[0] <= kernels.MOST_SAMPLES
+        and max(fine_BKDHW.shape[1], coarse_BKDHW.shape[1]) <= MAX_MAPS
         and all(2 * large >= small for small, large in zip(fine_BKDHW.shape[2:], coarse_BKDHW.shape[2:], strict=True))
         and max(fine_BKDHW[0, 0].numel(), coarse_BKDHW[0, 0].numel()) < _MAX_VOXELS
         and fine_BKDHW.numel() > 0

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from hpcseg import kernels
 
-_MAX_MAPS = 1024  # of the kernels; each of their programs has all maps of some voxels
+MAX_MAPS = 1024  # of the kernels; each of their programs has all maps of some voxels
 
 
 def norm_relu(norm: nn.BatchNorm3d, maps_BKDHW: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ def _fits(norm: nn.BatchNorm3d, maps_BKDHW: Tensor) -> bool:
         and norm.track_running_stats
         and norm.momentum is not None
         and norm.weight.dtype == torch.float32
-        and maps_BKDHW.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and maps_BKDHW.dtype in kernels.DTYPES
         and maps_BKDHW.dim() == 5
-        and maps_BKDHW.shape[1] == norm.num_features <= _MAX_MAPS
+        and maps_BKDHW.shape[1] == norm.num_features <= MAX_MAPS
         and maps_BKDHW.numel() > norm.num_features  # more than one voxel
     )

@@ -19,8 +19,6 @@ from torch.nn import functional
 
 from hpcseg import kernels
 
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MOST_SAMPLES = 1 << 16  # of the kernels
 CHUNK_ELEMENTS = 8_000_000  # stamp voxels at a time: 64 MB of positions, 32 MB of values
 
 
@@ -56,7 +54,7 @@ def top_winners(code_BKDHW: Tensor, winners: int, lifetime: float = 0.0) -> Winn
     voxels = code_BKDHW.shape[2:].numel()
     if not 1 <= winners <= voxels:
         raise ValueError(f"{winners} winners are wanted of maps of {voxels} voxels; choose from 1 to {voxels}")
-    if kernels.run_on(code_BKDHW.device) and code_BKDHW.dtype in KERNEL_DTYPES and len(code_BKDHW) < MOST_SAMPLES:
+    if kernels.run_on(code_BKDHW.device) and _fits(code_BKDHW):
         from hpcseg.networks.kernels import winners as by_kernels
 
         values_BKN, index_BKN = by_kernels.top_winners(code_BKDHW, winners)
@@ -96,7 +94,7 @@ def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_s
     """
     values_BKN = winners.values_BKN.to(weight_K1nnn.dtype)
     arguments = (values_BKN, winners.index_BKN, weight_K1nnn, bias_1, code_shape)
-    if kernels.run_on(values_BKN.device) and values_BKN.dtype in KERNEL_DTYPES and len(values_BKN) < MOST_SAMPLES:
+    if kernels.run_on(values_BKN.device) and _fits(values_BKN):
         from hpcseg.networks.kernels import stamps
 
         image_B1DHW: Tensor = stamps.sparse_decode(*arguments)
@@ -109,6 +107,11 @@ def dense_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_sh
     """What `sparse_decode` must equal, by scattering the code and convolving it; slow, for tests and measurements."""
     code_BKDHW = dense_code(winners, code_shape).to(weight_K1nnn.dtype)
     return functional.conv_transpose3d(code_BKDHW, weight_K1nnn, bias_1)
+
+
+def _fits(tensor: Tensor) -> bool:
+    """Whether the kernels take it; its first axis is the batch."""
+    return tensor.dtype in kernels.DTYPES and len(tensor) <= kernels.MOST_SAMPLES
 
 
 class _SparseDecode(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpcseg.networks import merging
 from hpcseg.networks.kernels import merge
 from tests.offline import Variant
 
@@ -36,7 +37,7 @@ VARIANTS = [
     *_of("*fp16", 32, 32),
     *_of("*fp32", 32, 32),
     *_of("*bf16", 3, 5),
-    *_of("*bf16", 1, merge.MAX_MAPS),
+    *_of("*bf16", 1, merging.MAX_MAPS),
     *_of("*fp32", 2, 3, EDGES),  # Triton makes a constant of every 1
     *_of("*fp32", 2, 3, EDGES[3:]),
 ]

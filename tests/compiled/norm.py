@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpcseg.networks import normalisation
 from hpcseg.networks.kernels import norm, norm_kernels
 from tests.offline import Variant
 
@@ -43,7 +44,7 @@ VARIANTS = [
     *_of("*bf16", 64),
     *_of("*bf16", 3),
     *_of("*fp32", 1),
-    *_of("*bf16", norm.MAX_MAPS),
+    *_of("*bf16", normalisation.MAX_MAPS),
     *_of("*bf16", 32, "i64"),
     *_of("*fp32", 3, chunks=1),  # Triton makes a constant of every 1
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,7 +136,7 @@ def test_kernels_give_what_torch_gives(dtype, lifetime, kernel_device, monkeypat
     leaves = [one.to(kernel_device).requires_grad_() for one in (code.to(dtype), weight, bias)]
 
     def outcome(by_kernels):
-        monkeypatch.setattr(module, "kernels", SimpleNamespace(run_on=lambda device: by_kernels))
+        monkeypatch.setattr(module.kernels, "run_on", lambda device: by_kernels)
         winners = top_winners(leaves[0], 5, lifetime)
         image = sparse_decode(winners, *leaves[1:], (5, 6, 7))
         return [*winners, image, *torch.autograd.grad(image.square().sum(), leaves)]
@@ -150,7 +148,7 @@ def test_kernels_give_what_torch_gives(dtype, lifetime, kernel_device, monkeypat
 
 
 def test_kernels_leave_double_precision_to_torch(monkeypatch):
-    monkeypatch.setattr(module, "kernels", SimpleNamespace(run_on=lambda device: True))
+    monkeypatch.setattr(module.kernels, "run_on", lambda device: True)
     winners, weight, bias = _problem(0, 1, 2, 2, 3, (3, 4, 5), torch.float64)
     assert sparse_decode(winners, weight, bias, (3, 4, 5)).dtype == torch.float64
 

@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MAX_CLASSES = 64
 _PROGRAMS = 1024  # about, of a forward pass
 COMBINED = 1024  # partial sums that are added up at once
 _TILE = 1024  # logits that one program has at once: 8 for each of its 128 threads
@@ -27,7 +26,7 @@ def sums(logits_BCDHW: Tensor, label_BDHW: Tensor) -> tuple[Tensor, Tensor, Tens
     """Return what Dice loss and cross-entropy are made of, float32; with p the softmax and t the truth, 0 or 1.
 
     Args:
-        logits_BCDHW: bfloat16, float16 or float32, 2 to `MAX_CLASSES` classes.
+        logits_BCDHW: bfloat16, float16 or float32, 2 to 64 classes.
         label_BDHW: int64 class indices; what is no class is of none.
 
     Returns:

@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MAX_MAPS = 1024
 _TILE = 2048  # elements that one program has at once of each of its tensors, at most: 16 for each of its 128 threads
 _VOXELS = 64  # of a program, at most
 

@@ -24,7 +24,6 @@ from torch.autograd.function import once_differentiable
 
 from hpcseg.networks.kernels import norm_kernels
 
-MAX_MAPS = 1024
 CHUNKS = 528  # at most; four for each processor of an H100
 _TILE = 4096  # elements that one program reads at once, of all tensors together: 32 for each of its 128 threads
 _ROWS = 1024  # voxels that one program reads at once, at most
@@ -36,7 +35,7 @@ def norm_relu(norm: nn.BatchNorm3d, maps_BKDHW: Tensor) -> Tensor:
 
     Args:
         norm: with float32 weight, bias, running statistics and a momentum.
-        maps_BKDHW: bfloat16, float16 or float32, at most `MAX_MAPS` maps, more than one voxel; kept as they are.
+        maps_BKDHW: bfloat16, float16 or float32, at most 1024 maps, more than one voxel; kept as they are.
 
     Returns:
         Maps of the same dtype, channels last.
