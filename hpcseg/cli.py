@@ -7,9 +7,9 @@ import time
 
 import typer
 
-from hpcseg import terminal
 from hpcseg.commands import data, models, results, runs, sweeps
 from hpcseg.errors import HpcsegError
+from hpcseg.screens import terminal
 
 app = typer.Typer(
     name="hpcseg",

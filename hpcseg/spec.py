@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from hpcseg.config import RunConfig, Section
 from hpcseg.files import read_json
@@ -100,3 +100,20 @@ def read_spec(run: Path) -> PackSpec | PretrainSpec | TrainSpec:
 def runs_root(run: Path) -> Path:
     """Folder that holds all runs, given one run directory."""
     return run.resolve().parents[1]
+
+
+def _absolute(folder: str) -> str:
+    if folder and not folder.startswith(("/", "~", "$")):
+        raise ValueError(f"{folder!r} is no absolute path; begin it with /, ~ or a variable, as in '$TMPDIR'")
+    return folder
+
+
+class Reading(Section):
+    """How a job reads its stores; no part of a run's identity."""
+
+    # Folder of the node to which stores are copied first; ~ and $NAME are expanded there. "": none.
+    stage: Annotated[str, AfterValidator(_absolute)] = ""
+    tier: Literal["auto", "gpu", "ram", "streamed"] = "auto"
+
+
+AS_IT_COMES = Reading()

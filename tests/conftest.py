@@ -13,6 +13,20 @@ import numpy as np
 import pytest
 import torch
 
+from tests.planned import plan_packs, plan_study, start_apply, wait_for_fixture, write_sweep, write_tree_fixture
+from tests.scans import make_spec, write_scan
+
+__all__ = [
+    "make_spec",
+    "plan_packs",
+    "plan_study",
+    "start_apply",
+    "wait_for_fixture",
+    "write_scan",
+    "write_sweep",
+    "write_tree_fixture",
+]
+
 # A suite that a script starts in the background ignores Ctrl-C, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,7 +40,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DatasetWriter = Callable[..., Path]
 
 # Processes take one file after the other: the long ones first, so that none is left alone with one at the end.
-LONG = ("slurm/test_survival", "test_cli", "slurm/", "volumes/test_packing", "training/", "gpu/", "sweeps/")
+LONG = ("slurm/test_survival", "test_cli", "slurm/", "volumes/test_packing", "training/", "gpu/", "submit/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

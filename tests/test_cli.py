@@ -105,7 +105,7 @@ def test_help_is_fast(cli: Cli) -> None:
 
 def test_light_commands_do_not_import_torch() -> None:
     code = (
-        "import sys, hpcseg.cli, hpcseg.sweeps.apply, hpcseg.sweeps.status, hpcseg.results.export, "
+        "import sys, hpcseg.cli, hpcseg.submit.apply, hpcseg.runs.status, hpcseg.results.export, "
         "hpcseg.volumes.packing; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,42 +1,76 @@
-"""The rooms form one direction: a module imports only from its own room, the rooms above it, and what all share."""
+"""Imports form one direction: between rooms, between all modules, and the shared modules are the documented ones."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "hpcseg"
-ROOMS = ("volumes", "patches", "networks", "training", "inference", "runs", "jobs", "sweeps", "results")
-SHARED = {"", "config", "errors", "files", "kernels", "spec"}
-MODULES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hpcseg"
+# From the ground floor up: a module imports from its own room, from rooms before it, and from what all share.
+ROOMS = (
+    *("networks", "slurm", "volumes", "patches", "inspection", "phantoms", "runs", "training", "study"),
+    *("inference", "jobs", "submit", "results", "screens", "commands"),
+)
+SHARED = {"config", "errors", "files", "heartbeat", "kernels", "spec"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-def imported(path: Path) -> set[str]:
-    """First part below `hpcseg` of everything that a module imports from it."""
-    names = set()
+def imported(path: Path) -> Iterator[str]:
+    """Every module of hpcseg that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | ({f"hpcseg.{a.name}" for a in node.names} if node.module == "hpcseg" else set())
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            yield from inner or {node.module} & MODULES.keys()
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    parts = {name.removeprefix("hpcseg").lstrip(".").split(".")[0] for name in names if name.startswith("hpcseg")}
-    return parts - {"__version__"}
+            yield from {alias.name for alias in node.names} & MODULES.keys()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
-def test_imports_go_up_only(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0]
-    allowed = SHARED | set(ROOMS[: ROOMS.index(room) + 1])
-    assert imported(path) <= allowed
+IMPORTS: Mapping[str, set[str]] = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("name", sorted(SHARED - {""}))
+def room(module: str) -> str:
+    """Room of a module; of one that all share its name."""
+    return [*module.split("."), ""][1]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) in ROOMS])
+def test_imports_go_down_only(name: str) -> None:
+    allowed = SHARED | set(ROOMS[: ROOMS.index(room(name)) + 1]) | {""}
+    assert {room(other) for other in IMPORTS[name]} <= allowed
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
 def test_what_all_share_knows_no_room(name: str) -> None:
-    assert imported(PACKAGE / f"{name}.py") <= SHARED
+    assert {room(other) for other in IMPORTS[f"hpcseg.{name}"]} <= SHARED | {""}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
-def test_modules_are_read_at_one_sitting(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320
+def test_every_module_has_a_room_or_is_shared() -> None:
+    assert {room(name) for name in MODULES} == {*ROOMS, *SHARED, "", "__main__", "cli"}
+
+
+def test_no_circle_of_modules() -> None:
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_documented_shared_modules_are_those() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    sentence = re.search(r"modules that\s+all share:([^.]*)\.", text)
+    assert sentence is not None
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == SHARED
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_read_at_one_sitting(name: str) -> None:
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 320

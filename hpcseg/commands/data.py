@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcseg import terminal
 from hpcseg.commands.options import Json
 from hpcseg.errors import BadInput
+from hpcseg.screens import terminal
 
 
 def phantom(
@@ -21,7 +21,7 @@ def phantom(
     seed: Annotated[int, typer.Option(help="Same seed, same dataset.")] = 0,
 ) -> None:
     """Write a dataset of synthetic abdominal CTs."""
-    from hpcseg.volumes.phantoms import write_phantoms
+    from hpcseg.phantoms.phantoms import write_phantoms
 
     with terminal.counting("drawing phantoms") as progress:
         write_phantoms(
@@ -43,9 +43,9 @@ def pack(
     force: Annotated[bool, typer.Option(help="Replace a store that exists.")] = False,
 ) -> None:
     """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
-    from hpcseg.sweeps.catalogue import dataset_pack
-    from hpcseg.sweeps.keys import parse_config
-    from hpcseg.sweeps.profile import usable_cores
+    from hpcseg.study.catalogue import dataset_pack
+    from hpcseg.study.keys import parse_config
+    from hpcseg.submit.profile import usable_cores
     from hpcseg.volumes import packing
 
     if to.exists() and not force:
@@ -74,7 +74,7 @@ def inspect(
 
     Notes on what deserves a look (outliers, likely duplicates) leave the exit code at 0.
     """
-    from hpcseg.reports import report_tables
+    from hpcseg.screens.inspection import report_tables
 
     report = _inspect(path, png, force, workers)
     if json:
@@ -93,11 +93,11 @@ def inspect(
 
 
 def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
-    from hpcseg.sweeps.profile import usable_cores
-    from hpcseg.volumes import inspection
+    from hpcseg.inspection import inspection
+    from hpcseg.submit.profile import usable_cores
 
     if path.is_dir() and (path / "run.json").exists():
-        from hpcseg.sweeps.status import inspect_run
+        from hpcseg.runs.status import inspect_run
 
         if png is not None:
             raise BadInput(f"{path}: a run has no pictures; give --png with a dataset's folder or a store")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage
+from hpcseg.screens import terminal
 from hpcseg.screens.runs import rehearsal_table
 
 
@@ -29,9 +29,9 @@ def train(
     stage: Stage = None,
 ) -> None:
     """Train and evaluate one run here in the foreground, after what it needs; goes on from a checkpoint."""
-    from hpcseg.patches.tiers import Reading
-    from hpcseg.sweeps.foreground import run_here
-    from hpcseg.sweeps.profile import stage_folder
+    from hpcseg.spec import Reading
+    from hpcseg.submit.foreground import run_here
+    from hpcseg.submit.profile import stage_folder
 
     reading = Reading(stage=stage_folder(stage or ""))
     with terminal.bars() as progress:
@@ -58,7 +58,7 @@ def rehearse(
 
     The run itself is not touched. Exit code 1 if the two differ; then both are kept.
     """
-    from hpcseg.sweeps.foreground import run_and_threads
+    from hpcseg.submit.foreground import run_and_threads
     from hpcseg.training.rehearsal import rehearse as rehearse_run
 
     path, usual = run_and_threads(run, runs)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
+from hpcseg.screens import terminal
 
 Against = Annotated[
     str | None,
@@ -34,10 +34,10 @@ def collect(
 
     from hpcseg.results.collect import collect as collect_runs
     from hpcseg.results.export import make_tables, summary, write_collection
-    from hpcseg.results.published import read_publication
-    from hpcseg.results.records import to_json
-    from hpcseg.results.rendering import overall, to_rich
-    from hpcseg.results.tables import improved_in_all
+    from hpcseg.results.tables.machine import to_json
+    from hpcseg.results.tables.published import read_publication
+    from hpcseg.results.tables.rendering import overall, to_rich
+    from hpcseg.results.tables.tables import improved_in_all
 
     beside = None if against is None else read_publication(against)
     collection = collect_runs(runs, sweep)
@@ -81,8 +81,8 @@ def report(
     """
     from hpcseg.results.collect import collect as collect_runs
     from hpcseg.results.export import make_tables
-    from hpcseg.results.published import read_publication
-    from hpcseg.results.report import write_report
+    from hpcseg.results.page.report import write_report
+    from hpcseg.results.tables.published import read_publication
 
     beside = None if against is None else read_publication(against)
     collection = collect_runs(runs, sweep)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.errors import BadInput
+from hpcseg.screens import terminal
 
 Pattern = Annotated[str, typer.Argument(help="A sweep's name, a run's id, the beginning of one, or a pattern with *.")]
 
@@ -28,12 +28,12 @@ def status(
     """Say where every run is, and why."""
     from hpcseg.runs.ends import Ends
     from hpcseg.runs.evidence import OPEN
+    from hpcseg.runs.lines import RunStatus, Totals, add_up
+    from hpcseg.runs.status import read_status
     from hpcseg.screens.runs import print_status, watch_status, why_lines
-    from hpcseg.sweeps.lines import RunStatus, Totals, add_up
-    from hpcseg.sweeps.status import read_status
 
     if why is not None:
-        from hpcseg.sweeps.why import explain
+        from hpcseg.runs.why import explain
 
         report = explain(runs, why)
         if json:
@@ -72,9 +72,9 @@ def logs(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Print the output of a run's last attempt."""
-    from hpcseg.sweeps.follow import follow as follow_run
-    from hpcseg.sweeps.follow import write_output
-    from hpcseg.sweeps.status import newest_log, select_run
+    from hpcseg.runs.follow import follow as follow_run
+    from hpcseg.runs.follow import write_output
+    from hpcseg.runs.status import newest_log, select_run
 
     chosen = select_run(runs, run)
     if follow:
@@ -87,7 +87,7 @@ def logs(
 
 def cancel(pattern: Pattern, runs: Runs = DEFAULT_RUNS) -> None:
     """Ask queued and running runs to save and stop; `hpcseg sweep` goes on with them."""
-    from hpcseg.sweeps.actions import cancel as cancel_runs
+    from hpcseg.submit.actions import cancel as cancel_runs
 
     _print_ids("cancelled", cancel_runs(runs, pattern))
 
@@ -100,7 +100,7 @@ def retry(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Clear the failure of failed runs, so that they count as stopped; `hpcseg sweep` then goes on with them."""
-    from hpcseg.sweeps.actions import retry as retry_runs
+    from hpcseg.submit.actions import retry as retry_runs
 
     freed = retry_runs(runs, pattern, cause)
     _print_ids("cleared", freed)

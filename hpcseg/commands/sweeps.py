@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcseg import terminal
 from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage, Where
 from hpcseg.errors import BadInput
+from hpcseg.screens import terminal
 from hpcseg.screens.plans import following, left_out_line, plan_screen
 
 if TYPE_CHECKING:
-    from hpcseg.sweeps.apply import Backend
-    from hpcseg.sweeps.plan import Plan
-    from hpcseg.sweeps.profile import Profile
+    from hpcseg.study.plan import Plan
+    from hpcseg.submit.apply import Backend
+    from hpcseg.submit.profile import Profile
 
 CONFIRM_ABOVE = 500  # stages
 
@@ -37,10 +37,10 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Do what a sweep file says and is not done yet: pack, pretrain, train, evaluate."""
-    from hpcseg.sweeps.apply import apply, choose_backend
-    from hpcseg.sweeps.plan import make_plan
-    from hpcseg.sweeps.profile import read_profile
-    from hpcseg.sweeps.sweepfile import read_sweep
+    from hpcseg.study.plan import make_plan
+    from hpcseg.study.sweepfile import read_sweep
+    from hpcseg.submit.apply import apply, choose_backend
+    from hpcseg.submit.profile import read_profile
 
     made = make_plan(read_sweep(file, overrides or ()), data, runs)
     backend = choose_backend(on.value)
@@ -94,8 +94,8 @@ def _confirm(made: Plan) -> None:
 
 def _detach(made: Plan, profile: Profile, json: bool) -> None:
     """Have a process of its own run the pool, and say how to follow and to stop it."""
-    from hpcseg.sweeps import detach
-    from hpcseg.sweeps.apply import apply
+    from hpcseg.submit import detach
+    from hpcseg.submit.apply import apply
 
     begun = detach.detach(made, lambda notify, claimed: apply(made, "local", profile, notify, claimed).failed)
     name, where = made.sweep.name, f"--runs {made.runs_root}"
@@ -111,7 +111,7 @@ def _detach(made: Plan, profile: Profile, json: bool) -> None:
 
 
 def _print_plan(made: Plan, backend: Backend, profile: Profile, json: bool) -> None:
-    from hpcseg.sweeps.outlook import look_ahead
+    from hpcseg.submit.outlook import look_ahead
 
     outlook = look_ahead(made, backend, profile)
     if json:

@@ -15,9 +15,9 @@ from torch import nn
 
 from hpcseg.inference.tiling import Tiling, Triple, large_tile
 from hpcseg.inference.volume import ScanVolume
+from hpcseg.patches.codes import table_row, windowed
 from hpcseg.patches.geometry import FovealGeometry, PatchGeometry
 from hpcseg.patches.reading import read_sample
-from hpcseg.patches.windowing import table_row, windowed
 from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.precision import autocast
 from hpcseg.volumes import scratch

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from hpcseg.errors import BadInput, HpcsegError, StageFailed
-from hpcseg.jobs.jobenv import JobFacts, SlurmJob, ask_about, slurm_job
 from hpcseg.jobs.journal import closed_from_outside, log_since
 from hpcseg.runs.attempts import Attempt, Cause, read_attempts
 from hpcseg.runs.causes import End, end_of, end_of_failed, explain_code, last_line
 from hpcseg.runs.records import ArrayRecord, read_array
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.job import JobFacts, SlurmJob, ask_about, slurm_job
 
 HELPED_BY_REPETITION: frozenset[Cause] = frozenset({"memory", "killed", "timeout"})
 SAVED: frozenset[Cause] = frozenset({"limit", "preempted", "requeued"})

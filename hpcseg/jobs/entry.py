@@ -25,19 +25,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.deadline import watched
 from hpcseg.jobs.dispatch import run_spec
-from hpcseg.jobs.jobenv import SlurmJob, ask_about, slurm_job
 from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
 from hpcseg.jobs.remedies import explained
 from hpcseg.jobs.sequel import check_budget, follow, is_warning, why_stopped
 from hpcseg.jobs.signals import Signals
-from hpcseg.patches.tiers import AS_IT_COMES, Reading
 from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.causes import end_of
 from hpcseg.runs.records import JOB_NAME, Submission
 from hpcseg.runs.rundir import RunDir, cause_of
-from hpcseg.training.control import Control, Heartbeat
+from hpcseg.slurm.job import SlurmJob, ask_about, slurm_job
+from hpcseg.spec import AS_IT_COMES, Reading
+from hpcseg.training.control import Control
 from hpcseg.training.seat import Seat
 
 LOCK_WAIT_S = 120.0  # a cancelled job may live on while its successor starts, and a dead node's lock a little longer

@@ -13,13 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hpcseg.jobs.jobenv import SlurmJob
-from hpcseg.jobs.nodes import read_nodes, remember_bad
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt, Cause, closed, read_attempts
 from hpcseg.runs.causes import End, end_of
 from hpcseg.runs.records import Submission, array_folder
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.job import SlurmJob
+from hpcseg.slurm.nodes import read_nodes, remember_bad
 from hpcseg.training.control import Control
 
 _TAIL_BYTES = 200_000  # of a log; an end is told at its end

@@ -6,14 +6,14 @@ import time
 from collections.abc import Collection
 
 from hpcseg.errors import StageFailed
-from hpcseg.jobs.jobenv import JobFacts, SlurmJob
-from hpcseg.jobs.nodes import read_nodes, recent_bad, to_exclude
 from hpcseg.jobs.requeue import requeue
 from hpcseg.runs.attempts import Cause, read_attempts
 from hpcseg.runs.causes import End
 from hpcseg.runs.records import ArrayRecord, Asked
 from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.job import JobFacts, SlurmJob
+from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 
 
 def why_stopped(

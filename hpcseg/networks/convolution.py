@@ -2,7 +2,7 @@
 
 Forward, the gradient of the input and that of the weights are three operations, and each may be torch's or a kernel
 of hpcseg's own (`hpcseg.networks.kernels.convolution`): whichever is faster for its sizes on the GPU at hand, as
-`hpcseg.networks.tuning` finds out.
+`hpcseg.networks.autotune` finds out.
 
 Shapes: B batch, I input maps, K feature maps, D H W (z, y, x) edges, n kernel edge.
 """

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpcseg.config import AugmentationConfig, PatchesConfig
 from hpcseg.patches.augmentation import draw_transform
+from hpcseg.patches.codes import COLUMNS, table_row
 from hpcseg.patches.geometry import PatchGeometry, target_lattice
 from hpcseg.patches.minibatch import Batch, CodedBatch, Layout, RawBatch, StreamedBatch
 from hpcseg.patches.reading import read_sample
@@ -23,7 +24,6 @@ from hpcseg.patches.resident import ResidentBatch
 from hpcseg.patches.sampling import Places, Sample, Sampling, autoencoder_sample, segmentation_sample
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews, StreamedViews, ViewLayout
-from hpcseg.patches.windowing import COLUMNS, table_row
 
 EVERY_SLOT = slice(None)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpcseg.patches.geometry import PatchGeometry
-from hpcseg.patches.minibatch import aligned, extents
 from hpcseg.volumes.store import LEVELS
 
 Rows = NDArray[np.int64]
@@ -117,16 +115,3 @@ def whole_rows(boxes: Sequence[Tensor]) -> Rows:
     rows_BCR = np.repeat(row_CR[None], len(boxes[0]), axis=0)
     rows_BCR[..., Column.SOURCE] += np.arange(len(rows_BCR))[:, None] * [box.nbytes for box in firsts]
     return rows_BCR
-
-
-def on_device(device: torch.device, *arrays: NDArray[Any]) -> list[Tensor]:
-    """Copy small arrays to a device, all at once; to a GPU from pinned memory, without waiting."""
-    arrays = tuple(map(np.ascontiguousarray, arrays))
-    parts = [(array.shape, torch.from_numpy(array).dtype) for array in arrays]
-    places = extents(parts)
-    packed = torch.empty(aligned(places[-1][1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    memory = packed.numpy()
-    for array, (start, end) in zip(arrays, places, strict=True):
-        memory[start:end] = array.reshape(-1).view(np.uint8)
-    sent = packed.to(device, non_blocking=True)
-    return [sent[start:end].view(dtype).view(shape) for (start, end), (shape, dtype) in zip(places, parts, strict=True)]

@@ -5,8 +5,6 @@ Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,10 +13,8 @@ import torch
 from torch import Tensor
 
 from hpcseg import kernels
-from hpcseg.patches.windowing import COLUMNS, windowed
-
-Part = tuple[tuple[int, ...], torch.dtype]  # of a buffer: shape and type
-_ALIGNMENT = 256  # bytes; where parts of a buffer begin, so that a GPU reads each in whole transactions
+from hpcseg.patches.buffers import Part, extents
+from hpcseg.patches.codes import COLUMNS, windowed
 
 
 @dataclass
@@ -128,18 +124,3 @@ class StreamedBatch:
         """Window on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
         parts = self.layout.parts(self.buffer.to(device, non_blocking=True))
         return parts.windowed(self.layout.dtype)
-
-
-def extents(parts: Sequence[Part]) -> list[tuple[int, int]]:
-    """First byte of each part of a buffer, and the one after its last."""
-    found, start = [], 0
-    for shape, dtype in parts:
-        end = start + math.prod(shape) * dtype.itemsize
-        found.append((start, end))
-        start = aligned(end)
-    return found
-
-
-def aligned(byte: int) -> int:
-    """First byte from `byte` on at which a part of a buffer may begin."""
-    return -(-byte // _ALIGNMENT) * _ALIGNMENT

@@ -15,11 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator
-
-from hpcseg.config import Section
 from hpcseg.errors import BadInput
 from hpcseg.volumes.memory import size_text
 
@@ -28,23 +25,6 @@ Extent = tuple[Path, int, int]  # a part of a file: path, first byte, bytes
 SHARE = 0.6  # of the free memory that stores may fill; the rest is the network's and the system's
 _BLOCK_BYTES = 8 << 20
 _HOW = {"gpu": "resident on the GPU, from", "ram": "resident in memory, from", "streamed": "streamed from"}
-
-
-def _absolute(folder: str) -> str:
-    if folder and not folder.startswith(("/", "~", "$")):
-        raise ValueError(f"{folder!r} is no absolute path; begin it with /, ~ or a variable, as in '$TMPDIR'")
-    return folder
-
-
-class Reading(Section):
-    """How a job reads its stores; no part of a run's identity."""
-
-    # Folder of the node to which stores are copied first; ~ and $NAME are expanded there. "": none.
-    stage: Annotated[str, AfterValidator(_absolute)] = ""
-    tier: Literal["auto", "gpu", "ram", "streamed"] = "auto"
-
-
-AS_IT_COMES = Reading()
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ from torch import Tensor
 from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.augmentation import Transform, Triple, View, largest_box, view
-from hpcseg.patches.cubes import Rows, box_row, on_device
+from hpcseg.patches.buffers import Part, aligned, extents, on_device
+from hpcseg.patches.codes import COLUMNS, windowed
+from hpcseg.patches.cubes import Rows, box_row
 from hpcseg.patches.geometry import PatchGeometry
 from hpcseg.patches.interpolation import linear, nearest
-from hpcseg.patches.minibatch import Batch, Part, aligned, extents
+from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.reading import box_corner
 from hpcseg.patches.resident import ResidentCase
 from hpcseg.patches.source import Source
-from hpcseg.patches.windowing import COLUMNS, windowed
 
 
 class Box(NamedTuple):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import gc
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +13,13 @@ from pydantic import Field, ValidationError
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.results.definitions import (
-    SETS,
-    Axis,
-    FigureDefinition,
-    Record,
-    TableDefinition,
-    default_figures,
-    default_tables,
-)
 from hpcseg.results.freshness import RESULT_FILE, why_stale
-from hpcseg.sweeps.applied import SWEEP_FILE, applied_sweeps, read_runs, read_sweep_record
+from hpcseg.results.model import Collection, Place, Result, Run
+from hpcseg.runs.applied import SWEEP_FILE, applied_sweeps, read_runs, read_sweep_record
+from hpcseg.study.tables import SETS, Axis, FigureDefinition, Record, TableDefinition, default_figures, default_tables
 
 __all__ = ["SETS", "Axis", "Collection", "FigureDefinition", "Place", "Result", "Run", "TableDefinition", "collect"]
 _MANY = 1000  # runs
-
-
-class Score(Record):
-    """Metrics of one case and class, as `hpcseg.inference.metrics.Agreement`; None: undefined, or not measured."""
-
-    case: str
-    class_: int = Field(alias="class", default=1)
-    dsc: float | None = Field(ge=0, le=1)
-    hd95: float | None = Field(ge=0, default=None)
-    hd: float | None = Field(ge=0, default=None)
-    nsd: float | None = Field(ge=0, le=1, default=None)
-    asd: float | None = Field(ge=0, default=None)
-    volume_ml: float | None = Field(ge=0, default=None)
-    reference_ml: float | None = Field(ge=0, default=None)
-    volume_difference: float | None = Field(ge=-100, default=None)
-
-
-class Result(Record):
-    """The result.json of a training run."""
-
-    id: str
-    strategy: str | None = None
-    labelled: int | str | None = None
-    fold: int | None = None
-    seed: int | None = None
-    sets: dict[str, tuple[Score, ...]]
-    training: dict[str, Any] = Field(default_factory=dict)
-    hardware: dict[str, Any] = Field(default_factory=dict)
-    code: dict[str, Any] = Field(default_factory=dict)
-    gpu_hours: float | None = None
-    nsd_mm: float | None = None  # tolerance of the NSD
-    finished: str = ""
-
-
-class Place(Record):
-    """Where a run stands in one grid of the sweep."""
-
-    grid: str
-    axes: dict[str, Any]
-    number: int = 0  # of the cell, in the sweep file's order
 
 
 class _RunRecord(Record):
@@ -82,63 +34,6 @@ class _SweepRecord(Record):
     tables: tuple[TableDefinition, ...] = ()
     figures: tuple[FigureDefinition, ...] = ()
     runs: tuple[_RunRecord, ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training run of the sweep; `result` is None while it is missing, `stale` why it may not be of this run."""
-
-    id: str
-    config: Mapping[str, Any]
-    places: tuple[Place, ...]
-    result: Result | None
-    stale: str = ""
-
-    def axis(self, place: Place, key: str) -> Axis | None:
-        """Value of `key` among the axes of `place`, else in the configuration; None if neither has it."""
-        if key in place.axes:
-            return _hashable(place.axes[key])
-        value: Any = self.config
-        for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                return None
-            value = value[part]
-        return _hashable(value)
-
-
-@dataclass(frozen=True)
-class Collection:
-    """The results of one sweep as they stand."""
-
-    root: Path  # folder of all runs
-    sweep: str
-    chosen: str  # why this sweep, in words
-    applied: str
-    runs: tuple[Run, ...]
-    tables: tuple[TableDefinition, ...]
-    figures: tuple[FigureDefinition, ...]
-    problems: tuple[str, ...]  # one line per file that could not be used
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Ids of the runs without a usable result."""
-        return tuple(run.id for run in self.runs if run.result is None)
-
-    @property
-    def stale(self) -> tuple[str, ...]:
-        """Ids of the runs whose result may not be of what the sweep asks for."""
-        return tuple(run.id for run in self.runs if run.stale)
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPU hours of all finished runs."""
-        return sum(run.result.gpu_hours or 0.0 for run in self.runs if run.result)
-
-    @property
-    def versions(self) -> tuple[str, ...]:
-        """Versions of the code behind the results, sorted."""
-        codes = (run.result.code for run in self.runs if run.result)
-        return tuple(sorted({f"{code.get('version', '?')} ({code.get('commit') or 'no commit'})" for code in codes}))
 
 
 def collect(runs_root: Path, sweep: str | None = None) -> Collection:
@@ -250,10 +145,6 @@ def _unusable(path: Path, error: ValidationError | OSError) -> str:
 def _first(error: ValidationError) -> str:
     problem = error.errors()[0]
     return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {problem['msg']}"
-
-
-def _hashable(value: Any) -> Axis:
-    return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _sets(runs: Iterable[Run]) -> tuple[str, ...]:

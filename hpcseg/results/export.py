@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hpcseg.files import json_text, write_text
-from hpcseg.results.collect import Collection
-from hpcseg.results.definitions import TableDefinition
-from hpcseg.results.latex import to_latex
-from hpcseg.results.measures import find_measure
-from hpcseg.results.published import Publication, datasets_of, set_beside
-from hpcseg.results.records import to_csv, to_json, to_runs_csv, to_summary_csv
-from hpcseg.results.rendering import to_markdown, to_text
-from hpcseg.results.tables import Table, build_table, improved_in_all
+from hpcseg.results.model import Collection
+from hpcseg.results.tables.latex import to_latex
+from hpcseg.results.tables.machine import to_csv, to_json, to_runs_csv, to_summary_csv
+from hpcseg.results.tables.measures import find_measure
+from hpcseg.results.tables.published import Publication, datasets_of, set_beside
+from hpcseg.results.tables.rendering import to_markdown, to_text
+from hpcseg.results.tables.tables import Table, build_table, improved_in_all
+from hpcseg.study.tables import TableDefinition
 
 RENDERERS: dict[str, Callable[[Table], str]] = {
     ".txt": to_text,
@@ -87,7 +87,7 @@ def write_collection(
     paths = [folder / name for name in texts]
     if not figures:
         return paths
-    from hpcseg.results.figures import draw_figures
+    from hpcseg.results.figures.figures import draw_figures
 
     return [*paths, *draw_figures(collection, collection.root, folder, report=report)]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hpcseg.spec import RUN_FILE
 
 if TYPE_CHECKING:
-    from hpcseg.results.collect import Result
+    from hpcseg.results.model import Result
 
 RESULT_FILE, TRAINING_FILE = "result.json", "training.json"
 COPIED_S = 3600.0  # a result.json this much younger than what it says was copied: file times tell nothing then
@@ -82,7 +82,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     from pydantic import ValidationError
 
     from hpcseg.config import RunConfig
-    from hpcseg.sweeps.identity import canonical, relevant
+    from hpcseg.study.identity import canonical, relevant
 
     try:
         values = [_leaves(canonical(relevant(RunConfig.model_validate(config)))) for config in (one, other)]

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcseg.runs.accounting import read_accounts
 from hpcseg.runs.causes import end_of, last_line
-from hpcseg.runs.evidence import Fate
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.accounting import Fate, read_accounts
 
 TAIL_BYTES = 16384
 ASKED_AGAIN_S = 30.0  # accounting may be late, or there may be none

@@ -9,11 +9,11 @@ record cannot be read).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.records import ArrayRecord, Submission
-from hpcseg.training.control import Heartbeat
 
 State = Literal[
     "new", "queued", "running", "stalled", "requeued", "stopped", "done", "failed", "lost", "blocked", "unknown"
@@ -30,14 +30,6 @@ class Failure:
     cause: str
     message: str
     traceback: str
-
-
-class Fate(NamedTuple):
-    """What Slurm's accounting, or a job's own output, says about the end of a job that left the queue."""
-
-    cause: str  # as in `attempts.Cause`; "": not known
-    words: str  # one line
-    node: str = ""
 
 
 @dataclass(frozen=True)

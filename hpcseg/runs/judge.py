@@ -9,11 +9,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.evidence import Evidence, Failure, Fate, Verdict
-from hpcseg.runs.queue import Queue, QueueEntry
+from hpcseg.runs.evidence import Evidence, Failure, Verdict
 from hpcseg.runs.records import JOB_NAME, Submission
-from hpcseg.training.control import Heartbeat
+from hpcseg.slurm.accounting import Fate
+from hpcseg.slurm.queue import Queue, QueueEntry
 
 STALLED_S = 10 * 60  # whoever is silent for longer deserves a look
 SILENCE_S = 15 * 60  # a process on another host that is silent for longer counts as dead; if not, it holds the lock

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
-from hpcseg.patches.tiers import AS_IT_COMES, Reading
+from hpcseg.heartbeat import is_alive, process_start
 from hpcseg.runs.recovery import Budgets
-from hpcseg.training.control import is_alive, process_start
+from hpcseg.spec import AS_IT_COMES, Reading
 
 ARRAYS = "slurm"  # folder of all arrays, below the folder of all runs
 ARRAY_FILE = "array.json"

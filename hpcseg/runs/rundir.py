@@ -26,11 +26,11 @@ from pydantic import ValidationError
 
 from hpcseg.errors import BadInput, HpcsegError, StageFailed
 from hpcseg.files import read_json, write_json
+from hpcseg.heartbeat import HEARTBEAT_FILE, Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import ATTEMPTS_FILE, read_attempts
 from hpcseg.runs.evidence import Evidence, Failure
 from hpcseg.runs.records import ArrayRecord, Submission, array_folder, read_array
 from hpcseg.spec import RUN_FILE, PackSpec, PretrainSpec, TrainSpec, read_spec
-from hpcseg.training.control import HEARTBEAT_FILE, Heartbeat, read_heartbeat
 
 STAGES = ("pack", "pretrain", "train")
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.terminal import STYLES, advance, bars
+from hpcseg.screens.terminal import STYLES, advance, bars
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from hpcseg.sweeps.arrange import Array
-    from hpcseg.sweeps.changes import Changes
-    from hpcseg.sweeps.outlook import Outlook
-    from hpcseg.sweeps.plan import Plan
-    from hpcseg.sweeps.slots import Event
+    from hpcseg.study.changes import Changes
+    from hpcseg.study.plan import Plan
+    from hpcseg.submit.arrange import Array
+    from hpcseg.submit.outlook import Outlook
+    from hpcseg.submit.slots import Event
 
 SHOWN_RUNS = 40
 SHOWN_ARRAYS = 20

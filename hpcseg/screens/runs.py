@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.terminal import STYLES, console, duration
+from hpcseg.screens.terminal import STYLES, console, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from hpcseg.sweeps.lines import RunStatus, Totals
+    from hpcseg.runs.lines import RunStatus, Totals
     from hpcseg.training.rehearsal import Rehearsal
 
 ROWS = 60  # of a table; more are chosen, or written as plain lines, which takes a hundredth of the time

@@ -28,9 +28,9 @@ from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import sync_file, write_text
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
+from hpcseg.training.deferred import Reports, StopSign
 from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import Ranks
-from hpcseg.training.reports import Reports, StopSign
 from hpcseg.training.schedule import EarlyStop, Plateau
 from hpcseg.training.update import Update, restore_optimizer
 

@@ -5,7 +5,8 @@ arithmetic, the winners' selection and all losses are float32 in every case. flo
 TensorFloat-32, whose products keep 10 bits of 23 and which it uses in convolutions unless told otherwise, is off.
 
 `torch.backends.cudnn.benchmark` stays off, as torch has it: cuDNN would choose algorithms by timing, in every attempt
-anew, and a resumed run would round otherwise. What is chosen by timing here is written down (`hpcseg.training.tuning`).
+anew, and a resumed run would round otherwise. What is chosen by timing here is written down
+(`hpcseg.training.kernel_choice`).
 """
 
 from __future__ import annotations

@@ -24,14 +24,14 @@ import torch
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
-from hpcseg.patches.tiers import Reading
-from hpcseg.spec import RUN_FILE, PretrainSpec, TrainSpec, read_spec, runs_root
+from hpcseg.heartbeat import read_heartbeat
+from hpcseg.spec import RUN_FILE, PretrainSpec, Reading, TrainSpec, read_spec, runs_root
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.comparison import compare
-from hpcseg.training.control import Control, read_heartbeat
+from hpcseg.training.control import Control
+from hpcseg.training.kernel_choice import KERNELS_FILE
 from hpcseg.training.precision import be_deterministic
-from hpcseg.training.tuning import KERNELS_FILE
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 LOG = "log.txt"

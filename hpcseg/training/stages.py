@@ -13,10 +13,10 @@ from hpcseg.files import write_json
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.patches.source import Source
-from hpcseg.patches.tiers import AS_IT_COMES, Reading
-from hpcseg.spec import PretrainSpec, TrainSpec, runs_root
+from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, TrainSpec, runs_root
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.control import Control
+from hpcseg.training.kernel_choice import tune
 from hpcseg.training.loop import Progress, Task, fit
 from hpcseg.training.model import MODEL, TrainedModel, new_network
 from hpcseg.training.organ import around_organ
@@ -25,7 +25,6 @@ from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.training.stores import Stores
 from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
 from hpcseg.training.transfer import parameter_groups, transfer
-from hpcseg.training.tuning import tune
 
 TRAINING_FILE = "training.json"
 _AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's

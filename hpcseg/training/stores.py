@@ -11,8 +11,8 @@ import torch
 from hpcseg.config import Pair, PreprocessingConfig
 from hpcseg.patches.resident import ResidentCases, resident_bytes
 from hpcseg.patches.source import Source
-from hpcseg.patches.tiers import Extent, Reading, Room, StoreReading, choose_tier, explain_choice, read_into_memory
-from hpcseg.spec import SourceRef
+from hpcseg.patches.tiers import Extent, Room, StoreReading, choose_tier, explain_choice, read_into_memory
+from hpcseg.spec import Reading, SourceRef
 from hpcseg.training.control import Control
 from hpcseg.volumes.intensities import normalisation, percentile_window
 from hpcseg.volumes.memory import available_memory

@@ -1,1 +1,1 @@
-"""Scans on disk to cases to chunk stores; folds and nested subsets; phantoms."""
+"""Scans on disk to cases to chunk stores; folds and nested subsets."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hpcseg.volumes
+from hpcseg.phantoms.phantoms import write_phantoms
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
-from hpcseg.volumes.phantoms import write_phantoms
 from tests.benchmarks.hardware import cores
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import ATTEMPTS_FILE, Attempt
-from hpcseg.sweeps.plan import Plan, make_plan
-from hpcseg.sweeps.status import read_status
-from hpcseg.sweeps.sweepfile import read_sweep
-from hpcseg.training.control import Heartbeat
+from hpcseg.runs.status import read_status
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_most, benchmark
 from tests.benchmarks.submission import HELD
 from tests.benchmarks.sweeps import MEGABYTE, Command, Cost, write_study

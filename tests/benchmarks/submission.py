@@ -6,8 +6,8 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-from hpcseg.sweeps.plan import make_plan
-from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.study.plan import make_plan
+from hpcseg.study.sweepfile import read_sweep
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_most, benchmark
 from tests.benchmarks.sweeps import MEGABYTE, Command, Cost, write_study
 from tests.benchmarks.timing import in_turn

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.benchmarks.figures import Figure, Measured, at_most, benchmark
 from tests.benchmarks.timing import in_turn
-from tests.sweeps.tree import write_tree
+from tests.tree import write_tree
 
 RUNS = 10_080  # 3 strategies, 7 subsets, 5 folds, 96 seeds
 ROUNDS = 5

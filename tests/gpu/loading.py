@@ -16,7 +16,8 @@ from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.resident import ResidentCases
 from hpcseg.patches.sampling import Stream
 from hpcseg.patches.source import Source
-from hpcseg.patches.tiers import Reading, Tier
+from hpcseg.patches.tiers import Tier
+from hpcseg.spec import Reading
 from hpcseg.training.control import Control
 from hpcseg.training.stages import train
 from hpcseg.training.stores import Stores

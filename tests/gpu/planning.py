@@ -1,4 +1,4 @@
-"""The choice of kernels as a training run makes it (`hpcseg.training.tuning`), measured once for all parts."""
+"""The choice of kernels as a training run makes it (`hpcseg.training.kernel_choice`), measured once for all parts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 
 from hpcseg.files import read_json
 from hpcseg.training.control import Control
+from hpcseg.training.kernel_choice import KERNELS_FILE, tune
 from hpcseg.training.loop import Task
-from hpcseg.training.tuning import KERNELS_FILE, tune
 from tests.gpu.kit import Kit
 
 FNET = "fnet"
@@ -30,7 +30,7 @@ def plan(kit: Kit, task: Task, network: str = FNET) -> dict[str, Any] | None:
     """
     run = _folder(kit, task, network)
     if (run / KERNELS_FILE).exists():
-        from hpcseg.networks.tuning import apply_plan
+        from hpcseg.networks.autotune import apply_plan
 
         record: dict[str, Any] = read_json(run / KERNELS_FILE)
         apply_plan(nn.ModuleDict(task.modules), record["convolutions"])

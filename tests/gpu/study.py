@@ -16,10 +16,10 @@ import numpy as np
 
 from hpcseg.config import RunConfig
 from hpcseg.files import read_json, write_json
+from hpcseg.phantoms.phantoms import write_phantoms
 from hpcseg.spec import CaseRef, PackSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
-from hpcseg.volumes.phantoms import write_phantoms
 from tests.benchmarks.hardware import cores
 from tests.gpu.kit import Kit
 from tests.gpu.tested import THREADS
@@ -129,9 +129,9 @@ def _one(folder: Path, data: Path, precision: str, seeds: int, epochs: int, tiny
     from hpcseg.errors import BadInput
     from hpcseg.inference.segment import Segmenter
     from hpcseg.training.control import Control
+    from hpcseg.training.kernel_choice import KERNELS_FILE
     from hpcseg.training.model import TrainedModel
     from hpcseg.training.stages import train
-    from hpcseg.training.tuning import KERNELS_FILE
     from hpcseg.volumes.preprocess import merge_labels
     from hpcseg.volumes.scans import read_label
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from hpcseg.jobs import aftermath, sequel
-from hpcseg.jobs.jobenv import JobFacts, SlurmJob
 from hpcseg.jobs.requeue import Requeued
 from hpcseg.runs.attempts import Attempt, begin, closed, end, read_attempts
 from hpcseg.runs.causes import End
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps.plan import Plan
+from hpcseg.slurm.job import JobFacts, SlurmJob
+from hpcseg.study.plan import Plan
 from hpcseg.training.control import Control
 
 JOB = SlurmJob("7_2", "hpcseg-pack-0badcafe", node="n1", memory_mb=1000, partition="main")

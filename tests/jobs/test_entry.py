@@ -17,7 +17,7 @@ from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps.plan import Plan
+from hpcseg.study.plan import Plan
 
 Waiter = Callable[..., None]
 

@@ -14,7 +14,7 @@ from hpcseg.jobs.entry import execute
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps.plan import Plan
+from hpcseg.study.plan import Plan
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors
 
 Planner = Callable[..., Plan]

@@ -15,9 +15,9 @@ from hpcseg.files import write_text
 from hpcseg.jobs import entry
 from hpcseg.runs.records import ArrayRecord, Asked, Kernels, Process, Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps import apply, slurm
-from hpcseg.sweeps.plan import Plan
-from hpcseg.sweeps.profile import LocalProfile, Slots, SlurmProfile
+from hpcseg.study.plan import Plan
+from hpcseg.submit import apply, slurm
+from hpcseg.submit.profile import LocalProfile, Slots, SlurmProfile
 from hpcseg.training import stages
 
 

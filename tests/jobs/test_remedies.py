@@ -9,7 +9,7 @@ import pytest
 from hpcseg.errors import BadInput, StageFailed
 from hpcseg.jobs.remedies import Spec, cuda_words, explained
 from hpcseg.spec import PackSpec
-from hpcseg.sweeps.plan import Plan
+from hpcseg.study.plan import Plan
 
 RUN = Path("/runs/train/x")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.jobs.jobenv import JobFacts
 from hpcseg.jobs.sequel import is_warning, why_stopped
 from hpcseg.runs.causes import End
+from hpcseg.slurm.job import JobFacts
 
 RUNS = JobFacts("RUNNING", "None", 1)
 ENDS = JobFacts("COMPLETING", "None", 1)

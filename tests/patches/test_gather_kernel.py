@@ -8,7 +8,9 @@ import torch
 
 from hpcseg.config import AugmentationConfig, PatchesConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
-from hpcseg.patches.cubes import Column, box_row, facts, foveal_rows, on_device, whole_rows
+from hpcseg.patches.buffers import on_device
+from hpcseg.patches.codes import table_row, windowed
+from hpcseg.patches.cubes import Column, box_row, facts, foveal_rows, whole_rows
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import CodedBatch
 from hpcseg.patches.reading import box_corner
@@ -16,7 +18,6 @@ from hpcseg.patches.resident import ResidentBatch, ResidentCase, ResidentCases
 from hpcseg.patches.sampling import Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews
-from hpcseg.patches.windowing import table_row, windowed
 from hpcseg.volumes.intensities import Normalisation
 
 pytest.importorskip("triton")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hpcseg.patches.codes import table_row
 from hpcseg.patches.minibatch import Layout, StreamedBatch
-from hpcseg.patches.windowing import table_row
 from hpcseg.volumes.intensities import Normalisation
 
 LAYOUTS = [

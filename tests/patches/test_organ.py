@@ -13,11 +13,11 @@ from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput
 from hpcseg.patches.organ import OrganFinder, _Spectra, labelled_organ
 from hpcseg.patches.source import Source
+from hpcseg.phantoms.phantoms import write_phantoms
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.intensities import Normalisation, normalisation
 from hpcseg.volumes.packing import pack
-from hpcseg.volumes.phantoms import write_phantoms
 from hpcseg.volumes.store import Store
 
 PLACES = {"a": (20, 30, 22), "b": (26, 18, 28), "c": (18, 24, 35), "d": (24, 33, 30)}

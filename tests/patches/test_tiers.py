@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
-from hpcseg.patches.tiers import Reading, Room, StoreReading, Tier, choose_tier, explain_choice, read_into_memory
+from hpcseg.patches.tiers import Room, StoreReading, Tier, choose_tier, explain_choice, read_into_memory
+from hpcseg.spec import Reading
 
 GB = 10**9
 SIZES = st.integers(0, 10**13)

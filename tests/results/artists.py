@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from hpcseg.results.collect import Collection, FigureDefinition
-from hpcseg.results.figures import draw
-from hpcseg.results.style import SETTINGS, SMALL
+from hpcseg.results.collect import FigureDefinition
+from hpcseg.results.figures.figures import draw
+from hpcseg.results.figures.style import SETTINGS, SMALL
+from hpcseg.results.model import Collection
 
 
 def drawn(collection: Collection, **keys: object) -> Figure:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.results.axes import as_toml, label, sort_axis
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.latex import to_latex
-from hpcseg.results.rendering import to_markdown, to_text
-from hpcseg.results.tables import Table, build_table
+from hpcseg.results.tables.axes import as_toml, label, sort_axis
+from hpcseg.results.tables.latex import to_latex
+from hpcseg.results.tables.rendering import to_markdown, to_text
+from hpcseg.results.tables.tables import Table, build_table
 
 Cells = list[tuple[str, int, dict[str, Any]]]
 

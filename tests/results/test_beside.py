@@ -9,10 +9,10 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.latex import to_latex
-from hpcseg.results.published import read_publication, set_beside
-from hpcseg.results.rendering import to_markdown, to_text
-from hpcseg.results.tables import Table, build_table
+from hpcseg.results.tables.latex import to_latex
+from hpcseg.results.tables.published import read_publication, set_beside
+from hpcseg.results.tables.rendering import to_markdown, to_text
+from hpcseg.results.tables.tables import Table, build_table
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "paper" / "published.toml"
 STRATEGIES = ("baseline", "transfer", "multitask")

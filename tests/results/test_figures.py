@@ -14,9 +14,9 @@ from matplotlib.image import imread
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import collect
-from hpcseg.results.curves import read_history, x_positions
-from hpcseg.results.figures import draw_figures
-from hpcseg.results.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, colours
+from hpcseg.results.figures.curves import read_history, x_positions
+from hpcseg.results.figures.figures import draw_figures
+from hpcseg.results.figures.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, colours
 from hpcseg.spec import CaseRef, SourceRef, TrainSpec
 from tests.results.artists import drawn, problems, texts
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from hpcseg.config import RunConfig
-from hpcseg.results.collect import Run, TableDefinition, collect
-from hpcseg.results.rendering import to_markdown
-from hpcseg.results.tables import build_table
+from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.model import Run
+from hpcseg.results.tables.rendering import to_markdown
+from hpcseg.results.tables.tables import build_table
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Make = Callable[..., Run]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hpcseg.config import RunConfig
-from hpcseg.results.circumstances import flatten, settings, shown
-from hpcseg.results.ledger import Entry, add_costs, lasted
+from hpcseg.results.page.circumstances import flatten, settings, shown
+from hpcseg.results.page.ledger import Entry, add_costs, lasted
 from hpcseg.runs.attempts import Attempt
 
 ENTRY = Entry("run", "train", "transfer", {}, "done", "", "", 10, 8, 2.0, 4.0, 0.5, (), "gpu01", {}, "")

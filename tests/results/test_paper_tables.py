@@ -17,11 +17,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hpcseg.cli import app
-from hpcseg.results.published import PublishedTable, read_publication
-from hpcseg.sweeps.apply import record
-from hpcseg.sweeps.plan import Plan, make_plan
-from hpcseg.sweeps.sweepfile import read_sweep
-from tests.sweeps.tree import write_tree
+from hpcseg.results.tables.published import PublishedTable, read_publication
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
+from hpcseg.submit.apply import record
+from tests.tree import write_tree
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "paper.toml"
 SETS, STRATEGIES, FOLDS = ("validation", "test"), ("baseline", "transfer", "multitask"), 5

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.results import report as report_module
 from hpcseg.results.collect import collect
 from hpcseg.results.export import make_tables
-from hpcseg.results.published import read_publication
-from hpcseg.results.report import render_report, write_report
+from hpcseg.results.page import report as report_module
+from hpcseg.results.page.report import render_report, write_report
+from hpcseg.results.tables.published import read_publication
 from tests.results.browser import Browser, browsing, missing_programs
 
 TEMPLATES = Path(report_module.__file__).parent / "templates"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.results.statistics import bootstrap, compare, holm, sample_sd, wilcoxon
+from hpcseg.results.tables.statistics import bootstrap, compare, holm, sample_sd, wilcoxon
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 13, 30, 50, 51, 131])
@@ -107,5 +107,5 @@ def test_the_sample_sd_divides_by_n_minus_1() -> None:
 def test_no_statistics_package_is_imported_for_it() -> None:
     import subprocess
 
-    code = "import sys, hpcseg.results.tables; print('scipy' in sys.modules)"
+    code = "import sys, hpcseg.results.tables.tables; print('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"

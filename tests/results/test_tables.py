@@ -9,10 +9,10 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.measures import MEASURES
-from hpcseg.results.rendering import to_markdown
-from hpcseg.results.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
-from hpcseg.sweeps.sweepfile import Metric
+from hpcseg.results.tables.measures import MEASURES
+from hpcseg.results.tables.rendering import to_markdown
+from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
+from hpcseg.study.tables import Metric
 
 VALIDATION = ("validation",)
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcseg.heartbeat import Heartbeat, process_start
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure, Fate
+from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure
 from hpcseg.runs.judge import judge
-from hpcseg.runs.queue import Queue, QueueEntry
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
-from hpcseg.sweeps.status import reconcile
-from hpcseg.training.control import Heartbeat, process_start
+from hpcseg.runs.status import reconcile
+from hpcseg.slurm.accounting import Fate
+from hpcseg.slurm.queue import Queue, QueueEntry
 
 NOW = 10_000.0
 HOST = socket.gethostname()

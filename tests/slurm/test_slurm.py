@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from hpcseg.runs.attempts import read_attempts
-from hpcseg.runs.queue import read_queue
+from hpcseg.runs.lines import RunStatus
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps.actions import cancel
-from hpcseg.sweeps.apply import apply, choose_backend
-from hpcseg.sweeps.lines import RunStatus
-from hpcseg.sweeps.plan import Plan, make_plan
-from hpcseg.sweeps.profile import Profile
-from hpcseg.sweeps.status import read_status
-from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.runs.status import read_status
+from hpcseg.slurm.queue import read_queue
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
+from hpcseg.submit.actions import cancel
+from hpcseg.submit.apply import apply, choose_backend
+from hpcseg.submit.profile import Profile
 from hpcseg.training.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster
 
@@ -26,7 +26,7 @@ STAGES = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0} for stage 
 PROFILE = Profile.model_validate({"slurm": STAGES})
 HELD = Profile.model_validate({"slurm": STAGES | {"flags": {"hold": True}}})
 TWO_NODES = Profile.model_validate({"slurm": STAGES | {"train": STAGES["train"] | {"nodes": 2}}})
-STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()
+STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 Planner = Callable[..., Plan]
 
 

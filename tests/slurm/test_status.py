@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from hpcseg.runs.attempts import Attempt, begin, end
-from hpcseg.runs.queue import read_queue
+from hpcseg.runs.lines import RunStatus
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps.actions import cancel
-from hpcseg.sweeps.lines import RunStatus
-from hpcseg.sweeps.status import read_status
-from hpcseg.sweeps.why import explain
+from hpcseg.runs.status import read_status
+from hpcseg.runs.why import explain
+from hpcseg.slurm.queue import read_queue
+from hpcseg.submit.actions import cancel
 from tests.slurm.cluster import Cluster
 
 BEATING = f"""\

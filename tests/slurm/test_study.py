@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from hpcseg.runs.queue import read_queue
+from hpcseg.slurm.queue import read_queue
 from tests.slurm.cluster import Cluster
 
-STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()
+STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 AXES = """
 strategy = [{strategy}]
 labelled = [2]

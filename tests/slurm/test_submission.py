@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import SchedulerError
-from hpcseg.jobs import nodes
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.queue import Queue, read_queue
 from hpcseg.runs.records import ArrayRecord, read_array
-from hpcseg.sweeps.apply import apply
-from hpcseg.sweeps.plan import Plan, make_plan
-from hpcseg.sweeps.profile import Profile
-from hpcseg.sweeps.status import judge_all
-from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.runs.status import judge_all
+from hpcseg.slurm import nodes
+from hpcseg.slurm.queue import Queue, read_queue
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
+from hpcseg.submit.apply import apply
+from hpcseg.submit.profile import Profile
 from hpcseg.training.control import Control
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
 
-STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()
+STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 LONG = "training.epochs=100000"
 Planner = Callable[..., Plan]
 Wrapper = Callable[[str], None]

@@ -24,14 +24,14 @@ from hpcseg.jobs.entry import execute
 from hpcseg.runs.attempts import Attempt, read_attempts
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.sweeps.apply import apply
-from hpcseg.sweeps.plan import Plan, make_plan
-from hpcseg.sweeps.profile import Profile
-from hpcseg.sweeps.sweepfile import read_sweep
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
+from hpcseg.submit.apply import apply
+from hpcseg.submit.profile import Profile
 from hpcseg.training.checkpoint import load_tensors
 from tests.slurm.cluster import Cluster
 
-STUDY = (Path(__file__).parents[1] / "sweeps" / "study.toml").read_text()
+STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 EPOCHS = 100
 EXCLUDED = (["n[1-2]"], ["n1,n2"])
 # Replaces `SegmentationTask.training_step` in a job: the tests' way into the process that trains.

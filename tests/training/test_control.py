@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, Interrupted
-from hpcseg.training.control import Control, Heartbeat, is_alive, process_start, read_heartbeat
+from hpcseg.heartbeat import Heartbeat, is_alive, process_start, read_heartbeat
+from hpcseg.training.control import Control
 
 
 def beat_of(run: Path) -> Heartbeat:

@@ -15,19 +15,18 @@ from torch import Tensor, nn
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_json, write_text
 from hpcseg.kernels import torch_alone
-from hpcseg.patches.tiers import Reading
-from hpcseg.spec import RUN_FILE, PretrainSpec, TrainSpec
+from hpcseg.spec import RUN_FILE, PretrainSpec, Reading, TrainSpec
 from hpcseg.training import stages, update
 from hpcseg.training.checkpoint import CHECKPOINT, load_checkpoint
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
+from hpcseg.training.deferred import LATE, Reports
+from hpcseg.training.kernel_choice import KERNELS_FILE
 from hpcseg.training.loop import HISTORY, Task
 from hpcseg.training.model import MODEL
 from hpcseg.training.precision import Precision, be_deterministic, place
 from hpcseg.training.rehearsal import rehearse
-from hpcseg.training.reports import LATE, Reports
 from hpcseg.training.stages import pretrain, train
-from hpcseg.training.tuning import KERNELS_FILE
 from hpcseg.training.update import Update
 from tests.training.stopping import StopAfter
 from tests.training.test_divergence import poisoned

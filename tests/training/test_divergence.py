@@ -18,11 +18,12 @@ from torch import Tensor
 
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
+from hpcseg.heartbeat import read_heartbeat
 from hpcseg.spec import RUN_FILE, TrainSpec
 from hpcseg.training import stores, tasks
 from hpcseg.training.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from hpcseg.training.comparison import compare
-from hpcseg.training.control import Control, read_heartbeat
+from hpcseg.training.control import Control
 from hpcseg.training.loop import HISTORY
 from hpcseg.training.stages import train
 from tests.training.stopping import StopAfter

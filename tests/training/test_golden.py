@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
-from hpcseg.training.control import Control, Heartbeat
+from hpcseg.training.control import Control
 from hpcseg.training.loop import HISTORY
 from hpcseg.training.model import MODEL
 from hpcseg.training.stages import pretrain, train

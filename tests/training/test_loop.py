@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
+from hpcseg.heartbeat import read_heartbeat
 from hpcseg.training.checkpoint import load_checkpoint
-from hpcseg.training.control import Control, read_heartbeat
+from hpcseg.training.control import Control
 from hpcseg.training.loop import HISTORY, Task, fit
 from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE

@@ -14,8 +14,7 @@ import torch
 from hpcseg.errors import Interrupted
 from hpcseg.files import read_json
 from hpcseg.patches.source import Source
-from hpcseg.patches.tiers import AS_IT_COMES
-from hpcseg.spec import PretrainSpec, SourceRef, TrainSpec
+from hpcseg.spec import AS_IT_COMES, PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.model import MODEL

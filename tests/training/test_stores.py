@@ -14,8 +14,7 @@ from hpcseg.files import read_json
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.sampling import Stream
-from hpcseg.patches.tiers import Reading
-from hpcseg.spec import TrainSpec
+from hpcseg.spec import Reading, TrainSpec
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.stages import train

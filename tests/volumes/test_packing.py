@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput, HpcsegError, Interrupted
+from hpcseg.inspection.checking import check_store
 from hpcseg.spec import CaseRef, PackSpec
-from hpcseg.volumes.checking import check_store
 from hpcseg.volumes.datasets import open_dataset, scan_digest
 from hpcseg.volumes.packed_case import pack_case
 from hpcseg.volumes.packing import pack, parts_folder

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import StoreError
+from hpcseg.inspection.checking import check_store
 from hpcseg.spec import CaseRef
-from hpcseg.volumes.checking import check_store
 from hpcseg.volumes.chunks import CODECS
 from hpcseg.volumes.packing import pack
 from hpcseg.volumes.seal import SEAL_BYTES, read_seal

@@ -21,7 +21,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpcseg.patches.cubes import COLUMNS, SIZE, Column, Rows, on_device
+from hpcseg.patches.buffers import on_device
+from hpcseg.patches.cubes import COLUMNS, SIZE, Column, Rows
 
 BLOCK = 512  # voxels of a program
 CUBE = 4  # voxels of a cube that are added at a time; cubes of 2³ and more are whole multiples of it

@@ -1,0 +1,140 @@
+"""What is measured of one scan and its label when a dataset is inspected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcseg.inspection.fingerprints import content_digest, sample
+from hpcseg.spec import Spacing
+from hpcseg.volumes.scans import ScanGrid
+
+Percentiles = tuple[float, float, float]
+
+PERCENTILES = (0.5, 50.0, 99.5)
+_SAMPLE = 1 << 20  # voxels that stand for all of a larger scan in its percentiles
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFacts:
+    """What was measured of one scan and its label.
+
+    Attributes:
+        name: of the case.
+        part: "training" or "test".
+        shape_zyx, spacing_zyx: canonical; voxels and mm.
+        orientation: of the file's axes, such as "LPS".
+        oblique_deg: largest angle between an axis of the file and the patient's.
+        dtype: on disk.
+        low, high, percentiles: intensities: minimum, maximum, and at 0.5, 50 and 99.5 %.
+        at_maximum: share of the voxels that have the maximum.
+        labels: label value -> voxels, 0 included; None without a label.
+        under_label: the percentiles of the voxels under all labels but 0, if there are any.
+        label_at_edge: whether a label but 0 touches a face of the volume.
+        label_digest: of the label's voxels.
+    """
+
+    name: str
+    part: str
+    shape_zyx: tuple[int, int, int]
+    spacing_zyx: Spacing
+    orientation: str
+    oblique_deg: float
+    dtype: str
+    low: float
+    high: float
+    percentiles: Percentiles
+    at_maximum: float
+    labels: Mapping[int, int] | None = None
+    under_label: Percentiles | None = None
+    label_at_edge: bool = False
+    label_digest: str = ""
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel, ml."""
+        return float(np.prod(self.spacing_zyx)) / 1000
+
+    def voxels(self, value: int) -> int:
+        """How many voxels of a label there are; 0 without a label."""
+        return (self.labels or {}).get(value, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts for a report; label volumes in ml."""
+        report: dict[str, Any] = {
+            "case": self.name,
+            "shape_zyx": list(self.shape_zyx),
+            "spacing_zyx": list(self.spacing_zyx),
+            "orientation": self.orientation,
+            "oblique_deg": self.oblique_deg,
+            "dtype": self.dtype,
+            "intensity_min": self.low,
+            "intensity_max": self.high,
+            "intensity_percentiles": _by_percentile(self.percentiles),
+            "labels": None,
+        }
+        if self.labels is not None:
+            report["labels"] = {str(value): count for value, count in self.labels.items()}
+            report["label_ml"] = {str(v): round(count * self.voxel_ml, 4) for v, count in self.labels.items() if v}
+            report["label_intensities"] = None if self.under_label is None else _by_percentile(self.under_label)
+            report["label_at_edge"] = self.label_at_edge
+        return report
+
+
+def measure(
+    name: str,
+    part: str,
+    volume_zyx: NDArray[np.float32],
+    label_zyx: NDArray[np.uint8] | None,
+    grid: ScanGrid,
+    dtype: str,
+) -> CaseFacts:
+    """Measure a scan in canonical orientation; in more than a million voxels, percentiles are those of a sample.
+
+    Args:
+        name, part, dtype: as in `CaseFacts`.
+        volume_zyx, label_zyx: intensities, and label values or None.
+        grid: of the scan.
+    """
+    some = sample(volume_zyx, _SAMPLE)
+    high = float(volume_zyx.max())
+    z, y, x = (round(size, 6) for size in grid.spacing_zyx)
+    facts = CaseFacts(
+        name=name,
+        part=part,
+        shape_zyx=grid.shape_zyx,
+        spacing_zyx=(z, y, x),
+        orientation="".join(nib.aff2axcodes(grid.affine)),
+        oblique_deg=round(float(np.degrees(nib.affines.obliquity(grid.affine)).max()), 3),
+        dtype=dtype,
+        low=float(volume_zyx.min()),
+        high=high,
+        percentiles=_percentiles(some),
+        at_maximum=np.count_nonzero(some == high) / some.size,
+    )
+    if label_zyx is None:
+        return facts
+    counts = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in label_zyx], axis=0)
+    under = volume_zyx[label_zyx > 0]
+    faces = (np.moveaxis(label_zyx, axis, 0)[side] for axis in range(3) for side in (0, -1))
+    return replace(
+        facts,
+        labels={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
+        under_label=_percentiles(sample(under, _SAMPLE)) if under.size else None,
+        label_at_edge=any(face.any() for face in faces),
+        label_digest=content_digest(label_zyx),
+    )
+
+
+def _percentiles(values: NDArray[np.float32]) -> Percentiles:
+    low, middle, high = np.percentile(values, PERCENTILES).tolist()
+    return low, middle, high
+
+
+def _by_percentile(values: Percentiles) -> dict[str, float]:
+    return {f"{percent:g}": value for percent, value in zip(PERCENTILES, values, strict=True)}

@@ -1,0 +1,1 @@
+"""Making data: synthetic abdominal CTs with labels."""

@@ -1,0 +1,204 @@
+"""The exemplar figure: one case as each strategy (rows) segments it with n labelled volumes (columns; figure 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
+from hpcseg.results.figures.legends import Labels, seeds_note
+from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, finish, new_figure
+from hpcseg.results.model import Collection, Run
+from hpcseg.results.tables.axes import sort_axis
+from hpcseg.results.tables.tables import Replicate, select_runs
+from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.volumes.preprocess import merge_labels
+from hpcseg.volumes.scans import ScanGrid, read_image, read_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CT_WINDOW = (-160.0, 240.0)  # HU
+MARGIN = 0.35  # of the reference's extent, shown around it
+
+Place = tuple[Axis, Axis]  # row and column of the figure: hue, x
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """The slice that is shown: image (Z, Y), class indices of the reference (Z, Y), and where they are in the scan."""
+
+    case: str
+    image_zy: NDArray[np.float32]
+    reference_zy: NDArray[np.uint8]
+    grid: ScanGrid
+    at: tuple[slice, slice, int]  # z, y, x
+    window: tuple[float, float]
+
+    @property
+    def aspect(self) -> float:
+        """Height of a voxel over its width."""
+        spacing_zyx = self.grid.spacing_zyx
+        return spacing_zyx[0] / spacing_zyx[1]
+
+
+def draw_examples(
+    definition: FigureDefinition, collection: Collection, runs_root: Path, labels: Labels
+) -> Figure | str:
+    """Sagittal slices of one case with the reference's and the prediction's contours, or why there are none.
+
+    The case is the one of median DSC among those that all runs of one replicate have segmented. The slice is the one
+    with most of the reference; front is left and head is up.
+    """
+    runs = select_runs(
+        TableDefinition(
+            name=definition.name, grid=definition.grid, rows=definition.hue, columns=definition.x, over=definition.over
+        ),
+        collection,
+    )
+    rows, columns = sort_axis(row for row, _ in runs), sort_axis(column for _, column in runs)
+    replicate, chosen = _replicate_with_most_masks(runs, runs_root, definition.set)
+    if not chosen:
+        return (
+            f"no finished run has masks of the {definition.set} set below {runs_root / 'train'} (inference.save_masks)"
+        )
+    case = _median_case(chosen, runs_root, definition.set)
+    exemplar = _exemplar(next(iter(chosen.values())), runs_root, definition.set, case) if case else None
+    if exemplar is None:
+        return f"the runs have no case of the {definition.set} set with a mask and a reference in common"
+    figure = _empty_grid(exemplar, len(rows), len(columns))
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, row in zip(panels, rows, strict=True):
+        for axes, column in zip(line, columns, strict=True):
+            _panel(axes, exemplar, chosen.get((row, column)), runs_root, definition.set)
+        line[0].set_ylabel(labels.hue(row))
+    for axes, column in zip(panels[0], columns, strict=True):
+        axes.set_title(labels.panel(column), fontsize=7)
+    where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
+    note = f"{case}, the {definition.set} case of median DSC, sagittal, with its DSC"
+    finish(figure, _legend(), f"{note}; {where}, {seeds_note(definition, collection)}.")
+    return figure
+
+
+def _empty_grid(exemplar: Exemplar, rows: int, columns: int) -> Figure:
+    """A figure with room for panels of the slice's shape, not higher than a page."""
+    height, width = exemplar.image_zy.shape
+    ratio = height / width * exemplar.aspect
+    panel = min(1.4, (PAGE - 0.3) / columns, (TALLEST - 0.7) / (rows * ratio))
+    figure = new_figure(max(panel * columns + 0.3, 2.2), panel * ratio * rows + 0.6)
+    arrange(figure, w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+    return figure
+
+
+def _mask(runs_root: Path, run: Run, name: str, case: str) -> Path:
+    return runs_root / "train" / run.id / "predictions" / name / f"{case}.nii.gz"
+
+
+def _scores(run: Run, name: str) -> dict[str, float]:
+    """Mean DSC over classes of every case of the set."""
+    cases: dict[str, list[float]] = {}
+    for score in run.result.sets.get(name, ()) if run.result else ():
+        if score.dsc is not None:
+            cases.setdefault(score.case, []).append(score.dsc)
+    return {case: fmean(values) for case, values in cases.items()}
+
+
+def _replicate_with_most_masks(
+    runs: dict[Place, list[tuple[Replicate, Run]]], runs_root: Path, name: str
+) -> tuple[Replicate, dict[Place, Run]]:
+    """The replicate with most runs that left masks, and these; the first one on ties."""
+    replicates: dict[Replicate, dict[Place, Run]] = {}
+    for place, found in runs.items():
+        for replicate, run in found:
+            if any(_mask(runs_root, run, name, case).exists() for case in _scores(run, name)):
+                replicates.setdefault(replicate, {})[place] = run
+    return max(replicates.items(), key=lambda item: len(item[1]), default=((), {}))
+
+
+def _median_case(chosen: dict[Place, Run], runs_root: Path, name: str) -> str | None:
+    scores = [_scores(run, name) for run in chosen.values()]
+    common = [
+        case
+        for case in sorted(scores[0])
+        if all(case in found for found in scores)
+        and all(_mask(runs_root, run, name, case).exists() for run in chosen.values())
+    ]
+    ranked = sorted(common, key=lambda case: fmean(found[case] for found in scores))
+    return ranked[len(ranked) // 2] if ranked else None
+
+
+def _exemplar(run: Run, runs_root: Path, name: str, case: str) -> Exemplar | None:
+    """The slice to show, or None where the run's specification has no reference for the case."""
+    spec = read_spec(runs_root / "train" / run.id)
+    if not isinstance(spec, TrainSpec):
+        return None
+    scans = spec.test_scans if name == "test" else spec.validation_scans
+    scan = next((scan for scan in scans if scan.name == case), None)
+    if scan is None or scan.label is None:
+        return None
+    image_zyx, grid = read_image(scan.image)
+    reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes_in(name))
+    x = int(np.count_nonzero(reference_zyx, axis=(0, 1)).argmax())
+    z = _extent(np.flatnonzero(reference_zyx[:, :, x].any(axis=1)), image_zyx.shape[0])
+    y = _extent(np.flatnonzero(reference_zyx[:, :, x].any(axis=0)), image_zyx.shape[1])
+    low, high = np.percentile(image_zyx, (1, 99.5))
+    window = CT_WINDOW if image_zyx.min() < -500 else (float(low), float(high))
+    return Exemplar(case, image_zyx[z, y, x], reference_zyx[z, y, x], grid, (z, y, x), window)
+
+
+def _extent(found: NDArray[np.intp], size: int) -> slice:
+    if not len(found):
+        return slice(0, size)
+    margin = int(MARGIN * (found[-1] - found[0] + 1)) + 2
+    return slice(max(0, int(found[0]) - margin), min(size, int(found[-1]) + margin + 1))
+
+
+def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, runs_root: Path, name: str) -> None:
+    low, high = exemplar.window
+    axes.imshow(
+        exemplar.image_zy,
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        aspect=exemplar.aspect,
+        interpolation="bilinear",
+        origin="lower",
+    )
+    axes.invert_xaxis()  # front to the left
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    _contours(axes, exemplar.reference_zy, YELLOW, 1.4)
+    if run is None:
+        _write(axes, 0.5, 0.5, "missing", "center")
+        return
+    mask_zyx = read_label(_mask(runs_root, run, name, exemplar.case), exemplar.grid)
+    _contours(axes, mask_zyx[exemplar.at], SKY, 0.7)
+    _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}", "right")
+
+
+def _write(axes: Axes, x: float, y: float, text: str, align: Literal["center", "right"]) -> None:
+    """White on dark, with a dark edge where the image is bright."""
+    from matplotlib.patheffects import withStroke
+
+    written = axes.text(x, y, text, transform=axes.transAxes, color="white", ha=align, fontsize=SMALL)
+    written.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
+
+
+def _contours(axes: Axes, classes_zy: NDArray[np.uint8], colour: str, width: float) -> None:
+    for class_ in np.unique(classes_zy[classes_zy > 0]):
+        inside = (classes_zy == class_).astype(np.float32)
+        if inside.min() < inside.max():
+            axes.contour(inside, levels=[0.5], colors=[colour], linewidths=width)
+
+
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    entries = (("reference", YELLOW, 2.0), ("prediction", SKY, 1.0))
+    return [Line2D([], [], color=colour, lw=width, label=text) for text, colour, width in entries]

@@ -1,0 +1,175 @@
+"""What the autoencoders have learned: kernels of encoder and decoder as central slices (paper, figure 2).
+
+Shapes: K kernels, n edge of a kernel (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcseg.errors import BadInput
+from hpcseg.results.collect import FigureDefinition
+from hpcseg.results.figures.legends import runs_of
+from hpcseg.results.figures.style import COLUMN, PAGE, SMALL, finish, lettered, new_mosaic, tile
+from hpcseg.results.model import Collection, Run
+from hpcseg.spec import RUN_FILE, TrainSpec, read_spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Weights = Mapping[str, Any]  # names to tensors
+
+SHOWN = {1: 8, 2: 8, 3: 6}  # kernels of a block, by panels side by side
+SATURATED = 1.0  # per cent of a block's weights that are black or white
+_GAP = 0.12  # between kernels, in kernels
+_LEFT, _RIGHT, _TITLE = 0.36, 0.38, 0.24  # inches for the blocks' names, their scales, and the panel's title
+
+
+@dataclass(frozen=True)
+class Block:
+    """Kernels of one block of one level: slices (K, n, n) through their middles, and the weight that is drawn white."""
+
+    name: str
+    slices_Knn: NDArray[np.float32]
+    white: float
+
+
+def draw_kernels(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
+    """A panel per level: the strongest kernels of CBR1 to CBR3 and of the decoder, or why there are none.
+
+    They are of the autoencoders from which the first S-TL run with finished ones started; in a sweep without such a
+    run, of the encoders of the first trained F-Net. Greys are symmetric about 0, with a scale for each block
+    of a level. A kernel of CBR2, CBR3 has one cube per input map: the one of largest norm is shown.
+    """
+    try:
+        found = find_autoencoders(definition, collection, runs_root) or _encoders(definition, collection, runs_root)
+    except BadInput as error:
+        return str(error)
+    if found is None:
+        return "no run has left weights of autoencoders or of an F-Net yet"
+    run, levels, whose = found
+    across = side_by_side(len(levels))
+    panels = [_blocks(weights, SHOWN[across]) for weights in levels]
+    sizes = ", ".join(f"{block.name} {block.slices_Knn.shape[-1]}³" for block in panels[0])
+    note = f"{whose} {named(run)}: central slices of the kernels of largest norm ({sizes} weights)."
+    return _draw(
+        panels, across, f"{note} Middle grey is 0; black and white are minus and plus the number on the right."
+    )
+
+
+def _draw(panels: list[list[Block]], across: int, note: str) -> Figure:
+    """A panel per level; in it a row per block, and kernels in squares of edge 1 with gaps."""
+    width, down = COLUMN if across == 1 else PAGE, -(-len(panels) // across)
+    inner = width / across - _LEFT - _RIGHT
+    rows, step = max(map(len, panels)), 1 + _GAP
+    height = rows * inner / SHOWN[across]
+    figure = new_mosaic(width, down * (height + _TITLE), note)
+    for level, blocks in enumerate(panels):
+        left, top = level % across * width / across + _LEFT, level // across * (height + _TITLE) + _TITLE
+        axes = tile(figure, left, top, inner, height)
+        for row, block in enumerate(blocks):
+            for place, slice_nn in enumerate(block.slices_Knn):
+                extent = (place * step, place * step + 1, row * step + 1, row * step)
+                limits: Any = {"vmin": -block.white, "vmax": block.white}
+                axes.imshow(slice_nn, cmap="gray", extent=extent, interpolation="nearest", **limits)
+            end = len(block.slices_Knn) * step
+            axes.text(end, row * step + 0.5, f"±{block.white:.2g}", va="center", fontsize=SMALL)
+        axes.set_yticks([row * step + 0.5 for row in range(len(blocks))], [block.name for block in blocks])
+        axes.tick_params(length=0, pad=2)
+        axes.set(xlim=(0, SHOWN[across] * step), ylim=(rows * step, 0), aspect="auto")
+        axes.set_title(lettered(level, len(panels), f"Resolution {level}"), loc="left", pad=3)
+    finish(figure, [], note)
+    return figure
+
+
+def find_autoencoders(
+    definition: FigureDefinition, collection: Collection, runs_root: Path
+) -> tuple[Run, list[Weights], str] | None:
+    """The first S-TL run of the figure's grids whose autoencoders are all trained, their weights, and whose they are.
+
+    Raises:
+        BadInput: the sweep has no such grid, or a file is damaged.
+    """
+    from hpcseg.training.checkpoint import load_tensors
+
+    for run, spec in specifications(definition, collection, runs_root):
+        paths = [runs_root / path for path in spec.pretrained]
+        if paths and all(path.exists() for path in paths):
+            return run, [load_tensors(path)["weights"] for path in paths], "Autoencoders of"
+    return None
+
+
+def named(run: Run) -> str:
+    """A run with what tells it from others."""
+    config = run.config
+    return f"{run.id} (n = {config.get('labelled', '?')}, fold {config.get('fold', '?')}, seed {config.get('seed', 0)})"
+
+
+def specifications(
+    definition: FigureDefinition, collection: Collection, runs_root: Path
+) -> list[tuple[Run, TrainSpec]]:
+    """What the runs of the figure's grids had to do, as far as that is written.
+
+    Raises:
+        BadInput: as `find_autoencoders`.
+    """
+    found = []
+    for run in runs_of(definition, collection):
+        folder = runs_root / "train" / run.id
+        spec = read_spec(folder) if (folder / RUN_FILE).exists() else None
+        if isinstance(spec, TrainSpec):
+            found.append((run, spec))
+    return found
+
+
+def _encoders(
+    definition: FigureDefinition, collection: Collection, runs_root: Path
+) -> tuple[Run, list[Weights], str] | None:
+    """The first trained F-Net, the weights of its levels' encoders, and whose they are."""
+    from hpcseg.training.checkpoint import load_tensors
+
+    for run, spec in specifications(definition, collection, runs_root):
+        path = runs_root / "train" / run.id / "model.pt"
+        if spec.config.network.kind == "fnet" and path.exists():
+            weights = load_tensors(path)["weights"]
+            levels: list[Weights] = []
+            for level in range(spec.config.network.levels):
+                prefix = f"encoders.{level}."
+                own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+                levels.append({f"encoder.{name}": weight for name, weight in own.items()})
+            return run, levels, "Encoders of"
+    return None
+
+
+def _blocks(weights: Weights, shown: int) -> list[Block]:
+    """The blocks of one level, from the image to the reconstruction."""
+    names = {f"CBR{n}": f"encoder.cbr{n}.conv.weight" for n in (1, 2, 3)}
+    names |= {"Dec": "decoder.weight" if "decoder.weight" in weights else "decoder.cbr.conv.weight"}
+    blocks = []
+    for block, name in names.items():
+        if name in weights:
+            weight = weights[name].float().numpy()
+            # A transposed convolution's weight lists its input maps first, of which each has one kernel.
+            blocks.append(_block(block, weight, shown))
+    return blocks
+
+
+def side_by_side(panels: int) -> int:
+    """How many panels of levels stand in a row."""
+    return {1: 1, 2: 2, 4: 2}.get(panels, 3)
+
+
+def _block(name: str, weight_KJnnn: NDArray[np.float32], shown: int) -> Block:
+    """The `shown` strongest kernels, strongest first; of each the cube of largest norm."""
+    norms_KJ = np.sqrt((weight_KJnnn.astype(np.float64) ** 2).sum(axis=(2, 3, 4)))
+    best_K = norms_KJ.argmax(axis=1)
+    order = np.argsort(-norms_KJ.max(axis=1), kind="stable")[:shown]
+    cubes_Knnn = weight_KJnnn[order, best_K[order]]
+    slices_Knn = cubes_Knnn[:, weight_KJnnn.shape[2] // 2]
+    return Block(name, slices_Knn, float(np.percentile(np.abs(slices_Knn), 100 - SATURATED)) or 1.0)

@@ -1,0 +1,189 @@
+"""Under which circumstances a sweep's results came about: configuration, data, code and machines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcseg.config import RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.files import read_json
+from hpcseg.results.model import Collection, Run
+from hpcseg.runs.applied import read_sweep_record
+from hpcseg.runs.rundir import STORE_FILE, RunDir
+from hpcseg.spec import RUN_FILE
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of the configuration: its values with the number of runs that have each, and its default."""
+
+    key: str
+    values: tuple[tuple[str, int], ...]
+    default: str
+
+    @property
+    def varies(self) -> bool:
+        """Whether runs differ in it."""
+        return len(self.values) > 1
+
+    @property
+    def changed(self) -> bool:
+        """Whether any run has another value than the default."""
+        return any(value != self.default for value, _ in self.values)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many volumes the runs of one fold and number of labelled ones have, and which."""
+
+    fold: str
+    labelled: int
+    validation: int
+    test: int
+    cases: tuple[str, ...]  # names of the labelled ones
+    validation_cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A packed dataset; `megabytes` is None while it is not packed."""
+
+    dataset: str
+    cases: int
+    labelled: int
+    spacing: str  # mm, z × y × x
+    classes: str
+    megabytes: float | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Stores and splits of a sweep, and the test scans."""
+
+    stores: tuple[Store, ...]
+    splits: tuple[Split, ...]
+    test_cases: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def validation(self) -> dict[str, tuple[str, ...]]:
+        """Names of the validation volumes by fold."""
+        return {split.fold: split.validation_cases for split in self.splits}
+
+
+def settings(configs: Sequence[Mapping[str, Any]]) -> list[Setting]:
+    """Every key of the configurations in the order of the sections. Pure."""
+    defaults = flatten(RunConfig().model_dump(mode="json"))
+    counts: dict[str, Counter[str]] = {}
+    for config in configs:
+        for key, value in flatten(config).items():
+            counts.setdefault(key, Counter())[shown(value)] += 1
+    return [
+        Setting(key, tuple(found.items()), shown(defaults[key]) if key in defaults else "")
+        for key, found in counts.items()
+    ]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values. Pure."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as TOML writes it: "window", [1, 2], true. Pure."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_data(collection: Collection) -> Data:
+    """Stores, splits and scans, from the `run.json` of the packs and of one training run of each kind."""
+    record = read_sweep_record(collection.root, collection.sweep)
+    problems: list[str] = []
+
+    def read(stage: str, run_id: str) -> Mapping[str, Any]:
+        try:
+            value = read_json(collection.root / stage / run_id / RUN_FILE)
+        except BadInput as error:
+            problems.append(str(error))
+            return {}
+        return value if isinstance(value, Mapping) else {}
+
+    packs = (record.get("stages") or {}).get("pack", ())
+    stores = [
+        _store(RunDir.of(collection.root, "pack", run_id), found) for run_id in packs if (found := read("pack", run_id))
+    ]
+    splits: dict[tuple[str, int], Split] = {}
+    test: dict[str, None] = {}
+    for run in _one_of_each(collection.runs):
+        found = read("train", run.id)
+        if not found:
+            continue
+        split = _split(run, found)
+        splits.setdefault((split.fold, split.labelled), split)
+        test |= dict.fromkeys(str(scan["name"]) for scan in found.get("test_scans", ()))
+    ordered = tuple(sorted(splits.values(), key=lambda split: (split.fold, split.labelled)))
+    return Data(tuple(stores), ordered, tuple(test), tuple(problems))
+
+
+def environments(collection: Collection) -> list[dict[str, str]]:
+    """Code and machine behind the results, each different one once with the number of its runs, most runs first."""
+    counts: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for run in collection.runs:
+        if run.result is None:
+            continue
+        code, hardware = run.result.code, run.result.hardware
+        known = {
+            "hpcseg": " ".join(str(code[key]) for key in ("version", "commit") if code.get(key)),
+            "torch": str(code.get("torch", "")),
+            "Python": str(code.get("python", "")),
+            "Device": str(hardware.get("device", "")),
+            "Ranks": str(hardware.get("ranks", "")),
+            "Threads": str(hardware.get("threads", "")),
+            "Host": str(hardware.get("host", "")),
+        }
+        counts[tuple(known.items())] += 1
+    return [dict(known) | {"Runs": str(count)} for known, count in counts.most_common()]
+
+
+def _one_of_each(runs: Iterable[Run]) -> list[Run]:
+    """One run of each dataset, fold and number of labelled volumes: the others have the same volumes."""
+    chosen: dict[str, Run] = {}
+    for run in runs:
+        key = repr((run.config.get("data"), run.config.get("fold"), run.config.get("labelled")))
+        chosen.setdefault(key, run)
+    return list(chosen.values())
+
+
+def _split(run: Run, found: Mapping[str, Any]) -> Split:
+    labelled = tuple(map(str, found.get("labelled", {}).get("cases", ())))
+    validation = tuple(str(scan["name"]) for scan in found.get("validation_scans", ()))
+    tests = len(found.get("test_scans", ()))
+    return Split(str(run.config.get("fold", "")), len(labelled), len(validation), tests, labelled, validation)
+
+
+def _store(run: RunDir, found: Mapping[str, Any]) -> Store:
+    path = run.path / STORE_FILE
+    cases = found.get("cases", ())
+    groups = found.get("classes") or ()
+    return Store(
+        dataset=str(found.get("dataset", "")),
+        cases=len(cases),
+        labelled=sum(case.get("label") is not None for case in cases),
+        spacing=" × ".join(f"{mm:g}" for mm in found.get("spacing_zyx", ())),
+        classes="; ".join(" + ".join(map(str, values)) for values in groups) or "every label but 0",
+        megabytes=path.stat().st_size / 1e6 if path.exists() else None,
+    )

@@ -1,0 +1,215 @@
+"""The runs of a sweep as a report lists them: where each is and why, its attempts, what it cost.
+
+Read from the run directories as `hpcseg status` reads them; squeue and sacct are asked at most once each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from hpcseg.results.model import Collection, Result, Run
+from hpcseg.results.tables.axes import STRATEGIES, label
+from hpcseg.runs.applied import read_sweep_record
+from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.ends import Ends
+from hpcseg.runs.evidence import Evidence, Verdict
+from hpcseg.runs.lines import gpu_seconds_of
+from hpcseg.runs.rundir import STAGES, RunDir
+from hpcseg.runs.status import look
+from hpcseg.runs.why import next_step
+
+FOLDS = 5  # of the paper: it gives the hours of five runs
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of any stage.
+
+    Attributes:
+        strategy: of a training run, else "".
+        axes: of its first cell in the grids.
+        state, why, next: as `hpcseg status` says; next: the command that is of use now.
+        epochs, best_epoch: None where nobody says.
+        hours: of all attempts by the clock; None where nobody says.
+        gpu_hours, gpu_hours_lost: of all attempts; lost: done again after an interruption.
+        dsc: mean over cases and classes of each set.
+        finished: local time, "" before that.
+    """
+
+    id: str
+    stage: str
+    strategy: str
+    axes: Mapping[str, Any]
+    state: str
+    why: str
+    next: str
+    epochs: int | None
+    best_epoch: int | None
+    hours: float | None
+    gpu_hours: float
+    gpu_hours_lost: float
+    attempts: tuple[Attempt, ...]
+    where: str
+    dsc: Mapping[str, float]
+    finished: str
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there."""
+        return self.state == "done"
+
+    @property
+    def ends(self) -> str:
+        """How its attempts ended: "preempted 2, done 1"."""
+        counts = Counter(attempt.cause or "open" for attempt in self.attempts)
+        return ", ".join(cause if count == 1 else f"{cause} × {count}" for cause, count in counts.items())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the runs of one kind took.
+
+    Attributes:
+        hours: by the clock, all attempts of all runs.
+        per_folds: GPU hours of a finished run, with its share of what it needed, times the paper's five folds.
+    """
+
+    name: str
+    strategy: str
+    runs: int
+    done: int
+    attempts: int
+    hours: float
+    gpu_hours: float
+    gpu_hours_lost: float
+    per_folds: float | None
+
+
+def read_ledger(collection: Collection) -> list[Entry]:
+    """Every run of the sweep, ancestors first, in the order of the sweep file.
+
+    Raises:
+        BadInput: the sweep's record is damaged.
+    """
+    record = read_sweep_record(collection.root, collection.sweep)
+    stages = record.get("stages") or {}
+    ids = {stage: list(stages.get(stage, ())) for stage in STAGES}
+    ids["train"] = [run.id for run in collection.runs]
+    runs = [RunDir.of(collection.root, stage, run_id) for stage in STAGES for run_id in ids[stage]]
+    found = look(runs, record.get("needs", {}), Ends(), attempts=True)
+    training = {run.id: run for run in collection.runs}
+    now, file = time.time(), str(record.get("file", ""))
+    return [
+        _entry(run, found.verdicts[run.id], found.evidence[run.id], training.get(run.id), file, now) for run in runs
+    ]
+
+
+def add_costs(entries: Sequence[Entry]) -> list[Cost]:
+    """Cost by kind of work: packing, pretraining, and training by strategy. Pure.
+
+    `per_folds` of S-TL contains the pretraining that its runs share, as the paper's hours do.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.stage, entry.strategy), []).append(entry)
+    pretraining = sum(entry.gpu_hours for entry in entries if entry.stage == "pretrain")
+
+    def place(key: tuple[str, str]) -> tuple[int, int]:
+        stage, strategy = key
+        return STAGES.index(stage), STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
+
+    costs = []
+    for stage, strategy in sorted(groups, key=place):
+        found = groups[stage, strategy]
+        done, gpu_hours = sum(entry.done for entry in found), sum(entry.gpu_hours for entry in found)
+        whole = gpu_hours + (pretraining if strategy == "transfer" else 0.0)
+        costs.append(
+            Cost(
+                name={"pack": "Packing", "pretrain": "Pretraining"}.get(stage) or f"Training: {label(strategy)}",
+                strategy=strategy,
+                runs=len(found),
+                done=done,
+                attempts=sum(len(entry.attempts) for entry in found),
+                hours=sum(entry.hours or 0.0 for entry in found),
+                gpu_hours=gpu_hours,
+                gpu_hours_lost=sum(entry.gpu_hours_lost for entry in found),
+                per_folds=FOLDS * whole / done if strategy and done == len(found) and whole else None,
+            )
+        )
+    return costs
+
+
+def _entry(run: RunDir, verdict: Verdict, evidence: Evidence, training: Run | None, file: str, now: float) -> Entry:
+    result = training.result if training else None
+    attempts = evidence.attempts
+    used_s, lost_s = gpu_seconds_of(evidence, verdict, now)
+    wall_s = gpu_seconds_of(_as_if_one_gpu(evidence), verdict, now)[0] if attempts else None
+    gpu_hours, state, why = used_s / 3600, str(verdict.state), verdict.why
+    if result is not None:
+        if wall_s is None:
+            wall_s = result.training.get("seconds")
+        gpu_hours = gpu_hours or result.gpu_hours or 0.0
+    elif training is not None and verdict.state == "done":
+        state, why = "unknown", "its result cannot be used"
+    epochs, best = (result.training.get(key) if result else None for key in ("epochs", "best_epoch"))
+    return Entry(
+        id=run.id,
+        stage=run.stage,
+        strategy=str(training.config.get("strategy", "")) if training else "",
+        axes=training.places[0].axes if training and training.places else {},
+        state=state,
+        why=why,
+        next=next_step(run.id, verdict, file),
+        epochs=epochs,
+        best_epoch=best,
+        hours=None if wall_s is None else wall_s / 3600,
+        gpu_hours=gpu_hours,
+        gpu_hours_lost=lost_s / 3600,
+        attempts=attempts,
+        where=verdict.node or _where(attempts, result),
+        dsc=_means(result),
+        finished=_finished(attempts, result) if state == "done" else "",
+    )
+
+
+def _as_if_one_gpu(evidence: Evidence) -> Evidence:
+    """The same attempts, so that their GPU seconds are seconds."""
+    return replace(evidence, attempts=tuple(replace(attempt, gpus=1) for attempt in evidence.attempts))
+
+
+def _where(attempts: Sequence[Attempt], result: Result | None) -> str:
+    nodes = list(dict.fromkeys(attempt.node for attempt in attempts if attempt.node))
+    return ", ".join(nodes) or str(result.hardware.get("host", "") if result else "")
+
+
+def _means(result: Result | None) -> dict[str, float]:
+    scores = result.sets if result else {}
+    defined = {name: [one.dsc for one in found if one.dsc is not None] for name, found in scores.items()}
+    return {name: fmean(values) for name, values in defined.items() if values}
+
+
+def _finished(attempts: Iterable[Attempt], result: Result | None) -> str:
+    ended = [attempt.ended for attempt in attempts if attempt.ended is not None]
+    if ended:
+        return clock(max(ended))
+    return result.finished[:16].replace("T", " ") if result else ""
+
+
+def clock(seconds: float) -> str:
+    """Unix seconds as local time, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def lasted(hours: float | None) -> str:
+    """Hours as 4 s, 3 min or 2.5 h; "" for None."""
+    if hours is None:
+        return ""
+    seconds = 3600 * hours
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{hours:,.1f} h"

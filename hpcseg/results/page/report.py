@@ -1,0 +1,292 @@
+"""A sweep as one HTML page that needs nothing else: no network, no other file, and no script to be read.
+
+The page forbids itself to load anything (its Content-Security-Policy); what it shows is inside.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import platform
+import struct
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcseg import __version__
+from hpcseg.errors import BadInput
+from hpcseg.files import write_text
+from hpcseg.results.collect import FigureDefinition
+from hpcseg.results.export import make_tables
+from hpcseg.results.model import Collection
+from hpcseg.results.page.circumstances import environments, read_data, settings
+from hpcseg.results.page.ledger import Cost, Entry, add_costs, clock, lasted, read_ledger
+from hpcseg.results.page.sheets import data_uri, sheet_of
+from hpcseg.results.tables.axes import label
+from hpcseg.results.tables.published import datasets_of
+from hpcseg.results.tables.rendering import DASH, STALE
+from hpcseg.results.tables.tables import Improved, Table, improved_in_all
+from hpcseg.runs.applied import read_sweep_record
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MARKER = "<!-- a report of hpcseg -->"
+HEAD = 4096  # characters in which a report says what it is
+SCREEN_SCALE = 0.6  # CSS pixels per pixel of a figure
+FEW = 60  # rows that are shown unasked; more stand folded
+MANY = 300  # runs that are listed of a state in which they wait for attention
+PAPER_DATA = "Task03_Liver"  # on which the paper's hours were measured
+PAPER_HOURS = {"baseline": 80, "transfer": 130, "multitask": 195}  # of five folds on one GTX 1080 Ti (paper, 5.5)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page; `uri` is "" and `why_not` says why where it could not be drawn."""
+
+    name: str
+    title: str
+    alt: str
+    uri: str = ""
+    size: tuple[int, int] = (0, 0)  # CSS pixels: width, height
+    why_not: str = ""
+
+
+def write_report(
+    collection: Collection,
+    path: Path,
+    *,
+    tables: Sequence[Table] | None = None,
+    force: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the page of a sweep to `path`, atomically.
+
+    Args:
+        path: a file, or a folder in which the page is called report.html.
+        tables: to show; by default those of the sweep (`export.make_tables`).
+        force: replace whatever is there; otherwise only an earlier report of the same sweep.
+        report: called with one line for each figure that cannot be drawn yet.
+
+    Raises:
+        BadInput: another file is there; or a table or figure names an axis or grid that the sweep does not have.
+    """
+    path = path / "report.html" if path.is_dir() else path
+    if not force:
+        refuse_foreign(path, collection.sweep)
+    write_text(path, render_report(collection, tables=tables, report=report))
+    return path
+
+
+def refuse_foreign(path: Path, sweep: str) -> None:
+    """Refuse to replace what is no report of `sweep`.
+
+    Raises:
+        BadInput: such a file is there.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(HEAD)
+    if MARKER not in head:
+        raise BadInput(f"{path}: exists and is no report of hpcseg; name another file, or replace it with --force")
+    if f'<meta name="hpcseg-sweep" content="{html.escape(sweep)}">' not in head:
+        raise BadInput(f"{path}: is the report of another sweep; name another file, or replace it with --force")
+
+
+def render_report(
+    collection: Collection,
+    *,
+    tables: Sequence[Table] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> str:
+    """The page as HTML.
+
+    Raises:
+        BadInput: as `write_report`.
+    """
+    record = read_sweep_record(collection.root, collection.sweep)
+    tables = make_tables(collection) if tables is None else tables
+    entries = read_ledger(collection)
+    keys = settings([run.config for run in collection.runs])
+    pages = _environment()
+    script = pages.get_template("report.js").render()
+    return pages.get_template("report.html.j2").render(
+        marker=MARKER,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        collection=collection,
+        title=record.get("title") or collection.sweep,
+        asked=_asked(collection.root, record),
+        sheets=[sheet_of(table) for table in tables],
+        improved=_improved(tables),
+        stale={run.id: run.stale for run in collection.runs if run.stale},
+        pictures=_pictures(collection, report or (lambda line: None)),
+        entries=entries,
+        axes=_axes(entries),
+        sets=_sets(entries),
+        open=[_waiting(state, entries) for state in dict.fromkeys(e.state for e in entries if not e.done)],
+        states=Counter(entry.state for entry in entries),
+        costs=(costs := add_costs(entries)),
+        used=sum(cost.gpu_hours for cost in costs),
+        lost=sum(cost.gpu_hours_lost for cost in costs),
+        hours=sum(cost.hours for cost in costs),
+        paper_hours=_paper_hours(collection, costs),
+        interruptions=_interruptions(entries),
+        data=read_data(collection),
+        varying=[key for key in keys if key.varies],
+        changed=[key for key in keys if key.changed and not key.varies],
+        keys=keys,
+        environments=environments(collection),
+        made={"at": clock(time.time()), "by": f"hpcseg {__version__}", "on": platform.node()},
+        few=FEW,
+        measure="DSC",
+        dash=DASH,
+        stale_mark=STALE,
+    )
+
+
+def _improved(tables: Sequence[Table]) -> Improved | None:
+    """The share of improved cells in the first tables that have one."""
+    found = improved_in_all(tables)
+    first = next((table for table in tables if table.contrasts and table.measure.better), None)
+    if found is not None or first is None:
+        return found
+    theirs = first.beside if first.beside and first.beside.improved[1] else None
+    beside = (theirs.label, theirs.improved) if theirs else ("", (0, 0))
+    return Improved((first.definition.name,), *first.improved, *beside)
+
+
+def _pictures(collection: Collection, report: Callable[[str], None]) -> list[Picture]:
+    """Every figure of the sweep, drawn as `collect` draws it."""
+    from hpcseg.results.figures.figures import draw_figures
+
+    said: list[str] = []
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        draw_figures(collection, collection.root, Path(folder), report=said.append)
+        for definition in collection.figures:
+            path = Path(folder) / f"{definition.name}.png"
+            title = definition.title or _usual_title(definition)
+            if path.exists():
+                png = path.read_bytes()
+                size = _size(png)
+                found.append(Picture(definition.name, title, _described(definition), data_uri(png, "image/png"), size))
+            else:
+                start = f"figure {definition.name} is not drawn: "
+                why = next((line.removeprefix(start) for line in said if line.startswith(start)), "not drawn")
+                found.append(Picture(definition.name, title, "", why_not=why))
+    for line in said:
+        report(line)
+    return found
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height at which a PNG of 200 dpi is shown: a little larger than in print."""
+    width, height = struct.unpack(">II", png[16:24])
+    return round(width * SCREEN_SCALE), round(height * SCREEN_SCALE)
+
+
+def _usual_title(definition: FigureDefinition) -> str:
+    titles = {
+        "box": "Scores on the {} set",
+        "curve": "Mean scores on the {} set",
+        "examples": "A case of the {} set",
+        "learning": "Learning curves",
+        "kernels": "Learned kernels",
+        "reconstructions": "Reconstructions",
+    }
+    return titles.get(definition.kind, definition.name).format(definition.set)
+
+
+def _described(definition: FigureDefinition) -> str:
+    """What a figure shows, for those who do not see it."""
+    kinds = {
+        "box": "Box plots of the {set} set's scores by {x} and {hue}, means as triangles",
+        "curve": "Mean score of the {set} set against {x}, a line with intervals for each {hue}",
+        "examples": "Slices of one case of the {set} set with contours of reference and segmentation by {x} and {hue}",
+        "learning": "Loss by epoch, a panel for each {x}, a colour for each {hue}",
+        "kernels": "Slices through the kernels that the networks have learned",
+        "reconstructions": "Patches beside what the autoencoders make of them",
+    }
+    shown = kinds.get(definition.kind, "Figure {name}")
+    words = shown.format(set=definition.set, x=_word(definition.x), hue=_word(definition.hue), name=definition.name)
+    return f"{words}. The tables give the numbers." if definition.kind in {"box", "curve"} else f"{words}."
+
+
+def _word(axis: str) -> str:
+    return {"labelled": "number of labelled volumes"}.get(axis, axis)
+
+
+def _asked(root: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The sweep file as it was applied, and what was set on the command line."""
+    file = Path(str(record.get("file", "")))
+    copy = root / "sweeps" / str(record.get("name", "")) / file.name
+    text = copy.read_text(encoding="utf-8", errors="replace") if file.name and copy.is_file() else ""
+    return {"file": file.name, "text": text, "overrides": record.get("overrides") or []}
+
+
+def _axes(entries: Sequence[Entry]) -> list[str]:
+    """Axes that the training runs have."""
+    return list(dict.fromkeys(key for entry in entries for key in entry.axes))
+
+
+def _sets(entries: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(name for entry in entries for name in entry.dsc))
+
+
+def _waiting(state: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """The runs in one state, the first ones in full."""
+    found = [entry for entry in entries if entry.state == state]
+    return {"state": state, "entries": found[:MANY], "more": max(0, len(found) - MANY), "count": len(found)}
+
+
+def _interruptions(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Attempts that ended otherwise than with a result, by cause: how many, GPU hours lost, and the attempts."""
+    found: dict[str, list[tuple[Entry, Any]]] = {}
+    for entry in entries:
+        for attempt in entry.attempts:
+            if attempt.cause not in {None, "done"}:
+                found.setdefault(str(attempt.cause), []).append((entry, attempt))
+    return [
+        {
+            "cause": cause,
+            "count": len(pairs),
+            "lost": sum(attempt.gpus * attempt.lost_s for _, attempt in pairs) / 3600,
+            "attempts": pairs[:MANY],
+            "more": max(0, len(pairs) - MANY),
+        }
+        for cause, pairs in sorted(found.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _paper_hours(collection: Collection, costs: Sequence[Cost]) -> dict[str, int]:
+    """The paper's hours by strategy, where the sweep trains on its volumes and on GPUs."""
+    return PAPER_HOURS if datasets_of(collection) == {PAPER_DATA} and any(cost.gpu_hours for cost in costs) else {}
+
+
+def _heading(axis: str) -> str:
+    """The name of an axis above a column: n stays n."""
+    return axis[:1].upper() + axis[1:] if len(axis) > 1 else axis
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("hpcseg.results"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters["lasted"] = lasted
+    pages.filters["clock"] = clock
+    pages.filters["axis"] = label
+    pages.filters["heading"] = _heading
+    return pages

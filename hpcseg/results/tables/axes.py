@@ -1,0 +1,83 @@
+"""Axes of a table: where each run stands on them, in which order their values come, and how they are printed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hpcseg.errors import BadInput
+from hpcseg.results.collect import Axis, TableDefinition
+from hpcseg.results.model import Collection, Place, Run
+
+STRATEGIES = ("baseline", "transfer", "multitask")
+LABELS = {"baseline": "Baseline", "transfer": "S-TL", "multitask": "S-MTL", "labelled": "n", "strategy": "Strategy"}
+LABELS |= {"grid": "Experiment", "choice": "Choice"}
+CLASS, GRID, CHOICE = "class", "grid", "choice"
+
+
+def places(definition: TableDefinition, collection: Collection) -> list[tuple[Run, Place]]:
+    """Every place of the definition's grids, in the sweep file's order, with "grid" and "choice" among its axes.
+
+    Raises:
+        BadInput: the sweep has no such grid.
+    """
+    grids = dict.fromkeys(place.grid for run in collection.runs for place in run.places)
+    for grid in definition.grid or ():
+        if grid not in grids:
+            raise BadInput(
+                f"sweep {collection.sweep}: {definition.name!r} asks for grid {grid!r}; "
+                f"there are {', '.join(map(repr, grids)) or 'none'}"
+            )
+    wanted = definition.grid or tuple(grids)
+    found = [(run, place) for run in collection.runs for place in run.places if place.grid in wanted]
+    roles = {definition.rows, definition.columns, *definition.over}
+    choices: dict[str, dict[str, int]] = {}
+    chosen = []
+    for run, place in sorted(found, key=lambda one: one[1].number):
+        numbers = choices.setdefault(place.grid, {})
+        free = repr([(axis, value) for axis, value in place.axes.items() if axis not in roles])
+        own = {GRID: place.grid, CHOICE: numbers.setdefault(free, len(numbers) + 1)}
+        chosen.append((run, place.model_copy(update={"axes": place.axes | own})))
+    return chosen
+
+
+def axis_value(definition: TableDefinition, run: Run, place: Place, key: str) -> Axis:
+    """Value of the axis `key` at a place.
+
+    Raises:
+        BadInput: neither the grid nor the run's configuration has it.
+    """
+    value = run.axis(place, key)
+    if value is None:
+        raise BadInput(
+            f"{definition.name!r} asks for axis {key!r}, which run {run.id} does not have; "
+            f"its axes are {', '.join(place.axes)}"
+        )
+    return value
+
+
+def sort_axis(values: Iterable[Axis]) -> tuple[Axis, ...]:
+    """Distinct values as a table orders them: numbers by size, then "all"; strategies as the paper; others as met."""
+    distinct = list(dict.fromkeys(values))
+
+    def place(value: Axis) -> tuple[int, float]:
+        if isinstance(value, int | float):
+            return 0, float(value)
+        if value in STRATEGIES:
+            return 1, STRATEGIES.index(str(value))
+        return (3, 0) if value == "all" else (2, distinct.index(value))
+
+    return tuple(sorted(distinct, key=place))
+
+
+def label(value: Axis) -> str:
+    """An axis' name or value as it is printed."""
+    if isinstance(value, tuple):
+        return ", ".join(map(label, value))
+    return LABELS.get(value, value) if isinstance(value, str) else str(value)
+
+
+def as_toml(value: Axis) -> str:
+    """A value as the key of `row_labels` and `column_labels`: true, 16, "all", "16, 24, 32"."""
+    if isinstance(value, tuple):
+        return ", ".join(map(as_toml, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,164 @@
+"""One cell of a table, its paired contrast with the baseline's, and what was published in its place. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from hpcseg.results.tables.measures import MEASURES, Measure
+from hpcseg.results.tables.statistics import (
+    DRAWS,
+    LEVEL,
+    Comparison,
+    Interval,
+    bootstrap,
+    compare,
+    mean,
+    sample_sd,
+)
+from hpcseg.study.tables import Axis
+
+KeyT = TypeVar("KeyT")
+Replicate = tuple[Axis, ...]
+Key = tuple[str, Axis, Axis]  # set, row, column
+Values = Mapping[tuple[Replicate, str], float]  # by replicate and case
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The values of every (replicate, case) of one row, column and set."""
+
+    values: Values
+    expected: int  # runs that the sweep has here
+    present: int  # of these, runs with results
+    missing: tuple[Replicate, ...] = ()
+    undefined: int = 0  # scores without a defined value, left out of `values`
+    runs: Mapping[str, Replicate] = field(default_factory=dict)  # all of them, by id
+    stale: tuple[str, ...] = ()  # of these, whose result may not be of what the sweep asks for
+    odd: tuple[str, ...] = ()  # of these, that were not made as most results of the table
+
+    @cached_property
+    def mean(self) -> float | None:
+        """Mean over all cases of all replicates."""
+        return mean(list(self.values.values())) if self.values else None
+
+    @cached_property
+    def sd(self) -> float | None:
+        """Sample standard deviation over all cases of all replicates."""
+        return sample_sd(list(self.values.values()))
+
+    @cached_property
+    def replicates(self) -> dict[Replicate, list[float]]:
+        """Values of each replicate."""
+        return _grouped((replicate, value) for (replicate, _), value in self.values.items())
+
+    @cached_property
+    def replicate_means(self) -> dict[Replicate, float]:
+        """Mean over the cases of each replicate."""
+        return {replicate: mean(group) for replicate, group in self.replicates.items()}
+
+    @cached_property
+    def sd_of_means(self) -> float | None:
+        """Sample standard deviation over the replicates' means."""
+        return sample_sd(list(self.replicate_means.values()))
+
+    @cached_property
+    def mean_of_sds(self) -> float | None:
+        """Mean over replicates of the sample standard deviation over the cases of each."""
+        sds = [sd for group in self.replicates.values() if (sd := sample_sd(group)) is not None]
+        return mean(sds) if sds else None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A cell minus the baseline's cell, over the (replicate, case) pairs that both have.
+
+    Attributes:
+        mean, sd: over all pairs; of the sizes where the measure is best at zero.
+        by_case: cases are the units, each with its pairs of all replicates.
+        by_replicate: replicates are the units, each with its pairs of all cases.
+        improved: the mean is better than the baseline's.
+        complete: both cells have all their runs.
+        p, replicate_p: Wilcoxon's, of cases and of replicates, with Holm's correction over the contrasts of the table;
+            None before it is known.
+    """
+
+    pairs: int
+    mean: float
+    sd: float | None
+    by_case: Comparison
+    by_replicate: Comparison
+    improved: bool
+    complete: bool
+    p: float | None = None
+    replicate_p: float | None = None
+
+    @property
+    def replicates(self) -> int:
+        """Replicates with pairs."""
+        return self.by_replicate.units
+
+    @property
+    def replicate_mean(self) -> float:
+        """Mean over replicates of the mean difference within each."""
+        return self.by_replicate.mean
+
+    @property
+    def replicate_sd(self) -> float | None:
+        """Sample standard deviation of the replicates' mean differences."""
+        return self.by_replicate.sd
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another collection's means and standard deviations in the places of a table's cells.
+
+    Attributes:
+        label: whose they are, e.g. "the paper".
+        values: mean and SD (None: not told) of the cells that both have.
+        improved: its cells that are better than its baseline's, and cells that can be compared.
+        notes: what to know when comparing.
+    """
+
+    label: str
+    table: str
+    values: Mapping[Key, tuple[float, float | None]]
+    improved: tuple[int, int] = (0, 0)
+    notes: tuple[str, ...] = ()
+
+
+def contrast_cells(cell: Cell, baseline: Cell | None, measure: Measure = MEASURES["dsc"]) -> Contrast | None:
+    """Paired difference of two cells; None where they share no (replicate, case)."""
+    shared = [key for key in cell.values if baseline and key in baseline.values]
+    if baseline is None or not shared:
+        return None
+    size = measure.comparable
+    differences = {key: size(cell.values[key]) - size(baseline.values[key]) for key in shared}
+    values = list(differences.values())
+    return Contrast(
+        pairs=len(shared),
+        mean=mean(values),
+        sd=sample_sd(values),
+        by_case=compare(_grouped((case, value) for (_, case), value in differences.items()).values()),
+        by_replicate=compare(_grouped((replicate, value) for (replicate, _), value in differences.items()).values()),
+        improved=measure.improves(mean(values)),
+        complete=all(one.present == one.expected for one in (cell, baseline)),
+    )
+
+
+def bootstrap_interval(cell: Cell, level: float = LEVEL, draws: int = DRAWS) -> Interval | None:
+    """Percentile bootstrap interval of the cell's mean. Cases are drawn, each with its values of all replicates.
+
+    Deterministic. None with fewer than two cases.
+    """
+    cases = _grouped((case, value) for (_, case), value in sorted(cell.values.items(), key=lambda item: item[0][1]))
+    return bootstrap([sum(group) for group in cases.values()], list(map(len, cases.values())), level, draws)
+
+
+def _grouped(pairs: Iterable[tuple[KeyT, float]]) -> dict[KeyT, list[float]]:
+    groups: dict[KeyT, list[float]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups

@@ -1,0 +1,181 @@
+"""A table for programs: CSV with a line per case, per run and per cell, and JSON with everything. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hpcseg.results.tables.axes import label
+from hpcseg.results.tables.cells import Cell, Contrast, Key, Replicate
+from hpcseg.results.tables.rendering import remarks, replicates_of
+from hpcseg.results.tables.statistics import Comparison, sample_sd
+from hpcseg.results.tables.tables import Table
+from hpcseg.study.tables import Axis
+
+
+def to_csv(table: Table) -> str:
+    """One line per set, row, column, replicate and case; a missing run has a line without case and value."""
+    place = [table.definition.rows, table.definition.columns, *table.definition.over]
+    head = ["set", *place, "case", table.measure.key, "status", "run"]
+    lines: list[list[Any]] = []
+    for key, cell in _ordered(table):
+        runs = {replicate: run for run, replicate in cell.runs.items()}
+        ends = {one: ["stale" if run in cell.stale else "present", run] for one, run in runs.items()}
+        places = {one: _place(table, key, one) for one in runs}
+        lines += [[*places[one], case, repr(value), *ends[one]] for (one, case), value in cell.values.items()]
+        lines += [[*_place(table, key, missing), "", "", "missing", runs[missing]] for missing in cell.missing]
+    return _csv(head, lines)
+
+
+def to_runs_csv(table: Table) -> str:
+    """One line per set, row, column and replicate: the run, its mean and SD over cases."""
+    place = [table.definition.rows, table.definition.columns, *table.definition.over]
+    head = ["set", *place, "run", "status", "cases", "mean", "sd"]
+    lines = []
+    for key, cell in _ordered(table):
+        for run in _runs(cell):
+            values = [len(cell.replicates.get(run["replicate"], ())), run["mean"], run["sd"]]
+            lines.append([*_place(table, key, run["replicate"]), run["run"], run["status"], *values])
+    return _csv(head, lines)
+
+
+def to_summary_csv(table: Table) -> str:
+    """One line per set, row and column: the cell, its contrast with the baseline, and what stands beside it."""
+    cells = [_summary(table, key, cell) for key, cell in _ordered(table)]
+    return _csv(list(cells[0]), (cell.values() for cell in cells)) if cells else ""
+
+
+def to_json(table: Table) -> str:
+    """Everything: cells with their values, replicates' means and missing runs, contrasts, notes; a cell in a line."""
+    better, compared = table.improved
+    beside = table.beside
+    document = {
+        "table": table.definition.model_dump(),
+        "measure": {"key": table.measure.key, "unit": table.measure.unit, "better": table.measure.better},
+        "rows": table.rows,
+        "columns": table.columns,
+        "baseline": table.baseline,
+        "improved": better,
+        "compared": compared,
+        "mixed": table.mixed.lines,
+        "beside": beside and {"label": beside.label, "table": beside.table, "improved": beside.improved},
+        "remarks": remarks(table),
+    }
+    cells = ",\n".join(_dump(_whole(table, key, cell)) for key, cell in _ordered(table))
+    return f'{json.dumps(document, indent=1, ensure_ascii=False)[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
+
+
+_dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+
+
+def _whole(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
+    """All of a cell."""
+    return _summary(table, key, cell) | {
+        "missing": [list(replicate) for replicate in cell.missing],
+        "stale": list(cell.stale),
+        "odd": list(cell.odd),
+        "replicate_means": [
+            {"replicate": list(replicate), "mean": mean} for replicate, mean in cell.replicate_means.items()
+        ],
+        "values": [
+            {"replicate": replicate, "case": case, table.measure.key: value}
+            for (replicate, case), value in cell.values.items()
+        ],
+    }
+
+
+def _summary(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
+    name, row, column = key
+    pair = table.beside.values.get(key) if table.beside else None
+    return {
+        "set": name,
+        table.definition.rows: plain(row),
+        table.definition.columns: plain(column),
+        "mean": cell.mean,
+        "sd": cell.sd,
+        "scores": len(cell.values),
+        "undefined": cell.undefined,
+        "runs_expected": cell.expected,
+        "runs_present": cell.present,
+        "runs_stale": len(cell.stale),
+        "runs_made_otherwise": len(cell.odd),
+        "sd_of_run_means": cell.sd_of_means,
+        "mean_of_run_sds": cell.mean_of_sds,
+        **_contrast(table.contrasts.get(key)),
+        "beside_mean": pair and pair[0],
+        "beside_sd": pair and pair[1],
+        "beside_difference": None if pair is None or cell.mean is None else cell.mean - pair[0],
+    }
+
+
+def _contrast(contrast: Contrast | None) -> dict[str, Any]:
+    """A contrast's numbers; the same keys where there is none."""
+    return {
+        "pairs": contrast and contrast.pairs,
+        "difference": contrast and contrast.mean,
+        "difference_sd": contrast and contrast.sd,
+        "improved": contrast and contrast.improved,
+        **_compared("by_case", contrast),
+        "difference_of_run_means": contrast and contrast.replicate_mean,
+        "difference_of_run_means_sd": contrast and contrast.replicate_sd,
+        **_compared("by_run", contrast),
+    }
+
+
+def _compared(name: str, contrast: Contrast | None) -> dict[str, Any]:
+    """What is known with cases, or with runs, as units."""
+    comparison: Comparison | None = None
+    adjusted: float | None = None
+    if contrast is not None:
+        by_case = name == "by_case"
+        comparison = contrast.by_case if by_case else contrast.by_replicate
+        adjusted = contrast.p if by_case else contrast.replicate_p
+    low, high = (comparison and comparison.interval) or (None, None)
+    return {
+        f"{name}_units": comparison and comparison.units,
+        f"{name}_low": low,
+        f"{name}_high": high,
+        f"{name}_p": comparison and comparison.p,
+        f"{name}_p_holm": adjusted,
+    }
+
+
+def _runs(cell: Cell) -> Iterator[dict[str, Any]]:
+    """The runs of a cell in the order of their replicates."""
+    runs = {replicate: run for run, replicate in cell.runs.items()}
+    for replicate in replicates_of(cell):
+        run = runs[replicate]
+        status = "missing" if replicate in cell.missing else "stale" if run in cell.stale else "present"
+        values = cell.replicates.get(replicate, [])
+        yield {
+            "run": run,
+            "replicate": replicate,
+            "status": status,
+            "mean": cell.replicate_means.get(replicate),
+            "sd": sample_sd(values),
+        }
+
+
+def _ordered(table: Table) -> list[tuple[Key, Cell]]:
+    keys = [(name, row, column) for name in table.sets for row in table.rows for column in table.columns]
+    return [(key, table.cells[key]) for key in keys if key in table.cells]
+
+
+def _place(table: Table, key: Key, replicate: Replicate) -> list[str | int | float]:
+    return [key[0], *(plain(value) for value in (*key[1:], *replicate[: len(table.definition.over)]))]
+
+
+def plain(value: Axis) -> str | int | float:
+    """An axis' value as CSV and JSON have it."""
+    return value if isinstance(value, str | int | float) else label(value)
+
+
+def _csv(head: list[str], lines: Iterable[Iterable[Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(lines)
+    return stream.getvalue()

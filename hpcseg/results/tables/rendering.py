@@ -1,0 +1,239 @@
+"""A table for readers: in a terminal, as text and as Markdown. Pure.
+
+Everywhere: "–" is a cell whose runs are all missing, "(3/5)" marks one of which three of five runs are there, "‡" one
+with stale results, "§" one with results that were not made as most, "{2}" one without two values that are undefined;
+an empty cell is not part of the sweep.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hpcseg.results.tables.axes import label
+from hpcseg.results.tables.cells import Cell, Contrast, Key
+from hpcseg.results.tables.measures import MEASURES, Measure
+from hpcseg.results.tables.tables import Improved, Table
+from hpcseg.study.tables import Axis
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+DASH = "–"
+SIGNIFICANT, STALE, ODD = "†", "‡", "§"
+ALPHA = 0.05
+DSC = MEASURES["dsc"]
+
+
+def format_cell(cell: Cell | None, measure: Measure = DSC) -> str:
+    """Mean ± SD, with marks for what is missing, undefined, stale or made otherwise."""
+    if cell is None:
+        return ""
+    marks = "" if cell.present == cell.expected else f" ({cell.present}/{cell.expected})"
+    marks += f" {{{cell.undefined}}}" if cell.undefined else ""
+    marks += STALE * bool(cell.stale) + ODD * bool(cell.odd)
+    return (DASH if cell.mean is None else format_pair(cell.mean, cell.sd, measure)) + marks
+
+
+def format_pair(value: float, sd: float | None, measure: Measure = DSC) -> str:
+    """A mean and its standard deviation, to the measure's decimals."""
+    spread = "" if sd is None else f" ± {sd:.{measure.decimals}f}"
+    return f"{value:.{measure.decimals}f}{spread}".replace("-", "−")
+
+
+def format_contrast(contrast: Contrast | None, measure: Measure = DSC) -> str:
+    """Signed paired mean difference with its interval, marked where it is significant and where runs are missing."""
+    if contrast is None:
+        return ""
+    interval = contrast.by_case.interval
+    bounds = f" [{', '.join(signed(bound, measure) for bound in interval)}]" if interval else ""
+    sure = SIGNIFICANT if contrast.p is not None and contrast.p < ALPHA else ""
+    return f"{signed(contrast.mean, measure)}{bounds}{sure}{'' if contrast.complete else ' *'}"
+
+
+def signed(value: float, measure: Measure = DSC) -> str:
+    """A difference with its sign, to the measure's decimals; 0 has none."""
+    text = f"{value:+.{measure.decimals}f}".replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text[1:]
+
+
+def format_p(p: float | None) -> str:
+    """A p-value to three decimals."""
+    return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def format_beside(table: Table, key: Key) -> str:
+    """What stands beside a cell, and how far ours is from it: "0.815 ± 0.028 (−0.003)"."""
+    pair = table.beside.values.get(key) if table.beside else None
+    if pair is None:
+        return ""
+    ours = table.cells[key].mean
+    difference = "" if ours is None else f" ({signed(ours - pair[0], table.measure)})"
+    return format_pair(*pair, table.measure) + difference
+
+
+def format_replicates(table: Table, key: Key) -> str:
+    """The means of a cell's single runs, in the order of `replicates_of`; "–" for one that is missing."""
+    cell = table.cells.get(key)
+    if cell is None:
+        return ""
+    means = [cell.replicate_means.get(replicate) for replicate in replicates_of(cell)]
+    return " ".join(DASH if mean is None else format_pair(mean, None, table.measure) for mean in means)
+
+
+def replicates_of(cell: Cell) -> list[tuple[Axis, ...]]:
+    """Replicates of a cell, missing ones too, in their order."""
+    return sorted(
+        cell.runs.values(),
+        key=lambda one: [(isinstance(v, str), v if not isinstance(v, str) else 0, str(v)) for v in one],
+    )
+
+
+def has_replicates(table: Table) -> bool:
+    """Whether any cell has more than one run."""
+    return any(cell.expected > 1 for cell in table.cells.values())
+
+
+def remarks(table: Table) -> list[str]:
+    """What a reader must know beside the numbers: how they were made, what is missing, how columns compare."""
+    over = " and ".join(f"{label(key)}s" for key in table.definition.over)
+    lines = [f"{table.measure.name}, mean ± sample SD over cases, pooled over {over}."]
+    partial = sum(cell.present < cell.expected for cell in table.cells.values())
+    if partial:
+        lines.append(f"{DASH} or (k/m): {partial} of {len(table.cells)} cells have only k of their m runs.")
+    if stale := sorted({run for cell in table.cells.values() for run in cell.stale}):
+        lines.append(f"{STALE} Stale results ({len(stale)}): {', '.join(stale[:3])}{', …' * (len(stale) > 3)}.")
+    lines += [f"{ODD} Not all made alike: {line}." for line in table.mixed.lines]
+    return lines + _comparison(table) + [f"Note: {note}." for note in table.notes]
+
+
+def _comparison(table: Table) -> list[str]:
+    """How columns compare with the baseline, and ours with what stands beside."""
+    lines, beside = [], table.beside
+    better, compared = table.improved
+    if compared and table.measure.better:
+        word = {"higher": "Higher", "lower": "Lower", "zero": "Nearer to zero"}[table.measure.better]
+        theirs = f"; {beside.label}: {share(*beside.improved)}" if beside and beside.improved[1] else ""
+        lines.append(f"{word} than {against(table)} in {share(better, compared)}, paired by case{theirs}.")
+    if compared:
+        lines.append(
+            f"Differences of the {table.measure.compared} ({table.measure.direction}): mean [95 % bootstrap interval, "
+            f"cases drawn]; {SIGNIFICANT} p < {ALPHA} (Wilcoxon over cases, Holm over {compared} contrasts)."
+        )
+    if any(not contrast.complete for contrast in table.contrasts.values()):
+        lines.append("* compared on the runs that are there.")
+    if beside:
+        lines.append(f"Beside: {beside.label}'s {beside.table}, in brackets ours − theirs.")
+        lines += [f"Note: {note}." for note in beside.notes]
+    return lines
+
+
+def share(better: int, compared: int) -> str:
+    """ "27 of 36 cells (75%)"."""
+    return f"{better} of {compared} cells ({better / compared:.0%})"
+
+
+def overall(improved: Improved) -> str:
+    """The share of improved cells over several tables, in a line."""
+    theirs = f"; {improved.label}: {share(*improved.beside)}" if improved.label else ""
+    ours = share(improved.better, improved.compared)
+    return f"Better than the baseline in {ours} of {', '.join(improved.tables)}{theirs}."
+
+
+def against(table: Table) -> str:
+    """The baseline as it is printed."""
+    return table.column_label(table.baseline) if table.baseline is not None else ""
+
+
+def to_rich(table: Table) -> RichTable:
+    """For a terminal: a section per set; below each cell, in dim type, its contrast and what stands beside it."""
+
+    def cell(key: Key) -> tuple[str, ...]:
+        beside = format_beside(table, key)
+        lines = [format_contrast(table.contrasts.get(key), table.measure), f"vs. {beside}" if beside else ""]
+        return format_cell(table.cells.get(key), table.measure), *(line for line in lines if line)
+
+    return _rich(table, cell, "\n".join(remarks(table)))
+
+
+def _rich(table: Table, lines_of: Callable[[Key], tuple[str, ...]], caption: str) -> RichTable:
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    def text(key: Key) -> str:
+        first, *others = (escape(line) for line in lines_of(key))
+        return "\n".join([first, *(f"[dim]{line}[/dim]" for line in others)])
+
+    title = escape(table.definition.title or table.definition.name)
+    rich = RichTable(title=title, caption=escape(caption))
+    rich.title_justify = rich.caption_justify = "left"
+    rich.add_column(escape(table.row_label(table.definition.rows)), justify="right")
+    for column in table.columns:
+        rich.add_column(escape(table.column_label(column)), justify="right")
+    for name in table.sets:
+        rich.add_row(f"[bold]{name}[/bold]")
+        for row in table.rows:
+            rich.add_row(escape(table.row_label(row)), *(text((name, row, column)) for column in table.columns))
+        rich.add_section()
+    return rich
+
+
+def to_text(table: Table, width: int = 120) -> str:
+    """The terminal's table as plain text, and one of the single runs' means."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(to_rich(table))
+        if has_replicates(table):
+            console.print(_rich(table, lambda key: (format_replicates(table, key),), replicates_title(table)))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def replicates_title(table: Table) -> str:
+    """Over a table of the single runs' means."""
+    largest = max(table.cells.values(), key=lambda cell: cell.expected)
+    names = [", ".join(map(label, replicate[: len(table.definition.over)])) for replicate in replicates_of(largest)]
+    told = f" ({'; '.join(names)})" if len(names) <= 10 else ""
+    return f"Mean {table.measure.label} of each {' and '.join(map(label, table.definition.over))}{told}:"
+
+
+def to_markdown(table: Table) -> str:
+    """Cells, then contrasts with the baseline, what stands beside, and the single runs' means, as Markdown."""
+    blocks = [f"## {table.definition.title or table.definition.name}"]
+    blocks.append(_grid(table, table.columns, lambda key: format_cell(table.cells.get(key), table.measure)))
+    if table.contrasts:
+        blocks.append(f"Difference from {against(table)}, paired by case: mean [95 % interval], p after Holm:")
+        blocks.append(_grid(table, others(table), lambda key: contrast_with_p(table, key)))
+    if table.beside:
+        blocks.append(f"{table.beside.label.capitalize()}'s {table.beside.table} (ours − theirs):")
+        blocks.append(_grid(table, table.columns, lambda key: format_beside(table, key)))
+    if has_replicates(table):
+        blocks += [replicates_title(table), _grid(table, table.columns, lambda key: format_replicates(table, key))]
+    return "\n\n".join([*blocks, "  \n".join(remarks(table))]) + "\n"
+
+
+def contrast_with_p(table: Table, key: Key) -> str:
+    """A contrast and its p after Holm's correction."""
+    contrast = table.contrasts.get(key)
+    text = format_contrast(contrast, table.measure)
+    return f"{text}, {format_p(contrast.p)}" if contrast and contrast.p is not None else text
+
+
+def others(table: Table) -> tuple[Axis, ...]:
+    """The columns that are compared with the baseline."""
+    return tuple(column for column in table.columns if column != table.baseline)
+
+
+def _grid(table: Table, columns: tuple[Axis, ...], text: Callable[[Key], str]) -> str:
+    head = [
+        table.row_label(table.definition.rows),
+        *(f"{name}: {table.column_label(column)}" for name in table.sets for column in columns),
+    ]
+    rows = [
+        [table.row_label(row), *(text((name, row, column)) for name in table.sets for column in columns)]
+        for row in table.rows
+    ]
+    lines = [head, ["---:"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(item.replace("|", r"\|") for item in line) + " |" for line in lines)

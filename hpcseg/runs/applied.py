@@ -1,0 +1,104 @@
+"""What is kept of an applied sweep.
+
+<runs>/sweeps/<name>/sweep.json  name, title, file, overrides, applied, tables, figures; `stages`: runs of each stage,
+                                 `needs`: what each run needs
+<runs>/sweeps/<name>/runs.json   `base`: a configuration; `runs`: of each training run its cells in the grids, and the
+                                 dotted keys in which its configuration differs from the base
+
+Status needs the first only. Records of earlier versions hold the runs, with whole configurations, in sweep.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcseg.config import RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.files import read_json
+
+SWEEP_FILE = "sweep.json"
+RUNS_FILE = "runs.json"
+
+
+def applied_sweeps(runs_root: Path) -> list[str]:
+    """Names of the sweeps that were applied here."""
+    return sorted(path.parent.name for path in runs_root.glob(f"sweeps/*/{SWEEP_FILE}"))
+
+
+def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
+    """`sweep.json` of an applied sweep.
+
+    Raises:
+        BadInput: no such sweep was applied here (the message lists those that were), or the file is damaged.
+    """
+    path = runs_root / "sweeps" / name / SWEEP_FILE
+    if not path.exists():
+        there = ", ".join(applied_sweeps(runs_root)) or "none"
+        raise BadInput(f"{runs_root}: no sweep '{name}' was applied here (there are: {there})")
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise not_a_record(path, "an object is missing")
+    return record
+
+
+def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
+    """The training runs of an applied sweep, each with its id, its whole configuration and its cells.
+
+    Raises:
+        BadInput: the record is missing or damaged.
+    """
+    path = runs_root / "sweeps" / name / RUNS_FILE
+    if not path.exists():
+        return _early_runs(runs_root, name)
+    kept = read_json(path)
+    try:
+        return [
+            {"id": run["id"], "config": _whole(kept["base"], run["differs"]), "cells": run["cells"]}
+            for run in kept["runs"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: not a record of runs ({error!r}); apply the sweep again") from None
+
+
+def not_a_record(path: Path, why: str) -> BadInput:
+    """What to raise where a file is not `sweep.json`."""
+    return BadInput(f"{path}: not the record of a sweep ({why}); remove the file and apply the sweep again")
+
+
+class Sections:
+    """Parts of configurations as JSON values; sections that several configurations share are made once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, config: RunConfig, name: str) -> Any:
+        """Section or plain key `name` of `config`."""
+        part = getattr(config, name)
+        if not hasattr(part, "model_dump"):
+            return part
+        if id(part) not in self._known:
+            self._known[id(part)] = (part, part.model_dump(mode="json"))
+        return self._known[id(part)][1]
+
+
+def _early_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
+    """The runs of a record that holds them in sweep.json."""
+    runs = read_sweep_record(runs_root, name).get("runs")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        path = runs_root / "sweeps" / name / SWEEP_FILE
+        raise BadInput(f"{path}: runs are missing; apply the sweep again with `hpcseg sweep FILE`")
+    return [run for run in runs if run.get("stage", "train") == "train"]
+
+
+def _whole(base: Mapping[str, Any], differs: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that differs so from `base`; what is the same is not copied."""
+    config = dict(base)
+    for key, value in differs.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            config[section] = {**config[section], name: value}
+        else:
+            config[name] = value
+    return config

@@ -1,0 +1,131 @@
+"""What the command line prints: progress bars, JSON, one-line errors. Pure of any work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from hpcseg.heartbeat import Heartbeat
+
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "bold red",
+    "blocked": "red",
+    "lost": "red",
+    "stalled": "magenta",
+    "unknown": "yellow",
+    "requeued": "cyan",
+    "stopped": "yellow",
+    "queued": "blue",
+    "new": "blue",
+}
+
+
+def console() -> Console:
+    """Standard output; wide enough for tables where it is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def fail(message: str) -> None:
+    """One line on standard error."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+
+
+def note(message: str) -> None:
+    """One line on standard error that is no error."""
+    print(message, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A value as JSON on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_json_lines(values: Sequence[Any]) -> None:
+    """A list as JSON on standard output, one value per line: thousands of them in a moment."""
+    print("[\n" + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n]")
+
+
+@contextmanager
+def quiet_interrupt() -> Iterator[None]:
+    """Ctrl-C is the ordinary end of what is done inside: exit code 130, and no word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        sys.exit(130)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars on standard error, with the time left; on something that is no terminal, they are not drawn."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[says]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        yield progress
+
+
+@contextmanager
+def counting(description: str) -> Iterator[Callable[[int, int, str], None]]:
+    """One bar for work that reports (done, in all, name)."""
+    with bars() as progress:
+        task = progress.add_task(description, total=None, says="")
+
+        def report(done: int, total: int, name: str) -> None:
+            progress.update(task, completed=done, total=total, says=name)
+
+        yield report
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 4 s, 3 min or 2.5 h; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:
+    """One bar per phase of a run in the foreground."""
+    tasks: dict[str, Any] = {}
+
+    def show(beat: Heartbeat) -> None:
+        task = tasks.get(beat.phase)
+        if task is None:
+            task = tasks[beat.phase] = progress.add_task(beat.phase, total=None, says="")
+        advance(progress, task, beat)
+
+    return show
+
+
+def advance(progress: Progress, task: Any, beat: Heartbeat) -> None:
+    """Move a bar to what a heartbeat says."""
+    loss = "" if beat.loss is None else f"  loss {beat.loss:.4f}"
+    progress.update(task, completed=beat.step, total=beat.steps or None, says=f"{beat.phase}{loss}")

@@ -1,0 +1,93 @@
+"""Slurm's accounting: what became of jobs that left the queue; one sacct call for all of them.
+
+Many clusters keep none, and it may be down: then nothing is known, which is no error.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from typing import NamedTuple
+
+TIMEOUT_S = 15
+_FIELDS = "JobID,State,ExitCode,NodeList,End,JobName"
+_CAUSES = {
+    "OUT_OF_MEMORY": "memory",
+    "NODE_FAIL": "node",
+    "BOOT_FAIL": "node",
+    "TIMEOUT": "timeout",
+    "DEADLINE": "timeout",
+    "PREEMPTED": "preempted",
+    "CANCELLED": "cancelled",
+    "REVOKED": "cancelled",
+    "REQUEUED": "requeued",
+}
+_OPEN = {"PENDING", "RUNNING", "SUSPENDED", "RESIZING", "COMPLETING", "CONFIGURING", "STAGE_OUT"}
+
+
+class Fate(NamedTuple):
+    """What Slurm's accounting, or a job's own output, says about the end of a job that left the queue."""
+
+    cause: str  # as in `attempts.Cause`; "": not known
+    words: str  # one line
+    node: str = ""
+
+
+def read_accounts(jobs: Iterable[str]) -> dict[str, Fate]:
+    """Ends of those of `jobs` (ids, `array_task` for arrays) that accounting knows to have ended; {} without it."""
+    wanted = set(jobs)
+    arrays = sorted({job.partition("_")[0] for job in wanted})  # a few arrays, however many tasks
+    command = ["sacct", "--noheader", "--parsable2", f"--format={_FIELDS}", f"--jobs={','.join(arrays)}"]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if answer.returncode:
+        return {}
+    return {job: fate for job, fate in parse_accounts(answer.stdout).items() if job in wanted}
+
+
+def parse_accounts(text: str) -> dict[str, Fate]:
+    """Ends by job from lines of `id|state|exit code|nodes|end|name`, steps included; jobs without an end are left out.
+
+    A job that was begun again has one line for its last start. Pure.
+    """
+    found: dict[str, Fate] = {}
+    for line in text.splitlines():
+        fields = line.split("|", 5)
+        if len(fields) < 6:
+            continue
+        number, state, code, nodes, ended, _ = fields
+        job, _, step = number.partition(".")
+        state = state.partition(" ")[0]  # "CANCELLED by 1000"
+        if state in _OPEN:
+            found.pop(job, None)
+        elif not step:
+            node = "" if nodes == "None assigned" else nodes
+            found[job] = Fate(_cause(state, code), _words(state, code, node, ended), node)
+        elif state == "OUT_OF_MEMORY" and job in found:  # which the job itself does not say
+            found[job] = found[job]._replace(cause="memory", words=f"OUT_OF_MEMORY, {found[job].words}")
+    return found
+
+
+def _cause(state: str, code: str) -> str:
+    status, _, number = code.partition(":")
+    if number == "125":  # how Slurm marks the cgroup's kill
+        return "memory"
+    if state == "FAILED" and "9" in {status, number}:
+        return "killed"
+    return _CAUSES.get(state, "")
+
+
+def _words(state: str, code: str, node: str, ended: str) -> str:
+    status, _, number = code.partition(":")
+    words = state
+    if number not in {"", "0"}:
+        words += f" by signal {number}"
+    elif status not in {"", "0"}:
+        words += f" with exit code {status}"
+    if node:
+        words += f" on {node}"
+    return f"{words}, {ended.replace('T', ' ')}" if ended[:1].isdigit() else words

@@ -1,0 +1,100 @@
+"""The keys of a run, as dotted names: what exists, and which of them hold lists.
+
+In a grid, a list is an axis, unless the key itself holds a list: then a flat list is one value, and a list that
+contains lists is an axis. `network.maps = [16, 32]` is one network; `network.maps = [32, [16, 32]]` are two. One value
+that is itself a list of lists (`data.foreground` with several classes) is written `[[[1], [2]]]` in a grid.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from hpcseg.config import RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.study.tomlfile import explain, nearest
+
+_BARE_WORD = re.compile(r"""(?<![\w."'/-])[A-Za-z_][\w./-]*""")
+_LITERALS = {"true", "false", "inf", "nan"}
+
+
+@functools.cache
+def run_keys() -> dict[str, bool]:
+    """Every dotted key of a run, and whether it holds a list."""
+    return dict(_walk(RunConfig, ""))
+
+
+def is_axis(key: str, value: Any) -> bool:
+    """Whether `value` lists values of `key`, rather than being one."""
+    if not isinstance(value, list):
+        return False
+    return not run_keys()[key] or any(isinstance(item, list) for item in value)
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys as the nested tables that `RunConfig` reads."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    return nested
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Key and value of `key=value`; the value is TOML, or bare words as strings (`baseline`, `[baseline, transfer]`).
+
+    Raises:
+        BadInput: not of that form, an unknown key, or a value that cannot be read.
+    """
+    key, equals, text = (part.strip() for part in setting.partition("="))
+    if not equals:
+        raise BadInput(f"{setting}: write key=value, for instance labelled=4")
+    if key not in run_keys():
+        raise BadInput(f"{setting}: unknown key '{key}'{nearest(key, run_keys())}")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not text.startswith(("[", "{", '"', "'")):
+            return key, text
+    quoted = _BARE_WORD.sub(lambda word: word[0] if word[0] in _LITERALS else f'"{word[0]}"', text)
+    try:
+        return key, tomllib.loads(f"value = {quoted}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{setting}: the value cannot be read ({str(error).split(' (')[0]})") from None
+
+
+def parse_config(settings: Sequence[str]) -> RunConfig:
+    """A run's configuration from `key=value` settings over the defaults.
+
+    Raises:
+        BadInput: a key or value is not allowed.
+    """
+    given = {parse_setting(setting)[0]: setting for setting in settings}
+    try:
+        return RunConfig.model_validate(nest(dict(parse_setting(setting) for setting in settings)))
+    except ValidationError as error:
+        key, message = explain(error, run_keys())
+        raise BadInput(f"{given.get(key, 'settings')}: {message}") from None
+
+
+def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, bool]]:
+    keys: list[tuple[str, bool]] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _walk(kind, f"{prefix}{name}.")
+        else:
+            keys.append((f"{prefix}{name}", _holds_list(kind)))
+    return keys
+
+
+def _holds_list(kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return True
+    return any(_holds_list(part) for part in typing.get_args(kind))

@@ -1,0 +1,145 @@
+"""From a sweep to its stages (pack, pretrain, train), each shared ancestor once, and what stands of each."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcseg.config import RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.runs.evidence import TO_SUBMIT, Verdict
+from hpcseg.runs.rundir import STAGES, RunDir
+from hpcseg.runs.status import judge_all
+from hpcseg.study.catalogue import Catalogue
+from hpcseg.study.changes import Changes, compare
+from hpcseg.study.grids import expand
+from hpcseg.study.resolver import Resolver, Spec, Work
+from hpcseg.study.sweepfile import Sweep
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of the plan: what to do, what must be done before, and how it stands."""
+
+    work: Work
+    verdict: Verdict
+
+    @property
+    def stage(self) -> str:
+        """pack, pretrain or train."""
+        return self.work.stage
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of what must be done before."""
+        return self.work.needs
+
+    @property
+    def config(self) -> RunConfig | None:
+        """Of the run, or of the first one that has a pretraining; None for a pack."""
+        return self.work.config
+
+    @property
+    def column(self) -> str:
+        """Level of a pretraining; else empty."""
+        return "" if self.work.level is None else str(self.work.level)
+
+    @property
+    def spec(self) -> Spec:
+        """What its job has to do; made when it is asked for."""
+        return self.work.spec
+
+    @property
+    def to_submit(self) -> bool:
+        """Whether applying the plan submits it."""
+        return self.verdict.state in TO_SUBMIT
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a sweep by id, ancestors first, the cells of the grids that each training run fills, and what
+    changed since the sweep was last applied."""
+
+    sweep: Sweep
+    runs_root: Path
+    stages: Mapping[str, PlannedStage]
+    cells: Mapping[str, list[dict[str, Any]]]
+    changes: Changes = field(default_factory=Changes)
+
+    def of_stage(self, stage: str) -> dict[str, PlannedStage]:
+        """The stages of one kind."""
+        return {run_id: planned for run_id, planned in self.stages.items() if planned.stage == stage}
+
+    def run(self, run_id: str) -> RunDir:
+        """Directory of one stage."""
+        return RunDir.of(self.runs_root, self.stages[run_id].stage, run_id)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many stages of each kind are in each state."""
+        return {stage: dict(Counter(p.verdict.state for p in self.of_stage(stage).values())) for stage in STAGES}
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for `--json`."""
+        runs = {
+            stage: [
+                {"id": run_id, "state": planned.verdict.state, "why": planned.verdict.why, "needs": list(planned.needs)}
+                for run_id, planned in self.of_stage(stage).items()
+            ]
+            for stage in STAGES
+        }
+        return {
+            "sweep": self.sweep.name,
+            "runs": runs,
+            "counts": self.counts(),
+            "to_submit": sum(planned.to_submit for planned in self.stages.values()),
+            "total_training_runs": len(runs["train"]),
+            "changes": self.changes.as_json(),
+        }
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Let Python not look for garbage: among many new objects that stay, it takes a tenth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def make_plan(sweep: Sweep, data: Path, runs_root: Path) -> Plan:
+    """Resolve every cell of `sweep` against the datasets below `data`, and look at what stands below `runs_root`.
+
+    Nothing is written.
+
+    Raises:
+        BadInput: a value is not allowed, a dataset or a file of it is missing, a split is impossible, or the sweep's
+            name is that of another file's sweep that was applied there.
+    """
+    with _without_collecting():
+        return _make_plan(sweep, Resolver(Catalogue(data)), runs_root.resolve())
+
+
+def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for number, cell in enumerate(expand(sweep)):
+        try:
+            run_id = resolver.train(cell.config)
+        except BadInput as error:
+            place = ", ".join(f"{axis} = {value!r}" for axis, value in cell.axes.items())
+            raise BadInput(f"{error}" + (f" ({sweep.source.path}: {place})" if place else "")) from None
+        cells.setdefault(run_id, []).append({"grid": cell.grid, "axes": cell.axes, "number": number})
+    work = {one.id: one for one in sorted(resolver.work.values(), key=lambda one: STAGES.index(one.stage))}
+    changes = compare(sweep, runs_root, work, cells)
+    folders = {stage: runs_root / stage for stage in STAGES}
+    runs = [RunDir(folders[one.stage] / run_id) for run_id, one in work.items()]
+    verdicts = judge_all(runs, {run_id: one.needs for run_id, one in work.items()})
+    stages = {run_id: PlannedStage(one, verdicts[run_id]) for run_id, one in work.items()}
+    return Plan(sweep, runs_root, stages, cells, changes)

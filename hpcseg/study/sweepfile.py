@@ -1,0 +1,220 @@
+"""Sweep files: what a study consists of, and how its runs are laid out in tables and figures.
+
+    [sweep]     name (default: the file's), title, description
+    [run]       keys of every run
+    [[grid]]    keys over [run]; lists are axes (see hpcseg.study.keys), a block is their product; blocks add up
+    [[table]]   name, title, grid (a name or several; default all), rows, columns, over (replicates), sets, baseline,
+                row_labels, column_labels
+    [[figure]]  name, title, grid, kind, x, hue, over, set
+
+`--set key=value` replaces a key everywhere: in [run], and the value or list of every block that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from hpcseg.config import Section
+from hpcseg.errors import BadInput
+from hpcseg.study.keys import is_axis, parse_setting, run_keys
+from hpcseg.study.tables import Figure, FileName, Table
+from hpcseg.study.tomlfile import TomlFile, explain, flatten, nearest, read_toml
+
+TABLES = ("sweep", "run", "grid", "table", "figure")
+CLASS, GRID, CHOICE = "class", "grid", "choice"  # what may have a role beside the axes
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class Heading(Section):
+    """`[sweep]`."""
+
+    name: FileName
+    title: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`[[grid]]`: `axes` maps each key of the block to its values; a key with one value is an axis, too."""
+
+    name: str
+    axes: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file with its overrides applied; `run` and the axes have dotted keys."""
+
+    source: TomlFile
+    heading: Heading
+    run: dict[str, Any]
+    grids: tuple[Grid, ...]
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+    overrides: dict[str, str]  # key -> as given
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep, and of its folder."""
+        return self.heading.name
+
+
+def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file and apply overrides (`key=value`).
+
+    Raises:
+        BadInput: with the file, the line, the key and what is allowed.
+    """
+    source = read_toml(path)
+    for name in source.data:
+        if name not in TABLES:
+            raise BadInput(f"{source.where(name, 0, '')}: unknown table '{name}'{nearest(name, TABLES)}")
+    run = _read_run(source)
+    grids = _read_grids(source)
+    heading = _model(source, "sweep", 0, Heading, {"name": path.stem} | _table(source, "sweep"))
+    tables = [_model(source, "table", n, Table, value) for n, value in enumerate(_blocks(source, "table"))]
+    figures = [_model(source, "figure", n, Figure, value) for n, value in enumerate(_blocks(source, "figure"))]
+    _check_names(source, "table", [table.name for table in tables])
+    _check_names(source, "figure", [figure.name for figure in figures])
+    for n, table in enumerate(tables):
+        shown = _shown(source, "table", n, grids, table.grid)
+        roles = {"rows": (table.rows,), "columns": (table.columns,), "over": table.over}
+        _check_axes(
+            source, "table", n, run, shown, {role: roles[role] for role in roles if role in table.model_fields_set}
+        )
+        _check_roles(source, n, shown, table)
+    for n, figure in enumerate(figures):
+        shown = _shown(source, "figure", n, grids, figure.grid)
+        roles = {"x": (figure.x,), "hue": (figure.hue,), "over": figure.over}
+        _check_axes(
+            source, "figure", n, run, shown, {role: roles[role] for role in roles if role in figure.model_fields_set}
+        )
+    sweep = Sweep(source, heading, run, tuple(grids), tuple(tables), tuple(figures), {})
+    for override in overrides:
+        sweep = _override(sweep, override)
+    return sweep
+
+
+def _override(sweep: Sweep, override: str) -> Sweep:
+    key, value = parse_setting(override)
+    given = sweep.overrides | {key: override}
+    run = {name: old for name, old in sweep.run.items() if name != key}
+    if is_axis(key, value):
+        if not value:
+            raise BadInput(f"{override}: the list is empty")
+        grids = [replace(grid, axes=grid.axes | {key: value}) for grid in sweep.grids]
+        return replace(sweep, run=run, grids=tuple(grids), overrides=given)
+    grids = [replace(grid, axes=grid.axes | ({key: [value]} if key in grid.axes else {})) for grid in sweep.grids]
+    return replace(sweep, run=run | {key: value}, grids=tuple(grids), overrides=given)
+
+
+def _read_run(source: TomlFile) -> dict[str, Any]:
+    run = flatten(_table(source, "run"))
+    for key, value in run.items():
+        where = source.where("run", 0, key)
+        _check_key(key, where, "[run]")
+        if isinstance(value, list) and not run_keys()[key]:
+            raise BadInput(f"{where}: {key} = {value!r}: [run] takes one value; lists belong in [[grid]]")
+    return run
+
+
+def _read_grids(source: TomlFile) -> list[Grid]:
+    grids = []
+    for index, block in enumerate(_blocks(source, "grid") or [{}]):
+        name = block.get("name", f"grid{index + 1}")
+        if not isinstance(name, str):
+            raise BadInput(f"{source.where('grid', index, 'name')}: name = {name!r}: should be a string")
+        axes = {}
+        for key, value in flatten({key: value for key, value in block.items() if key != "name"}).items():
+            where = source.where("grid", index, key)
+            _check_key(key, where, "[[grid]]")
+            if value == [] and not run_keys()[key]:
+                raise BadInput(f"{where}: {key} = []: the list is empty")
+            axes[key] = value if is_axis(key, value) else [value]
+        grids.append(Grid(name, axes))
+    _check_names(source, "grid", [grid.name for grid in grids])
+    return grids
+
+
+def _check_key(key: str, where: str, table: str) -> None:
+    if key not in run_keys():
+        raise BadInput(f"{where}: unknown key '{key}' in {table}{nearest(key, run_keys())}")
+
+
+def _check_names(source: TomlFile, table: str, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise BadInput(f"{source.where(table, index, 'name')}: name = {name!r}: another [[{table}]] has this name")
+
+
+def _shown(source: TomlFile, kind: str, index: int, grids: list[Grid], chosen: Sequence[str] | None) -> list[Grid]:
+    """The grids that a table or figure shows."""
+    names = [grid.name for grid in grids]
+    for name in chosen or ():
+        if name not in names:
+            where = source.where(kind, index, "grid")
+            raise BadInput(f"{where}: grid = {name!r}: there is no such [[grid]]{nearest(name, names)}")
+    return [grid for grid in grids if chosen is None or grid.name in chosen]
+
+
+def _check_axes(
+    source: TomlFile,
+    kind: str,
+    index: int,
+    run: Mapping[str, Any],
+    grids: list[Grid],
+    roles: Mapping[str, Sequence[str]],
+) -> None:
+    """Every key with a role in a table or figure must be set in each grid that it shows, or in [run]."""
+    for grid in grids:
+        there = {CLASS, GRID, CHOICE, *grid.axes, *run}
+        for role, axes in roles.items():
+            for axis in axes:
+                if axis not in there:
+                    raise BadInput(
+                        f"{source.where(kind, index, role)}: {role} = {axis!r}: grid '{grid.name}' has no such axis"
+                        f"{nearest(axis, there)}"
+                    )
+
+
+def _check_roles(source: TomlFile, index: int, grids: list[Grid], table: Table) -> None:
+    """An axis with several values and no role would be averaged over silently."""
+    roles = {table.rows, table.columns, *table.over}
+    for grid in () if CHOICE in roles else grids:
+        for axis, values in grid.axes.items():
+            if axis not in roles and len(values) > 1:
+                raise BadInput(
+                    f"{source.where('table', index, 'name')}: table '{table.name}' gives no role to the axis '{axis}' "
+                    f"of grid '{grid.name}'; make it rows, columns or one of over"
+                )
+
+
+def _table(source: TomlFile, name: str) -> dict[str, Any]:
+    value = source.data.get(name, {})
+    if not isinstance(value, dict):
+        raise BadInput(f"{source.where(name, 0, '')}: '{name}' is one table; write [{name}]")
+    return value
+
+
+def _blocks(source: TomlFile, name: str) -> list[dict[str, Any]]:
+    value = source.data.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(block, dict) for block in value):
+        raise BadInput(f"{source.where(name, 0, '')}: there may be several of '{name}'; write [[{name}]]")
+    return value
+
+
+def _model(source: TomlFile, table: str, index: int, model: type[SectionT], value: dict[str, Any]) -> SectionT:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        key, message = explain(error, model.model_fields)
+        where = source.where(table, index, key)
+        title = f"[{table}]" if table == "sweep" else f"[[{table}]]"
+        raise BadInput(f"{where}: {message} ({title})") from None

@@ -1,0 +1,246 @@
+"""Doing what a plan says. Idempotent: finished and running runs are left alone, new and failed ones are submitted.
+
+A lock on the folder of all runs, and the submission written before anything starts, keep two `hpcseg sweep` from
+submitting a run twice.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hpcseg.runs.evidence import TO_SUBMIT, Evidence, Verdict
+from hpcseg.runs.judge import judge
+from hpcseg.runs.lock import locked
+from hpcseg.runs.records import Process, Submission
+from hpcseg.runs.rundir import STAGES, read_evidence
+from hpcseg.slurm.commands import cancel_jobs
+from hpcseg.slurm.queue import Queue, read_queue, slurm_available
+from hpcseg.spec import PackSpec
+from hpcseg.study.plan import Plan
+from hpcseg.submit.adoption import abandoned, settle
+from hpcseg.submit.intents import write_intents
+from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, memory_gib, resolve, usable_cores
+from hpcseg.submit.record import record
+from hpcseg.submit.slots import Claimed, Event, Notify, Pool, visible_gpus
+from hpcseg.training.seat import check_shares
+
+ENDING_WAIT_S = 60.0
+Backend = Literal["local", "slurm"]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What applying a plan did.
+
+    Attributes:
+        submitted: runs that this call submitted.
+        verdicts: how every run of the plan stands at the end (Slurm: right after submission).
+        waiting: (Slurm) runs that could not be submitted yet, and why.
+    """
+
+    submitted: tuple[str, ...]
+    verdicts: dict[str, Verdict]
+    waiting: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Runs that did not get to their end, and why."""
+        return {i: v.why for i, v in self.verdicts.items() if v.state in {"failed", "lost", "blocked", "stopped"}}
+
+
+def choose_backend(on: Literal["auto", "local", "slurm"]) -> Backend:
+    """`auto`: Slurm where sbatch is installed and a controller answers, else this host."""
+    if on == "auto":
+        return "slurm" if slurm_available() else "local"
+    return on
+
+
+def apply(
+    plan: Plan,
+    on: Backend,
+    profile: Profile,
+    notify: Notify | None = None,
+    claimed: Claimed | None = None,
+    say: Say | None = None,
+) -> Outcome:
+    """Submit what the plan lacks. `local` returns when everything is done, `slurm` when everything is queued.
+
+    `notify` hears of every change, `claimed` (local) of the runs that are submitted at once; `say` (Slurm) is told
+    what takes time.
+
+    Raises:
+        BadInput: a scan that is to be packed is bad, or the ranks of a job cannot share a run; nothing is written.
+        Interrupted: (local) stopped by Ctrl-C or a signal, after the jobs saved.
+        SchedulerError: (Slurm) an array was refused.
+        HpcsegError: another process holds the lock for too long.
+    """
+    check_new_packs(plan)
+    check_new_ranks(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
+    with locked(plan.runs_root):
+        record(plan)
+    if on == "slurm":
+        return _apply_slurm(plan, profile.slurm, say or _mute)
+    gpus = visible_gpus()
+    counts = {stage: len(plan.of_stage(stage)) for stage in STAGES}
+    slots = resolve(
+        profile.local,
+        runs=counts["train"],
+        packs=counts["pack"],
+        cores=usable_cores(),
+        gpus=len(gpus),
+        memory_gib=memory_gib(),
+    )
+    submitted: list[str] = []
+
+    def take(run_ids: list[str]) -> list[str]:
+        taken = claim(plan, run_ids, lambda stage: _local_submission(slots, profile.local, stage))
+        submitted.extend(taken)
+        return taken
+
+    pool = Pool(plan, slots, gpus, take, notify or _silent, claimed)
+    verdicts = pool.run()
+    return Outcome(tuple(submitted), verdicts)
+
+
+def check_new_packs(plan: Plan) -> None:
+    """Look at the headers of all scans that are to be packed, before anything is written.
+
+    Raises:
+        BadInput: a scan is bad; the message names the file and the remedy.
+    """
+    for planned in plan.of_stage("pack").values():
+        if planned.to_submit and isinstance(planned.spec, PackSpec):
+            from hpcseg.volumes.packing import check_cases  # takes most of a second
+
+            check_cases(planned.spec)
+
+
+def check_new_ranks(plan: Plan, ranks: Callable[[str], int]) -> None:
+    """Look whether every run that is to train can be shared by the ranks that a job of its stage has.
+
+    Raises:
+        BadInput: a minibatch has fewer patches than there are ranks.
+    """
+    for planned in plan.stages.values():
+        if planned.to_submit and not isinstance(planned.spec, PackSpec):
+            check_shares(planned.spec, ranks(planned.spec.stage))
+
+
+def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission]) -> list[str]:
+    """Take those of `run_ids` that nobody works on: write what they have to do and who does it; returns their ids.
+
+    `submission` says who does the runs of a stage.
+    """
+    with locked(plan.runs_root):
+        found = read_evidence(plan.run(run_id) for run_id in run_ids)
+        verdicts, _ = _judged(found)
+        taken = [run_id for run_id in run_ids if verdicts[run_id].state in TO_SUBMIT]
+        write_intents(plan, found, {run_id: submission(plan.stages[run_id].stage) for run_id in taken})
+    return taken
+
+
+def _apply_slurm(plan: Plan, profile: SlurmProfile, say: Say) -> Outcome:
+    from hpcseg.submit import slurm
+
+    _let_jobs_end(plan, say)
+    runs = [plan.run(run_id) for run_id in plan.stages]
+    with locked(plan.runs_root):
+        found = read_evidence(runs)
+        unsettled = {e.array.tag: e.array for e in found.values() if e.array is not None and not e.done}
+        if any(abandoned(record, time.time()) for record in unsettled.values()):
+            settle(plan.runs_root, unsettled.values())
+            found = read_evidence(runs)
+        verdicts, queue = _judged(found)
+        choice = choose({run_id: planned.needs for run_id, planned in plan.stages.items()}, verdicts)
+        cancel_jobs([verdicts[i].job for i in choice.taken if verdicts[i].job in queue.jobs])
+        jobs = slurm.submit(plan, choice.taken, profile, found, choice.jobs) if choice.taken else {}
+    after = {run_id: Verdict("queued", f"Slurm job {job}", job=job) for run_id, job in jobs.items()}
+    return Outcome(choice.taken, verdicts | after, choice.waiting)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to hand to Slurm.
+
+    Attributes:
+        taken: runs to submit, ancestors first.
+        jobs: Slurm's ids of the unfinished ancestors that are in the queue already.
+        waiting: runs that cannot be submitted yet, and why.
+    """
+
+    taken: tuple[str, ...]
+    jobs: dict[str, str]
+    waiting: dict[str, str]
+
+
+def choose(needs: Mapping[str, Sequence[str]], verdicts: Mapping[str, Verdict]) -> Choice:
+    """Which of the runs (ancestors first) are submitted. Pure.
+
+    A run that waits in the queue for a job which is now replaced is submitted again with it. A run whose ancestor is
+    under way outside Slurm, or nobody knows where, waits: Slurm would let it begin at once.
+    """
+    taken: dict[str, None] = {}
+    jobs: dict[str, str] = {}
+    waiting: dict[str, str] = {}
+    for run_id, ancestors in needs.items():
+        state = verdicts[run_id].state
+        if state not in TO_SUBMIT and not (state == "queued" and any(need in taken for need in ancestors)):
+            continue
+        for need in ancestors:
+            verdict = verdicts[need]
+            if verdict.state == "done" or need in taken:
+                continue
+            if need in waiting or verdict.state == "unknown" or not verdict.job:
+                waiting[run_id] = f"needs {need}, which is {verdict.state} ({waiting.get(need, verdict.why)})"
+                break
+            jobs[need] = verdict.job
+        else:
+            taken[run_id] = None
+    return Choice(tuple(taken), jobs, waiting)
+
+
+def _let_jobs_end(plan: Plan, say: Say) -> None:
+    """Wait for jobs that are just ending: whether their runs are to be submitted again shows only then."""
+    ending = [run_id for run_id, planned in plan.stages.items() if planned.verdict.ending]
+    until = time.monotonic() + ENDING_WAIT_S
+    if ending:
+        say(f"{len(ending)} jobs are just ending (COMPLETING); waits for them")
+    while ending and time.monotonic() < until:
+        time.sleep(1.0)
+        verdicts, _ = _judged(read_evidence(plan.run(run_id) for run_id in ending))
+        ending = [run_id for run_id in ending if verdicts[run_id].ending]
+
+
+def _judged(found: Mapping[str, Evidence]) -> tuple[dict[str, Verdict], Queue]:
+    """Verdict of each run by itself, and what squeue answered: it is asked once, if at all."""
+    on_slurm = any(e.submission is not None and e.submission.backend == "slurm" for e in found.values())
+    queue = read_queue() if on_slurm else Queue({})
+    now = time.time()
+    return {run_id: judge(evidence, queue, now) for run_id, evidence in found.items()}, queue
+
+
+def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submission:
+    return Submission(
+        backend="local",
+        submitted=time.time(),
+        host=socket.gethostname(),
+        pool=Process.this(),
+        threads=slots.threads,
+        ranks=profile.ranks_of(stage),
+        workers=slots.pack_workers,
+        reading=profile.reading,
+        kernels=profile.kernels,
+    )
+
+
+def _silent(event: Event) -> None:
+    pass
+
+
+def _mute(line: str) -> None:
+    pass

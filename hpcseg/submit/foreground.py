@@ -1,0 +1,120 @@
+"""One training run in this process, after what it needs: for trying out and for debuggers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import BadInput, HpcsegError, Interrupted
+from hpcseg.files import read_json
+from hpcseg.heartbeat import Heartbeat
+from hpcseg.jobs.entry import execute
+from hpcseg.runs.records import Submission
+from hpcseg.runs.rundir import RESULT_FILE, RunDir
+from hpcseg.runs.status import select_runs
+from hpcseg.spec import AS_IT_COMES, RUN_FILE, Reading
+from hpcseg.study.plan import make_plan
+from hpcseg.study.sweepfile import read_sweep
+from hpcseg.submit.apply import check_new_packs, claim
+from hpcseg.submit.profile import usable_cores
+from hpcseg.submit.record import record
+
+OnBeat = Callable[[Heartbeat], None]
+
+
+def run_here(
+    target: Path,
+    overrides: Sequence[str],
+    data: Path,
+    runs_root: Path,
+    threads: int,
+    on_beat: OnBeat | None = None,
+    reading: Reading = AS_IT_COMES,
+) -> dict[str, Any]:
+    """Train and evaluate one run; returns its result.
+
+    Args:
+        target: a sweep file that, with `overrides`, has exactly one training run; or a run directory.
+        overrides: `key=value`, for a sweep file.
+        data: folder of the datasets, for a sweep file.
+        runs_root: folder of all runs, for a sweep file.
+        threads: CPU threads of stages that were never submitted before; 0: all cores.
+        on_beat: hears every heartbeat.
+        reading: how stores are read.
+
+    Raises:
+        BadInput: the target has not exactly one run.
+        Interrupted: the process was asked to stop, and has saved.
+        HpcsegError: another process works on a stage.
+    """
+    if (target / RUN_FILE).exists():
+        run = RunDir(target.resolve())
+        _execute(run, on_beat, reading)
+    else:
+        run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat, reading)
+    result: dict[str, Any] = read_json(run.path / RESULT_FILE)
+    return result
+
+
+def run_and_threads(name: str, runs_root: Path) -> tuple[Path, int]:
+    """Directory of the one run that `name` means, and the CPU threads that it was submitted with, else all cores.
+
+    Args:
+        name: a run directory, a run's id or the beginning of one.
+        runs_root: folder of all runs, for an id.
+
+    Raises:
+        BadInput: there is no such run, or more than one.
+    """
+    if (Path(name) / RUN_FILE).exists():
+        run = RunDir(Path(name).resolve())
+    else:
+        chosen = select_runs(runs_root, name)
+        if len(chosen) > 1:
+            raise BadInput(
+                f"{len(chosen)} runs match '{name}'; give more of the id: {', '.join(r.id for r in chosen[:3])} …"
+            )
+        run = RunDir(chosen[0].path.resolve())
+    run.spec()  # says what is wrong with it
+    submission = run.submission()
+    return run.path, usable_cores() if submission is None else submission.threads
+
+
+def _run_sweep_of_one(
+    file: Path,
+    overrides: Sequence[str],
+    data: Path,
+    runs_root: Path,
+    threads: int,
+    on_beat: OnBeat | None,
+    reading: Reading,
+) -> RunDir:
+    plan = make_plan(read_sweep(file, overrides), data, runs_root)
+    training = list(plan.of_stage("train"))
+    if len(training) != 1:
+        raise BadInput(f"{file}: has {len(training)} training runs; leave one with --set, e.g. --set fold=0")
+    check_new_packs(plan)
+    record(plan)
+    cores = usable_cores()
+    submission = Submission(
+        backend="foreground",
+        submitted=time.time(),
+        host=socket.gethostname(),
+        threads=threads or cores,
+        workers=cores,
+        reading=reading,
+    )
+    for run_id, planned in plan.stages.items():
+        if planned.verdict.state != "done":
+            if not claim(plan, [run_id], lambda _: submission):
+                raise HpcsegError(f"{run_id}: another process works on it; see hpcseg status")
+            _execute(plan.run(run_id), on_beat, reading)
+    return plan.run(training[0])
+
+
+def _execute(run: RunDir, on_beat: OnBeat | None, reading: Reading) -> None:
+    if execute(run, on_beat, reading=reading) == "stopped":
+        raise Interrupted(f"{run.id}: stopped and saved; the same command goes on from there")

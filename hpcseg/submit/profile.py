@@ -1,0 +1,261 @@
+"""Job profiles: what a job may use, here or on a cluster; `jobs/local.toml` and `jobs/slurm.toml` explain every key.
+
+Nothing in a profile is part of a run's identity.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, field_validator
+
+from hpcseg.config import Count, Section
+from hpcseg.errors import BadInput
+from hpcseg.runs.records import Kernels
+from hpcseg.runs.recovery import Budgets
+from hpcseg.spec import Reading
+from hpcseg.study.tomlfile import explain, read_toml
+
+PROFILES = Path("jobs")
+GIB_PER_SLOT = 4.0  # memory that a slot is expected to need, where their number is chosen by itself
+# Flags of sbatch that say which jobs there are, what they wait for, where they write and how they are warned.
+OWN_FLAGS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "signal", "wait", "wrap"})
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})$")
+
+
+def _minutes(value: Any) -> Any:
+    """Slurm's notations of a time limit, in minutes: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    match = _TIME.match(value) if isinstance(value, str) else None
+    if match is None:
+        if isinstance(value, str):
+            raise ValueError(f"{value!r} is no time limit; write minutes, 'HH:MM:SS' or 'D-HH:MM:SS'")
+        return value
+    parts = [int(part) for part in match["clock"].split(":")]
+    if match["days"] is not None:
+        hours, minutes, seconds = parts + [0] * (3 - len(parts))
+        return int(match["days"]) * 1440 + hours * 60 + minutes + (seconds > 0)
+    if len(parts) == 3:
+        return parts[0] * 60 + parts[1] + (parts[2] > 0)
+    return parts[0] + (len(parts) == 2 and parts[1] > 0)
+
+
+Minutes = Annotated[int, BeforeValidator(_minutes), Field(ge=1)]
+
+
+def _checked_flags(flags: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """Flags of sbatch by name without dashes in front; those that say which jobs there are cannot be set."""
+    checked = {name.lstrip("-").replace("_", "-"): value for name, value in flags.items()}
+    taken = next((name for name in checked if name in OWN_FLAGS), None)
+    if taken is not None:
+        raise ValueError(f"'{taken}' is set by hpcseg itself; remove it")
+    return checked
+
+
+Flags = Annotated[dict[str, str | int | bool], AfterValidator(_checked_flags)]
+
+
+class _Jobs(Reading):
+    """What both kinds of jobs share: how they read their stores, and whether hpcseg's own GPU kernels compute."""
+
+    kernels: Kernels = "auto"
+
+    @property
+    def reading(self) -> Reading:
+        """How stores are read, as it is recorded with each job."""
+        return Reading(stage=self.stage, tier=self.tier)
+
+
+class LocalProfile(_Jobs):
+    """`[local]`: slots of this host; 0 leaves the choice to `resolve`."""
+
+    slots: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    pack_workers: Annotated[int, Field(ge=0)] = 0
+    ranks: Count = 1  # processes that train one run together, each with a GPU of its own where there are any
+
+    def ranks_of(self, stage: str) -> int:
+        """Processes of a job of one stage; a pack has one."""
+        return 1 if stage == "pack" else self.ranks
+
+
+class StageResources(Section):
+    """`[slurm.pack]`, `[slurm.pretrain]`, `[slurm.train]`: what one job of a stage asks for.
+
+    A job that trains has one task per GPU, on CPUs one per node; they train one run together.
+    """
+
+    time: Minutes = 24 * 60
+    cpus: Count = 8  # per task
+    memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?B?$")] = "32G"
+    gpus: Annotated[int, Field(ge=0)] = 1  # per node
+    nodes: Count = 1
+    array_parallelism: Count = 256
+    signal_lead: Annotated[int, Field(ge=1)] = 300  # s, where no save of the stage was measured yet
+    flags: Flags = Field(default_factory=dict)
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Tasks of a job that trains."""
+        return max(1, self.gpus)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train one run together."""
+        return self.nodes * self.tasks_per_node
+
+
+class SlurmProfile(_Jobs):
+    """`[slurm]`: what all jobs share."""
+
+    partition: str = ""
+    account: str = ""
+    setup: tuple[str, ...] = ()  # shell commands before the job
+    container: str = ""  # command before the job's Python, such as "apptainer exec --nv hpcseg.sif"
+    python: str = ""  # command that starts Python; "": the one that runs hpcseg, in a container `python`
+    exclude: tuple[str, ...] = ()  # nodes
+    flags: Flags = Field(default_factory=dict)  # further sbatch flags, without the dashes
+    budgets: Budgets = Budgets()
+    pack: StageResources = StageResources(gpus=0, time=12 * 60)
+    pretrain: StageResources = StageResources()
+    train: StageResources = StageResources(time=48 * 60)
+
+    def of(self, stage: str) -> StageResources:
+        """Resources of one stage."""
+        resources: StageResources = getattr(self, stage)
+        return resources
+
+    def ranks_of(self, stage: str) -> int:
+        """Processes of a job of one stage; a pack has one."""
+        return 1 if stage == "pack" else self.of(stage).ranks
+
+    @property
+    def job_python(self) -> str:
+        """Shell command that starts the Python of a job."""
+        if self.container:
+            return f"{self.container} {self.python or 'python'}"
+        return self.python or shlex.quote(sys.executable)
+
+    @property
+    def script_python(self) -> str:
+        """Shell command that starts a Python with hpcseg beside the job, where Slurm's tools are: in no container."""
+        return shlex.quote(sys.executable) if self.container else self.job_python
+
+    @field_validator("pack")
+    @classmethod
+    def _packs_on_one_node(cls, pack: StageResources) -> StageResources:
+        if pack.nodes > 1:
+            raise ValueError("a pack is one process: give it one node, and more cpus")
+        return pack
+
+
+class Profile(Section):
+    """A profile file."""
+
+    local: LocalProfile = LocalProfile()
+    slurm: SlurmProfile = SlurmProfile()
+
+    def staged(self, folder: str | None) -> Profile:
+        """The same, with stores copied to `folder` of the node; None: as the profile says.
+
+        A relative folder begins at the current one.
+        """
+        if folder is None:
+            return self
+        update = {"stage": stage_folder(folder)}
+        return Profile(local=self.local.model_copy(update=update), slurm=self.slurm.model_copy(update=update))
+
+
+def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
+    """Read a profile by path or by the name of a file in `jobs/`; None: `jobs/<on>.toml`, or the defaults without it.
+
+    Raises:
+        BadInput: no such profile, or a key or value is wrong; the message names file, line and key.
+    """
+    path = PROFILES / f"{on}.toml" if name is None else Path(name)
+    if name is None and not path.exists():
+        return Profile()
+    if not path.exists() and (PROFILES / f"{name}.toml").exists():
+        path = PROFILES / f"{name}.toml"
+    source = read_toml(path)
+    try:
+        return Profile.model_validate(source.data)
+    except ValidationError as error:
+        key, message = explain(error, _known(Profile))
+        table, _, rest = key.partition(".")
+        raise BadInput(f"{source.where(table, 0, rest)}: {message}") from None
+
+
+def stage_folder(folder: str) -> str:
+    """A folder of the command line as it is recorded: absolute, unless it begins with ~ or a variable of the job."""
+    return folder if not folder or folder.startswith(("~", "$")) else os.path.abspath(folder)  # noqa: PTH100  (as typed)
+
+
+def _known(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += [f"{prefix}{name}", *_known(kind, f"{prefix}{name}.")]
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+class Slots(Section):
+    """A resolved local profile: jobs at once, CPU threads of each of their ranks, processes of a pack."""
+
+    slots: int
+    threads: int
+    pack_workers: int
+    ranks: int = 1
+
+    def gpus_of(self, slot: int, gpus: Sequence[str]) -> str:
+        """CUDA_VISIBLE_DEVICES of the job in a slot: as many of the host's `gpus` as it has ranks."""
+        first = slot * self.ranks
+        return ",".join(gpus[index % len(gpus)] for index in range(first, first + self.ranks)) if gpus else ""
+
+
+def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: int, memory_gib: float) -> Slots:
+    """Fill in what the profile leaves open, from the machine and the size of the whole sweep. Pure.
+
+    What is already done does not count: a run that is repeated gets the threads that it had.
+
+    Args:
+        profile: as read.
+        runs: training runs of the sweep.
+        packs: packs of the sweep.
+        cores: CPU cores that this process may use.
+        gpus: GPUs that this process may use.
+        memory_gib: of the machine.
+
+    Raises:
+        BadInput: a job has more ranks than there are GPUs.
+    """
+    ranks = profile.ranks
+    if 0 < gpus < ranks:
+        raise BadInput(f"local.ranks = {ranks}: this machine has {gpus} GPUs, and each rank needs one; set local.ranks")
+    by_memory = max(1, int(memory_gib / GIB_PER_SLOT))
+    slots = profile.slots
+    if slots == 0 and profile.threads:
+        slots = max(1, cores // (profile.threads * ranks))
+    if slots == 0:
+        slots = gpus // ranks or max(1, min(cores // ranks, runs, by_memory))
+    threads = profile.threads or max(1, cores // (slots * ranks))
+    workers = profile.pack_workers or max(1, min(by_memory, cores // max(1, min(slots, packs))))
+    return Slots(slots=slots, threads=threads, pack_workers=workers, ranks=ranks)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gib() -> float:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,0 +1,133 @@
+"""The batch script of an array: what sbatch is asked for, and what each of its jobs does. Pure.
+
+A job runs submitit's entry point, which loads what to do from a pickle. There is one pickle for the whole array, under
+a name of ours that is there before sbatch is called; the job copies it to the name that submitit looks for, so that it
+finds it whether or not anybody heard of the job's id.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string  # the only private part of submitit that is used
+
+from hpcseg.runs.records import ArrayRecord
+from hpcseg.runs.recovery import grown_mb, mebibytes
+from hpcseg.slurm.queue import expression_of
+from hpcseg.submit.profile import SlurmProfile
+
+PICKLE = "task.pkl"
+SHORTEST_LEAD_S = 60
+_OTHER_MEMORY = {"mem-per-cpu", "mem-per-gpu"}  # sbatch takes one kind only
+_JOB = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"'
+
+
+def script_text(
+    profile: SlurmProfile,
+    record: ArrayRecord,
+    folder: Path,
+    *,
+    lead_s: int,
+    after: Sequence[str] = (),
+    same_task_of: Sequence[str] = (),
+) -> str:
+    """The script that sbatch is given for one array.
+
+    Args:
+        profile: resources; what `record.asked` says goes before.
+        record: the array.
+        folder: of the array; holds the pickle and receives the output.
+        lead_s: seconds between the warning and the time limit.
+        after: Slurm's ids of tasks that must end well before any task begins.
+        same_task_of: Slurm's ids of arrays whose task of the same index must end well before a task begins.
+    """
+    at = shlex.quote(str(folder))
+    parameters = sbatch_parameters(profile, record, lead_s=lead_s, after=after, same_task_of=same_task_of)
+    parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_JOB}", *profile.setup, "told=; trap told=yes TERM"]
+    # A job that is told to end (time limit, scancel, preemption) may leave srun with code 0.
+    aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code"
+    parameters["teardown"] = [f'code=$?; [ "$code$told" = 0 ] || {aftermath}; exit $code']
+    command = f"{profile.job_python} -u -m submitit.core._submit {at}"
+    # Any number makes submitit name the output by array and task; the indices are given with the other flags.
+    text: str = _make_sbatch_string(command=command, folder=folder, map_count=len(record.runs), **parameters)
+    return text + "\n"
+
+
+def sbatch_parameters(
+    profile: SlurmProfile,
+    record: ArrayRecord,
+    *,
+    lead_s: int,
+    after: Sequence[str] = (),
+    same_task_of: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What sbatch is asked for, by submitit's names; see `script_text`."""
+    stage, asked = record.stage, record.asked
+    resources = profile.of(stage)
+    parameters: dict[str, Any] = {
+        "job_name": record.job_name,
+        "time": asked.minutes,
+        "cpus_per_task": resources.cpus,
+        "mem": f"{asked.memory_mb}M",
+        "signal_delay_s": lead_s,
+        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # which srun does not take from sbatch since 22.05
+        "wckey": None,  # submitit's own default is refused where such keys are tracked
+    }
+    if profile.ranks_of(stage) > 1:
+        # One task per rank; srun ends all of them when one fails, so that none waits for it.
+        parameters |= {"nodes": resources.nodes, "ntasks_per_node": resources.tasks_per_node}
+        parameters["srun_args"].append("--kill-on-bad-exit=1")
+    if resources.gpus:
+        parameters["gpus_per_node"] = resources.gpus
+    if profile.partition:
+        parameters["partition"] = profile.partition
+    if profile.account:
+        parameters["account"] = profile.account
+    if asked.exclude:
+        parameters["exclude"] = ",".join(asked.exclude)
+    own: dict[str, Any] = {"requeue": True, "array": array_text(record.tasks, resources.array_parallelism)}
+    if after or same_task_of:
+        own |= {"dependency": dependency_text(after, same_task_of), "kill-on-invalid-dep": "yes"}
+    # What the profile asks for by hand replaces what would be asked for otherwise.
+    flags = {name: value for name, value in {**profile.flags, **resources.flags}.items() if value is not False}
+    replaced = {name.replace("-", "_") for name in flags} | ({"mem"} if flags.keys() & _OTHER_MEMORY else set())
+    parameters = {name: value for name, value in parameters.items() if name not in replaced}
+    return parameters | {"additional_parameters": own | flags}
+
+
+def array_text(tasks: Sequence[int], parallel: int) -> str:
+    """Indices as sbatch --array takes them, of which `parallel` run at once: "0-2,5%8"."""
+    return f"{expression_of(tasks)}%{min(parallel, len(tasks))}"
+
+
+def dependency_text(after: Sequence[str], same_task_of: Sequence[str]) -> str:
+    """Jobs to wait for as sbatch --dependency takes them."""
+    kinds = {"afterok": after, "aftercorr": same_task_of}
+    return ",".join(":".join((kind, *jobs)) for kind, jobs in kinds.items() if jobs)
+
+
+def lead_for(profile_s: int, saves_s: Sequence[float], minutes: int) -> int:
+    """Seconds of warning before the time limit: four times the longest measured save and half a minute, at least one.
+
+    Args:
+        profile_s: what the profile says, which counts where nothing was measured.
+        saves_s: the longest save of each run.
+        minutes: the time limit; the warning comes in its second half.
+    """
+    lead = max(SHORTEST_LEAD_S, int(4 * max(saves_s)) + 30) if saves_s else profile_s
+    return min(lead, 30 * minutes)
+
+
+def grown_memory_mb(asked_mb: int, used_up_mb: int, profile: SlurmProfile) -> int:
+    """Memory to ask for when a run used up `used_up_mb` before (0: it did not)."""
+    if not used_up_mb:
+        return asked_mb
+    return max(asked_mb, grown_mb(used_up_mb, profile.budgets, mebibytes(profile.budgets.memory_max)))
+
+
+def longest_saves(checkpoints: Sequence[Mapping[str, float] | None]) -> list[float]:
+    """Seconds of the longest save of each run that made one, from their heartbeats."""
+    return [found["seconds"] for found in checkpoints if found and found.get("saves")]

@@ -1,1 +1,0 @@
-"""Sweep file to runs to plan to jobs to evidence-based status."""

@@ -1,0 +1,152 @@
+"""Which kernels a run trains with on this GPU: measured when it begins, written down, and kept.
+
+<run>/kernels.json = {"device", "ranks", "convolutions": see `hpcseg.networks.autotune`, "seconds": of the measuring,
+                      "step": {"graph", "eager_ms", "graph_ms", "why"}}
+
+Kernels round differently, so a run that goes on takes those that it began with, on whatever GPU. The recording of a
+step (`hpcseg.training.graphs`) changes no bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcseg import kernels
+from hpcseg.errors import BadInput
+from hpcseg.files import read_json, write_json
+from hpcseg.networks.autotune import apply_plan, plan_convolutions
+from hpcseg.networks.convolution import TORCH, Convolution
+from hpcseg.training.control import Control
+from hpcseg.training.graphs import GraphedPasses, copied, undone
+from hpcseg.training.loop import Task
+
+KERNELS_FILE = "kernels.json"
+_ROUNDS = 3  # of which the fastest counts
+_PASSES = 5  # of each
+_LONG_MS = 100.0
+_GAIN = 0.98  # a recording that is hardly faster is not worth its memory
+
+
+def tune(run: Path, task: Task, control: Control) -> dict[str, Any] | None:
+    """Choose the kernels of a task, or take those of its former attempts; what was chosen is printed and returned.
+
+    Weights, buffers and optimizers are left as they are. Called by all ranks; each measures, the first one's choice
+    counts. None, and nothing is done, on CPUs, without kernels (`hpcseg.kernels`), and for compiled networks.
+
+    Raises:
+        BadInput: kernels.json is of another network.
+    """
+    device = task.precision.device
+    if not kernels.run_on(device) or task.precision.compiled:
+        return None
+    control.beat(phase="choosing kernels")
+    path, name = run / KERNELS_FILE, torch.cuda.get_device_name(device)
+    known: dict[str, Any] | None = task.ranks.of_leader(lambda: read_json(path) if path.exists() else None)
+    with closing(task.batches(0)) as batches:
+        batch = copied(next(batches))
+    if known is None:
+        record = _measured(task, batch, name)
+        if task.ranks.leads:
+            write_json(path, record)
+        torch.cuda.empty_cache()
+    else:
+        record = known
+        try:
+            _apply(task, known["convolutions"])
+            recorded, chosen_on = known["step"]["graph"], known["device"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{path}: is not of this network ({error}); remove the file") from None
+        if recorded and task.ranks.world == 1:
+            task.graphed, _ = _recorded(task, batch)
+        where = "" if chosen_on == name else f", though this is {name}"
+        print(f"kernels as in {KERNELS_FILE}, chosen on {chosen_on}{where}", flush=True)
+    print(f"kernels: {_described(task, record)}", flush=True)
+    return record
+
+
+def _measured(task: Task, batch: Any, name: str) -> dict[str, Any]:
+    began = time.monotonic()
+    with undone(task):
+        device, dtype = task.precision.device, task.precision.input_dtype
+        own = plan_convolutions(nn.ModuleDict(task.modules), lambda: task.losses(batch), device, dtype)
+    convolutions: dict[str, Any] = task.ranks.of_leader(lambda: own)
+    _apply(task, convolutions)
+    step = _choose_step(task, batch) if task.ranks.world == 1 else {"graph": False, "why": "several ranks"}
+    seconds = round(time.monotonic() - began, 1)
+    return {"device": name, "ranks": task.ranks.world, "convolutions": convolutions, "step": step, "seconds": seconds}
+
+
+def _apply(task: Task, convolutions: dict[str, Any]) -> None:
+    apply_plan(nn.ModuleDict(task.modules), convolutions)
+
+
+def _choose_step(task: Task, batch: Any) -> dict[str, Any]:
+    """Measure a step's passes with and without a recording, and keep the recording if it is faster."""
+    with undone(task):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        eager_ms = _milliseconds(lambda: task.passes(batch))
+        need = torch.cuda.max_memory_allocated() - before
+    graphed, why = _recorded(task, batch)
+    found: dict[str, Any] = {"graph": False, "eager_ms": eager_ms, "graph_ms": None, "why": why}
+    if graphed is None:
+        return found
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < need:  # validation has to find room beside what the recording keeps
+        return found | {"why": "no memory left beside the recording"}
+    with undone(task):
+        graph_ms = _milliseconds(lambda: graphed(batch))
+    faster = graph_ms < _GAIN * eager_ms
+    if faster:
+        task.graphed = graphed
+    return found | {"graph": faster, "graph_ms": graph_ms, "why": "faster" if faster else "not faster"}
+
+
+def _recorded(task: Task, batch: Any) -> tuple[GraphedPasses | None, str]:
+    """A recording of the task's passes, or None and why there is none."""
+    try:
+        return GraphedPasses(task, batch), ""
+    except RuntimeError as error:  # out of memory too
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"the training step cannot be recorded as a CUDA graph, and runs without: {why}", flush=True)
+        return None, why
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Time of one call among several, as long as either the GPU or the host takes; of what takes long, of one call."""
+    work()
+    once = _timed(work, 1)
+    times = [once] if once > _LONG_MS else [_timed(work, _PASSES) for _ in range(_ROUNDS)]
+    return round(min(times), 3)
+
+
+def _timed(work: Callable[[], object], count: int) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        work()
+    torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - began) / count
+
+
+def _described(task: Task, record: dict[str, Any]) -> str:
+    modules = nn.ModuleDict(task.modules).modules()
+    ways = [way for module in modules if isinstance(module, Convolution) for way in astuple(module.plan)]
+    step, how = record["step"], "a recorded step" if task.graphed is not None else "a step"
+    times = [
+        f"{name} {step[key]:.1f} ms" for name, key in (("eager", "eager_ms"), ("graph", "graph_ms")) if step.get(key)
+    ]
+    measured = f" ({', '.join(times)})" if times else ""
+    return (
+        f"{len(ways) - ways.count(TORCH)} of {len(ways)} convolution passes by hpcseg's own, {how}{measured}; "
+        f"measured in {record['seconds']} s"
+    )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcseg.errors import BadInput
+from hpcseg.results.collect import collect
+from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
+from hpcseg.study.plan import Plan
+from hpcseg.submit.record import record
+from tests.earlier import record_as_before
+
+STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
+Planner = Callable[..., Plan]
+
+
+def config_of(plan: Plan, run_id: str) -> Any:
+    config = plan.stages[run_id].config
+    assert config is not None
+    return config.model_dump(mode="json")
+
+
+def test_the_record_gives_back_every_configuration_and_cell(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, transfer]", "labelled=[1, 2]", "network.maps=[2, [2, 3]]", "seed=[0, 7]")
+    record(plan)
+    runs = read_runs(plan.runs_root, "study")
+    assert [run["id"] for run in runs] == list(plan.of_stage("train"))
+    assert len(runs) == 16
+    for run in runs:
+        assert run["config"] == config_of(plan, run["id"])
+        assert run["cells"] == plan.cells[run["id"]]
+    value = read_sweep_record(plan.runs_root, "study")
+    assert {stage: len(ids) for stage, ids in value["stages"].items()} == {"pack": 1, "pretrain": 8, "train": 16}
+    assert value["needs"] == {run_id: list(planned.needs) for run_id, planned in plan.stages.items()}
+    assert (plan.runs_root / "sweeps" / "study" / "study.toml").read_text() == STUDY
+    assert applied_sweeps(plan.runs_root) == ["study"]
+
+
+def test_many_runs_take_little_room(plan_study: Planner) -> None:
+    plan = plan_study("labelled=[1, 2]", f"seed={list(range(200))}")
+    record(plan)
+    folder = plan.runs_root / "sweeps" / "study"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 400 * 400
+
+
+@pytest.mark.parametrize("write", [record, record_as_before], ids=["new", "earlier"])
+def test_collect_reads_records_of_this_and_of_earlier_versions(
+    plan_study: Planner, write: Callable[[Plan], None]
+) -> None:
+    plan = plan_study("labelled=[1, 2]", "seed=[0, 1]")
+    write(plan)
+    collection = collect(plan.runs_root)
+    assert collection.missing == tuple(plan.of_stage("train"))
+    for run in collection.runs:
+        assert run.config == config_of(plan, run.id)
+        (place,) = run.places
+        assert run.axis(place, "seed") == plan.stages[run.id].config.seed  # type: ignore[union-attr]
+        assert run.axis(place, "training.epochs") == 2
+
+
+def test_a_damaged_list_of_runs_is_one_line_that_names_it(plan_study: Planner) -> None:
+    plan = plan_study()
+    record(plan)
+    (plan.runs_root / "sweeps" / "study" / "runs.json").write_text('{"runs": [{}]}')
+    with pytest.raises(BadInput, match=r"runs\.json: not a record of runs"):
+        read_runs(plan.runs_root, "study")

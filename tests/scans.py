@@ -1,0 +1,49 @@
+"""Fixtures for several rooms: small NIfTI scans and specifications for packing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from hpcseg.spec import PackSpec
+from hpcseg.volumes.datasets import open_dataset
+
+SpecMaker = Callable[..., PackSpec]
+ScanWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_scan() -> ScanWriter:
+    """Write an array (x, y, z) as NIfTI; 1 mm, RAS, unless an affine is given."""
+
+    def write(path: Path, array_xyz: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array_xyz, np.eye(4) if affine is None else affine), path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> SpecMaker:
+    """Specification that packs all cases of a dataset as CT; keywords replace its fields."""
+
+    def make(root: Path, **changes: Any) -> PackSpec:
+        dataset = open_dataset(root)
+        fields: dict[str, Any] = {
+            "id": "pack-test",
+            "dataset": dataset.name,
+            "cases": dataset.training + dataset.test,
+            "spacing_zyx": (2.0, 2.0, 2.0),
+            "classes": ((1, 2),),
+            "padding": -1000.0,
+            "pyramid_clip": (-200.0, 400.0),
+        }
+        return PackSpec(**(fields | changes))
+
+    return make

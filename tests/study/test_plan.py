@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcseg.errors import BadInput
+from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
+
+PAPER = Path(__file__).parents[2] / "sweeps" / "paper.toml"
+Planner = Callable[..., Plan]
+
+
+def specs(plan: Plan, stage: str) -> list[Any]:
+    return [planned.spec for planned in plan.of_stage(stage).values()]
+
+
+def test_the_papers_sweep_is_125_training_runs_in_under_three_seconds(
+    write_tree: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    data = write_tree(tmp_path / "data")
+    sweep = read_sweep(PAPER, ["preprocessing.spacing=1.0"])  # the files are empty: no headers to take a median of
+    began = time.perf_counter()
+    plan = make_plan(sweep, data, tmp_path / "runs")
+    assert time.perf_counter() - began < 3.0
+
+    assert plan.as_json()["total_training_runs"] == 125
+    cells = [cell["grid"] for cells in plan.cells.values() for cell in cells]
+    assert (cells.count("table7"), cells.count("table8")) == (105, 30)
+    packs = specs(plan, "pack")
+    assert sorted(pack.dataset for pack in packs)[0] == "Task03_Liver"
+    assert sum(len(pack.cases) for pack in packs if pack.dataset != "Task03_Liver") == 1277
+    assert all(case.label is None for pack in packs if pack.dataset != "Task03_Liver" for case in pack.cases)
+    # four levels for each of 7 subsets × 5 folds, and for 2 × 5 with supplementary volumes
+    assert len(specs(plan, "pretrain")) == 4 * (7 * 5 + 2 * 5)
+    assert [len(s.validation.cases) for s in specs(plan, "train") if s.id.startswith("baseline-n2-")] == [
+        26,
+        26,
+        26,
+        26,
+        27,
+    ]
+    assert all(len(spec.test_scans) == 30 for spec in specs(plan, "train"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_ids_of_the_papers_runs_stay_the_same(write_tree: Callable[[Path], Path], tmp_path: Path) -> None:
+    """A changed id would orphan every finished run: change this only together with what the results depend on."""
+    plan = make_plan(read_sweep(PAPER, ["preprocessing.spacing=1.0"]), write_tree(tmp_path / "data"), tmp_path / "runs")
+    known = {
+        "Task03_Liver-1.0mm-c962a36aed",
+        "Task06_Lung-1.0mm-60adf3a7c4",
+        "level0-n2-f0-eb0ac9c95b",
+        "level3-nall-f4-39560357a7",
+        "level3-nall-f4-d472aa0340",
+        "baseline-n2-f0-de0833fb39",
+        "transfer-n2-f0-bc1cc8343e",
+        "transfer-n32-f1-9869587a01",
+        "multitask-nall-f4-246b240667",
+    }
+    assert known <= plan.stages.keys()
+    listed = "\n".join(plan.stages).encode()
+    assert hashlib.sha256(listed).hexdigest() == "88d403e260190a775bba430c731e404467c3d9ba0d015e2327f4811b18bd8137"
+
+
+def test_specifications_are_written_only_for_those_who_ask(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, transfer]", "seed=[0, 1, 2]")
+    plan.as_json()
+    assert not any("spec" in vars(planned.work) for planned in plan.stages.values())
+    for run_id, planned in plan.stages.items():
+        assert planned.spec is planned.spec
+        assert (planned.spec.id, planned.spec.stage) == (run_id, planned.stage)
+    assert [planned.column for planned in plan.of_stage("pretrain").values()] == 3 * ["0", "1"]
+
+
+def test_with_a_window_the_papers_autoencoders_are_shared(write_tree: Callable[[Path], Path], tmp_path: Path) -> None:
+    sweep = read_sweep(PAPER, ["preprocessing.spacing=1.0", "preprocessing.intensity=window"])
+    plan = make_plan(sweep, write_tree(tmp_path / "data"), tmp_path / "runs")
+    assert len(specs(plan, "pretrain")) == 4 * 2  # with and without supplementary volumes
+
+
+def test_a_baseline_needs_its_pack_only(plan_study: Planner) -> None:
+    plan = plan_study()
+    (pack,), (train,) = specs(plan, "pack"), specs(plan, "train")
+    assert isinstance(pack, PackSpec) and isinstance(train, TrainSpec)
+    assert plan.stages[train.id].needs == (pack.id,)
+    assert pack.classes == ((1, 2),) and pack.padding == -1000.0 and pack.pyramid_clip == (-200.0, 400.0)
+    assert len(pack.cases) == 6 and len(train.labelled.cases) == 2 and len(train.validation.cases) == 3
+    assert train.labelled.store == Path("pack") / pack.id / "store.h5"
+    assert {scan.name for scan in train.validation_scans} == set(train.validation.cases)
+    assert all(scan.label is not None for scan in train.validation_scans)
+
+
+def test_transfer_needs_one_autoencoder_per_level_on_all_training_and_validation_images(plan_study: Planner) -> None:
+    plan = plan_study("strategy=transfer")
+    (train,), levels = specs(plan, "train"), specs(plan, "pretrain")
+    assert [spec.level for spec in levels] == [0, 1]
+    assert train.pretrained == tuple(Path("pretrain") / spec.id / "model.pt" for spec in levels)
+    assert plan.stages[train.id].needs == (specs(plan, "pack")[0].id, *(spec.id for spec in levels))
+    assert isinstance(levels[0], PretrainSpec)
+    assert len(levels[0].sources) == 1 and len(levels[0].sources[0].cases) == 6
+    without = specs(plan_study("strategy=transfer", "autoencoder.with_validation=false"), "pretrain")
+    assert len(without[0].sources[0].cases) == 3
+
+
+def test_multitask_reads_its_sources_itself(plan_study: Planner) -> None:
+    plan = plan_study("strategy=multitask", "data.unlabelled_ts=true")
+    (train,) = specs(plan, "train")
+    own, unlabelled = train.autoencoder_sources
+    assert (len(own.cases), len(unlabelled.cases)) == (6, 2)
+    assert not specs(plan, "pretrain")
+    assert set(plan.stages[train.id].needs) == set(plan.of_stage("pack"))
+
+
+def test_unlabelled_scans_are_a_pack_of_their_own_so_that_baselines_share_the_labelled_one(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, multitask]", "data.unlabelled_ts=true")
+    assert [pack.dataset for pack in specs(plan, "pack")] == ["Tiny", "Tiny-imagesTs"]
+    baseline = next(spec for spec in specs(plan, "train") if spec.config.strategy == "baseline")
+    assert plan.stages[baseline.id].needs == (specs(plan, "pack")[0].id,)
+
+
+def test_supplementary_datasets_are_seen_whole_and_only_by_autoencoders(
+    plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "Tiny").symlink_to(tiny_dataset)
+    write_dataset(data / "More", training=2, test=1)
+    settings = ("strategy=[baseline, multitask]", "data.supplementary=[More]", "autoencoder.with_supplementary=true")
+    plan = plan_study(*settings, data=data)
+    baseline, multitask = specs(plan, "train")
+    assert baseline.autoencoder_sources == ()
+    assert [len(source.cases) for source in multitask.autoencoder_sources] == [6, 3]
+
+
+def test_equal_runs_merge_and_keep_all_their_cells(plan_study: Planner) -> None:
+    text = """
+[run]
+data.dataset = "Tiny"
+data.foreground = [1, 2]
+data.folds = 2
+preprocessing.spacing = 4.0
+[[grid]]
+name = "a"
+strategy = ["baseline", "transfer"]
+[[grid]]
+name = "b"
+strategy = ["baseline", "transfer"]
+transfer.phi = 2.0
+"""
+    plan = plan_study(text=text)
+    assert sorted(len(cells) for cells in plan.cells.values()) == [1, 1, 2]
+    shared = next(cells for cells in plan.cells.values() if len(cells) == 2)
+    assert [cell["grid"] for cell in shared] == ["a", "b"]
+
+
+def test_the_median_spacing_comes_from_the_labelled_cases_headers(plan_study: Planner) -> None:
+    (pack,) = specs(plan_study("preprocessing.spacing=median"), "pack")
+    assert pack.spacing_zyx == (2.0, 2.0, 2.0)
+    assert pack.id.startswith("Tiny-2.0mm-")
+
+
+def test_stores_whose_spacing_matches_are_shared_by_all_sweeps(plan_study: Planner) -> None:
+    def packs(*settings: str) -> set[str]:
+        return {pack.id for pack in specs(plan_study(*settings), "pack")}
+
+    every = packs("preprocessing.spacing=median", "labelled=[1, 2]", "fold=[0, 1]")
+    assert len(every) == 1
+    for settings in (
+        ("preprocessing.spacing=2.0",),
+        ("preprocessing.spacing=2.0", "preprocessing.intensity=window"),
+        ("preprocessing.spacing=2.0", "preprocessing.percentiles=[[5, 95]]", "strategy=transfer"),
+        ("preprocessing.spacing=2.0", "preprocessing.codec=bitshuffle-lz4"),
+    ):
+        assert packs(*settings) == every, settings
+    assert packs("preprocessing.spacing=2.5") != every
+
+
+def test_the_test_set_may_be_the_datasets_own_or_another(
+    plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    (train,) = specs(plan_study("data.test=Tiny"), "train")
+    assert len(train.test_scans) == 2
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "Tiny").symlink_to(tiny_dataset)
+    write_dataset(data / "Other", training=3, test=1)
+    (train,) = specs(plan_study("data.test=Other", data=data), "train")
+    assert len(train.test_scans) == 4
+
+
+def test_a_test_set_with_other_label_numbers_is_refused_until_they_are_given(
+    plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "Tiny").symlink_to(tiny_dataset)
+    other = write_dataset(data / "Other", training=1, test=1) / "dataset.json"
+    labels = {"0": "background", "1": "spleen", "2": "core", "6": "Ball"}
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"labels": labels}))
+    with pytest.raises(BadInput, match=r"1 is 'ball' in Tiny, but 'spleen' in Other.*6; set data.test_foreground"):
+        plan_study("data.test=Other", data=data)
+    (train,) = specs(plan_study("data.test=Other", "data.test_foreground=[2, 6]", data=data), "train")
+    assert train.classes_in("validation") == ((1, 2),)
+    assert train.classes_in("test") == ((2, 6),)
+
+
+@pytest.mark.parametrize(
+    ("foreground", "classes"), [("[]", ()), ("[1]", ((1,),)), ("[1, 2]", ((1, 2),)), ("[[[1], [2]]]", ((1,), (2,)))]
+)
+def test_foreground_values_are_one_class_or_several(
+    plan_study: Planner, foreground: str, classes: tuple[tuple[int, ...], ...]
+) -> None:
+    (pack,) = specs(plan_study(f"data.foreground={foreground}"), "pack")
+    assert pack.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.dataset=", "data.dataset is not set"),
+        ("data.dataset=None", "no dataset 'None'"),
+        ("data.foreground=[1, 7]", "data.foreground: 7 is no foreground label of Tiny"),
+        ("labelled=50", "labelled = 50"),
+        ("data.test=None", "no dataset 'None'"),
+    ],
+)
+def test_what_the_data_cannot_give_is_one_line(plan_study: Planner, setting: str, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        plan_study(setting)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("autoencoder.with_supplementary=true", "data.supplementary lists no dataset"),
+        ("data.supplementary=[None]", "no dataset 'None'"),
+    ],
+)
+def test_autoencoder_sources_that_are_not_there_are_errors_of_the_strategies_that_read_them(
+    plan_study: Planner, setting: str, message: str
+) -> None:
+    settings = ["autoencoder.with_supplementary=true", setting]
+    assert plan_study(*settings).stages
+    with pytest.raises(BadInput, match=message):
+        plan_study("strategy=multitask", *settings)
+
+
+def test_the_plan_as_json_counts_and_names_everything(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, transfer]").as_json()
+    assert plan["sweep"] == "study"
+    assert {stage: len(runs) for stage, runs in plan["runs"].items()} == {"pack": 1, "pretrain": 2, "train": 2}
+    assert plan["counts"] == {"pack": {"new": 1}, "pretrain": {"new": 2}, "train": {"new": 2}}
+    assert plan["to_submit"] == 5

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from hpcseg.cli import app
+from hpcseg.runs.evidence import Verdict
+from hpcseg.screens.plans import SHOWN_RUNS, left_out_line, plan_screen
+from hpcseg.study.plan import Plan
+from hpcseg.submit.outlook import Outlook, arrays_of, look_ahead, predict
+from hpcseg.submit.profile import LocalProfile, Profile
+from hpcseg.submit.record import record
+
+STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
+Planner = Callable[..., Plan]
+
+
+def trained(plan: Plan, run_id: str, seconds: float) -> None:
+    """Make a run of the study look trained and evaluated, in two epochs."""
+    folder = plan.run(run_id).path
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(plan.stages[run_id].spec.model_dump_json())
+    (folder / "result.json").write_text("{}")
+    facts = {"epochs": 2, "seconds": seconds, "rank_seconds": seconds, "precision": {"device": "cuda"}}
+    (folder / "training.json").write_text(json.dumps(facts))
+
+
+def shown(plan: Plan, outlook: Outlook | None = None) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    for part in plan_screen(plan, outlook or look_ahead(plan, "local", Profile())):
+        console.print(part)
+    return out.getvalue()
+
+
+def in_state(plan: Plan, **verdicts: Verdict) -> Plan:
+    """The plan with other verdicts, by stage."""
+    stages = {i: replace(p, verdict=verdicts.get(p.stage, p.verdict)) for i, p in plan.stages.items()}
+    return replace(plan, stages=stages)
+
+
+def test_arrays_are_shown_as_they_would_be_submitted(plan_study: Planner) -> None:
+    plan = plan_study("strategy=transfer", "seed=[0, 1, 2]")
+    arrays, waiting = arrays_of(plan, 1001)
+    assert [(array.stage, len(array.runs)) for array in arrays] == [
+        ("pack", 1),
+        ("pretrain", 3),
+        ("pretrain", 3),
+        ("train", 3),
+    ]
+    assert arrays[1].after == tuple(plan.of_stage("pack")) and arrays[3].same_task_of == (1, 2)
+    assert not waiting
+    text = shown(plan, Outlook("slurm", predict(plan), arrays))
+    assert "4 Slurm arrays" in text and "after the same task of arrays 2, 3" in text and "at once" in text
+
+
+def test_ancestors_in_the_queue_are_waited_for_by_their_jobs_id(plan_study: Planner) -> None:
+    plan = in_state(plan_study("seed=[0, 1]"), pack=Verdict("queued", "Slurm job 7_0", job="7_0"))
+    ((array,), _) = arrays_of(plan, 1001)
+    assert array.stage == "train" and array.after == ("7_0",)
+
+
+def test_what_waits_for_something_outside_slurm_is_told(plan_study: Planner) -> None:
+    plan = in_state(plan_study(), pack=Verdict("running", "process 1 is alive"))
+    arrays, waiting = arrays_of(plan, 1001)
+    assert arrays == () and len(waiting) == 1
+    assert "1 run cannot be submitted yet: baseline-n2" in shown(plan, Outlook("slurm", predict(plan), (), waiting))
+
+
+def test_cost_is_predicted_from_the_siblings_that_are_trained(plan_study: Planner) -> None:
+    settings = ("strategy=[baseline, multitask]", "fold=[0, 1]", "training.learning_rate=[0.001, 0.002]")
+    plan = plan_study(*settings)
+    assert "cost of training: unknown for 8 runs; none like them" in shown(plan)
+    baseline = next(i for i in plan.of_stage("train") if i.startswith("baseline"))
+    trained(plan, baseline, seconds=7200.0)
+    cost = predict(plan_study(*settings))
+    assert (cost.known, cost.unknown) == (3, 4)
+    assert cost.hours == pytest.approx(6.0)
+    assert "about 6 h (GPU hours) for 3 runs, from epochs of their siblings; unknown for 4 runs" in shown(
+        plan_study(*settings)
+    )
+
+
+def test_wall_time_needs_the_number_of_jobs_at_once(plan_study: Planner) -> None:
+    plan = plan_study("fold=[0, 1]", "seed=[0, 1]")
+    trained(plan, next(iter(plan.of_stage("train"))), seconds=7200.0)
+    plan = plan_study("fold=[0, 1]", "seed=[0, 1]")
+    assert look_ahead(plan, "local", Profile()).wall_hours is None
+    assert look_ahead(plan, "local", Profile(local=LocalProfile(slots=2))).wall_hours == pytest.approx(3.0)
+    assert look_ahead(plan, "local", Profile(local=LocalProfile(slots=3))).wall_hours == pytest.approx(2.0)
+
+
+def test_only_some_of_very_many_runs_are_listed(plan_study: Planner) -> None:
+    plan = plan_study(f"seed={list(range(100))}")
+    text = shown(plan)
+    assert text.count("│ train") == SHOWN_RUNS - 1 + 1  # beside one pack, and in the summary
+    assert f"and {101 - SHOWN_RUNS} more; --json lists all" in text
+    assert len(plan.as_json()["runs"]["train"]) == 100
+    assert json.dumps(plan.as_json() | look_ahead(plan, "local", Profile()).as_json())
+
+
+def test_the_summary_counts_what_changed_and_what_is_orphaned(plan_study: Planner) -> None:
+    record(plan_study("fold=[0, 1]"))
+    plan = plan_study(text=STUDY.replace("training.epochs = 2", "training.epochs = 5"))
+    text = shown(plan)
+    assert "changed" in text and "training.epochs 2 -> 5 (1 run)" in text
+    assert "orphaned, in no applied sweep any more: baseline-n2-f0" in text and "nothing is deleted" in text
+    assert left_out_line(plan.changes).startswith("2 training runs of the last application (")
+    assert left_out_line(plan_study("fold=[0, 1]").changes) == ""
+
+
+def test_done_runs_are_unchanged(plan_study: Planner) -> None:
+    trained(plan := plan_study(), next(iter(plan.of_stage("train"))), seconds=1.0)
+    text = shown(in_state(plan_study(), pack=Verdict("done", "")))
+    assert "unchanged" in text and "to submit" not in text and "cost" not in text
+
+
+def test_the_command_shows_the_plan_and_tells_what_is_left_out(plan_study: Planner, tiny_dataset: Path) -> None:
+    plan = plan_study("fold=[0, 1]")
+    record(plan)
+    words = ["sweep", str(plan.sweep.source.path), "--plan", "--on", "local"]
+    words += ["--data", str(tiny_dataset.parent), "--runs", str(plan.runs_root)]
+    told = CliRunner().invoke(app, [*words, "--json"])
+    assert told.exit_code == 0
+    assert (
+        "1 training run of the last application" in told.stderr and "status and collect leave them out" in told.stderr
+    )
+    value = json.loads(told.stdout)
+    assert (value["to_submit"], value["backend"], value["arrays"]) == (2, "local", [])
+    assert value["forecast"]["unknown"] == 1 and value["changes"]["left_out"] == [list(plan.of_stage("train"))[1]]
+    assert "to submit" in CliRunner().invoke(app, words).stdout

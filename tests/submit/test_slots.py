@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hpcseg.heartbeat import process_start
+from hpcseg.runs.records import Process, Submission
+from hpcseg.study.plan import Plan
+from hpcseg.submit.apply import apply, claim
+from hpcseg.submit.profile import LocalProfile, Profile, Slots
+from hpcseg.submit.slots import Event, Pool
+
+Planner = Callable[..., Plan]
+
+
+def submission(pool: Process | None = None) -> Submission:
+    import socket
+
+    return Submission(backend="local", submitted=0.0, host=socket.gethostname(), pool=pool or Process.this())
+
+
+def test_every_slot_has_a_gpu_of_its_own(plan_packs: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    plan = plan_packs([4.0, 5.0])
+    assert not apply(plan, "local", Profile(local=LocalProfile(slots=2, threads=1, pack_workers=1))).failed
+    submissions = [plan.run(run_id).submission() for run_id in plan.stages]
+    assert [found and found.gpus for found in submissions] == ["GPU-a", "GPU-b"]
+
+
+def test_a_cancelled_run_that_another_pool_claimed_since_is_left_to_it(plan_packs: Planner) -> None:
+    """Pool A waits with a run that is cancelled and applied again: pool B has it then, and A must not start it."""
+    plan = plan_packs([4.0, 5.0])
+    first, second = plan.stages
+    other = Process(pid=1, pid_start=process_start(1) or 0.0)
+
+    def take(run_ids: list[str]) -> list[str]:
+        return claim(plan, run_ids, lambda _: submission())
+
+    def notify(event: Event) -> None:
+        if (event.run_id, event.state) == (first, "running"):
+            found = plan.run(second).submission()
+            assert found is not None
+            plan.run(second).write_submission(found.model_copy(update={"cancelled": time.time()}))
+            assert claim(plan, [second], lambda _: submission(other)) == [second]
+        elif (event.run_id, event.state) == (first, "done"):
+            found = plan.run(second).submission()
+            assert found is not None and found.pool == other and found.job_id is None
+            plan.run(second).write_submission(found.model_copy(update={"cancelled": time.time()}))
+
+    heard: list[list[str]] = []
+    pool = Pool(plan, Slots(slots=1, threads=1, pack_workers=1), [], take, notify, heard.append)
+    verdicts = pool.run()
+    assert heard == [[first, second]]
+    # Cancelled again, in the hands of the other pool: this one does not take it over.
+    assert (verdicts[first].state, verdicts[second].state) == ("done", "stopped")
+    assert not plan.run(second).is_done() and plan.run(second).heartbeat() is None
