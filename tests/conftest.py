@@ -38,9 +38,24 @@ if not torch.cuda.is_available():
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 DatasetWriter = Callable[..., Path]
+Storm = Callable[[int, int], int]
 
 # Processes take one file after the other: the long ones first, so that none is left alone with one at the end.
 LONG = ("slurm/test_survival", "test_cli", "slurm/", "volumes/test_packing", "training/", "gpu/", "submit/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="storms (kills, corruptions, seeds) in full: make test-all")
+
+
+@pytest.fixture(scope="session")
+def storm(pytestconfig: pytest.Config) -> Storm:
+    """How often a test repeats what is random: `storm(few, full)` is `few`, and `full` under `pytest --all`.
+
+    For storms of signals, corruptions, seeds, where a few show that the test works and many look for the rare case.
+    Random numbers are drawn as before, so that the few are the first of the many.
+    """
+    return lambda few, full: full if pytestconfig.getoption("--all") else few
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -250,7 +250,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(write_dataset, make_spec, tmp_path: Path) -> None:
+def test_kills_change_nothing(write_dataset, make_spec, tmp_path: Path, storm) -> None:
     spec = make_spec(write_dataset(tmp_path / "Tiny", shape_xyz=(70, 64, 60)), spacing_zyx=(1.0, 1.0, 1.0))
     pack(spec, tmp_path / "undisturbed.h5")
     (tmp_path / "pack.py").write_text(KILLED)
@@ -258,7 +258,7 @@ def test_twenty_kills_change_nothing(write_dataset, make_spec, tmp_path: Path) -
     destination = tmp_path / "run" / "store.h5"
     command = [sys.executable, str(tmp_path / "pack.py"), spec.model_dump_json(), str(destination)]
     kills = 0
-    while kills < 20:
+    while kills < storm(4, 20):
         with subprocess.Popen([*command, str(1 + kills % 2)], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "begin\n"
