@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
-from hpcseg.config import RunConfig, Section
+from hpcseg.config import RunConfig
 from hpcseg.files import read_json
+from hpcseg.sections import Section
 
 Spacing = tuple[float, float, float]
 RUN_FILE = "run.json"

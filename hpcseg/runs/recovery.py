@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hpcseg.config import Section
 from hpcseg.runs.attempts import Attempt, Cause
+from hpcseg.sections import Section
 
 Times = Annotated[int, Field(ge=0)]
 _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "": 1.0, "G": 1024.0, "T": 1024.0**2}

@@ -16,13 +16,13 @@ from hpcseg.config import (
     NetworkConfig,
     PatchesConfig,
     RunConfig,
-    Section,
     TrainingConfig,
     TransferConfig,
 )
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.runs.rundir import TRAINING_FILE, RunDir
+from hpcseg.sections import Section
 from hpcseg.study.identity import remembered
 
 MEASURED_SIBLINGS = 12  # of a run; more do not make the mean better

@@ -24,11 +24,11 @@ from hpcseg.config import (
     PatchesConfig,
     PreprocessingConfig,
     RunConfig,
-    Section,
     TrainingConfig,
     TransferConfig,
 )
 from hpcseg.patches.geometry import PaddedGeometry
+from hpcseg.sections import Section
 from hpcseg.spec import PackSpec, SourceRef, Spacing
 
 _F_NET_ONLY = (

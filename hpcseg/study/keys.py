@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-import typing
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.sections import keys_of
 from hpcseg.study.tomlfile import explain, nearest
 
 _BARE_WORD = re.compile(r"""(?<![\w."'/-])[A-Za-z_][\w./-]*""")
@@ -27,7 +27,7 @@ _LITERALS = {"true", "false", "inf", "nan"}
 @functools.cache
 def run_keys() -> dict[str, bool]:
     """Every dotted key of a run, and whether it holds a list."""
-    return dict(_walk(RunConfig, ""))
+    return {key.name: key.holds_list for key in keys_of(RunConfig)}
 
 
 def is_axis(key: str, value: Any) -> bool:
@@ -81,20 +81,3 @@ def parse_config(settings: Sequence[str]) -> RunConfig:
     except ValidationError as error:
         key, message = explain(error, run_keys())
         raise BadInput(f"{given.get(key, 'settings')}: {message}") from None
-
-
-def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, bool]]:
-    keys: list[tuple[str, bool]] = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += _walk(kind, f"{prefix}{name}.")
-        else:
-            keys.append((f"{prefix}{name}", _holds_list(kind)))
-    return keys
-
-
-def _holds_list(kind: Any) -> bool:
-    if typing.get_origin(kind) is tuple:
-        return True
-    return any(_holds_list(part) for part in typing.get_args(kind))

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from hpcseg.config import Section
 from hpcseg.errors import BadInput
+from hpcseg.sections import Section
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
 from hpcseg.study.tables import Figure, FileName, Table
 from hpcseg.study.tomlfile import TomlFile, explain, flatten, nearest, read_toml

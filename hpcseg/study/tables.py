@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from hpcseg.config import Section
+from hpcseg.sections import Section
 
 SETS = ("validation", "test")
 Axis = str | int | float | bool | tuple[Any, ...]

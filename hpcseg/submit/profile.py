@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
-from hpcseg.config import Count, Section
 from hpcseg.errors import BadInput
 from hpcseg.runs.records import Kernels
 from hpcseg.runs.recovery import Budgets
+from hpcseg.sections import Count, Section
 from hpcseg.spec import Reading
 from hpcseg.study.tomlfile import explain, read_toml
 

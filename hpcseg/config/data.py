@@ -1,0 +1,109 @@
+"""What goes in: volumes, their preprocessing, patches and their augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hpcseg.sections import Fraction, Positive, Section, key
+
+Pair = tuple[float, float]
+Labels = tuple[int, ...] | tuple[tuple[int, ...], ...]
+
+
+class DataConfig(Section):
+    """Which volumes, and how they are split (room `volumes`)."""
+
+    dataset: str = key("", "folder of the labelled dataset, below --data; split into folds", source="paper 2.1")
+    test: str = key(
+        "",
+        "dataset whose labelled cases are the test set; the same name as dataset: its imagesTs with labelsTs",
+        source="paper 2.1",
+    )
+    supplementary: tuple[str, ...] = key(
+        (), "datasets whose images the autoencoders may see (autoencoder.with_supplementary)", source="paper 2.2"
+    )
+    unlabelled_ts: bool = key(
+        False, "the dataset's own imagesTs join the unlabelled volumes", source="ours: they are there, unlabelled"
+    )
+    foreground: Labels = key(
+        (),
+        "labels of the one class ([1, 2]), or of each class ([[1], [2]]); []: all but 0",
+        unit="label values",
+        source="ours: [1, 2] is the paper's liver, tumour included",
+    )
+    test_foreground: Labels = key(
+        (),
+        "the same in the test dataset, where it numbers its labels otherwise; []: as foreground",
+        unit="label values",
+        source="ours: a test set of another source (paper 2.1) has its own numbers",
+    )
+    groups: str = key(
+        "",
+        'cases of one patient, never on both sides of a fold: "": each case for itself; "pairs": cases 2k-1 and 2k; '
+        'or a JSON file in the dataset with {"patient_groups": {group: [cases]}}',
+        source="ours: a patient on both sides would be no test",
+    )
+    folds: Annotated[int, Field(ge=2)] = key(5, "folds of the cross-validation", unit="folds", source="paper 2.3")
+    split_seed: int = key(0, "of the shuffle into folds", source="ours: the paper's split is not published")
+
+
+class PreprocessingConfig(Section):
+    """How a scan becomes a stored volume and a normalised patch (paper 3.2.1; rooms `volumes`, `patches`)."""
+
+    spacing: Literal["median"] | Positive | tuple[Positive, Positive, Positive] = key(
+        "median", "spacing of the stored volumes; three numbers are z, y, x", unit="mm", source="paper 3.2.1"
+    )
+    isotropic: bool = key(
+        True, 'with spacing = "median": the largest of the three medians on every axis', source="paper 3.2.1"
+    )
+    intensity: Literal["percentile", "window", "zscore"] = key(
+        "percentile",
+        "how intensities are normalised: the paper's methods 2 and 1; zscore: by the scan's own percentiles, for MR",
+        source="paper 3.2.1; zscore is ours: the scale of MR differs from scan to scan",
+    )
+    percentiles: Pair = key(
+        (0.5, 99.5), "where intensities are clipped before the z-score", unit="%", source="paper 3.2.1"
+    )
+    window: Pair = key((-155.0, 295.0), "with method 1: where intensities are clipped", unit="HU", source="paper 3.2.1")
+    window_range: Pair = key((-3.0, 3.0), "with method 1: what the window is mapped to", source="paper 3.2.1")
+    padding: Literal["auto", "minimum"] | float = key(
+        "auto",
+        "intensity outside the volume, and what is cropped away around it; auto: -1000 for CT, else the minimum",
+        unit="HU",
+        source='ours: "non-zero" (paper 3.2.1) says nothing of HU',
+    )
+    pyramid_clip: Literal["auto", "none"] | Pair = key(
+        "auto",
+        "where intensities are clipped before pooling to coarser levels; auto: [-200, 400] for CT, else none",
+        unit="HU",
+        source="ours: air would drown tissue at organ borders",
+    )
+    codec: Literal["none", "bitshuffle-lz4"] = key(
+        "none", "how stored volumes are compressed; lossless, no part of a run's identity", source="ours: disk space"
+    )
+
+
+class PatchesConfig(Section):
+    """Size and place of the target patches (paper 3.1.1; room `patches`)."""
+
+    size: Annotated[int, Field(ge=4)] = key(72, "edge of a target patch", unit="voxels", source="paper 3.2.3")
+    lattice: Literal[1, 2, 4, 8] = key(
+        4,
+        "target origins are multiples of it, plus the phase at which every level starts on a whole voxel",
+        unit="voxels",
+        source="ours: boxes of coarse levels are read, not averaged anew",
+    )
+    foreground_share: Fraction = key(
+        0.3, "of a minibatch is centred on foreground, at least", unit="share", source="paper 3.1.1"
+    )
+
+
+class AugmentationConfig(Section):
+    """Random transforms of training patches (paper 3.2.2; room `patches`); each value is the largest."""
+
+    enabled: bool = key(False, "whether training patches are transformed", source="paper 3.2.2, tried and dropped")
+    translation: Annotated[float, Field(ge=0)] = key(10.0, "along each axis", unit="voxels", source="paper 3.2.2")
+    rotation: Annotated[float, Field(ge=0, le=180)] = key(15.0, "about each axis", unit="degrees", source="paper 3.2.2")
+    log_scale: Annotated[float, Field(ge=0, le=1)] = key(0.2, "natural logarithm of the scale", source="paper 3.2.2")

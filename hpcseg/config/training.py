@@ -1,0 +1,207 @@
+"""What is made of it: the network, its training, and the masks that it draws."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hpcseg.sections import Count, Fraction, Positive, Section, key
+
+_AS_NNUNET = "ours: as in nnU-Net, which the paper follows"
+
+
+class NetworkConfig(Section):
+    """F-Net (paper 3.1, table 1), or the U-Net that it is compared with (room `networks`)."""
+
+    kind: Literal["fnet", "unet"] = key(
+        "fnet",
+        "F-Net, or a 3D U-Net of the same levels, maps and kernel (baseline only)",
+        source="paper 3.1; unet: 1, 6",
+    )
+    margin: Literal["auto"] | Annotated[int, Field(ge=0)] = key(
+        "auto",
+        "U-Net only: what it sees around the target; auto: half the patch, and up to a whole coarsest voxel in all",
+        unit="voxels",
+        source="ours: context that the F-Net gets from its coarse levels",
+    )
+    levels: Annotated[int, Field(ge=1, le=5)] = key(4, "resolution levels", unit="levels", source="paper 3.1")
+    kernel: Literal[3, 5] = key(5, "edge of every convolution's kernel", unit="voxels", source="paper 3.2.3")
+    maps: Count | tuple[Count, ...] = key(
+        32, "feature maps of every level, or of each, finest first", unit="feature maps", source="paper 3.2.3"
+    )
+    init_gain: Positive = key(0.01, "gain of the Xavier normal initialisation", unit="factor", source="paper 3.1.1")
+
+    @model_validator(mode="after")
+    def _one_per_level(self) -> NetworkConfig:
+        if isinstance(self.maps, tuple) and len(self.maps) != self.levels:
+            raise ValueError(
+                f"maps lists {len(self.maps)} numbers for {self.levels} levels; give one number or one per level"
+            )
+        return self
+
+    @property
+    def maps_per_level(self) -> tuple[int, ...]:
+        """Feature maps of each level, finest first."""
+        return self.maps if isinstance(self.maps, tuple) else (self.maps,) * self.levels
+
+
+class TrainingConfig(Section):
+    """Optimisation of the F-Net (paper 3.1.1; room `training`)."""
+
+    epochs: Count = key(1000, "at most", unit="epochs", source="paper 3.1.1")
+    steps: Count = key(15, "minibatches of an epoch", unit="steps", source="paper 3.1.1")
+    validation_steps: Count = key(8, "minibatches of its validation", unit="steps", source="paper 3.1.1")
+    batch: Count = key(8, "patches of a minibatch, over all GPUs of the run", unit="patches", source="paper 3.2.3")
+    loss: Literal["dice_ce", "focal"] = key(
+        "dice_ce", "Dice (nnU-Net's) + cross-entropy, or focal loss", source="paper 3.2.3"
+    )
+    focal_gamma: Annotated[float, Field(ge=0)] = key(
+        2.0,
+        "focal loss only: exponent of 1 - p",
+        unit="exponent",
+        source="ours: the focal loss's own; the paper names none",
+    )
+    learning_rate: Positive = key(3e-4, "of Adam, at the start", unit="per step", source="paper 3.1.1")
+    weight_decay: Annotated[float, Field(ge=0)] = key(
+        3e-5, "L2, coupled as in torch.optim.Adam", unit="factor", source="paper 3.1.1"
+    )
+    ema_training: Fraction = key(
+        0.93, "weight of the old value in the moving average of the training loss", unit="share", source=_AS_NNUNET
+    )
+    ema_validation: Fraction = key(0.9, "the same of the validation loss", unit="share", source=_AS_NNUNET)
+    plateau_drop: Annotated[float, Field(ge=0)] = key(
+        5e-3, "fall of a moving average that counts, absolute", unit="loss", source="paper 3.1.1"
+    )
+    plateau_epochs: Count = key(
+        50,
+        "the rate falls after more than so many without such a fall in training",
+        unit="epochs",
+        source="paper 3.1.1",
+    )
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.2,
+        "what the rate is multiplied by then",
+        unit="factor",
+        source='ours: "reduced by 20 %" (paper 3.1.1) read as to 20 %: with 0.8 the floor lies beyond 1000 epochs',
+    )
+    rate_floor: Positive = key(1e-7, "least learning rate", unit="per step", source="paper 3.1.1")
+    stop_epochs: Count = key(
+        60,
+        "at the least rate, training ends after more than so many without such a fall in validation",
+        unit="epochs",
+        source="paper 3.1.1",
+    )
+    select: Literal["best", "last"] = key(
+        "best",
+        "which model is kept: of the lowest validation average (autoencoders: training average), or the last",
+        source="ours: the paper does not say for the F-Net; autoencoders: 3.3.2",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
+        "auto",
+        "of convolutions; auto: bfloat16 on CUDA, float32 on CPU",
+        source="ours: speed; losses, norms stay float32",
+    )
+    compile: bool = key(False, "torch.compile the networks", source="ours: speed; it changes results by rounding")
+    checkpoint_epochs: Count = key(
+        5, "between two saves; no part of a run's identity", unit="epochs", source="ours: what a killed job may lose"
+    )
+
+
+class AutoencoderConfig(Section):
+    """The winner-take-all autoencoders and the volumes they see (paper 3.3; room `training`)."""
+
+    epochs: Count = key(500, "at most", unit="epochs", source="paper 3.3.1")
+    steps: Count = key(15, "minibatches of an epoch", unit="steps", source="paper 3.3.1")
+    batch: Count = key(12, "patches of a minibatch", unit="patches", source="paper 3.4")
+    winners: Count = key(
+        5, "activations that each feature map of a sample keeps", unit="activations", source="paper 3.3"
+    )
+    lifetime: Fraction = key(
+        0.0,
+        "of a minibatch's samples may win in each feature map; 0: all of them",
+        unit="share",
+        source="ours: the autoencoder that the paper builds on has it",
+    )
+    decoder: Literal["transposed", "cbru"] = key(
+        "transposed",
+        "one transposed convolution, or a CBRU block",
+        source="paper 3.4, where cbru was tried and dropped",
+    )
+    loss: Literal["huber", "l2"] = key(
+        "huber", "of the reconstruction", source="paper 3.4, where l2 was tried and dropped"
+    )
+    huber_delta: Positive = key(1.0, "error from which the Huber loss is linear", unit="intensity", source="paper 3.4")
+    learning_rate: Positive = key(3e-4, "of Adam, at the start", unit="per step", source="paper 3.1.1")
+    sampling: Literal["auto", "gaussian", "uniform", "organ"] = key(
+        "auto",
+        "where patches are: around the middle, anywhere, around where the labelled organ should be; "
+        "auto: uniform with supplementary volumes, else gaussian",
+        source="paper 3.3.1, 4; organ: proposed in 6",
+    )
+    sigma: Positive = key(
+        0.25, "of the Gaussian around the middle or the organ", unit="image sizes", source="paper 3.3.1"
+    )
+    with_validation: bool = key(True, "the validation images are seen, too", source="paper 4.2, 4.4")
+    with_supplementary: bool = key(False, "the images of data.supplementary are seen, too", source="paper 5")
+
+
+class TransferConfig(Section):
+    """S-TL: autoencoder weights as the F-Net's start (paper 4.1, 4.2; room `training`)."""
+
+    phi: Literal["auto"] | Positive = key(
+        "auto",
+        "what transferred weights are multiplied by; auto: per layer, so that their RMS is that of fresh ones",
+        unit="factor",
+        source="paper 4.1; auto is ours: it names no value",
+    )
+    scheme: Literal["freeze_all", "tune_3", "tune_2_3", "tune_1_3", "tune_2_3_retrain_coarsest"] = key(
+        "tune_2_3",
+        "which of the three transferred blocks of a level are tuned (the others are frozen); "
+        "retrain_coarsest: the coarsest level begins fresh",
+        source="paper 4.2",
+    )
+    fine_tune_rate: Positive = key(
+        8e-5, "learning rate of tuned blocks, at the start", unit="per step", source="paper 4.2"
+    )
+
+
+class MultitaskConfig(Section):
+    """S-MTL: F-Net and autoencoders side by side (paper 4.3, 4.4; room `training`)."""
+
+    levels: Count = key(2, "with an autoencoder, from the finest", unit="levels", source="paper 4.4")
+    batch: Count = key(5, "patches of the F-Net's minibatch", unit="patches", source="paper 4.3")
+    autoencoder_batch: Count = key(8, "patches of each autoencoder's minibatch", unit="patches", source="paper 4.3")
+    gamma: Literal["auto"] | Positive = key(
+        "auto",
+        "weight of the autoencoders' mean loss; auto: the power of ten of the losses' mean ratio over epoch 1",
+        unit="factor",
+        source="paper 4.4: equal orders of magnitude",
+    )
+    factor: Positive = key(1.0, "what gamma is multiplied by (the paper's f)", unit="factor", source="paper 4.4")
+
+
+class InferenceConfig(Section):
+    """Segmentation of whole volumes (paper 3.1.2; room `inference`)."""
+
+    mode: Literal["tiles", "paper"] = key(
+        "tiles",
+        "large tiles without overlap, or overlapping patches as published",
+        source="paper 3.1.2; tiles is ours: valid convolutions give the same from any tile, sooner",
+    )
+    tile: Annotated[int, Field(ge=0)] = key(
+        0, "with tiles: edge of one; 0: as large as is sensible", unit="voxels", source="ours: memory"
+    )
+    overlap: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.5, "with paper: of neighbouring patches, along each axis", unit="share", source="paper 3.1.2"
+    )
+    sigma: Positive = key(
+        0.5, "with paper: of the Gaussian weights in a patch", unit="patch sizes", source="paper 3.1.2"
+    )
+    save_masks: bool = key(True, "masks of validation and test scans are kept", source="ours: figures show them")
+    nsd_mm: Positive = key(
+        5.0,
+        "tolerance of the normalised surface distance; no part of a run's identity",
+        unit="mm",
+        source="ours: FLARE's for the liver; smaller organs need less",
+    )

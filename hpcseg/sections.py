@@ -1,0 +1,136 @@
+"""How a configuration key is declared: its default, what it is, its unit, and where it comes from, beside each other.
+
+`hpcseg keys` and docs/keys.md show what is written here and nowhere else. A section of a strategy that another package
+brings is declared in the same way.
+
+    class PatchesConfig(Section):
+        size: Annotated[int, Field(ge=4)] = key(72, "edge of a target patch", unit="voxels", source="paper 3.2.3")
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+T = TypeVar("T")
+_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", dict: "table"}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def key(default: T, description: str, *, unit: str = "", source: str) -> T:
+    """A key of a section, explained.
+
+    Args:
+        default: its value where nothing sets it; one that can be changed (a dict) is copied.
+        description: what it is, and what its values do, in a line or two.
+        unit: of its number or numbers; "": it has none.
+        source: the section of the paper ("paper 3.1.1"), or "ours: " and why we chose so where the paper is silent.
+    """
+    field: T = Field(default, description=description, json_schema_extra={"unit": unit, "source": source})
+    return field
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as it is shown.
+
+    Attributes:
+        name: dotted, from the top of its file.
+        annotation: its type, with the bounds of its values.
+        default: None where nothing stands for it.
+        unit: "" without one.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    unit: str
+    source: str
+    description: str
+
+    @property
+    def kind(self) -> str:
+        """Its type in words, choices spelled out: `"best" or "last"`, `integer ≥ 1`, `[number, number]`."""
+        return spelled(self.annotation)
+
+    @property
+    def holds_list(self) -> bool:
+        """Whether a list can be a value of it."""
+        return _holds_list(self.annotation)
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+    """Every key of a model and of the sections in it, in their order; `prefix` is put before each name."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys_of(field.annotation, f"{prefix}{name}.")
+            continue
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        yield Key(
+            f"{prefix}{name}",
+            Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,
+            None if field.is_required() else field.get_default(call_default_factory=True),
+            str(extra.get("unit", "")),
+            str(extra.get("source", "")),
+            field.description or "",
+        )
+
+
+def toml_text(value: Any) -> str:
+    """A default as TOML writes it.
+
+    >>> toml_text((0.5, 99.5)), toml_text(True), toml_text("median")
+    ('[0.5, 99.5]', 'true', '"median"')
+    """
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def spelled(annotation: Any) -> str:
+    """A type in words.
+
+    >>> spelled(Literal["auto"] | Annotated[float, Field(gt=0)])
+    '"auto" or number > 0'
+    >>> spelled(tuple[int, ...])
+    '[integer, …]'
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return " ".join([spelled(parts[0]), *_bounds(parts[1:])])
+    if origin is Literal:
+        return " or ".join(toml_text(value) for value in parts)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(spelled(part) for part in parts if part is not types.NoneType))
+    if origin is tuple:
+        return f"[{', '.join('…' if part is ... else spelled(part) for part in parts)}]"
+    return _NAMES.get(origin or annotation, str(annotation))
+
+
+def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:
+    """`≥ 0`, `≤ 1`, ... of what stands beside a type in `Annotated`."""
+    for mark in metadata:
+        yield from _bounds(tuple(getattr(mark, "metadata", ())))
+        yield from (f"{sign} {getattr(mark, name):g}" for name, sign in _BOUNDS.items() if hasattr(mark, name))
+
+
+@functools.cache
+def _holds_list(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple or any(map(_holds_list, typing.get_args(annotation)))

@@ -1,0 +1,49 @@
+"""Every key is explained beside its definition; its type is said in words."""
+
+from __future__ import annotations
+
+import doctest
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from hpcseg import sections
+from hpcseg.config import RunConfig
+from hpcseg.sections import Section, key, keys_of
+
+PURE_NUMBERS = {"seed", "data.split_seed", "preprocessing.window_range", "augmentation.log_scale"}
+
+
+class Inner(Section):
+    """A section."""
+
+    share: sections.Fraction = key(0.5, "of the whole", unit="share", source="paper 1")
+    mode: Literal["one", "two"] = key("one", "which", source="ours: one is enough")
+
+
+class Outer(Section):
+    """Sections in it are walked too."""
+
+    sizes: tuple[int, ...] | Annotated[int, Field(ge=1)] | None = key(None, "of each", unit="mm", source="paper 2")
+    inner: Inner = Inner()
+
+
+def test_keys_are_found_in_every_section_with_all_that_is_said_of_them() -> None:
+    sizes, share, mode = keys_of(Outer)
+    assert [sizes.name, share.name, mode.name] == ["sizes", "inner.share", "inner.mode"]
+    assert (share.default, share.unit, share.source, share.description) == (0.5, "share", "paper 1", "of the whole")
+    assert [sizes.kind, share.kind, mode.kind] == ["[integer, …] or integer ≥ 1", "number ≥ 0 ≤ 1", '"one" or "two"']
+    assert [sizes.holds_list, share.holds_list] == [True, False]
+
+
+@pytest.mark.parametrize("known", list(keys_of(RunConfig)), ids=lambda known: known.name)
+def test_every_key_of_a_run_is_explained(known: sections.Key) -> None:
+    assert known.description
+    assert known.source.startswith(("paper ", "ours: "))
+    numbers = "number" in known.kind or "integer" in known.kind or known.kind.startswith("1 or 2")
+    assert bool(known.unit) or not numbers or known.name in PURE_NUMBERS
+
+
+def test_examples() -> None:
+    assert doctest.testmod(sections).failed == 0
