@@ -279,7 +279,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
-        loader=PackageLoader("hpcseg.results"),
+        loader=PackageLoader("hpcseg.results.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

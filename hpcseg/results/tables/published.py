@@ -85,7 +85,8 @@ def read_publication(against: str) -> Publication:
     """
     path = Path(against)
     if against == PAPER and not path.exists():
-        return _from_toml((files("hpcseg.results") / "published.toml").read_text(encoding="utf-8"), "published.toml")
+        own = files("hpcseg.results.tables") / "published.toml"
+        return _from_toml(own.read_text(encoding="utf-8"), own.name)
     if path.is_dir():
         return _from_folder(path)
     try:
