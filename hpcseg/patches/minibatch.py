@@ -1,6 +1,6 @@
 """A minibatch on its way: read as codes into one buffer, one copy to the device that trains, windowed there.
 
-Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z, y, x. `table_B6`: see `windowing`.
+Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z, y, x. `table_B6`: see `codes`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hpcseg import kernels
-from hpcseg.patches.buffers import Part, extents
+from hpcseg.patches.buffers import Parts
 from hpcseg.patches.codes import COLUMNS, windowed
 
 
@@ -85,32 +85,19 @@ class Layout:
     dtype: torch.dtype = torch.float32
 
     @cached_property
-    def _parts(self) -> list[Part]:
-        """Shape and type of each part, in order."""
+    def _parts(self) -> Parts:
         boxes = [((self.batch, edge, edge, edge), torch.int16) for edge in self.edges]
         labels = [] if self.label is None else [((self.batch, *(self.label,) * 3), torch.uint8)]
-        return [((self.batch, COLUMNS), torch.float32), *boxes, *labels]
-
-    @cached_property
-    def _extents(self) -> list[tuple[int, int]]:
-        return extents(self._parts)
+        return Parts((((self.batch, COLUMNS), torch.float32), *boxes, *labels))
 
     def buffer(self, *, pinned: bool = False) -> Tensor:
-        """Allocate memory for one minibatch, uint8.
-
-        Args:
-            pinned: page-locked, from where a GPU fetches it while the host goes on; torch reuses such memory.
-        """
-        return torch.empty(self._extents[-1][1], dtype=torch.uint8, pin_memory=pinned)
+        """Allocate memory for one minibatch; see `buffers.new_buffer`."""
+        return self._parts.buffer(pinned=pinned)
 
     def parts(self, buffer: Tensor) -> CodedBatch:
         """View a buffer, on whatever device, as its parts."""
-        views = [
-            buffer[start:end].view(dtype).view(shape)
-            for (shape, dtype), (start, end) in zip(self._parts, self._extents, strict=True)
-        ]
-        boxes = views[1 : 1 + len(self.edges)]
-        return CodedBatch(boxes, None if self.label is None else views[-1], views[0])
+        table_B6, *boxes = self._parts.views(buffer)
+        return CodedBatch(boxes[: len(self.edges)], None if self.label is None else boxes[-1], table_B6)
 
 
 @dataclass(frozen=True)

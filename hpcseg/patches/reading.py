@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.patches.codes import pool_codes
 from hpcseg.patches.geometry import PatchGeometry
-from hpcseg.patches.pooling import pool_codes
 from hpcseg.volumes.store import LEVELS
 
 Clip = tuple[float, float]

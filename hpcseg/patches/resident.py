@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpcseg import kernels
+from hpcseg.patches.codes import pool_codes_on_device
 from hpcseg.patches.cubes import Rows, facts, foveal_rows
 from hpcseg.patches.geometry import PatchGeometry
 from hpcseg.patches.minibatch import Batch, CodedBatch
-from hpcseg.patches.pooling import pool_codes_on_device
 from hpcseg.patches.prefetch import reading_threads
 from hpcseg.patches.reading import Clip, box_corner, clip_codes, locate, overlap
 from hpcseg.volumes.store import LEVELS, StoredCase

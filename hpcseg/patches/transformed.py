@@ -20,7 +20,7 @@ from torch import Tensor
 from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.augmentation import Transform, Triple, View, largest_box, view
-from hpcseg.patches.buffers import Part, aligned, extents, on_device
+from hpcseg.patches.buffers import Parts, aligned, new_buffer, on_device
 from hpcseg.patches.codes import COLUMNS, windowed
 from hpcseg.patches.cubes import Rows, box_row
 from hpcseg.patches.geometry import PatchGeometry
@@ -60,7 +60,7 @@ class Views:
 class ViewLayout:
     """What transformed patches consist of, and how their boxes are packed.
 
-    A buffer holds the table (see `windowing`), then the maps and places of all cubes (see `interpolation`), then boxes.
+    A buffer holds the table (see `codes`), then the maps and places of all cubes (see `interpolation`), then boxes.
 
     Attributes:
         batch: patches.
@@ -84,16 +84,16 @@ class ViewLayout:
         patch = sum(
             aligned(largest_box(self.config, level, size) ** 3 * dtype.itemsize) for level, size, dtype in self._cubes
         )
-        return aligned(self._header[-1][1]) + self.batch * patch
+        return self._header.nbytes + self.batch * patch
 
     def buffer(self, *, pinned: bool = False) -> Tensor:
-        """Allocate memory for any minibatch, uint8; see `Layout.buffer`."""
-        return torch.empty(self.capacity, dtype=torch.uint8, pin_memory=pinned)
+        """Allocate memory for any minibatch; see `buffers.new_buffer`."""
+        return new_buffer(self.capacity, pinned=pinned)
 
     def views(self, origins: Sequence[Triple], transforms: Sequence[Transform], table_B6: Tensor) -> Views:
         """Plan a minibatch: which boxes show the patches at `origins` through their `transforms`."""
-        header = torch.zeros(aligned(self._header[-1][1]), dtype=torch.uint8)
-        table, map_KB34, places_KB3 = self._read_header(header)
+        header = torch.zeros(self._header.nbytes, dtype=torch.uint8)
+        table, map_KB34, places_KB3 = self._header.views(header)
         table[...] = table_B6
         boxes, used = [], len(header)
         for slot, (origin_3, transform) in enumerate(zip(origins, transforms, strict=True)):
@@ -111,7 +111,7 @@ class ViewLayout:
 
     def show(self, buffer: Tensor) -> Batch:
         """Interpolate and window the patches of a filled buffer, on the device where it lies."""
-        table_B6, map_KB34, places_KB3 = self._read_header(buffer)
+        table_B6, map_KB34, places_KB3 = self._header.views(buffer)
         codes_N, images = buffer.view(torch.int16), []
         for cube, level in enumerate(self.levels):
             values_BDDD = linear(codes_N, places_KB3[cube], map_KB34[cube], self.geometry.inputs[level])
@@ -128,21 +128,11 @@ class ViewLayout:
         return [*images, (0, self.geometry.patch, torch.uint8)] if self.labelled else images
 
     @cached_property
-    def _header(self) -> list[tuple[int, int]]:
-        return extents(self._header_parts)
-
-    @cached_property
-    def _header_parts(self) -> list[Part]:
+    def _header(self) -> Parts:
+        """Table, maps and places."""
         count = len(self._cubes)
-        return [
-            ((self.batch, COLUMNS), torch.float32),
-            ((count, self.batch, 3, 4), torch.float32),
-            ((count, self.batch, 3), torch.int32),
-        ]
-
-    def _read_header(self, buffer: Tensor) -> tuple[Tensor, ...]:
-        parts = zip(self._header_parts, self._header, strict=True)
-        return tuple(buffer[start:end].view(dtype).view(shape) for (shape, dtype), (start, end) in parts)
+        maps, places = (count, self.batch, 3, 4), (count, self.batch, 3)
+        return Parts((((self.batch, COLUMNS), torch.float32), (maps, torch.float32), (places, torch.int32)))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_parts_have_their_shapes_and_lie_apart_in_one_buffer(layout):
     ends = [(p.data_ptr() - buffer.data_ptr(), p.data_ptr() - buffer.data_ptr() + p.nbytes) for p in parts]
     assert all(first % 256 == 0 for first, _ in ends)
     assert all(end <= first for (_, end), (first, _) in itertools.pairwise(ends))
-    assert ends[-1][1] == buffer.nbytes
+    assert 0 <= buffer.nbytes - ends[-1][1] < 256
 
 
 def test_windowing_gives_what_the_parts_say():

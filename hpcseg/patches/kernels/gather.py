@@ -1,7 +1,7 @@
 """All voxels of a minibatch from volumes on a GPU, in one launch: averaged, windowed and rounded on the way.
 
 The bits are those of the same in torch: whole numbers are summed exactly and rounded half to even, as in
-`pooling.pool_codes_on_device`; floating-point steps are those of `windowing.windowed`, each rounded for itself. No two
+`codes.pool_codes_on_device`; floating-point steps are those of `codes.windowed`, each rounded for itself. No two
 of them may be fused, and division must be exact: `_OPTIONS` and `div_rn` see to it.
 
 Shapes: B patches, C cubes of a patch, N boxes, R columns of a row (`cubes.Column`), P edge of the target. A program
@@ -81,7 +81,7 @@ def copy_kernel(rows_NR, COUNT: tl.constexpr, COUNT_UP: tl.constexpr, BLOCK: tl.
 
 @triton.jit
 def _windowed(code, window, IMAGE: tl.constexpr):
-    """A network's input, of type IMAGE, in the steps of `windowing.windowed`."""
+    """A network's input, of type IMAGE, in the steps of `codes.windowed`."""
     value = code.to(tl.float32) * tl.load(window)
     value = value + tl.load(window + 1)
     value = tl.maximum(value, tl.load(window + 2), propagate_nan=tl.PropagateNan.ALL)
@@ -187,7 +187,7 @@ def gather(
 
     Args:
         rows_BCR: see `cubes.Column`; targets and programs are filled in here. First all images, then the label.
-        table_B6: see `windowing`; in the host's memory, or float32 on the device.
+        table_B6: see `codes`; in the host's memory, or float32 on the device.
         images: (B, 1, D, D, D) per level, contiguous, float32, bfloat16 or float16, to be written to.
         label: (B, P, P, P) int64, to be written to.
     """
