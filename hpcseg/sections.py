@@ -76,17 +76,25 @@ class Key:
         return _holds_list(self.annotation)
 
 
-def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
-    """Every key of a model and of the sections in it, in their order; `prefix` is put before each name."""
+def keys_of(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> Iterator[Key]:
+    """Every key of a model and of the sections in it, in their order.
+
+    Args:
+        model: whose keys.
+        prefix: is put before each name.
+        defaults: a model whose values are the defaults, where they are not the keys' own.
+    """
     for name, field in model.model_fields.items():
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = getattr(defaults, name, default)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from keys_of(field.annotation, f"{prefix}{name}.")
+            yield from keys_of(field.annotation, f"{prefix}{name}.", default)
             continue
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         yield Key(
             f"{prefix}{name}",
             Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,
-            None if field.is_required() else field.get_default(call_default_factory=True),
+            default,
             str(extra.get("unit", "")),
             str(extra.get("source", "")),
             field.description or "",

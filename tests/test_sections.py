@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from typing import Annotated, Literal
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import Field
 from hpcseg import sections
 from hpcseg.config import RunConfig
 from hpcseg.sections import Section, key, keys_of
+from hpcseg.submit.profile import Profile
 
 PURE_NUMBERS = {"seed", "data.split_seed", "preprocessing.window_range", "augmentation.log_scale"}
 
@@ -23,25 +25,26 @@ class Inner(Section):
 
 
 class Outer(Section):
-    """Sections in it are walked too."""
+    """Sections in it are walked too, with the defaults that they have here."""
 
     sizes: tuple[int, ...] | Annotated[int, Field(ge=1)] | None = key(None, "of each", unit="mm", source="paper 2")
-    inner: Inner = Inner()
+    inner: Inner = Inner(mode="two")
 
 
 def test_keys_are_found_in_every_section_with_all_that_is_said_of_them() -> None:
     sizes, share, mode = keys_of(Outer)
     assert [sizes.name, share.name, mode.name] == ["sizes", "inner.share", "inner.mode"]
+    assert mode.default == "two"
     assert (share.default, share.unit, share.source, share.description) == (0.5, "share", "paper 1", "of the whole")
     assert [sizes.kind, share.kind, mode.kind] == ["[integer, …] or integer ≥ 1", "number ≥ 0 ≤ 1", '"one" or "two"']
     assert [sizes.holds_list, share.holds_list] == [True, False]
 
 
-@pytest.mark.parametrize("known", list(keys_of(RunConfig)), ids=lambda known: known.name)
-def test_every_key_of_a_run_is_explained(known: sections.Key) -> None:
+@pytest.mark.parametrize("known", [*keys_of(RunConfig), *keys_of(Profile)], ids=lambda known: known.name)
+def test_every_key_is_explained(known: sections.Key) -> None:
     assert known.description
-    assert known.source.startswith(("paper ", "ours: "))
-    numbers = "number" in known.kind or "integer" in known.kind or known.kind.startswith("1 or 2")
+    assert known.source.startswith(("paper ", "ours: ", "sbatch"))
+    numbers = re.search(r"number|integer|^\d", known.kind)
     assert bool(known.unit) or not numbers or known.name in PURE_NUMBERS
 
 

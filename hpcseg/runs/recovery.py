@@ -11,8 +11,9 @@ from typing import Annotated
 from pydantic import Field
 
 from hpcseg.runs.attempts import Attempt, Cause
-from hpcseg.sections import Section
+from hpcseg.sections import Section, key
 
+_ENOUGH = "ours: as often as that may be chance"
 Times = Annotated[int, Field(ge=0)]
 _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "": 1.0, "G": 1024.0, "T": 1024.0**2}
 
@@ -24,15 +25,21 @@ class Budgets(Section):
     by hand begins to count anew.
     """
 
-    idle_limits: Times = 2  # attempts that ended at the time limit
-    preempted: Times = 1000
-    node: Times = 3  # failed
-    # Host memory used up; each time the job asks for `memory_growth` times as much, at most `memory_max` ("": all that
-    # the largest node has).
-    memory: Times = 3
-    memory_growth: Annotated[float, Field(gt=1)] = 1.5
-    memory_max: Annotated[str, Field(pattern=r"^(\d+[KMGT]?B?)?$")] = ""
-    killed: Times = 2  # without a word why
+    idle_limits: Times = key(
+        2, "attempts that came to the time limit, in a row without progress", unit="times", source=_ENOUGH
+    )
+    preempted: Times = key(
+        1000, "preemptions, in a row without progress", unit="times", source="ours: they are nobody's fault"
+    )
+    node: Times = key(3, "failures of its node, in a row without progress", unit="times", source=_ENOUGH)
+    memory: Times = key(3, "that it used up its job's memory, in all", unit="times", source=_ENOUGH)
+    memory_growth: Annotated[float, Field(gt=1)] = key(
+        1.5, "what its memory is multiplied by each time", unit="factor", source="ours: 3.4 times as much after three"
+    )
+    memory_max: Annotated[str, Field(pattern=r"^(\d+[KMGT]?B?)?$")] = key(
+        "", 'at most so much of a node, such as "180G"; "": what the largest node has', source="sbatch --mem"
+    )
+    killed: Times = key(2, "kills without a word why, in a row without progress", unit="times", source=_ENOUGH)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from hpcseg.errors import BadInput
 from hpcseg.runs.records import Kernels
 from hpcseg.runs.recovery import Budgets
-from hpcseg.sections import Count, Section
+from hpcseg.sections import Count, Section, key, keys_of
 from hpcseg.spec import Reading
 from hpcseg.study.tomlfile import explain, read_toml
 
@@ -63,7 +63,11 @@ Flags = Annotated[dict[str, str | int | bool], AfterValidator(_checked_flags)]
 class _Jobs(Reading):
     """What both kinds of jobs share: how they read their stores, and whether hpcseg's own GPU kernels compute."""
 
-    kernels: Kernels = "auto"
+    kernels: Kernels = key(
+        "auto",
+        "on GPUs: hpcseg's own kernels where they are faster, or torch's alone",
+        source="ours: speed; torch where ours fail on a GPU or driver",
+    )
 
     @property
     def reading(self) -> Reading:
@@ -72,12 +76,32 @@ class _Jobs(Reading):
 
 
 class LocalProfile(_Jobs):
-    """`[local]`: slots of this host; 0 leaves the choice to `resolve`."""
+    """`[local]`: jobs on this machine."""
 
-    slots: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=0)] = 0
-    pack_workers: Annotated[int, Field(ge=0)] = 0
-    ranks: Count = 1  # processes that train one run together, each with a GPU of its own where there are any
+    slots: Annotated[int, Field(ge=0)] = key(
+        0,
+        "jobs at once; 0: one per GPU, without GPUs one per core, at most one per run and per 4 GiB of memory",
+        unit="jobs",
+        source="ours: what the machine has (`resolve`)",
+    )
+    threads: Annotated[int, Field(ge=0)] = key(
+        0,
+        "CPU threads of each of a job's processes; 0: cores / slots; a run keeps its first number",
+        unit="threads",
+        source="ours: a number of threads is part of the bits",
+    )
+    pack_workers: Annotated[int, Field(ge=0)] = key(
+        0,
+        "processes that pack one dataset, each with one volume and its resampled copy in memory; 0: as many as fit",
+        unit="processes",
+        source="ours: what the machine has (`resolve`)",
+    )
+    ranks: Count = key(
+        1,
+        "processes that train one run together, each with a GPU of its own where there are any",
+        unit="processes",
+        source="ours: same results to rounding, sooner",
+    )
 
     def ranks_of(self, stage: str) -> int:
         """Processes of a job of one stage; a pack has one."""
@@ -90,14 +114,34 @@ class StageResources(Section):
     A job that trains has one task per GPU, on CPUs one per node; they train one run together.
     """
 
-    time: Minutes = 24 * 60
-    cpus: Count = 8  # per task
-    memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?B?$")] = "32G"
-    gpus: Annotated[int, Field(ge=0)] = 1  # per node
-    nodes: Count = 1
-    array_parallelism: Count = 256
-    signal_lead: Annotated[int, Field(ge=1)] = 300  # s, where no save of the stage was measured yet
-    flags: Flags = Field(default_factory=dict)
+    time: Minutes = key(
+        24 * 60,
+        'limit of one job: minutes, "HH:MM:SS" or "D-HH:MM:SS"; a run that needs longer goes on in the next',
+        unit="minutes",
+        source="sbatch --time",
+    )
+    cpus: Count = key(
+        8,
+        "cores per task; a pack has a volume per core in memory, about 4 GB",
+        unit="cores",
+        source="sbatch --cpus-per-task",
+    )
+    memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?B?$")] = key(
+        "32G", "of each node; more for a run that used it up before", source="sbatch --mem"
+    )
+    gpus: Annotated[int, Field(ge=0)] = key(
+        1, "per node; they train one run together, the minibatch shared", unit="GPUs", source="sbatch --gpus-per-node"
+    )
+    nodes: Count = key(1, "per job; a pack has one", unit="nodes", source="sbatch --nodes")
+    array_parallelism: Count = key(256, "at once, of one array", unit="jobs", source="sbatch --array")
+    signal_lead: Annotated[int, Field(ge=1)] = key(
+        300,
+        "between the warning (USR2) and the limit, until saves of the stage's runs were measured; then four times the "
+        "longest save and half a minute, at least a minute",
+        unit="s",
+        source="sbatch --signal",
+    )
+    flags: Flags = key({}, "as slurm.flags, for this stage alone", source="sbatch")
 
     @property
     def tasks_per_node(self) -> int:
@@ -113,13 +157,32 @@ class StageResources(Section):
 class SlurmProfile(_Jobs):
     """`[slurm]`: what all jobs share."""
 
-    partition: str = ""
-    account: str = ""
-    setup: tuple[str, ...] = ()  # shell commands before the job
-    container: str = ""  # command before the job's Python, such as "apptainer exec --nv hpcseg.sif"
-    python: str = ""  # command that starts Python; "": the one that runs hpcseg, in a container `python`
-    exclude: tuple[str, ...] = ()  # nodes
-    flags: Flags = Field(default_factory=dict)  # further sbatch flags, without the dashes
+    partition: str = key("", '"": the cluster\'s default', source="sbatch --partition")
+    account: str = key("", 'the project that pays; "": your default one', source="sbatch --account")
+    setup: tuple[str, ...] = key(
+        (), "shell commands that run before each job", source="ours: nothing is needed where hpcseg is on a shared disk"
+    )
+    container: str = key(
+        "",
+        'command before the job\'s Python, such as "apptainer exec --nv --bind /scratch hpcseg.sif"; "": none',
+        source="ours: hpcseg is in the image, and in the same version on the login node",
+    )
+    python: str = key(
+        "",
+        'what starts Python in a job; "": the Python that runs hpcseg, in a container `python`',
+        source="ours: nothing has to be activated in a job",
+    )
+    exclude: tuple[str, ...] = key(
+        (),
+        "nodes that get no job; those that failed in the last day are left out by themselves",
+        source="sbatch --exclude",
+    )
+    flags: Flags = key(
+        {},
+        "any other flag, without dashes: true for one without a value, false takes it away; one that a key stands for "
+        'replaces it (gpus-per-node = "a100:1"); not those that say which jobs there are (array, dependency, …)',
+        source="sbatch",
+    )
     budgets: Budgets = Budgets()
     pack: StageResources = StageResources(gpus=0, time=12 * 60)
     pretrain: StageResources = StageResources()
@@ -186,25 +249,20 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
     try:
         return Profile.model_validate(source.data)
     except ValidationError as error:
-        key, message = explain(error, _known(Profile))
+        key, message = explain(error, _known())
         table, _, rest = key.partition(".")
         raise BadInput(f"{source.where(table, 0, rest)}: {message}") from None
+
+
+def _known() -> set[str]:
+    """Keys of a profile and the tables that they are in."""
+    keys = {key.name for key in keys_of(Profile)}
+    return keys | {name.rpartition(".")[0] for name in keys}
 
 
 def stage_folder(folder: str) -> str:
     """A folder of the command line as it is recorded: absolute, unless it begins with ~ or a variable of the job."""
     return folder if not folder or folder.startswith(("~", "$")) else os.path.abspath(folder)  # noqa: PTH100  (as typed)
-
-
-def _known(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += [f"{prefix}{name}", *_known(kind, f"{prefix}{name}.")]
-        else:
-            keys.append(f"{prefix}{name}")
-    return keys
 
 
 class Slots(Section):
