@@ -10,9 +10,7 @@ from typing import Literal
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-
-HEARTBEAT_FILE = "heartbeat.json"
-
+from hpcseg.paths import HEARTBEAT_FILE
 
 HeartbeatState = Literal["running", "stopped", "done", "failed"]
 

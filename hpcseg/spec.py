@@ -16,10 +16,10 @@ from pydantic import AfterValidator, Field, TypeAdapter
 
 from hpcseg.config import RunConfig
 from hpcseg.files import read_json
+from hpcseg.paths import RUN_FILE
 from hpcseg.sections import Section, key
 
 Spacing = tuple[float, float, float]
-RUN_FILE = "run.json"
 
 
 class CaseRef(Section):

@@ -9,6 +9,7 @@ import typer
 
 from hpcseg.commands.options import Json
 from hpcseg.errors import BadInput
+from hpcseg.paths import RUN_FILE
 from hpcseg.screens import terminal
 
 
@@ -96,7 +97,7 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
     from hpcseg.inspection import inspection
     from hpcseg.submit.profile import usable_cores
 
-    if path.is_dir() and (path / "run.json").exists():
+    if path.is_dir() and (path / RUN_FILE).exists():
         from hpcseg.runs.status import inspect_run
 
         if png is not None:

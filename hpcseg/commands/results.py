@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
+from hpcseg.paths import RESULTS_FOLDER
 from hpcseg.screens import terminal
 
 Against = Annotated[
@@ -42,7 +43,7 @@ def collect(
     beside = None if against is None else read_publication(against)
     collection = collect_runs(runs, sweep)
     tables = make_tables(collection, metrics=metric or (), beside=beside)
-    folder = to or runs / "results" / collection.sweep
+    folder = to or runs / RESULTS_FOLDER / collection.sweep
     paths = write_collection(collection, folder, tables=tables, figures=figures, report=terminal.note)
     for problem in collection.problems:
         terminal.note(problem)
@@ -87,7 +88,7 @@ def report(
     beside = None if against is None else read_publication(against)
     collection = collect_runs(runs, sweep)
     tables = make_tables(collection, metrics=metric or (), beside=beside)
-    path = to or runs / "results" / collection.sweep / "report.html"
+    path = to or runs / RESULTS_FOLDER / collection.sweep / "report.html"
     for problem in collection.problems:
         terminal.note(problem)
     written = write_report(collection, path, tables=tables, force=force, report=terminal.note)

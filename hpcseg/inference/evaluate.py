@@ -17,17 +17,22 @@ from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import append_line, read_json, write_json
 from hpcseg.inference.metrics import measure
 from hpcseg.inference.segment import Segmenter
+from hpcseg.paths import (
+    EVALUATION_FILE,
+    MODEL_FILE,
+    PREDICTIONS_FOLDER,
+    RANK_EVALUATION_FILE,
+    RESULT_FILE,
+    TRAINING_FILE,
+)
 from hpcseg.spec import CaseRef, TrainSpec
 from hpcseg.training.checkpoint import remove_checkpoints
 from hpcseg.training.control import Control
-from hpcseg.training.model import MODEL, TrainedModel
+from hpcseg.training.model import TrainedModel
 from hpcseg.training.ranks import ALONE, Ranks
-from hpcseg.training.stages import TRAINING_FILE
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_label, write_mask
 
-RESULT = "result.json"
-_PARTIAL = "evaluation.jsonl"  # of rank 0; evaluation.1.jsonl, ... of the others
 _Scores = dict[tuple[str, str], list[dict[str, Any]]]
 
 
@@ -40,11 +45,11 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         Interrupted: a rank was asked to stop.
         BadInput: a scan or its label is not sound.
     """
-    segmenter = Segmenter(TrainedModel.load(run / MODEL))
+    segmenter = Segmenter(TrainedModel.load(run / MODEL_FILE))
     scans = [("validation", scan) for scan in spec.validation_scans] + [("test", scan) for scan in spec.test_scans]
     nsd_mm = spec.config.inference.nsd_mm
     left = ranks.of_leader(lambda: _left(run, scans, nsd_mm))
-    partial = run / (_PARTIAL if ranks.leads else f"evaluation.{ranks.rank}.jsonl")
+    partial = run / (EVALUATION_FILE if ranks.leads else RANK_EVALUATION_FILE.format(ranks.rank))
     trained = int(read_json(run / TRAINING_FILE)["steps"])
     for first in range(0, len(left), ranks.world):
         finished = len(scans) - len(left) + first
@@ -58,7 +63,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         control.reached(trained + min(finished + ranks.world, len(scans)))
     ranks.wait()
     if ranks.leads:
-        write_json(run / RESULT, _result(run, spec, _partial(run, nsd_mm), segmenter.device))
+        write_json(run / RESULT_FILE, _result(run, spec, _partial(run, nsd_mm), segmenter.device))
         for path in _partials(run):
             path.unlink(missing_ok=True)
         remove_checkpoints(run)
@@ -72,7 +77,9 @@ def _measure(
     found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
     reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes_in(group))
     if spec.config.inference.save_masks:
-        write_mask(run / "predictions" / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image)
+        write_mask(
+            run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image
+        )
     agreements = measure(
         found.mask_zyx,
         reference_zyx,
@@ -91,7 +98,7 @@ def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], nsd_mm: float) -> lis
 
 
 def _partials(run: Path) -> list[Path]:
-    return sorted(run.glob("evaluation*.jsonl"))
+    return sorted([*run.glob(EVALUATION_FILE), *run.glob(RANK_EVALUATION_FILE.format("*"))])
 
 
 def _partial(run: Path, nsd_mm: float) -> _Scores:

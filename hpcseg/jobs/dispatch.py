@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hpcseg.paths import STORE_FILE
 from hpcseg.runs.records import Submission
-from hpcseg.runs.rundir import STORE_FILE, RunDir
+from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
 from hpcseg.training.control import Control
 from hpcseg.training.seat import Seat, check_shares

@@ -32,6 +32,7 @@ from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_sup
 from hpcseg.jobs.remedies import explained
 from hpcseg.jobs.sequel import check_budget, follow, is_warning, why_stopped
 from hpcseg.jobs.signals import Signals
+from hpcseg.paths import CLAIM_FILE
 from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.causes import end_of
 from hpcseg.runs.records import JOB_NAME, Submission
@@ -42,7 +43,6 @@ from hpcseg.training.control import Control
 from hpcseg.training.seat import Seat
 
 LOCK_WAIT_S = 120.0  # a cancelled job may live on while its successor starts, and a dead node's lock a little longer
-CLAIM_FILE = ".claim"  # the last Slurm attempt that wanted the run; an earlier one that lives on stops
 
 
 @dataclass

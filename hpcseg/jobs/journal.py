@@ -13,10 +13,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from hpcseg.paths import ATTEMPTS_FILE, array_folder
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt, Cause, closed, read_attempts
 from hpcseg.runs.causes import End, end_of
-from hpcseg.runs.records import Submission, array_folder
+from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import SlurmJob
 from hpcseg.slurm.nodes import read_nodes, remember_bad
@@ -119,4 +120,4 @@ def _noted(run: RunDir, attempt: Attempt) -> None:
     try:
         (attempts.begin if attempt.ended is None else attempts.end)(run.path, attempt)
     except OSError as error:  # a full disk: no reason to end a healthy run
-        print(f"{run.path / attempts.ATTEMPTS_FILE}: cannot be written ({error}): {attempt}", file=sys.stderr)
+        print(f"{run.path / ATTEMPTS_FILE}: cannot be written ({error}): {attempt}", file=sys.stderr)

@@ -13,9 +13,10 @@ from pydantic import Field, ValidationError
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.results.freshness import RESULT_FILE, why_stale
+from hpcseg.paths import RESULT_FILE, SWEEP_FILE, sweep_folder
+from hpcseg.results.freshness import why_stale
 from hpcseg.results.model import Collection, Place, Result, Run
-from hpcseg.runs.applied import SWEEP_FILE, applied_sweeps, read_runs, read_sweep_record
+from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.study.tables import SETS, Axis, FigureDefinition, Record, TableDefinition, default_figures, default_tables
 
 __all__ = ["SETS", "Axis", "Collection", "FigureDefinition", "Place", "Result", "Run", "TableDefinition", "collect"]
@@ -115,7 +116,7 @@ def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:
     try:
         return _SweepRecord.model_validate({**record, "runs": read_runs(runs_root, name)})
     except ValidationError as error:
-        path = runs_root / "sweeps" / name / SWEEP_FILE
+        path = sweep_folder(runs_root, name) / SWEEP_FILE
         raise BadInput(f"{path}: {_first(error)}; apply the sweep again with `hpcseg sweep FILE`") from None
 
 

@@ -11,12 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.spec import RUN_FILE
+from hpcseg.paths import RESULT_FILE, RUN_FILE, TRAINING_FILE
 
 if TYPE_CHECKING:
     from hpcseg.results.model import Result
 
-RESULT_FILE, TRAINING_FILE = "result.json", "training.json"
 COPIED_S = 3600.0  # a result.json this much younger than what it says was copied: file times tell nothing then
 SAME_MOMENT_S = 1.0  # resolution of some file systems' times
 _DECODER = json.JSONDecoder()

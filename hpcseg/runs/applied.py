@@ -17,14 +17,12 @@ from typing import Any
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-
-SWEEP_FILE = "sweep.json"
-RUNS_FILE = "runs.json"
+from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, sweep_folder
 
 
 def applied_sweeps(runs_root: Path) -> list[str]:
     """Names of the sweeps that were applied here."""
-    return sorted(path.parent.name for path in runs_root.glob(f"sweeps/*/{SWEEP_FILE}"))
+    return sorted(path.parent.name for path in runs_root.glob(f"{SWEEPS_FOLDER}/*/{SWEEP_FILE}"))
 
 
 def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
     Raises:
         BadInput: no such sweep was applied here (the message lists those that were), or the file is damaged.
     """
-    path = runs_root / "sweeps" / name / SWEEP_FILE
+    path = sweep_folder(runs_root, name) / SWEEP_FILE
     if not path.exists():
         there = ", ".join(applied_sweeps(runs_root)) or "none"
         raise BadInput(f"{runs_root}: no sweep '{name}' was applied here (there are: {there})")
@@ -49,7 +47,7 @@ def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
     Raises:
         BadInput: the record is missing or damaged.
     """
-    path = runs_root / "sweeps" / name / RUNS_FILE
+    path = sweep_folder(runs_root, name) / RUNS_FILE
     if not path.exists():
         return _early_runs(runs_root, name)
     kept = read_json(path)
@@ -87,7 +85,7 @@ def _early_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
     """The runs of a record that holds them in sweep.json."""
     runs = read_sweep_record(runs_root, name).get("runs")
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        path = runs_root / "sweeps" / name / SWEEP_FILE
+        path = sweep_folder(runs_root, name) / SWEEP_FILE
         raise BadInput(f"{path}: runs are missing; apply the sweep again with `hpcseg sweep FILE`")
     return [run for run in runs if run.get("stage", "train") == "train"]
 

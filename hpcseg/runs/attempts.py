@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpcseg.files import append_line
-
-ATTEMPTS_FILE = "attempts.jsonl"
+from hpcseg.paths import ATTEMPTS_FILE
 
 # How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
 # that is not known; cancelled; stopped: asked to save and stop; node: its node failed; memory: the host's, used up;

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hpcseg.paths import ERROR_FILE
 from hpcseg.runs.evidence import OPEN, Verdict
-from hpcseg.runs.rundir import ERROR_FILE, RunDir
+from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import judge_all
 
 POLL_S = 0.5

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hpcseg.errors import HpcsegError
+from hpcseg.paths import LOCK_FILE
 
 LOCK_WAIT_S = 300.0
 
@@ -21,7 +22,7 @@ def locked(runs_root: Path) -> Iterator[None]:
         HpcsegError: another process holds it for too long.
     """
     runs_root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(runs_root / ".lock", is_singleton=True)
+    lock = FileLock(runs_root / LOCK_FILE, is_singleton=True)
     try:
         lock.acquire(timeout=LOCK_WAIT_S, poll_interval=0.1)
     except Timeout:

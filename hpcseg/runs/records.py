@@ -18,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
 from hpcseg.heartbeat import is_alive, process_start
+from hpcseg.paths import ARRAY_FILE, array_folder
 from hpcseg.runs.recovery import Budgets
 from hpcseg.spec import AS_IT_COMES, Reading
 
-ARRAYS = "slurm"  # folder of all arrays, below the folder of all runs
-ARRAY_FILE = "array.json"
 JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
 Kernels = Literal["auto", "torch"]  # on GPUs hpcseg's own where they are faster, or torch's alone
 
@@ -110,11 +109,6 @@ class ArrayRecord(BaseModel):
     def job_name(self) -> str:
         """Name of its jobs in Slurm's queue."""
         return JOB_NAME + self.tag
-
-
-def array_folder(runs_root: Path, tag: str) -> Path:
-    """Where an array's record, script, pickles and output are."""
-    return runs_root / ARRAYS / tag
 
 
 def read_array(runs_root: Path, tag: str) -> ArrayRecord | None:

@@ -24,25 +24,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from hpcseg import paths
 from hpcseg.errors import BadInput, HpcsegError, StageFailed
 from hpcseg.files import read_json, write_json
-from hpcseg.heartbeat import HEARTBEAT_FILE, Heartbeat, read_heartbeat
-from hpcseg.runs.attempts import ATTEMPTS_FILE, read_attempts
+from hpcseg.heartbeat import Heartbeat, read_heartbeat
+from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence, Failure
-from hpcseg.runs.records import ArrayRecord, Submission, array_folder, read_array
-from hpcseg.spec import RUN_FILE, PackSpec, PretrainSpec, TrainSpec, read_spec
+from hpcseg.runs.records import ArrayRecord, Submission, read_array
+from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec, read_spec
 
-STAGES = ("pack", "pretrain", "train")
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-JOB_FILE = "job.json"
-ERROR_FILE = "error.json"
-DONE_FILE = "done.json"
-RESULT_FILE = "result.json"
-STORE_FILE = "store.h5"
-MODEL_FILE = "model.pt"
-TRAINING_FILE = "training.json"
-_DONE = {"pack": {DONE_FILE, STORE_FILE}, "pretrain": {DONE_FILE, MODEL_FILE}, "train": {RESULT_FILE}}
+_DONE = {
+    "pack": {paths.DONE_FILE, paths.STORE_FILE},
+    "pretrain": {paths.DONE_FILE, paths.MODEL_FILE},
+    "train": {paths.RESULT_FILE},
+}
 Arrays = dict[str, ArrayRecord | None]  # by tag
 
 
@@ -75,7 +72,7 @@ class RunDir:
     @property
     def log(self) -> Path:
         """Folder of the output of all attempts."""
-        return self.path / "log"
+        return self.path / paths.LOG_FOLDER
 
     def spec(self) -> PackSpec | PretrainSpec | TrainSpec:
         """What the run has to do.
@@ -89,23 +86,23 @@ class RunDir:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BadInput(
-                f"{self.path / RUN_FILE}: {where}: {first['msg']}; delete {self.path} and apply the sweep again"
+                f"{self.path / paths.RUN_FILE}: {where}: {first['msg']}; delete {self.path} and apply the sweep again"
             ) from None
 
     def submission(self) -> Submission | None:
         """How the run was last submitted; None if it never was."""
-        return self._submission() if (self.path / JOB_FILE).exists() else None
+        return self._submission() if (self.path / paths.JOB_FILE).exists() else None
 
     def _submission(self) -> Submission:
         try:
-            return Submission.model_validate(self._value(JOB_FILE))
+            return Submission.model_validate(self._value(paths.JOB_FILE))
         except ValidationError as error:
-            path, what = self.path / JOB_FILE, error.errors()[0]["msg"]
+            path, what = self.path / paths.JOB_FILE, error.errors()[0]["msg"]
             raise BadInput(f"{path}: {what}; remove the file and apply the sweep again") from None
 
     def write_submission(self, submission: Submission) -> None:
         """Replace `job.json`."""
-        write_json(self.path / JOB_FILE, submission.model_dump(mode="json"))
+        write_json(self.path / paths.JOB_FILE, submission.model_dump(mode="json"))
 
     def heartbeat(self) -> Heartbeat | None:
         """The last heartbeat; None before the first."""
@@ -113,13 +110,13 @@ class RunDir:
 
     def _heartbeat(self) -> Heartbeat | None:
         try:
-            return Heartbeat(**self._value(HEARTBEAT_FILE))
+            return Heartbeat(**self._value(paths.HEARTBEAT_FILE))
         except (BadInput, TypeError):  # empty, or damaged: then this says so
             return self.heartbeat()
 
     def failure(self) -> Failure | None:
         """Why the last attempt failed; None if it did not."""
-        path = self.path / ERROR_FILE
+        path = self.path / paths.ERROR_FILE
         if not path.exists():
             return None
         value = read_json(path)
@@ -140,17 +137,17 @@ class RunDir:
             attempts: read the history of attempts as well.
         """
         names = self._names()
-        planned = RUN_FILE in names
-        history = tuple(read_attempts(self.path)) if attempts and ATTEMPTS_FILE in names else ()
+        planned = paths.RUN_FILE in names
+        history = tuple(read_attempts(self.path)) if attempts and paths.ATTEMPTS_FILE in names else ()
         if planned and self._complete(names):
             return Evidence(planned=True, done=True, attempts=history)
         try:
-            submission = self._submission() if JOB_FILE in names else None
+            submission = self._submission() if paths.JOB_FILE in names else None
             return Evidence(
                 planned=planned,
                 submission=submission,
-                heartbeat=self._heartbeat() if HEARTBEAT_FILE in names else None,
-                failure=self.failure() if ERROR_FILE in names else None,
+                heartbeat=self._heartbeat() if paths.HEARTBEAT_FILE in names else None,
+                failure=self.failure() if paths.ERROR_FILE in names else None,
                 array=None if submission is None else self._array(submission, {} if arrays is None else arrays),
                 attempts=history,
             )
@@ -186,7 +183,7 @@ class RunDir:
     def mark_done(self, **facts: Any) -> None:
         """Write `done.json` (packs and pretrainings)."""
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_json(self.path / DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
+        write_json(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
 
     def write_error(self, error: BaseException) -> None:
         """Write `error.json` from an exception."""
@@ -200,17 +197,17 @@ class RunDir:
             "message": message,
             "traceback": "".join(traceback.format_exception(error)),
         }
-        write_json(self.path / ERROR_FILE, value)
+        write_json(self.path / paths.ERROR_FILE, value)
 
     def forgive(self) -> bool:
         """Move `error.json` to the next free `error.N.json`: the failure is history. False if there is none."""
-        path = self.path / ERROR_FILE
+        path = self.path / paths.ERROR_FILE
         if not path.exists():
             return False
         number = 1
-        while (self.path / f"error.{number}.json").exists():
+        while (self.path / paths.EARLIER_ERROR_FILE.format(number)).exists():
             number += 1
-        path.rename(self.path / f"error.{number}.json")
+        path.rename(self.path / paths.EARLIER_ERROR_FILE.format(number))
         return True
 
     def outputs(self) -> list[Path]:
@@ -218,7 +215,7 @@ class RunDir:
         files = [path for path in self.log.glob("*_0_log.*") if path.suffix in {".out", ".err"}]
         submission = self.submission()
         if submission is not None and submission.array:
-            folder = array_folder(self.runs_root, submission.array)
+            folder = paths.array_folder(self.runs_root, submission.array)
             files += folder.glob(f"*_{submission.task}_0_log.*")
         times: dict[Path, float] = {}
         for path in files:
@@ -241,7 +238,7 @@ class RunDir:
         Raises:
             HpcsegError: another process works here.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / paths.LOCK_FILE)
         try:
             lock.acquire(timeout=timeout_s, poll_interval=0.2)
         except Timeout:
@@ -267,10 +264,10 @@ def cause_of(error: BaseException) -> str:
 def find_runs(runs_root: Path) -> list[RunDir]:
     """Every run directory below the folder of all runs, in the order of the stages, then by name."""
     found = []
-    for stage in STAGES:
+    for stage in paths.STAGES:
         folder = runs_root / stage
         if folder.is_dir():
-            found += [RunDir(path) for path in sorted(folder.iterdir()) if (path / RUN_FILE).exists()]
+            found += [RunDir(path) for path in sorted(folder.iterdir()) if (path / paths.RUN_FILE).exists()]
     return found
 
 

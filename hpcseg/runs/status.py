@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.runs.applied import SWEEP_FILE, applied_sweeps, read_sweep_record
+from hpcseg.paths import SWEEP_FILE, TRAINING_FILE, sweep_folder
+from hpcseg.runs.applied import applied_sweeps, read_sweep_record
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import Evidence, Verdict
 from hpcseg.runs.judge import judge
 from hpcseg.runs.lines import RunStatus, line_of
-from hpcseg.runs.rundir import TRAINING_FILE, RunDir, find_runs, read_evidence
+from hpcseg.runs.rundir import RunDir, find_runs, read_evidence
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, read_queue
 
@@ -109,7 +110,7 @@ def select_runs(runs_root: Path, pattern: str) -> list[RunDir]:
     Raises:
         BadInput: there is none.
     """
-    if (runs_root / "sweeps" / pattern / SWEEP_FILE).exists():
+    if (sweep_folder(runs_root, pattern) / SWEEP_FILE).exists():
         return runs_of(runs_root, [pattern])[0]
     runs = [run for run in find_runs(runs_root) if fnmatch.fnmatchcase(run.id, pattern) or run.id.startswith(pattern)]
     if not runs:

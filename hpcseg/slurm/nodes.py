@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcseg.files import append_line
+from hpcseg.paths import ARRAYS_FOLDER, NODES_FILE
 
-NODES_FILE = Path("slurm") / "nodes.jsonl"
 REMEMBERED_S = 24 * 3600.0
 TIMEOUT_S = 20
 _BAD = ("down", "drain", "fail", "unk", "maint", "boot", "power")
@@ -36,7 +36,7 @@ class Node:
 
 def remember_bad(runs_root: Path, node: str, why: str, job: str, now: float) -> None:
     """Note that a node failed under a job."""
-    path = runs_root / NODES_FILE
+    path = runs_root / ARRAYS_FOLDER / NODES_FILE
     line = json.dumps({"node": node, "time": round(now, 1), "why": why, "job": job}, ensure_ascii=False)
     with contextlib.suppress(OSError):  # a full disk, for instance; the run matters more
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def remember_bad(runs_root: Path, node: str, why: str, job: str, now: float) -> 
 def recent_bad(runs_root: Path, now: float) -> tuple[str, ...]:
     """Nodes that failed within the last 24 hours, by name."""
     try:
-        text = (runs_root / NODES_FILE).read_text(encoding="utf-8")
+        text = (runs_root / ARRAYS_FOLDER / NODES_FILE).read_text(encoding="utf-8")
     except OSError:
         return ()
     found = set()

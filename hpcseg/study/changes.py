@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.runs.applied import SWEEP_FILE, Sections, applied_sweeps, not_a_record, read_runs, read_sweep_record
-from hpcseg.runs.rundir import STAGES
+from hpcseg.paths import STAGES, SWEEP_FILE, sweep_folder
+from hpcseg.runs.applied import Sections, applied_sweeps, not_a_record, read_runs, read_sweep_record
 from hpcseg.study.resolver import Work
 from hpcseg.study.sweepfile import Sweep
 from hpcseg.study.tomlfile import flatten
@@ -64,7 +64,7 @@ def compare(sweep: Sweep, runs_root: Path, work: Mapping[str, Work], cells: Cell
     Raises:
         BadInput: that was of another sweep file, which is still there, or its record is damaged.
     """
-    path = runs_root / "sweeps" / sweep.name / SWEEP_FILE
+    path = sweep_folder(runs_root, sweep.name) / SWEEP_FILE
     if not path.exists():
         return Changes()
     last = read_sweep_record(runs_root, sweep.name)

@@ -21,7 +21,8 @@ from hpcseg.config import (
 )
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.runs.rundir import TRAINING_FILE, RunDir
+from hpcseg.paths import TRAINING_FILE
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sections import Section
 from hpcseg.study.identity import remembered
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
-from hpcseg.runs.rundir import STAGES, RunDir
+from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import judge_all
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.runs.rundir import MODEL_FILE, STORE_FILE
+from hpcseg.paths import MODEL_FILE, STORE_FILE
 from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.study.catalogue import Catalogue, resolve_padding, resolve_pyramid_clip
 from hpcseg.study.identity import Canonical, canonical, is_shared, pack_id, pretrain_id, train_id

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Evidence, Verdict
 from hpcseg.runs.judge import judge
 from hpcseg.runs.lock import locked
 from hpcseg.runs.records import Process, Submission
-from hpcseg.runs.rundir import STAGES, read_evidence
+from hpcseg.runs.rundir import read_evidence
 from hpcseg.slurm.commands import cancel_jobs
 from hpcseg.slurm.queue import Queue, read_queue, slurm_available
 from hpcseg.spec import PackSpec

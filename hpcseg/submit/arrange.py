@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpcseg.runs.rundir import STAGES
+from hpcseg.paths import STAGES
 from hpcseg.slurm.queue import expression_of
 
 LONGEST_EXPRESSION = 4000  # signs; of 4,060 sbatch took all, of 4,901 none

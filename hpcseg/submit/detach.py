@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpcseg.errors import HpcsegError, Interrupted
+from hpcseg.paths import POOL_LOG, sweep_folder
 from hpcseg.study.plan import Plan
 from hpcseg.submit.slots import Claimed, Event, Notify
 
-LOG_FILE = "pool.log"
 Work = Callable[[Notify, Claimed], dict[str, str]]
 
 
@@ -49,7 +49,7 @@ def detach(plan: Plan, work: Work) -> Detached:
         HpcsegError: what `work` raised before it claimed anything, as it would in the foreground.
         Interrupted: Ctrl-C before that; nothing was begun.
     """
-    log = plan.runs_root / "sweeps" / plan.sweep.name / LOG_FILE
+    log = sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG
     inlet, outlet = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

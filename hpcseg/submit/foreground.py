@@ -12,10 +12,11 @@ from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.files import read_json
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import execute
+from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.runs.records import Submission
-from hpcseg.runs.rundir import RESULT_FILE, RunDir
+from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import select_runs
-from hpcseg.spec import AS_IT_COMES, RUN_FILE, Reading
+from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.study.plan import make_plan
 from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.apply import check_new_packs, claim

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hpcseg.files import json_text, write_all
+from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, array_folder
 from hpcseg.runs.evidence import Evidence
-from hpcseg.runs.records import ARRAY_FILE, ArrayRecord, Submission, array_folder
-from hpcseg.runs.rundir import JOB_FILE
-from hpcseg.spec import RUN_FILE
+from hpcseg.runs.records import ArrayRecord, Submission
 from hpcseg.study.plan import Plan
 
 

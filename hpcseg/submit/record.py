@@ -9,16 +9,16 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.files import write_text
-from hpcseg.runs.applied import RUNS_FILE, SWEEP_FILE, Sections
+from hpcseg.paths import RUNS_FILE, STAGES, SWEEP_FILE, sweep_folder
+from hpcseg.runs.applied import Sections
 from hpcseg.runs.lock import locked
-from hpcseg.runs.rundir import STAGES
 from hpcseg.study.plan import Plan
 
 
 def record(plan: Plan) -> None:
     """Write what status and collect read of a sweep, and a copy of the sweep file beside it."""
     sweep = plan.sweep
-    folder = plan.runs_root / "sweeps" / sweep.name
+    folder = sweep_folder(plan.runs_root, sweep.name)
     training = {i: planned.config for i, planned in plan.of_stage("train").items() if planned.config is not None}
     runs = _described(training)
     first = next(iter(training.values()), None)

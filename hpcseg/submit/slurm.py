@@ -13,9 +13,10 @@ from submitit.helpers import DelayedSubmission
 from hpcseg.errors import SchedulerError
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.jobs.task import run_task
+from hpcseg.paths import array_folder
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.recovery import mebibytes
 from hpcseg.slurm.commands import max_array_size, sbatch
 from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude

@@ -18,10 +18,9 @@ import torch
 
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
+from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE
 
 _MAGIC = b"hpcseg-tensors 1 "
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS = "checkpoint.previous.pt"
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> int:
@@ -62,10 +61,10 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
     Returns:
         Its bytes.
     """
-    newest, previous = run / CHECKPOINT, run / PREVIOUS
+    newest, previous = run / CHECKPOINT_FILE, run / PREVIOUS_FILE
     _remove_unfinished(run)
     if newest.exists():
-        spare = run / f".{PREVIOUS}.link"
+        spare = run / f".{PREVIOUS_FILE}.link"
         spare.unlink(missing_ok=True)
         os.link(newest, spare)
         spare.replace(previous)
@@ -80,7 +79,7 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     Raises:
         BadInput: checkpoints exist, and none of them is sound.
     """
-    paths = [path for path in (run / CHECKPOINT, run / PREVIOUS) if path.exists()]
+    paths = [path for path in (run / CHECKPOINT_FILE, run / PREVIOUS_FILE) if path.exists()]
     for path in paths:
         try:
             return load_tensors(path)
@@ -93,12 +92,12 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
 
 def remove_checkpoints(run: Path) -> None:
     """Remove the checkpoints of a run that has ended."""
-    for name in (CHECKPOINT, PREVIOUS):
+    for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         (run / name).unlink(missing_ok=True)
     _remove_unfinished(run)
 
 
 def _remove_unfinished(run: Path) -> None:
     """Remove what saves left that were killed halfway; one process alone works on a run."""
-    for path in run.glob(f".{CHECKPOINT}.*"):
+    for path in run.glob(f".{CHECKPOINT_FILE}.*"):
         path.unlink()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpcseg.paths import HISTORY_FILE
 from hpcseg.training.checkpoint import load_checkpoint
-from hpcseg.training.loop import HISTORY
 
 
 def compare(one: Path, other: Path) -> str | None:
@@ -51,7 +51,7 @@ def _tensor_difference(one: Tensor, other: Tensor, where: str) -> str | None:
 
 
 def _history(run: Path) -> list[Any]:
-    return [json.loads(line) for line in (run / HISTORY).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (run / HISTORY_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def _state(run: Path) -> dict[str, Any] | None:

@@ -24,11 +24,11 @@ from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
 from hpcseg.networks.autotune import apply_plan, plan_convolutions
 from hpcseg.networks.convolution import TORCH, Convolution
+from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import GraphedPasses, copied, undone
 from hpcseg.training.loop import Task
 
-KERNELS_FILE = "kernels.json"
 _ROUNDS = 3  # of which the fastest counts
 _PASSES = 5  # of each
 _LONG_MS = 100.0

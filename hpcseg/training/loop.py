@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import sync_file, write_text
+from hpcseg.paths import HISTORY_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.deferred import Reports, StopSign
@@ -34,7 +35,6 @@ from hpcseg.training.ranks import Ranks
 from hpcseg.training.schedule import EarlyStop, Plateau
 from hpcseg.training.update import Update, restore_optimizer
 
-HISTORY = "history.jsonl"
 Weights = dict[str, Tensor]
 
 
@@ -196,8 +196,8 @@ class _Keeper:
 
     def _write(self, modules: dict[str, Weights], step: int) -> None:
         began = time.monotonic()
-        if (self.run / HISTORY).exists():
-            sync_file(self.run / HISTORY)
+        if (self.run / HISTORY_FILE).exists():
+            sync_file(self.run / HISTORY_FILE)
         size = save_checkpoint(
             self.run,
             {
@@ -275,12 +275,12 @@ def _record(run: Path, epoch: int, means: dict[str, float], validation: float | 
         "learning_rate": rate,
         "losses": means,
     }
-    with (run / HISTORY).open("a", encoding="utf-8") as file:
+    with (run / HISTORY_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def _cut_history(run: Path, epochs: int) -> None:
-    path = run / HISTORY
+    path = run / HISTORY_FILE
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         write_text(path, "".join(lines[:epochs]))

@@ -17,12 +17,12 @@ from hpcseg.errors import BadInput
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.unet import UNet
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
+from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import Spacing, TrainSpec
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
 from hpcseg.volumes.datasets import open_dataset
 
-MODEL = "model.pt"
 _KINDS = {"fnet": "hpcseg-fnet 1", "unet": "hpcseg-unet 1"}
 
 SegmentationNetwork = FNet | UNet  # called with a list of images, one per input box; returns logits of the target
@@ -131,7 +131,7 @@ class TrainedModel:
         Raises:
             BadInput: there is no such file, or it is damaged or of another kind.
         """
-        file = path / MODEL if path.is_dir() else path
+        file = path / MODEL_FILE if path.is_dir() else path
         if not file.exists():
             raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
         plain = load_tensors(file)

@@ -10,10 +10,9 @@ from typing import Any
 from hpcseg.files import read_json, write_json
 from hpcseg.patches.organ import OrganFinder, labelled_organ
 from hpcseg.patches.source import Source
+from hpcseg.paths import ORGAN_FILE
 from hpcseg.training.control import Control
 from hpcseg.training.ranks import Ranks
-
-ORGAN_FILE = "organ.json"
 
 
 def around_organ(

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from hpcseg.errors import BadInput, Interrupted, RankLost
 from hpcseg.files import read_json, write_json
+from hpcseg.paths import MEETING_FILE
 from hpcseg.training.seat import Seat
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-MEETING_FILE = ".ranks.json"  # where rank 0 waits for the others; in the run directory while they meet
 WAIT_S = 30 * 60.0  # for a rank that gives no sign, e.g. while it copies stores; one that dies is noticed at once
 CPU = torch.device("cpu")
 _POLL_S = 0.05

@@ -25,12 +25,12 @@ import torch
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.heartbeat import read_heartbeat
-from hpcseg.spec import RUN_FILE, PretrainSpec, Reading, TrainSpec, read_spec, runs_root
+from hpcseg.paths import KERNELS_FILE, RUN_FILE, TRAINING_FILE
+from hpcseg.spec import PretrainSpec, Reading, TrainSpec, read_spec, runs_root
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.kernel_choice import KERNELS_FILE
 from hpcseg.training.precision import be_deterministic
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
@@ -147,7 +147,7 @@ class _Play:
         """Train to the end; returns the seconds of a step."""
         run = self._folder / "undisturbed"
         self._until(self._start(run), run, self._total + 1, 0)
-        seconds: float = read_json(run / stages.TRAINING_FILE)["seconds"]
+        seconds: float = read_json(run / TRAINING_FILE)["seconds"]
         return seconds / self._total
 
     def interrupted(self, draw: random.Random, count: int, step_s: float) -> tuple[Interruption, ...]:

@@ -13,12 +13,13 @@ from hpcseg.files import write_json
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.patches.source import Source
+from hpcseg.paths import MODEL_FILE, TRAINING_FILE
 from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, TrainSpec, runs_root
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import tune
 from hpcseg.training.loop import Progress, Task, fit
-from hpcseg.training.model import MODEL, TrainedModel, new_network
+from hpcseg.training.model import TrainedModel, new_network
 from hpcseg.training.organ import around_organ
 from hpcseg.training.precision import pick_device
 from hpcseg.training.ranks import ALONE, Ranks
@@ -26,7 +27,6 @@ from hpcseg.training.stores import Stores
 from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
 from hpcseg.training.transfer import parameter_groups, transfer
 
-TRAINING_FILE = "training.json"
 _AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
 
 
@@ -60,7 +60,7 @@ def pretrain(
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
         model = {"kind": "hpcseg-autoencoder 1", "level": spec.level, "weights": progress.best_weights}
-        save_tensors(run / MODEL, model)
+        save_tensors(run / MODEL_FILE, model)
         write_json(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
     ranks.wait()
 
@@ -94,7 +94,7 @@ def train(run: Path, spec: TrainSpec, control: Control, reading: Reading = AS_IT
         chosen = tune(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
-        TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL)
+        TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL_FILE)
         write_json(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
     ranks.wait()
 

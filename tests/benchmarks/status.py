@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from hpcseg.heartbeat import Heartbeat
-from hpcseg.runs.attempts import ATTEMPTS_FILE, Attempt
+from hpcseg.paths import ATTEMPTS_FILE
+from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.status import read_status
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep

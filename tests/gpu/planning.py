@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from hpcseg.files import read_json
+from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
-from hpcseg.training.kernel_choice import KERNELS_FILE, tune
+from hpcseg.training.kernel_choice import tune
 from hpcseg.training.loop import Task
 from tests.gpu.kit import Kit
 

@@ -128,8 +128,8 @@ def _one(folder: Path, data: Path, precision: str, seeds: int, epochs: int, tiny
     """Train and segment with one precision; writes what it found after every seed."""
     from hpcseg.errors import BadInput
     from hpcseg.inference.segment import Segmenter
+    from hpcseg.paths import KERNELS_FILE
     from hpcseg.training.control import Control
-    from hpcseg.training.kernel_choice import KERNELS_FILE
     from hpcseg.training.model import TrainedModel
     from hpcseg.training.stages import train
     from hpcseg.volumes.preprocess import merge_labels

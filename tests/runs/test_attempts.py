@@ -6,16 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.runs.attempts import (
-    ATTEMPTS_FILE,
-    Attempt,
-    begin,
-    closed,
-    end,
-    gpu_seconds,
-    parse_attempts,
-    read_attempts,
-)
+from hpcseg.paths import ATTEMPTS_FILE
+from hpcseg.runs.attempts import Attempt, begin, closed, end, gpu_seconds, parse_attempts, read_attempts
 
 FIRST = Attempt(1, "4_2", "n1", 100.0, gpus=2, logs={"4_2_0_log.err": 12})
 SECOND = Attempt(2, "4_2", "n2", 300.0, restart=1, gpus=2)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcseg.slurm.nodes import NODES_FILE, REMEMBERED_S, Node, parse_nodes, recent_bad, remember_bad, to_exclude
+from hpcseg.paths import ARRAYS_FOLDER, NODES_FILE
+from hpcseg.slurm.nodes import REMEMBERED_S, Node, parse_nodes, recent_bad, remember_bad, to_exclude
 
 NODES = [Node("n1", "mixed", 4000), Node("n2", "down*", 4000), Node("n3", "idle", 8000)]
 
@@ -11,7 +12,7 @@ def test_failures_are_remembered_for_a_day(tmp_path: Path) -> None:
     assert recent_bad(tmp_path, 0.0) == ()
     remember_bad(tmp_path, "n1", "it failed", "4_2", 1000.0)
     remember_bad(tmp_path, "n2", "it failed", "4_2", 2000.0)
-    with (tmp_path / NODES_FILE).open("a") as file:
+    with (tmp_path / ARRAYS_FOLDER / NODES_FILE).open("a") as file:
         file.write('{"node": "n3", "ti')  # torn
     assert recent_bad(tmp_path, 3000.0) == ("n1", "n2")
     assert recent_bad(tmp_path, 1500.0 + REMEMBERED_S) == ("n2",)

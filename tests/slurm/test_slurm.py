@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.paths import STAGES
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.lines import RunStatus
 from hpcseg.runs.rundir import RunDir
@@ -22,7 +23,6 @@ from hpcseg.submit.profile import Profile
 from hpcseg.training.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster
 
-STAGES = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0} for stage in ("pack", "pretrain", "train")}
 PROFILE = Profile.model_validate({"slurm": STAGES})
 HELD = Profile.model_validate({"slurm": STAGES | {"flags": {"hold": True}}})
 TWO_NODES = Profile.model_validate({"slurm": STAGES | {"train": STAGES["train"] | {"nodes": 2}}})

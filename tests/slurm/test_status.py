@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.paths import array_folder
 from hpcseg.runs.attempts import Attempt, begin, end
 from hpcseg.runs.lines import RunStatus
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, array_folder, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import read_status
 from hpcseg.runs.why import explain

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from hpcseg.config import AugmentationConfig
+from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.model import MODEL
 from hpcseg.training.stages import pretrain, train
 
 
@@ -29,7 +29,7 @@ def weights(runs: Path, name: str, spec: PretrainSpec | TrainSpec) -> dict[str, 
         pretrain(run, spec, Control(run))
     else:
         train(run, spec, Control(run))
-    found: dict[str, torch.Tensor] = load_tensors(run / MODEL)["weights"]
+    found: dict[str, torch.Tensor] = load_tensors(run / MODEL_FILE)["weights"]
     return found
 
 
@@ -49,7 +49,7 @@ def test_every_strategy_trains_on_augmented_patches(
     if strategy == "transfer":
         for level in (0, 1):
             weights(runs, f"{tmp_path.name}-level{level}", augmented(pretrain_spec(level)))
-        models = tuple(Path("pretrain") / f"{tmp_path.name}-level{level}" / MODEL for level in (0, 1))
+        models = tuple(Path("pretrain") / f"{tmp_path.name}-level{level}" / MODEL_FILE for level in (0, 1))
     plain = train_spec(strategy, models)
     first = weights(runs, f"{tmp_path.name}-1", augmented(plain))
     assert same(first, weights(runs, f"{tmp_path.name}-2", augmented(plain)))

@@ -12,15 +12,8 @@ import pytest
 import torch
 
 from hpcseg.errors import BadInput
-from hpcseg.training.checkpoint import (
-    CHECKPOINT,
-    PREVIOUS,
-    load_checkpoint,
-    load_tensors,
-    remove_checkpoints,
-    save_checkpoint,
-    save_tensors,
-)
+from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE
+from hpcseg.training.checkpoint import load_checkpoint, load_tensors, remove_checkpoints, save_checkpoint, save_tensors
 
 
 def state(value: float) -> dict[str, object]:
@@ -72,13 +65,13 @@ def test_newest_wins_and_the_one_before_is_kept(tmp_path: Path) -> None:
     newest = load_checkpoint(tmp_path)
     assert newest is not None
     assert newest["weights"][0, 0] == 3.0
-    assert load_tensors(tmp_path / PREVIOUS)["weights"][0, 0] == 2.0
+    assert load_tensors(tmp_path / PREVIOUS_FILE)["weights"][0, 0] == 2.0
 
 
 def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state(1.0))
     save_checkpoint(tmp_path, state(2.0))
-    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:-1])
+    (tmp_path / CHECKPOINT_FILE).write_bytes((tmp_path / CHECKPOINT_FILE).read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged"):
         loaded = load_checkpoint(tmp_path)
     assert loaded is not None
@@ -101,7 +94,7 @@ def test_any_damage_of_the_newest_gives_the_one_before_and_of_both_an_error(
 ) -> None:
     save_checkpoint(tmp_path, state(1.0))
     save_checkpoint(tmp_path, state(2.0))
-    newest, previous = tmp_path / CHECKPOINT, tmp_path / PREVIOUS
+    newest, previous = tmp_path / CHECKPOINT_FILE, tmp_path / PREVIOUS_FILE
     newest.write_bytes(damage(newest.read_bytes(), where))
     with pytest.warns(UserWarning, match=r"checkpoint\.pt: .*; trying the one before it"):
         loaded = load_checkpoint(tmp_path)
@@ -116,18 +109,18 @@ def test_any_damage_of_the_newest_gives_the_one_before_and_of_both_an_error(
 
 
 def test_a_save_says_its_bytes(tmp_path: Path) -> None:
-    assert save_checkpoint(tmp_path, state(1.0)) == (tmp_path / CHECKPOINT).stat().st_size
+    assert save_checkpoint(tmp_path, state(1.0)) == (tmp_path / CHECKPOINT_FILE).stat().st_size
 
 
 def test_what_a_killed_save_left_goes_with_the_next(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state(1.0))
-    (tmp_path / f".{CHECKPOINT}.k3j_2a.pt").write_bytes(b"half")
+    (tmp_path / f".{CHECKPOINT_FILE}.k3j_2a.pt").write_bytes(b"half")
     save_checkpoint(tmp_path, state(2.0))
-    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, PREVIOUS}
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT_FILE, PREVIOUS_FILE}
 
 
 def test_only_damaged_checkpoints_are_an_error_not_a_silent_restart(tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT).write_bytes(b"")
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"")
     with pytest.warns(UserWarning), pytest.raises(BadInput, match="no checkpoint can be read"):
         load_checkpoint(tmp_path)
 

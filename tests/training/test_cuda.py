@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_json, write_text
 from hpcseg.kernels import torch_alone
-from hpcseg.spec import RUN_FILE, PretrainSpec, Reading, TrainSpec
+from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, KERNELS_FILE, MODEL_FILE, RUN_FILE
+from hpcseg.spec import PretrainSpec, Reading, TrainSpec
 from hpcseg.training import stages, update
-from hpcseg.training.checkpoint import CHECKPOINT, load_checkpoint
+from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.deferred import LATE, Reports
-from hpcseg.training.kernel_choice import KERNELS_FILE
-from hpcseg.training.loop import HISTORY, Task
-from hpcseg.training.model import MODEL
+from hpcseg.training.loop import Task
 from hpcseg.training.precision import Precision, be_deterministic, place
 from hpcseg.training.rehearsal import rehearse
 from hpcseg.training.stages import pretrain, train
@@ -62,7 +61,7 @@ def specified(
             run = runs / "pretrain" / f"level{level}"
             run.mkdir(parents=True, exist_ok=True)
             pretrain(run, pretrain_spec(level), Control(run))
-            models.append(run.relative_to(runs) / MODEL)
+            models.append(run.relative_to(runs) / MODEL_FILE)
         return train_spec(strategy, tuple(models), training=SETTINGS | settings)
 
     return make
@@ -83,7 +82,7 @@ def with_kernels(run: Path, record: dict[str, Any], graph: bool) -> Path:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    return [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -286,7 +285,7 @@ def test_a_spoilt_volume_stops_the_run_by_the_step_that_drew_it_and_the_mended_r
     with pytest.raises(Interrupted):
         train(run, spec, StopAfter(run, 7))
     cpu = new_run("cpu")
-    for name in (CHECKPOINT, HISTORY):
+    for name in (CHECKPOINT_FILE, HISTORY_FILE):
         shutil.copy(run / name, cpu)
     with pytest.MonkeyPatch.context() as patch, poisoned(spoilt=1) as drawn, pytest.raises(TrainingError) as caught:
         patch.setattr(stages, "pick_device", lambda: torch.device("cpu"))  # where each step is heard of at once

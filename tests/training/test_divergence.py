@@ -19,12 +19,12 @@ from torch import Tensor
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.heartbeat import read_heartbeat
-from hpcseg.spec import RUN_FILE, TrainSpec
+from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, PREVIOUS_FILE, RUN_FILE
+from hpcseg.spec import TrainSpec
 from hpcseg.training import stores, tasks
-from hpcseg.training.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
+from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.loop import HISTORY
 from hpcseg.training.stages import train
 from tests.training.stopping import StopAfter
 
@@ -79,7 +79,7 @@ def test_a_spoilt_volume_stops_the_run_where_it_is_drawn_and_the_mended_run_ends
     saved = progress["epoch"] * 5 + progress["step"]
     assert saved == max(7, 5 * epoch)
     assert all(torch.isfinite(tensor).all() for module in state["modules"].values() for tensor in module.values())
-    lines = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, progress["epoch"] + 1))
     assert not (run / "training.json").exists() and not (run / "model.pt").exists()
 
@@ -93,9 +93,9 @@ def test_a_rate_that_throws_the_weights_out_of_range_stops_the_run_before_anythi
     run = new_run("run")
     with pytest.raises(TrainingError, match=r"epoch 1, step [2-5]; the last checkpoint is kept; lower the learning"):
         train(run, train_spec(training=SETTINGS | {"learning_rate": 1e30}), Control(run))
-    assert not (run / CHECKPOINT).exists() and not (run / HISTORY).exists()
+    assert not (run / CHECKPOINT_FILE).exists() and not (run / HISTORY_FILE).exists()
     train(run, train_spec(training=SETTINGS), Control(run))
-    assert len((run / HISTORY).read_text().splitlines()) == 4
+    assert len((run / HISTORY_FILE).read_text().splitlines()) == 4
 
 
 def test_as_the_user_sees_it(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
@@ -103,12 +103,12 @@ def test_as_the_user_sees_it(new_run: Callable[[str], Path], train_spec: Callabl
     write_text(run / RUN_FILE, spec.model_dump_json())
     with pytest.raises(Interrupted):
         train(run, spec, StopAfter(run, 12))
-    sound = (run / CHECKPOINT).read_bytes()
+    sound = (run / CHECKPOINT_FILE).read_bytes()
     state = load_checkpoint(run)
     assert state is not None
     state["modules"]["fnet"]["classifier.weight"][0] = float("nan")
     save_checkpoint(run, state)
-    files = {name: (run / name).read_bytes() for name in (CHECKPOINT, PREVIOUS, HISTORY)}
+    files = {name: (run / name).read_bytes() for name in (CHECKPOINT_FILE, PREVIOUS_FILE, HISTORY_FILE)}
     command = [sys.executable, "-m", "hpcseg", "train", str(run)]
     environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}
     failed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -120,8 +120,8 @@ def test_as_the_user_sees_it(new_run: Callable[[str], Path], train_spec: Callabl
     assert heartbeat is not None and heartbeat.state == "failed"
     assert "segmentation loss is nan" in read_json(run / "error.json")["message"]
 
-    (run / CHECKPOINT).write_bytes(sound)
+    (run / CHECKPOINT_FILE).write_bytes(sound)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert len((run / HISTORY).read_text().splitlines()) == 4
+    assert len((run / HISTORY_FILE).read_text().splitlines()) == 4
     shutil.rmtree(run)

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from hpcseg.heartbeat import Heartbeat
+from hpcseg.paths import HISTORY_FILE, MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.control import Control
-from hpcseg.training.loop import HISTORY
-from hpcseg.training.model import MODEL
 from hpcseg.training.stages import pretrain, train
 
 TOLERANCE = 1e-4  # relative; other processors round otherwise
@@ -93,7 +92,7 @@ def trained(run: Path, work: Callable[[Control], None]) -> Losses:
 
     work(Control(run, interval_s=0.0, on_beat=note))
     steps = list(losses.values())
-    epochs: list[dict[str, Any]] = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    epochs: list[dict[str, Any]] = [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
     found = {"steps": steps, "validation": [epoch["validation_loss"] for epoch in epochs]}
     found["reconstruction"] = [epoch["losses"].get("reconstruction") for epoch in epochs]
     return {name: values for name, values in found.items() if None not in values}
@@ -138,7 +137,7 @@ def test_losses_of_pretraining_and_transfer_are_those_pinned(
         autoencoder = plain.config.autoencoder.model_copy(update=SCHEDULE)
         spec = plain.model_copy(update={"config": plain.config.model_copy(update={"autoencoder": autoencoder})})
         found[f"pretrain {level}"] = trained(run, lambda control, run=run, spec=spec: pretrain(run, spec, control))
-        models.append(run.relative_to(runs) / MODEL)
+        models.append(run.relative_to(runs) / MODEL_FILE)
     run = new(runs, "train", "transfer")
     transfer = train_spec("transfer", tuple(models), training=SCHEDULE | {"validation_steps": 2})
     check(found | {"transfer": trained(run, lambda control: train(run, transfer, control))})

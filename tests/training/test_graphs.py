@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from hpcseg.errors import Interrupted
 from hpcseg.patches.minibatch import Batch
+from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages, update
 from hpcseg.training.checkpoint import load_checkpoint
@@ -29,7 +30,6 @@ from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import WARM_UP, GraphedPasses, copied, tensors_of, undone
 from hpcseg.training.loop import Task
-from hpcseg.training.model import MODEL
 from hpcseg.training.precision import Precision
 from hpcseg.training.stages import pretrain, train
 from tests.training.stopping import StopAfter
@@ -108,7 +108,7 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
         run = runs / "pretrain" / f"level{level}"
         run.mkdir(parents=True, exist_ok=True)
         pretrain(run, pretrain_spec(level), Control(run))
-        models.append(run.relative_to(runs) / MODEL)
+        models.append(run.relative_to(runs) / MODEL_FILE)
     spec = train_spec(strategy, tuple(models), training=SETTINGS | {"precision": precision})
     whole, recorded = new_run("whole"), new_run("recorded")
     train(whole, spec, Control(whole))

@@ -14,13 +14,13 @@ from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import read_json, write_json
 from hpcseg.networks.autotune import apply_plan
 from hpcseg.networks.convolution import Convolution, Plan
+from hpcseg.paths import KERNELS_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import kernel_choice as tuning
 from hpcseg.training import stages
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import undone
-from hpcseg.training.kernel_choice import KERNELS_FILE
 from hpcseg.training.loop import Task
 from hpcseg.training.stages import pretrain, train
 from tests.training.stopping import StopAfter

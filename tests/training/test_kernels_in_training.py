@@ -14,11 +14,11 @@ import torch
 
 from hpcseg import kernels
 from hpcseg.networks.convolution import Convolution, Plan
+from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.model import MODEL
 
 TINY = {
     "patches": {"size": 4},
@@ -44,7 +44,7 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch, kernel_device: torch.device) -
 
 
 def outcome(run: Path) -> tuple[dict[str, torch.Tensor], str]:
-    return load_tensors(run / MODEL)["weights"], (run / "history.jsonl").read_text()
+    return load_tensors(run / MODEL_FILE)["weights"], (run / "history.jsonl").read_text()
 
 
 def assert_near(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.heartbeat import read_heartbeat
+from hpcseg.paths import HISTORY_FILE
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.control import Control
-from hpcseg.training.loop import HISTORY, Task, fit
+from hpcseg.training.loop import Task, fit
 from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE
 from hpcseg.training.update import Update
@@ -63,7 +64,7 @@ def config(**changes: Any) -> TrainingConfig:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    return [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
 
 
 # Worked out by hand, in binary fractions. Rule: EMA of weight 1/2; a fall counts from 1/8; plateau: more than 2 epochs
@@ -187,7 +188,7 @@ def test_what_saving_costs_is_said_in_log_and_heartbeat_and_outlives_an_attempt(
 def test_history_that_a_checkpoint_does_not_know_is_cut_off(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, StopAfter(tmp_path, 3), config(checkpoint_epochs=9))
-    with (tmp_path / HISTORY).open("a") as file:
+    with (tmp_path / HISTORY_FILE).open("a") as file:
         file.write('{"epoch": 3, "train')  # a kill in the middle of a line
     fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, Control(tmp_path), config())
     assert [line["epoch"] for line in history(tmp_path)] == [1, 2, 3, 4]

@@ -14,11 +14,11 @@ import torch
 from hpcseg.errors import Interrupted
 from hpcseg.files import read_json
 from hpcseg.patches.source import Source
+from hpcseg.paths import MODEL_FILE, ORGAN_FILE
 from hpcseg.spec import AS_IT_COMES, PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.model import MODEL
-from hpcseg.training.organ import ORGAN_FILE, around_organ
+from hpcseg.training.organ import around_organ
 from hpcseg.training.ranks import ALONE
 from hpcseg.training.stages import pretrain, train
 from hpcseg.training.stores import Stores
@@ -97,7 +97,7 @@ def test_pretraining_around_the_organ_is_pure_and_not_that_around_the_middle(
         run.mkdir(parents=True)
         pretrain(run, of, Control(run))
         assert (run / ORGAN_FILE).exists() == (of.config.autoencoder.sampling == "organ")
-        found: dict[str, torch.Tensor] = load_tensors(run / MODEL)["weights"]
+        found: dict[str, torch.Tensor] = load_tensors(run / MODEL_FILE)["weights"]
         return found
 
     autoencoder = spec.config.autoencoder.model_copy(update={"sampling": "gaussian"})
@@ -117,4 +117,4 @@ def test_joint_training_samples_around_the_organ_too(
     of = of.model_copy(update={"config": of.config.model_copy(update={"autoencoder": autoencoder})})
     train(run, of, Control(run))
     assert {place["known"] for place in read_json(run / ORGAN_FILE)} <= {"label", "likeness", "middle"}
-    assert np.isfinite([float(weight.sum()) for weight in load_tensors(run / MODEL)["weights"].values()]).all()
+    assert np.isfinite([float(weight.sum()) for weight in load_tensors(run / MODEL_FILE)["weights"].values()]).all()

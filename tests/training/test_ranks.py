@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from hpcseg.errors import BadInput, Interrupted
+from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
-from hpcseg.training.checkpoint import CHECKPOINT, load_tensors
+from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.loop import HISTORY
-from hpcseg.training.model import MODEL
 from hpcseg.training.ranks import joined
 from hpcseg.training.seat import Seat, check_shares
 from hpcseg.training.stages import pretrain, train
@@ -86,7 +85,7 @@ def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tupl
         run = runs / "pretrain" / f"ranks-level{level}"
         run.mkdir(parents=True, exist_ok=True)
         pretrain(run, pretrain_spec(level), Control(run))
-        paths.append(run.relative_to(runs) / MODEL)
+        paths.append(run.relative_to(runs) / MODEL_FILE)
     return tuple(paths)
 
 
@@ -115,13 +114,13 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
 
 def losses(run: Path) -> torch.Tensor:
     """All losses of every epoch, which has one step."""
-    lines = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
     values = [[*line["losses"].values(), line["validation_loss"] or 1.0] for line in lines]
     return torch.tensor(values, dtype=torch.float64)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = load_tensors(run / MODEL)["weights"]
+    found: dict[str, torch.Tensor] = load_tensors(run / MODEL_FILE)["weights"]
     return found
 
 
@@ -183,10 +182,10 @@ def test_all_stop_where_one_is_asked_to_and_go_on_to_the_bit_or_with_another_num
     first, second = start(whole), start(parts, stops=(0, 3))
     finish(first)
     assert finish(second) == ["stopped", "stopped"]
-    assert load_tensors(parts / CHECKPOINT)["progress"]["epoch"] == 2  # the third step's epoch is not closed
+    assert load_tensors(parts / CHECKPOINT_FILE)["progress"]["epoch"] == 2  # the third step's epoch is not closed
     alone = new_run("alone", spec)
-    shutil.copy(parts / CHECKPOINT, alone)
-    shutil.copy(parts / HISTORY, alone)
+    shutil.copy(parts / CHECKPOINT_FILE, alone)
+    shutil.copy(parts / HISTORY_FILE, alone)
     again = start(parts)
     train(alone, spec, Control(alone))
     finish(again)
@@ -200,15 +199,15 @@ def test_when_a_rank_is_killed_the_others_end_and_the_run_goes_on_from_its_check
     spec = train_spec(training={"epochs": 100_000, "steps": 1, "validation_steps": 1, "checkpoint_epochs": 1})
     run = new_run("killed", spec)
     processes = start(run)
-    while not (run / CHECKPOINT).exists():
+    while not (run / CHECKPOINT_FILE).exists():
         assert processes[0].poll() is None
         time.sleep(0.05)
     processes[1].kill()
     leader, _ = finish(processes)
     assert "rank 0 of 2: another rank ended or does not answer; the last checkpoint is kept" in leader
-    before = load_tensors(run / CHECKPOINT)["progress"]["epoch"]
+    before = load_tensors(run / CHECKPOINT_FILE)["progress"]["epoch"]
     assert finish(start(run, stops=(2, 0))) == ["stopped", "stopped"]
-    assert load_tensors(run / CHECKPOINT)["progress"]["epoch"] >= before
+    assert load_tensors(run / CHECKPOINT_FILE)["progress"]["epoch"] >= before
 
 
 def test_a_rank_that_waits_for_the_others_stops_when_asked_to(tmp_path: Path) -> None:

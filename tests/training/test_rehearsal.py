@@ -12,11 +12,11 @@ import torch
 
 from hpcseg.errors import BadInput
 from hpcseg.files import write_text
-from hpcseg.spec import RUN_FILE, PretrainSpec, TrainSpec
+from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import rehearsal
 from hpcseg.training.comparison import compare, first_difference
 from hpcseg.training.control import Control
-from hpcseg.training.model import MODEL
 from hpcseg.training.rehearsal import SIGNALS, rehearse, shortened
 from hpcseg.training.stages import pretrain
 
@@ -41,7 +41,7 @@ def planned(
             run = runs / "pretrain" / f"level{level}"
             run.mkdir(parents=True, exist_ok=True)
             pretrain(run, pretrain_spec(level), Control(run))
-            models.append(run.relative_to(runs) / MODEL)
+            models.append(run.relative_to(runs) / MODEL_FILE)
         path = runs / "train" / request.node.name
         shutil.rmtree(path, ignore_errors=True)
         write_text(path / RUN_FILE, train_spec(strategy, tuple(models), training=SETTINGS).model_dump_json())

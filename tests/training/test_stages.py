@@ -15,12 +15,12 @@ import torch
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.inference.evaluate import evaluate
-from hpcseg.spec import RUN_FILE, PretrainSpec, TrainSpec
-from hpcseg.training.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, load_tensors, save_checkpoint
+from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE, PREVIOUS_FILE, RUN_FILE
+from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.loop import HISTORY
-from hpcseg.training.model import MODEL, TrainedModel
+from hpcseg.training.model import TrainedModel
 from hpcseg.training.stages import pretrain, train
 from tests.training.stopping import StopAfter
 
@@ -34,9 +34,9 @@ def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tupl
     for level in (0, 1):
         run = runs / "pretrain" / f"level{level}"
         run.mkdir(parents=True, exist_ok=True)
-        if not (run / MODEL).exists():
+        if not (run / MODEL_FILE).exists():
             pretrain(run, pretrain_spec(level), Control(run))
-        paths.append(run.relative_to(runs) / MODEL)
+        paths.append(run.relative_to(runs) / MODEL_FILE)
     return tuple(paths)
 
 
@@ -58,7 +58,7 @@ def test_strategy_trains_and_leaves_model_history_and_summary(
 ) -> None:
     run = new_run("whole")
     train(run, spec_of(strategy, train_spec, pretrained), Control(run))
-    assert len((run / HISTORY).read_text().splitlines()) == 3
+    assert len((run / HISTORY_FILE).read_text().splitlines()) == 3
     summary = read_json(run / "training.json")
     assert summary["epochs"] == 3
     assert summary["steps"] == 12
@@ -84,7 +84,7 @@ def test_interrupted_run_ends_bit_identical(
             train(parts, spec, StopAfter(parts, steps))
     train(parts, spec, Control(parts))
     assert same_weights(whole, parts)
-    assert (whole / HISTORY).read_text() == (parts / HISTORY).read_text()
+    assert (whole / HISTORY_FILE).read_text() == (parts / HISTORY_FILE).read_text()
 
 
 def test_same_specification_gives_the_same_weights_and_another_seed_others(
@@ -150,7 +150,7 @@ def test_variants_of_the_autoencoder_pretrain_another_network(
     autoencoder = spec.config.autoencoder.model_copy(update=changes)
     config = spec.config.model_copy(update={"autoencoder": autoencoder})
     pretrain(run, spec.model_copy(update={"config": config}), Control(run))
-    plain, found = (load_tensors(path)["weights"] for path in (runs / pretrained[0], run / MODEL))
+    plain, found = (load_tensors(path)["weights"] for path in (runs / pretrained[0], run / MODEL_FILE))
     name = "encoder.cbr1.conv.weight"
     assert torch.isfinite(found[name]).all()
     assert not torch.equal(found[name], plain[name])
@@ -170,7 +170,7 @@ def test_training_lowers_the_loss(new_run: Callable[[str], Path], train_spec: Ca
     run = new_run("long")
     settings = {"epochs": 12, "steps": 8, "validation_steps": 2, "batch": 2, "learning_rate": 3e-3}
     train(run, train_spec(training=settings), Control(run))
-    losses = [json.loads(line)["training_loss"] for line in (run / HISTORY).read_text().splitlines()]
+    losses = [json.loads(line)["training_loss"] for line in (run / HISTORY_FILE).read_text().splitlines()]
     assert losses[-1] < 0.6 * losses[0]
 
 
@@ -202,7 +202,7 @@ def test_multitask_fixes_gamma_after_the_first_epoch(
     state = load_checkpoint(run)
     assert state is not None
     gamma = state["extra"]["gamma"]
-    losses = json.loads((run / HISTORY).read_text().splitlines()[0])["losses"]
+    losses = json.loads((run / HISTORY_FILE).read_text().splitlines()[0])["losses"]
     ratio = losses["segmentation"] / losses["reconstruction"]
     assert 10**-0.5 <= ratio / gamma <= 10**0.5
 
@@ -237,7 +237,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_the_run_ends_as_undisturbed(
     train(whole, spec, Control(whole))
     with pytest.raises(Interrupted):
         train(parts, spec, StopAfter(parts, 10))
-    (parts / CHECKPOINT).write_bytes((parts / CHECKPOINT).read_bytes()[:-100])
+    (parts / CHECKPOINT_FILE).write_bytes((parts / CHECKPOINT_FILE).read_bytes()[:-100])
     with pytest.warns(UserWarning, match="trying the one before it"):
         train(parts, spec, Control(parts))
     assert compare(whole, parts) is None
@@ -250,17 +250,17 @@ def test_damaged_checkpoints_as_the_user_sees_them(
     write_text(run / RUN_FILE, spec.model_dump_json())
     with pytest.raises(Interrupted):
         train(run, spec, StopAfter(run, 10))
-    history = (run / HISTORY).read_text()
-    sound = (run / PREVIOUS).read_bytes()
-    for name in (CHECKPOINT, PREVIOUS):
+    history = (run / HISTORY_FILE).read_text()
+    sound = (run / PREVIOUS_FILE).read_bytes()
+    for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         (run / name).write_bytes(b"")
     command = [sys.executable, "-m", "hpcseg", "train", str(run)]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert f"no checkpoint can be read; delete {run} and run the sweep again" in line
-    assert (run / HISTORY).read_text() == history  # nothing was begun anew
-    (run / PREVIOUS).write_bytes(sound)
+    assert (run / HISTORY_FILE).read_text() == history  # nothing was begun anew
+    (run / PREVIOUS_FILE).write_bytes(sound)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "checkpoint.pt: not a file of hpcseg's tensors; trying the one before it" in done.stderr
@@ -270,6 +270,6 @@ def test_damaged_checkpoints_as_the_user_sees_them(
 def test_a_trained_run_is_left_as_it_is(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
     run = new_run("again")
     train(run, train_spec(), Control(run))
-    before = (run / MODEL).stat().st_mtime_ns
+    before = (run / MODEL_FILE).stat().st_mtime_ns
     train(run, train_spec(), Control(run))
-    assert (run / MODEL).stat().st_mtime_ns == before
+    assert (run / MODEL_FILE).stat().st_mtime_ns == before

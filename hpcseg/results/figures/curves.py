@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
+from hpcseg.paths import HISTORY_FILE, RUN_FILE
 from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.figures.legends import Labels, legend_hues, runs_note
 from hpcseg.results.figures.style import (
@@ -30,7 +31,7 @@ from hpcseg.results.figures.style import (
 from hpcseg.results.model import Collection
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, select_runs
-from hpcseg.spec import RUN_FILE, TrainSpec, read_spec
+from hpcseg.spec import TrainSpec, read_spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def draw_learning(
         name=definition.name, grid=definition.grid, rows=definition.x, columns=definition.hue, over=definition.over
     )
     histories = {
-        key: [read_history(runs_root / "train" / run.id / "history.jsonl") for _, run in found]
+        key: [read_history(runs_root / "train" / run.id / HISTORY_FILE) for _, run in found]
         for key, found in select_runs(table, collection).items()
     }
     counts = [sum(map(bool, found)) for found in histories.values() if any(found)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.paths import PREDICTIONS_FOLDER
 from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.figures.legends import Labels, seeds_note
 from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, finish, new_figure
@@ -97,7 +98,7 @@ def _empty_grid(exemplar: Exemplar, rows: int, columns: int) -> Figure:
 
 
 def _mask(runs_root: Path, run: Run, name: str, case: str) -> Path:
-    return runs_root / "train" / run.id / "predictions" / name / f"{case}.nii.gz"
+    return runs_root / "train" / run.id / PREDICTIONS_FOLDER / name / f"{case}.nii.gz"
 
 
 def _scores(run: Run, name: str) -> dict[str, float]:

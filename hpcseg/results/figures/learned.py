@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
+from hpcseg.paths import MODEL_FILE, RUN_FILE
 from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.figures.legends import runs_of
 from hpcseg.results.figures.style import COLUMN, PAGE, SMALL, finish, lettered, new_mosaic, tile
 from hpcseg.results.model import Collection, Run
-from hpcseg.spec import RUN_FILE, TrainSpec, read_spec
+from hpcseg.spec import TrainSpec, read_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +136,7 @@ def _encoders(
     from hpcseg.training.checkpoint import load_tensors
 
     for run, spec in specifications(definition, collection, runs_root):
-        path = runs_root / "train" / run.id / "model.pt"
+        path = runs_root / "train" / run.id / MODEL_FILE
         if spec.config.network.kind == "fnet" and path.exists():
             weights = load_tensors(path)["weights"]
             levels: list[Weights] = []

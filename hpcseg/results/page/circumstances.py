@@ -10,10 +10,10 @@ from typing import Any
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
+from hpcseg.paths import RUN_FILE, STORE_FILE
 from hpcseg.results.model import Collection, Run
 from hpcseg.runs.applied import read_sweep_record
-from hpcseg.runs.rundir import STORE_FILE, RunDir
-from hpcseg.spec import RUN_FILE
+from hpcseg.runs.rundir import RunDir
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from hpcseg.paths import STAGES
 from hpcseg.results.model import Collection, Result, Run
 from hpcseg.results.tables.axes import STRATEGIES, label
 from hpcseg.runs.applied import read_sweep_record
@@ -19,7 +20,7 @@ from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import Evidence, Verdict
 from hpcseg.runs.lines import gpu_seconds_of
-from hpcseg.runs.rundir import STAGES, RunDir
+from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import look
 from hpcseg.runs.why import next_step
 

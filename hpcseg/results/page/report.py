@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hpcseg import __version__
 from hpcseg.errors import BadInput
 from hpcseg.files import write_text
+from hpcseg.paths import sweep_folder
 from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.export import make_tables
 from hpcseg.results.model import Collection
@@ -226,7 +227,7 @@ def _word(axis: str) -> str:
 def _asked(root: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """The sweep file as it was applied, and what was set on the command line."""
     file = Path(str(record.get("file", "")))
-    copy = root / "sweeps" / str(record.get("name", "")) / file.name
+    copy = sweep_folder(root, str(record.get("name", ""))) / file.name
     text = copy.read_text(encoding="utf-8", errors="replace") if file.name and copy.is_file() else ""
     return {"file": file.name, "text": text, "overrides": record.get("overrides") or []}
 
