@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 from pathlib import Path
 from typing import Literal
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
+from hpcseg.machine import is_alive
 from hpcseg.paths import HEARTBEAT_FILE
 
 HeartbeatState = Literal["running", "stopped", "done", "failed"]
@@ -60,34 +60,3 @@ def read_heartbeat(run: Path) -> Heartbeat | None:
         return Heartbeat(**read_json(path))
     except TypeError as error:
         raise BadInput(f"{path}: not a heartbeat ({error}); remove the file") from None
-
-
-def process_start(pid: int) -> float | None:
-    """Seconds from boot to the start of process `pid`; None if there is no such process.
-
-    With the pid it names a process for good, though pids are used again. 0.0 on systems without /proc.
-    """
-    if not Path("/proc/self/stat").exists():
-        return 0.0 if _exists(pid) else None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    if fields[0] in {"Z", "X"}:
-        return None
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def is_alive(pid: int, started: float) -> bool:
-    """Whether process `pid` of this host is still the one that began at `started` (see `process_start`)."""
-    return process_start(pid) == started
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

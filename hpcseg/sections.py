@@ -13,7 +13,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -99,6 +99,19 @@ def keys_of(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None
             str(extra.get("source", "")),
             field.description or "",
         )
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one with dotted keys.
+
+    >>> flatten({"fold": 0, "training": {"epochs": 2}})
+    {'fold': 0, 'training.epochs': 2}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        dotted = f"{prefix}{name}"
+        flat |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+    return flat
 
 
 def toml_text(value: Any) -> str:

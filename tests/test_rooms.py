@@ -17,7 +17,7 @@ ROOMS = (
     *("networks", "slurm", "volumes", "patches", "inspection", "phantoms", "runs", "training", "study"),
     *("inference", "jobs", "submit", "results", "screens", "commands"),
 )
-SHARED = {"config", "errors", "files", "heartbeat", "kernels", "paths", "sections", "spec"}
+SHARED = {"config", "errors", "files", "heartbeat", "kernels", "machine", "paths", "sections", "spec", "text"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))

@@ -44,9 +44,9 @@ def pack(
     force: Annotated[bool, typer.Option(help="Replace a store that exists.")] = False,
 ) -> None:
     """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
+    from hpcseg.machine import usable_cores
     from hpcseg.study.catalogue import dataset_pack
     from hpcseg.study.keys import parse_config
-    from hpcseg.submit.profile import usable_cores
     from hpcseg.volumes import packing
 
     if to.exists() and not force:
@@ -95,7 +95,7 @@ def inspect(
 
 def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
     from hpcseg.inspection import inspection
-    from hpcseg.submit.profile import usable_cores
+    from hpcseg.machine import usable_cores
 
     if path.is_dir() and (path / RUN_FILE).exists():
         from hpcseg.runs.status import inspect_run

@@ -6,7 +6,6 @@ are ordered by events, so that the training stream waits for the host only where
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hpcseg.machine import usable_cores
 from hpcseg.patches.minibatch import Batch, RawBatch
 
 _THREADS_BESIDE_A_CPU = 2  # its cores are busy with the network
@@ -62,8 +62,7 @@ def reading_threads(device: torch.device) -> int:
     """How many threads read for a device: beside a GPU, one for each other core that this process may use, 2 to 8."""
     if device.type != "cuda":
         return _THREADS_BESIDE_A_CPU
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_THREADS, max(_THREADS_BESIDE_A_CPU, cores - 1))
+    return min(_MOST_THREADS, max(_THREADS_BESIDE_A_CPU, usable_cores() - 1))
 
 
 def prefetched(

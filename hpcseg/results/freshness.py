@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.paths import RESULT_FILE, RUN_FILE, TRAINING_FILE
+from hpcseg.sections import flatten
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.results.model import Result
@@ -84,20 +86,10 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     from hpcseg.study.identity import canonical, relevant
 
     try:
-        values = [_leaves(canonical(relevant(RunConfig.model_validate(config)))) for config in (one, other)]
+        values = [flatten(json.loads(canonical(relevant(RunConfig.model_validate(config))))) for config in (one, other)]
     except ValidationError:
         return ["keys of another version of hpcseg"]
     return sorted(key for key in values[0].keys() | values[1].keys() if values[0].get(key) != values[1].get(key))
-
-
-def _leaves(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in json.loads(text).items():
-        if isinstance(value, dict):
-            found |= {f"{key}.{name}": item for name, item in value.items()}
-        else:
-            found[key] = value
-    return found
 
 
 def _outrun(folder: Path, result: Result) -> str:
@@ -136,7 +128,7 @@ def mixture(results: Iterable[Result]) -> Mixture:
         if len(counts) < 2:
             continue
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        told = [f"{value} ({count} run{'s' * (count > 1)})" for value, count in ordered]
+        told = [f"{value} ({counted(count, 'run')})" for value, count in ordered]
         lines.append(f"{kind} {', '.join(told)}")
         odd |= {run for run, one in made.items() if one[index] != ordered[0][0]}
     return Mixture(tuple(lines), frozenset(odd))

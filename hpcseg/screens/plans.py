@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.screens.terminal import STYLES, advance, bars
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,7 +44,7 @@ def left_out_line(changes: Changes) -> str:
     if not changes.left_out:
         return ""
     return (
-        f"{_counted(len(changes.left_out), 'training run')} of the last application ({changes.applied}) "
+        f"{counted(len(changes.left_out), 'training run')} of the last application ({changes.applied}) "
         f"{'is' if len(changes.left_out) == 1 else 'are'} not part of this one: status and collect leave them out"
     )
 
@@ -65,7 +66,7 @@ def _runs(plan: Plan, chosen: list[str]) -> Table:
 def _arrays(arrays: tuple[Array, ...]) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{_counted(len(arrays), 'Slurm array')}", title_justify="left", caption_justify="left")
+    table = Table(title=f"{counted(len(arrays), 'Slurm array')}", title_justify="left", caption_justify="left")
     table.add_column("array", justify="right")
     table.add_column("stage")
     table.add_column("runs", justify="right")
@@ -105,11 +106,11 @@ def _change_lines(changes: Changes) -> Iterator[str]:
     """What differs from the last application of the sweep."""
     if changes.changed:
         named = changes.differences[:SHOWN_NAMES]
-        shown = [f"{one.key} {one.before} -> {one.now} ({_counted(one.runs, 'run')})" for one in named]
+        shown = [f"{one.key} {one.before} -> {one.now} ({counted(one.runs, 'run')})" for one in named]
         more = len(changes.differences) - len(shown)
-        shown += [f"{_counted(more, 'more key')}"] if more else []
+        shown += [f"{counted(more, 'more key')}"] if more else []
         what = "; ".join(shown) or "their data differ"
-        yield f"changed since {changes.applied}: {_counted(len(changes.changed), 'run')}: {what}"
+        yield f"changed since {changes.applied}: {counted(len(changes.changed), 'run')}: {what}"
     orphans = [run_id for ids in changes.orphaned.values() for run_id in ids]
     if orphans:
         yield f"orphaned, in no applied sweep any more: {_some(orphans)}; nothing is deleted"
@@ -119,28 +120,24 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
     """What the plan will cost, and what it cannot do yet."""
     cost = outlook.cost
     if cost.known:
-        unknown = f"; unknown for {_counted(cost.unknown, 'run')}" if cost.unknown else ""
+        unknown = f"; unknown for {counted(cost.unknown, 'run')}" if cost.unknown else ""
         wall = f"; at least {_hours(outlook.wall_hours)} in all" if outlook.wall_hours else ""
         yield (
-            f"cost of training: about {_hours(cost.hours)} ({cost.unit}) for {_counted(cost.known, 'run')}, "
+            f"cost of training: about {_hours(cost.hours)} ({cost.unit}) for {counted(cost.known, 'run')}, "
             f"from epochs of their siblings{unknown}{wall}"
         )
     elif cost.unknown:
-        yield f"cost of training: unknown for {_counted(cost.unknown, 'run')}; none like them has been trained"
+        yield f"cost of training: unknown for {counted(cost.unknown, 'run')}; none like them has been trained"
     if not outlook.is_limit_known:
         yield "Slurm does not say how large an array may be: the arrays are those of its own default"
     if outlook.waiting:
         run_id, why = next(iter(outlook.waiting.items()))
-        yield f"{_counted(len(outlook.waiting), 'run')} cannot be submitted yet: {run_id} {why}"
+        yield f"{counted(len(outlook.waiting), 'run')} cannot be submitted yet: {run_id} {why}"
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
     more = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _hours(hours: float | None) -> str:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.screens.terminal import STYLES, console, duration
+from hpcseg.screens.terminal import STYLES, console
+from hpcseg.text import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

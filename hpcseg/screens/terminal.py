@@ -103,15 +103,6 @@ def counting(description: str) -> Iterator[Callable[[int, int, str], None]]:
         yield report
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as 4 s, 3 min or 2.5 h; empty for None."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:
     """One bar per phase of a run in the foreground."""
     tasks: dict[str, Any] = {}

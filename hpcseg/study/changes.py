@@ -12,9 +12,9 @@ from typing import Any
 from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES, SWEEP_FILE, sweep_folder
 from hpcseg.runs.applied import Sections, applied_sweeps, not_a_record, read_runs, read_sweep_record
+from hpcseg.sections import flatten
 from hpcseg.study.resolver import Work
 from hpcseg.study.sweepfile import Sweep
-from hpcseg.study.tomlfile import flatten
 
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # of each training run: grid, axes, number
 

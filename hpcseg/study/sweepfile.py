@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
-from hpcseg.sections import Section
+from hpcseg.sections import Section, flatten
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
 from hpcseg.study.tables import Figure, FileName, Table
-from hpcseg.study.tomlfile import TomlFile, explain, flatten, nearest, read_toml
+from hpcseg.study.tomlfile import TomlFile, explain, nearest, read_toml
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
 CLASS, GRID, CHOICE = "class", "grid", "choice"  # what may have a role beside the axes

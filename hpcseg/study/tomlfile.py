@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,15 +102,6 @@ def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:
     if values[key] is None:
         return key, f"{key}: {allowed}" if key and not allowed.startswith(key) else allowed
     return key, f"{key} = {values[key]!r} is not allowed: should be {allowed}"
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table with dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        key = f"{prefix}{name}"
-        flat |= flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
-    return flat
 
 
 def _known_prefix(loc: list[str], known: set[str]) -> str:

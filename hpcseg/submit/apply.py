@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpcseg.machine import memory_gib, usable_cores
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Evidence, Verdict
 from hpcseg.runs.judge import judge
@@ -24,7 +25,7 @@ from hpcseg.spec import PackSpec
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import abandoned, settle
 from hpcseg.submit.intents import write_intents
-from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, memory_gib, resolve, usable_cores
+from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, resolve
 from hpcseg.submit.record import record
 from hpcseg.submit.slots import Claimed, Event, Notify, Pool, visible_gpus
 from hpcseg.training.seat import check_shares

@@ -12,6 +12,7 @@ from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.files import read_json
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import execute
+from hpcseg.machine import usable_cores
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
@@ -20,7 +21,6 @@ from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.study.plan import make_plan
 from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.apply import check_new_packs, claim
-from hpcseg.submit.profile import usable_cores
 from hpcseg.submit.record import record
 
 OnBeat = Callable[[Heartbeat], None]

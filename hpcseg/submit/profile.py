@@ -307,13 +307,3 @@ def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: i
     threads = profile.threads or max(1, cores // (slots * ranks))
     workers = profile.pack_workers or max(1, min(by_memory, cores // max(1, min(slots, packs))))
     return Slots(slots=slots, threads=threads, pack_workers=workers, ranks=ranks)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_gib() -> float:
-    """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcseg.errors import Interrupted
-from hpcseg.heartbeat import Heartbeat, HeartbeatState, process_start, read_heartbeat
+from hpcseg.heartbeat import Heartbeat, HeartbeatState, read_heartbeat
+from hpcseg.machine import process_start
 from hpcseg.paths import HEARTBEAT_FILE
 
 

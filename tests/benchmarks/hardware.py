@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hpcseg.machine import memory_gib, usable_cores
+
 PACKAGES = ("numpy", "torch", "h5py")
 
 
 def describe() -> dict[str, str]:
     """CPU, cores that this process may use, memory, GPU if there is one, versions."""
-    found = {"cpu": _cpu(), "cores": str(cores()), "memory": f"{_memory_gib():.0f} GiB"}
+    found = {"cpu": _cpu(), "cores": str(usable_cores()), "memory": f"{memory_gib():.0f} GiB"}
     if gpu := _gpu():
         found["gpu"] = gpu
     found["python"] = platform.python_version()
     return found | {package: package_version(package) for package in PACKAGES}
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def package_version(package: str) -> str:
@@ -41,10 +37,6 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def _gpu() -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpcseg.machine import usable_cores
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import dice_ce
 from hpcseg.networks.unet import UNet
@@ -16,7 +17,6 @@ from hpcseg.networks.winners import Winners, dense_decode, sparse_decode, top_wi
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
 from hpcseg.training.precision import place
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, benchmark
-from tests.benchmarks.hardware import cores
 from tests.benchmarks.timing import PeakMemory, fastest, interleaved
 from tests.gpu.floor import Ceilings, Shape, fnet_step
 from tests.gpu.floor import seconds as floor_seconds
@@ -146,7 +146,7 @@ def _beside_its_floor(dtype: torch.dtype) -> tuple[float, float, Ceilings]:
 @contextlib.contextmanager
 def _two_threads() -> Iterator[None]:
     """Give torch two threads, whatever the machine has."""
-    if cores() < CORES:
+    if usable_cores() < CORES:
         raise Skipped("measured on two cores")
     before = torch.get_num_threads()
     torch.set_num_threads(CORES)

@@ -10,6 +10,7 @@ from contextlib import closing
 import torch
 
 from hpcseg.config import AugmentationConfig, PatchesConfig, RunConfig
+from hpcseg.machine import usable_cores
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import RawBatch
@@ -21,7 +22,6 @@ from hpcseg.volumes.intensities import Normalisation
 from hpcseg.volumes.store import Store
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, at_most, benchmark
-from tests.benchmarks.hardware import cores
 from tests.benchmarks.timing import fastest, interleaved, one_thread, warm_file
 
 GEOMETRY = FovealGeometry(patch=72, kernel=5, levels=4)
@@ -55,7 +55,7 @@ STEP_ROUNDS = 2
 )
 def sampling() -> Measured:
     """How fast one core reads samples, and what a second one adds."""
-    if cores() < 2:
+    if usable_cores() < 2:
         raise Skipped("two threads need two cores")
     path = material.large_store()
     warm_file(path)
@@ -104,7 +104,7 @@ def augmentation() -> Measured:
         {"augmentation_share": (milliseconds - without) / (1e3 * step), "augmented_ms": milliseconds},
         {
             "without augmentation": f"{without:.1f} ms, read and windowed",
-            "a training step": f"{step:.1f} s a sample on {cores()} cores",
+            "a training step": f"{step:.1f} s a sample on {usable_cores()} cores",
         },
     )
 

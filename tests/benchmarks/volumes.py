@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from hpcseg.config import PreprocessingConfig
+from hpcseg.machine import usable_cores
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
@@ -19,7 +20,6 @@ from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.store import Store
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, at_most, benchmark
-from tests.benchmarks.hardware import cores
 from tests.benchmarks.timing import (
     PeakMemory,
     fastest,
@@ -71,7 +71,10 @@ def resampling() -> Measured:
     error = max(float(np.abs(a - b).max()) for a, b in zip(results["scipy"], results["ours"], strict=True))
     return Measured(
         {"resample_ratio": fastest(timed, 0) / fastest(timed, 1), "resample_error": error},
-        {"seconds, fastest": f"scipy {fastest(timed, 0):.2f}, hpcseg {fastest(timed, 1):.2f} on {cores()} cores"},
+        {
+            "seconds, fastest": f"scipy {fastest(timed, 0):.2f}, hpcseg {fastest(timed, 1):.2f} "
+            f"on {usable_cores()} cores"
+        },
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.heartbeat import Heartbeat, process_start
+from hpcseg.heartbeat import Heartbeat
+from hpcseg.machine import process_start
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure
 from hpcseg.runs.judge import judge

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcseg.heartbeat import process_start
+from hpcseg.machine import process_start
 from hpcseg.runs.records import Process, Submission
 from hpcseg.study.plan import Plan
 from hpcseg.submit.apply import apply, claim

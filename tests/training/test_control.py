@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from hpcseg.errors import BadInput, Interrupted
-from hpcseg.heartbeat import Heartbeat, is_alive, process_start, read_heartbeat
+from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.training.control import Control
 
 
@@ -144,13 +141,3 @@ def test_no_heartbeat_is_none_and_a_foreign_file_is_named(tmp_path: Path) -> Non
     (tmp_path / "heartbeat.json").write_text('{"x": 1}')
     with pytest.raises(BadInput, match=r"heartbeat\.json: not a heartbeat"):
         read_heartbeat(tmp_path)
-
-
-def test_a_process_is_known_by_pid_and_start(tmp_path: Path) -> None:
-    mine = process_start(os.getpid())
-    assert mine is not None and is_alive(os.getpid(), mine) and not is_alive(os.getpid(), mine + 1)
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    time.sleep(0.5)
-    assert process_start(child.pid) is None  # a zombie is not alive
-    child.wait()
-    assert process_start(child.pid) is None

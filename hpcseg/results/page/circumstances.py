@@ -14,6 +14,7 @@ from hpcseg.paths import RUN_FILE, STORE_FILE
 from hpcseg.results.model import Collection, Run
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.rundir import RunDir
+from hpcseg.sections import flatten
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,6 @@ def settings(configs: Sequence[Mapping[str, Any]]) -> list[Setting]:
         Setting(key, tuple(found.items()), shown(defaults[key]) if key in defaults else "")
         for key, found in counts.items()
     ]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values. Pure."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def shown(value: Any) -> str:

@@ -23,6 +23,7 @@ from hpcseg.runs.lines import gpu_seconds_of
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import look
 from hpcseg.runs.why import next_step
+from hpcseg.text import duration
 
 FOLDS = 5  # of the paper: it gives the hours of five runs
 
@@ -208,9 +209,4 @@ def clock(seconds: float) -> str:
 
 def lasted(hours: float | None) -> str:
     """Hours as 4 s, 3 min or 2.5 h; "" for None."""
-    if hours is None:
-        return ""
-    seconds = 3600 * hours
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{hours:,.1f} h"
+    return duration(None if hours is None else 3600 * hours)
