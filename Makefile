@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | bench | bench-peers | gpu  PYTHON=python3.12 chooses another interpreter
+# make setup | demo | test | lint | keys | bench | bench-peers | gpu  PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -9,7 +9,7 @@ DEMO := demo
 PEERS := .venv-peers
 PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 
-.PHONY: setup demo test lint bench bench-peers gpu clean-demo
+.PHONY: setup demo test lint keys bench bench-peers gpu clean-demo
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -37,6 +37,10 @@ demo: setup $(DEMO)/data/Phantoms/dataset.json
 
 clean-demo:
 	rm -rf $(DEMO)
+
+# Every key's explanation, from where the key is defined.
+keys: setup
+	$(BIN)/hpcseg keys --markdown > docs/keys.md
 
 lint: setup
 	$(BIN)/python -m ruff format --check .

@@ -7,7 +7,7 @@ import time
 
 import typer
 
-from hpcseg.commands import data, models, results, runs, sweeps
+from hpcseg.commands import data, keys, models, results, runs, sweeps
 from hpcseg.errors import HpcsegError
 from hpcseg.screens import terminal
 
@@ -24,6 +24,7 @@ for command in (
     data.phantom,
     data.pack,
     data.inspect,
+    keys.keys,
     sweeps.sweep,
     runs.status,
     runs.logs,

@@ -10,6 +10,7 @@ brings is declared in the same way.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import types
 import typing
@@ -25,7 +26,6 @@ Count = Annotated[int, Field(ge=1)]
 
 T = TypeVar("T")
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", dict: "table"}
-_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 class Section(BaseModel):
@@ -76,29 +76,53 @@ class Key:
         return _holds_list(self.annotation)
 
 
-def keys_of(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> Iterator[Key]:
-    """Every key of a model and of the sections in it, in their order.
+@dataclass(frozen=True)
+class Group:
+    """The keys that stand side by side in one section; `about` is what its class says of itself."""
+
+    name: str
+    about: str
+    keys: tuple[Key, ...]
+
+
+def groups_of(model: type[BaseModel], name: str = "", defaults: BaseModel | None = None) -> Iterator[Group]:
+    """The keys of a model, then those of each section in it.
 
     Args:
         model: whose keys.
-        prefix: is put before each name.
+        name: of the section that the model is; "": the top of a file.
         defaults: a model whose values are the defaults, where they are not the keys' own.
     """
-    for name, field in model.model_fields.items():
+    prefix = f"{name}." if name else ""
+    keys: list[Key] = []
+    inner: list[Group] = []
+    for field_name, field in model.model_fields.items():
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        default = getattr(defaults, name, default)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from keys_of(field.annotation, f"{prefix}{name}.", default)
+        default = getattr(defaults, field_name, default)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner += groups_of(kind, f"{prefix}{field_name}", default)
             continue
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        yield Key(
-            f"{prefix}{name}",
-            Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,
-            default,
-            str(extra.get("unit", "")),
-            str(extra.get("source", "")),
-            field.description or "",
+        keys.append(
+            Key(
+                f"{prefix}{field_name}",
+                Annotated[kind, *field.metadata] if field.metadata else kind,
+                default,
+                str(extra.get("unit", "")),
+                str(extra.get("source", "")),
+                field.description or "",
+            )
         )
+    if keys:
+        yield Group(name, inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0].replace("\n", " "), tuple(keys))
+    yield from inner
+
+
+def keys_of(model: type[BaseModel], name: str = "") -> Iterator[Key]:
+    """Every key of a model and of the sections in it."""
+    for group in groups_of(model, name):
+        yield from group.keys
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -132,10 +156,12 @@ def spelled(annotation: Any) -> str:
     '"auto" or number > 0'
     >>> spelled(tuple[int, ...])
     '[integer, …]'
+    >>> spelled(Fraction)
+    '0 ≤ number ≤ 1'
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return " ".join([spelled(parts[0]), *_bounds(parts[1:])])
+        return _bounded(spelled(parts[0]), dict(_bounds(parts[1:])))
     if origin is Literal:
         return " or ".join(toml_text(value) for value in parts)
     if origin in (typing.Union, types.UnionType):
@@ -145,11 +171,20 @@ def spelled(annotation: Any) -> str:
     return _NAMES.get(origin or annotation, str(annotation))
 
 
-def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:
-    """`≥ 0`, `≤ 1`, ... of what stands beside a type in `Annotated`."""
+def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    """Name (ge, gt, le, lt) and value of each bound in what stands beside a type in `Annotated`."""
     for mark in metadata:
         yield from _bounds(tuple(getattr(mark, "metadata", ())))
-        yield from (f"{sign} {getattr(mark, name):g}" for name, sign in _BOUNDS.items() if hasattr(mark, name))
+        yield from ((name, getattr(mark, name)) for name in ("ge", "gt", "le", "lt") if hasattr(mark, name))
+
+
+def _bounded(word: str, bounds: dict[str, Any]) -> str:
+    """`number > 0`, `0 ≤ number < 1`."""
+    high = "".join(f" {sign} {bounds[name]:g}" for name, sign in (("le", "≤"), ("lt", "<")) if name in bounds)
+    for name, before, behind in (("ge", "≤", "≥"), ("gt", "<", ">")):
+        if name in bounds:
+            return f"{bounds[name]:g} {before} {word}{high}" if high else f"{word} {behind} {bounds[name]:g}"
+    return word + high
 
 
 @functools.cache

@@ -36,7 +36,7 @@ def test_keys_are_found_in_every_section_with_all_that_is_said_of_them() -> None
     assert [sizes.name, share.name, mode.name] == ["sizes", "inner.share", "inner.mode"]
     assert mode.default == "two"
     assert (share.default, share.unit, share.source, share.description) == (0.5, "share", "paper 1", "of the whole")
-    assert [sizes.kind, share.kind, mode.kind] == ["[integer, …] or integer ≥ 1", "number ≥ 0 ≤ 1", '"one" or "two"']
+    assert [sizes.kind, share.kind, mode.kind] == ["[integer, …] or integer ≥ 1", "0 ≤ number ≤ 1", '"one" or "two"']
     assert [sizes.holds_list, share.holds_list] == [True, False]
 
 

@@ -49,7 +49,7 @@ class NetworkConfig(Section):
 class TrainingConfig(Section):
     """Optimisation of the F-Net (paper 3.1.1; room `training`)."""
 
-    epochs: Count = key(1000, "at most", unit="epochs", source="paper 3.1.1")
+    epochs: Count = key(1000, "the most that a training takes", unit="epochs", source="paper 3.1.1")
     steps: Count = key(15, "minibatches of an epoch", unit="steps", source="paper 3.1.1")
     validation_steps: Count = key(8, "minibatches of its validation", unit="steps", source="paper 3.1.1")
     batch: Count = key(8, "patches of a minibatch, over all GPUs of the run", unit="patches", source="paper 3.2.3")
@@ -62,9 +62,9 @@ class TrainingConfig(Section):
         unit="exponent",
         source="ours: the focal loss's own; the paper names none",
     )
-    learning_rate: Positive = key(3e-4, "of Adam, at the start", unit="per step", source="paper 3.1.1")
+    learning_rate: Positive = key(3e-4, "learning rate of Adam, at the start", unit="per step", source="paper 3.1.1")
     weight_decay: Annotated[float, Field(ge=0)] = key(
-        3e-5, "L2, coupled as in torch.optim.Adam", unit="factor", source="paper 3.1.1"
+        3e-5, "of the weights in L2, coupled as in torch.optim.Adam", unit="factor", source="paper 3.1.1"
     )
     ema_training: Fraction = key(
         0.93, "weight of the old value in the moving average of the training loss", unit="share", source=_AS_NNUNET
@@ -99,19 +99,22 @@ class TrainingConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto",
-        "of convolutions; auto: bfloat16 on CUDA, float32 on CPU",
+        "number type of convolutions; auto: bfloat16 on CUDA, float32 on CPU",
         source="ours: speed; losses, norms stay float32",
     )
     compile: bool = key(False, "torch.compile the networks", source="ours: speed; it changes results by rounding")
     checkpoint_epochs: Count = key(
-        5, "between two saves; no part of a run's identity", unit="epochs", source="ours: what a killed job may lose"
+        5,
+        "between saves; no part of a run's identity",
+        unit="epochs",
+        source="ours: what a killed job may lose",
     )
 
 
 class AutoencoderConfig(Section):
     """The winner-take-all autoencoders and the volumes they see (paper 3.3; room `training`)."""
 
-    epochs: Count = key(500, "at most", unit="epochs", source="paper 3.3.1")
+    epochs: Count = key(500, "the most that a training takes", unit="epochs", source="paper 3.3.1")
     steps: Count = key(15, "minibatches of an epoch", unit="steps", source="paper 3.3.1")
     batch: Count = key(12, "patches of a minibatch", unit="patches", source="paper 3.4")
     winners: Count = key(
@@ -129,10 +132,10 @@ class AutoencoderConfig(Section):
         source="paper 3.4, where cbru was tried and dropped",
     )
     loss: Literal["huber", "l2"] = key(
-        "huber", "of the reconstruction", source="paper 3.4, where l2 was tried and dropped"
+        "huber", "loss of the reconstruction", source="paper 3.4, where l2 was tried and dropped"
     )
     huber_delta: Positive = key(1.0, "error from which the Huber loss is linear", unit="intensity", source="paper 3.4")
-    learning_rate: Positive = key(3e-4, "of Adam, at the start", unit="per step", source="paper 3.1.1")
+    learning_rate: Positive = key(3e-4, "learning rate of Adam, at the start", unit="per step", source="paper 3.1.1")
     sampling: Literal["auto", "gaussian", "uniform", "organ"] = key(
         "auto",
         "where patches are: around the middle, anywhere, around where the labelled organ should be; "
@@ -169,7 +172,7 @@ class TransferConfig(Section):
 class MultitaskConfig(Section):
     """S-MTL: F-Net and autoencoders side by side (paper 4.3, 4.4; room `training`)."""
 
-    levels: Count = key(2, "with an autoencoder, from the finest", unit="levels", source="paper 4.4")
+    levels: Count = key(2, "that have an autoencoder, from the finest", unit="levels", source="paper 4.4")
     batch: Count = key(5, "patches of the F-Net's minibatch", unit="patches", source="paper 4.3")
     autoencoder_batch: Count = key(8, "patches of each autoencoder's minibatch", unit="patches", source="paper 4.3")
     gamma: Literal["auto"] | Positive = key(

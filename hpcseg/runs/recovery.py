@@ -19,7 +19,7 @@ _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "": 1.0, "G": 1024.0, "T": 1024.0**2}
 
 
 class Budgets(Section):
-    """`[slurm.budgets]`: how often a run is begun again by itself, by cause; errors of the stage never are.
+    """How often a run is begun again by itself, by cause; errors of the stage never are.
 
     All but `memory` count in a row without progress: a run that gets on goes on without limit. Who submits a run again
     by hand begins to count anew.

@@ -76,7 +76,7 @@ class _Jobs(Reading):
 
 
 class LocalProfile(_Jobs):
-    """`[local]`: jobs on this machine."""
+    """Jobs on this machine."""
 
     slots: Annotated[int, Field(ge=0)] = key(
         0,
@@ -109,7 +109,7 @@ class LocalProfile(_Jobs):
 
 
 class StageResources(Section):
-    """`[slurm.pack]`, `[slurm.pretrain]`, `[slurm.train]`: what one job of a stage asks for.
+    """What one job of a stage asks for.
 
     A job that trains has one task per GPU, on CPUs one per node; they train one run together.
     """
@@ -133,7 +133,7 @@ class StageResources(Section):
         1, "per node; they train one run together, the minibatch shared", unit="GPUs", source="sbatch --gpus-per-node"
     )
     nodes: Count = key(1, "per job; a pack has one", unit="nodes", source="sbatch --nodes")
-    array_parallelism: Count = key(256, "at once, of one array", unit="jobs", source="sbatch --array")
+    array_parallelism: Count = key(256, "jobs of one array that run at once", unit="jobs", source="sbatch --array")
     signal_lead: Annotated[int, Field(ge=1)] = key(
         300,
         "between the warning (USR2) and the limit, until saves of the stage's runs were measured; then four times the "
@@ -155,9 +155,9 @@ class StageResources(Section):
 
 
 class SlurmProfile(_Jobs):
-    """`[slurm]`: what all jobs share."""
+    """What all jobs of a cluster share."""
 
-    partition: str = key("", '"": the cluster\'s default', source="sbatch --partition")
+    partition: str = key("", 'where jobs run; "": the cluster\'s default', source="sbatch --partition")
     account: str = key("", 'the project that pays; "": your default one', source="sbatch --account")
     setup: tuple[str, ...] = key(
         (), "shell commands that run before each job", source="ours: nothing is needed where hpcseg is on a shared disk"

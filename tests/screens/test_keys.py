@@ -1,0 +1,59 @@
+"""What `hpcseg keys` and docs/keys.md say, from the text beside each key."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hpcseg.errors import BadInput
+from hpcseg.screens.keys import every_group, keys_json, keys_lines, keys_markdown, keys_tables, matching
+
+
+def names(pattern: str | None) -> list[str]:
+    return [found["key"] for found in keys_json(matching(pattern))]
+
+
+def test_the_page_of_keys_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "keys.md"
+    assert page.read_text(encoding="utf-8") == keys_markdown(), "make keys writes it anew"
+
+
+def test_a_pattern_is_a_section_a_key_a_glob_or_a_part_of_a_name() -> None:
+    assert names("patches") == ["patches.size", "patches.lattice", "patches.foreground_share"]
+    assert names("strategy") == ["strategy"]
+    assert names("slurm.*.nodes") == ["slurm.pack.nodes", "slurm.pretrain.nodes", "slurm.train.nodes"]
+    assert names("fine_tune") == ["transfer.fine_tune_rate"]
+    assert {"training.epochs", "local.slots", "slurm.budgets.node"} <= set(names(None))
+
+
+def test_a_pattern_without_a_key_names_those_that_are_near() -> None:
+    with pytest.raises(BadInput, match=r"no key matches 'learning_rte'; near: .*training\.learning_rate") as near:
+        matching("learning_rte")
+    assert near.value.exit_code == 2
+    with pytest.raises(BadInput, match=r"no key matches 'xyz'; sections: data, preprocessing, "):
+        matching("xyz")
+
+
+def test_the_defaults_of_a_stage_are_those_of_that_stage() -> None:
+    gpus = {found["key"]: found["default"] for found in keys_json(matching("slurm.*.gpus"))}
+    assert gpus == {"slurm.pack.gpus": 0, "slurm.pretrain.gpus": 1, "slurm.train.gpus": 1}
+
+
+def test_each_key_has_a_line_in_a_pipe() -> None:
+    lines = keys_lines(matching("training"))
+    assert lines[0].split()[:4] == ["training.epochs", "1000", "epochs", "the"]
+    assert lines[0].endswith(" · integer ≥ 1 · paper 3.1.1")
+    assert len(keys_lines(every_group())) == len(names(None))
+
+
+def test_tables_hold_all_of_it_in_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in keys_tables(matching("training")):
+        console.print(table)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for name in ("plateau_factor", "0.0003", "per step", '"best" or "last"', "paper 3.1.1", "[training]"):
+        assert name in text
