@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.config import AugmentationConfig
-from hpcseg.patches.sampling import draw
+from hpcseg.patches.geometry import Triple
 from hpcseg.volumes.store import LEVELS
 
-Triple = tuple[int, int, int]
-_STREAMS_APART = 1 << 16  # transforms never share random numbers with positions
 _SLACK = 1e-3  # voxels by which float32 positions may miss the exact ones; they miss by much less
 _STEEPEST = 25.0  # degrees, see `growth`
 
@@ -53,17 +51,14 @@ class View(NamedTuple):
     map_34: NDArray[np.float64]
 
 
-def draw_transform(
-    config: AugmentationConfig, seed: int, stream: int, step: int, slot: int, centre_3: Sequence[float]
-) -> Transform:
+def draw_transform(config: AugmentationConfig, generator: np.random.Generator, centre_3: Sequence[float]) -> Transform:
     """Draw the transform of one patch: uniform translation per axis, rotation about each axis, one log-scale.
 
     Args:
         config: largest values of each.
-        seed, stream, step, slot: see `hpcseg.patches.sampling.draw`.
+        generator: of the patch's transform, see `hpcseg.patches.sampling.Draw`.
         centre_3: of the target.
     """
-    generator = draw(seed, stream + _STREAMS_APART, step, slot)
     shift_3 = generator.uniform(-config.translation, config.translation, 3)
     angles = np.radians(generator.uniform(-config.rotation, config.rotation, 3))
     scale = math.exp(generator.uniform(-config.log_scale, config.log_scale))

@@ -14,58 +14,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcseg.config import AugmentationConfig, PatchesConfig
 from hpcseg.patches.augmentation import draw_transform
 from hpcseg.patches.codes import COLUMNS, table_row
 from hpcseg.patches.geometry import PatchGeometry, target_lattice
 from hpcseg.patches.minibatch import Batch, CodedBatch, Layout, RawBatch, StreamedBatch
 from hpcseg.patches.reading import read_sample
 from hpcseg.patches.resident import ResidentBatch
-from hpcseg.patches.sampling import Places, Sample, Sampling, autoencoder_sample, segmentation_sample
+from hpcseg.patches.sampling import Draw, Sample, Sampling, Targets, autoencoder_sample, segmentation_sample
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews, StreamedViews, ViewLayout
 
-EVERY_SLOT = slice(None)
 
-
-class _Drawn(ABC):
+class _Batches(ABC):
     """What both kinds of minibatches share: all but where patches lie.
 
     They are cut from resident volumes if all sources have one.
     """
 
     def __init__(
-        self,
-        sources: Sequence[Source],
-        geometry: PatchGeometry,
-        *,
-        levels: Sequence[int],
-        labelled: bool,
-        lattice: int,
-        batch: int,
-        seed: int,
-        stream: int,
-        augmentation: AugmentationConfig | None,
-        part: slice,
-        dtype: torch.dtype,
+        self, sources: Sequence[Source], geometry: PatchGeometry, draw: Draw, *, levels: Sequence[int], labelled: bool
     ) -> None:
-        self._sources = tuple(sources)
-        self._places = Places([source.case for source in sources], [source.centre_3 for source in sources])
-        self._geometry = geometry
-        self._levels = tuple(levels)
-        self._labelled = labelled
-        self._lattice = target_lattice(geometry, lattice)
-        self._batch = batch
-        self._slots = range(batch)[part]
-        self._seed = seed
-        self._stream = stream
-        self._dtype = dtype
+        self._sources, self._geometry, self._draw = tuple(sources), geometry, draw
+        self._levels, self._labelled = tuple(levels), labelled
+        self._slots = range(draw.batch)[draw.part]
+        lattice = target_lattice(geometry, draw.lattice)
+        centres = [source.centre_3 for source in sources]
+        self._targets = Targets([source.case for source in sources], geometry.patch, lattice, centres)
         self._layout: Layout | ViewLayout
+        count, augmentation = len(self._slots), draw.augmentation
         if augmentation is not None and augmentation.enabled:
-            self._layout = ViewLayout(len(self._slots), geometry, self._levels, labelled, augmentation, dtype)
+            self._layout = ViewLayout(count, geometry, self._levels, labelled, augmentation, draw.dtype)
         else:
             edges = tuple(geometry.inputs[level] for level in levels)
-            self._layout = Layout(len(self._slots), edges, geometry.patch if labelled else None, dtype)
+            self._layout = Layout(count, edges, geometry.patch if labelled else None, draw.dtype)
         resident = [source.resident for source in sources if source.resident is not None]
         self._resident = resident if len(resident) == len(sources) else []
         rows = [table_row(source.case.slope, source.case.intercept, source.normalisation) for source in sources]
@@ -98,7 +79,7 @@ class _Drawn(ABC):
                 levels=self._levels,
                 labelled=self._labelled,
                 table_B6=table_B6,
-                dtype=self._dtype,
+                dtype=self._draw.dtype,
             )
         buffer = self._layout.buffer() if buffer is None else buffer
         parts = self._layout.parts(buffer)
@@ -130,7 +111,7 @@ class _Drawn(ABC):
         transforms = []
         for slot, sample in zip(self._slots, samples, strict=True):
             centre_3 = [position + half for position in sample.origin_3]
-            transforms.append(draw_transform(layout.config, self._seed, self._stream, step, slot, centre_3))
+            transforms.append(draw_transform(layout.config, self._draw.generator(step, slot, transform=True), centre_3))
         views = layout.views([sample.origin_3 for sample in samples], transforms, table_B6)
         if self._resident:
             return ResidentViews(layout, [self._resident[sample.case_index] for sample in samples], views)
@@ -138,66 +119,28 @@ class _Drawn(ABC):
         return StreamedViews.read(layout, sources, views, layout.buffer() if buffer is None else buffer)
 
 
-class SegmentationBatches(_Drawn):
+class SegmentationBatches(_Batches):
     """Minibatches of all levels with the target's labels.
 
     Args:
         sources: labelled volumes.
         geometry: of the patches.
-        patches: `lattice` and `foreground_share` are used; the size is the geometry's.
-        batch: patches of a minibatch.
-        seed: of the run.
-        stream: see `hpcseg.patches.sampling.Stream`.
-        augmentation: random transforms of the patches; None for none.
-        part: the slots of each minibatch that are wanted here; others are read by other ranks.
-        dtype: of the images: float32, or bfloat16 or float16, which are the float32 values rounded once.
+        draw: what each minibatch is drawn from.
+        foreground_share: of the patches, which are centred on foreground, see `segmentation_sample`.
     """
 
     def __init__(
-        self,
-        sources: Sequence[Source],
-        geometry: PatchGeometry,
-        patches: PatchesConfig,
-        *,
-        batch: int,
-        seed: int,
-        stream: int,
-        augmentation: AugmentationConfig | None = None,
-        part: slice = EVERY_SLOT,
-        dtype: torch.dtype = torch.float32,
+        self, sources: Sequence[Source], geometry: PatchGeometry, draw: Draw, *, foreground_share: float
     ) -> None:
-        super().__init__(
-            sources,
-            geometry,
-            levels=range(geometry.levels),
-            labelled=True,
-            lattice=patches.lattice,
-            batch=batch,
-            seed=seed,
-            stream=stream,
-            augmentation=augmentation,
-            part=part,
-            dtype=dtype,
-        )
-        self._foreground_share = patches.foreground_share
+        super().__init__(sources, geometry, draw, levels=range(geometry.levels), labelled=True)
+        self._foreground_share = foreground_share
 
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
-        return segmentation_sample(
-            self._seed,
-            self._stream,
-            step,
-            slot,
-            batch=self._batch,
-            foreground_share=self._foreground_share,
-            places=self._places,
-            patch=self._geometry.patch,
-            lattice=self._lattice.step,
-            phase=self._lattice.phase,
-        )
+        return segmentation_sample(self._targets, self._draw, step, slot, foreground_share=self._foreground_share)
 
 
-class AutoencoderBatches(_Drawn):
+class AutoencoderBatches(_Batches):
     """Minibatches of some levels, without labels.
 
     All levels of a slot belong to the same target, which is drawn as `autoencoder_sample` says.
@@ -205,61 +148,26 @@ class AutoencoderBatches(_Drawn):
     Args:
         sources: volumes, labelled or not.
         geometry: of the patches.
+        draw: what each minibatch is drawn from.
         levels: which of the geometry's levels, in the order wanted.
-        batch: patches of a minibatch.
-        seed: of the run.
-        stream: see `hpcseg.patches.sampling.Stream`.
         sampling: "gaussian", "uniform" or "organ", for which every source has a centre.
         sigma: of the Gaussian, in image sizes.
-        lattice: step of the target origins.
-        augmentation: random transforms of the patches; None for none.
-        part: the slots of each minibatch that are wanted here; others are read by other ranks.
-        dtype: of the images: float32, or bfloat16 or float16, which are the float32 values rounded once.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
         geometry: PatchGeometry,
+        draw: Draw,
         *,
         levels: Sequence[int],
-        batch: int,
-        seed: int,
-        stream: int,
         sampling: Sampling,
         sigma: float,
-        lattice: int,
-        augmentation: AugmentationConfig | None = None,
-        part: slice = EVERY_SLOT,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(
-            sources,
-            geometry,
-            levels=levels,
-            labelled=False,
-            lattice=lattice,
-            batch=batch,
-            seed=seed,
-            stream=stream,
-            augmentation=augmentation,
-            part=part,
-            dtype=dtype,
-        )
+        super().__init__(sources, geometry, draw, levels=levels, labelled=False)
         self._sampling: Sampling = sampling
         self._sigma = sigma
 
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
-        return autoencoder_sample(
-            self._seed,
-            self._stream,
-            step,
-            slot,
-            places=self._places,
-            patch=self._geometry.patch,
-            lattice=self._lattice.step,
-            phase=self._lattice.phase,
-            sampling=self._sampling,
-            sigma=self._sigma,
-        )
+        return autoencoder_sample(self._targets, self._draw, step, slot, sampling=self._sampling, sigma=self._sigma)

@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpcseg.patches.geometry import PatchGeometry
+from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.volumes.store import LEVELS
 
 Rows = NDArray[np.int64]
-Triple = tuple[int, int, int]
 LOWEST, HIGHEST = -32768, 32767  # of the codes
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from hpcseg.errors import BadInput
 
+Triple = tuple[int, int, int]  # z, y, x
 ENCODER_CONVOLUTIONS = 3  # per level (paper 3.1)
 
 
@@ -190,7 +191,7 @@ class Lattice:
     step: int
     phase: int
 
-    def nearest(self, origin_3: tuple[int, int, int]) -> tuple[int, int, int]:
+    def nearest(self, origin_3: Triple) -> Triple:
         """Return the lattice point nearest to `origin_3` (of two, the upper one)."""
         z, y, x = (self._nearest(position) for position in origin_3)
         return z, y, x

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from hpcseg.errors import BadInput
+from hpcseg.patches.sampling import Centre
 from hpcseg.patches.source import Source
 from hpcseg.volumes.store import LEVELS, StoredCase
 
@@ -30,7 +31,6 @@ _LEAST_LIKENESS = (
 _FLAT = 1e-6  # variance below which there is nothing to compare
 
 Volume = NDArray[np.float64]
-Centre = tuple[float, float, float]
 
 
 class Organ(NamedTuple):

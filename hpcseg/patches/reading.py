@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.patches.codes import pool_codes
-from hpcseg.patches.geometry import PatchGeometry
+from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.volumes.store import LEVELS
 
 Clip = tuple[float, float]
@@ -53,12 +53,12 @@ class Place(NamedTuple):
     """
 
     level: int
-    start_3: tuple[int, int, int]
+    start_3: Triple
     edge: int
     factor: int
 
     @property
-    def size_3(self) -> tuple[int, int, int]:
+    def size_3(self) -> Triple:
         """Shape of what is read."""
         return self.edge, self.edge, self.edge
 
@@ -68,14 +68,14 @@ class Place(NamedTuple):
         return self.level == 0 and self.factor > 1
 
 
-def locate(level: int, corner_3: tuple[int, int, int], size: int) -> Place:
+def locate(level: int, corner_3: Triple, size: int) -> Place:
     """Find the stored voxels from which a cube of `size` voxels of `level` is made, given its first corner."""
     stored = stored_level(level, corner_3)
     z, y, x = corner_3
     return Place(stored, (z >> stored, y >> stored, x >> stored), size << (level - stored), 1 << (level - stored))
 
 
-def stored_level(level: int, corner_3: tuple[int, int, int]) -> int:
+def stored_level(level: int, corner_3: Triple) -> int:
     """Return the coarsest of the stored levels, but none coarser than `level`, on which the corner is a whole voxel."""
     z, y, x = corner_3
     bits = z | y | x | (1 << min(level, LEVELS - 1))
@@ -93,7 +93,7 @@ def clip_codes(case: Coded, clip: Clip | None) -> tuple[int, int] | None:
 def read_box(
     case: BoxReader,
     level: int,
-    corner_3: tuple[int, int, int],
+    corner_3: Triple,
     size: int,
     clip: Clip | None,
     out: Codes | None = None,
@@ -120,7 +120,7 @@ def read_box(
 def read_sample(
     case: BoxReader,
     geometry: PatchGeometry,
-    origin_3: tuple[int, int, int],
+    origin_3: Triple,
     levels: Sequence[int],
     clip: Clip | None,
     out: Sequence[Codes] | None = None,
@@ -177,7 +177,7 @@ def _made(case: Coded, place: Place, codes: Codes, clip: Clip | None, out: Codes
     return pool_codes(codes, place.factor, out)
 
 
-def box_corner(geometry: PatchGeometry, level: int, origin_3: tuple[int, int, int]) -> tuple[int, int, int]:
+def box_corner(geometry: PatchGeometry, level: int, origin_3: Triple) -> Triple:
     """Return the first corner of a level's input box, given that of the target."""
     z, y, x = origin_3
     offset = geometry.origins[level]

@@ -21,13 +21,12 @@ from torch import Tensor
 from hpcseg import kernels
 from hpcseg.patches.codes import pool_codes_on_device
 from hpcseg.patches.cubes import Rows, facts, foveal_rows
-from hpcseg.patches.geometry import PatchGeometry
+from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.patches.minibatch import Batch, CodedBatch
 from hpcseg.patches.prefetch import reading_threads
 from hpcseg.patches.reading import Clip, box_corner, clip_codes, locate, overlap
 from hpcseg.volumes.store import LEVELS, StoredCase
 
-Triple = tuple[int, int, int]
 _SLAB = 32  # planes that are read at a time: whole chunks of a store
 
 

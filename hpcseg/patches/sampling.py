@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from hpcseg.config import AugmentationConfig
 from hpcseg.errors import BadInput
-from hpcseg.patches.geometry import Lattice
+from hpcseg.patches.geometry import Lattice, Triple
 
 Sampling = Literal["gaussian", "uniform", "organ"]
 Centre = tuple[float, float, float]
 WORD = 2**64 - 1
+_TRANSFORMS = 1 << 16  # added to a stream: transforms never share random numbers with positions
 
 
 class Stream(IntEnum):
@@ -32,11 +36,46 @@ class Stream(IntEnum):
     AUTOENCODER = 2
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How a series of minibatches is drawn: with a step, all that a minibatch depends on besides the volumes.
+
+    Attributes:
+        batch: patches of a minibatch.
+        seed: of the run; any integer, of which the lowest 64 bits count.
+        stream: what the series is for, see `Stream`.
+        lattice: step of the target origins, level-0 voxels.
+        augmentation: random transforms of the patches; None for none.
+        part: the slots of each minibatch that are wanted here; others are read by other ranks.
+        dtype: of the images: float32, or bfloat16 or float16, which are the float32 values rounded once.
+    """
+
+    batch: int
+    seed: int
+    stream: int
+    lattice: int = 1
+    augmentation: AugmentationConfig | None = None
+    part: slice = field(default_factory=lambda: slice(None))
+    dtype: torch.dtype = torch.float32
+
+    def generator(self, step: int, slot: int, *, transform: bool = False) -> np.random.Generator:
+        """Return the generator of one patch, the same on every call.
+
+        Args:
+            step: minibatch, from 0.
+            slot: patch of the minibatch, from 0.
+            transform: for the patch's transform, not for its place.
+        """
+        key = np.array([self.seed & WORD, self.stream + _TRANSFORMS * transform], np.uint64)
+        counter = np.array([0, 0, step, slot], np.uint64)  # its low words count the numbers drawn
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
 class CaseView(Protocol):
     """What sampling has to know of a stored case."""
 
     @property
-    def shape_zyx(self) -> tuple[int, int, int]:
+    def shape_zyx(self) -> Triple:
         """Voxels of level 0."""
 
     @property
@@ -52,102 +91,77 @@ class Sample(NamedTuple):
     """One patch: which case, and the first corner of its target."""
 
     case_index: int
-    origin_3: tuple[int, int, int]
+    origin_3: Triple
 
 
-class Places:
-    """The volumes to draw from, as drawing wants them: listed once, however often is drawn.
+class Targets:
+    """The targets to draw from, as drawing wants them: listed once, however often is drawn.
+
+    Args:
+        cases: volumes in which their centres lie.
+        patch: edge of a target.
+        lattice: on which its origin lies; the nearest one is taken.
+        centres: of the organ in each volume, level-0 voxels counted from the volume's corner; None: not known.
 
     Attributes:
         shapes: (z, y, x) of each volume.
         foreground: each volume that has any, with the classes of which it has some, ascending.
-        centres: of the organ in each volume, level-0 voxels counted from the volume's corner; None: not known.
     """
 
-    def __init__(self, cases: Sequence[CaseView], centres: Sequence[Centre | None] = ()) -> None:
+    def __init__(
+        self, cases: Sequence[CaseView], patch: int, lattice: Lattice, centres: Sequence[Centre | None] = ()
+    ) -> None:
         self.shapes = tuple(case.shape_zyx for case in cases)
         classes = ((index, case.foreground_classes) for index, case in enumerate(cases))
         self.foreground = tuple((index, found) for index, found in classes if found)
-        self.centres = tuple(centres)
-        self._cases = tuple(cases)
+        self._cases, self._patch, self._lattice, self._centres = tuple(cases), patch, lattice, tuple(centres)
 
     def voxels(self, case_index: int, class_index: int) -> NDArray[np.int32]:
         """Foreground voxels (N, 3) of one class of one volume; read when they are first asked for."""
         return self._cases[case_index].foreground_by_class[class_index]
 
+    def organ(self, case_index: int) -> Centre:
+        """Centre of a volume's organ; refused where it is not known."""
+        centre_3 = self._centres[case_index] if self._centres else None
+        if centre_3 is None:
+            raise BadInput("autoencoder.sampling = 'organ': the organ of a volume was not located")
+        return centre_3
 
-def draw(seed: int, stream: int, step: int, slot: int) -> np.random.Generator:
-    """Return the generator of one patch, the same on every call.
-
-    Args:
-        seed: any integer; only its lowest 64 bits count.
-        stream: see `Stream`.
-        step: minibatch, from 0.
-        slot: patch of the minibatch, from 0.
-    """
-    key = np.array([seed & WORD, stream], np.uint64)
-    counter = np.array([0, 0, step, slot], np.uint64)  # its low words count the numbers drawn
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    def at(self, case_index: int, centre_3: Triple) -> Sample:
+        """The target that is centred on a voxel, moved to the lattice."""
+        z, y, x = (position - self._patch // 2 for position in centre_3)
+        return Sample(case_index, self._lattice.nearest((z, y, x)))
 
 
-def segmentation_sample(
-    seed: int,
-    stream: int,
-    step: int,
-    slot: int,
-    *,
-    batch: int,
-    foreground_share: float,
-    places: Places,
-    patch: int,
-    lattice: int,
-    phase: int,
-) -> Sample:
+def segmentation_sample(targets: Targets, draw: Draw, step: int, slot: int, *, foreground_share: float) -> Sample:
     """Place one patch of a segmentation minibatch.
 
     The first ceil(foreground_share · batch) slots are centred on a stored foreground voxel: of a case drawn uniformly
     among those that have any, then a class of it, then a voxel. The others are centred on any voxel of any case.
 
     Args:
-        seed, stream, step, slot: see `draw`; slot is less than `batch`.
-        batch: patches of a minibatch.
+        targets: to draw from.
+        draw: see there for `step` and `slot`, which is less than `draw.batch`.
         foreground_share: from 0 to 1.
-        places: volumes to draw from.
-        patch: edge of the target.
-        lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
 
     Raises:
         BadInput: there is no case, or a foreground voxel is wanted and no case has any.
     """
-    generator = draw(seed, stream, step, slot)
-    if slot < foreground_slots(foreground_share, batch):
-        case_index, centre_3 = _foreground_voxel(generator, places)
-    else:
-        case_index = _any_case(generator, places)
-        centre_3 = _uniform_voxel(generator, places.shapes[case_index])
-    return Sample(case_index, _target_origin(centre_3, patch, Lattice(lattice, phase)))
+    generator = draw.generator(step, slot)
+    if slot < foreground_slots(foreground_share, draw.batch):
+        return targets.at(*_foreground_voxel(generator, targets))
+    case_index = _any_case(generator, targets)
+    return targets.at(case_index, _uniform_voxel(generator, targets.shapes[case_index]))
 
 
 def autoencoder_sample(
-    seed: int,
-    stream: int,
-    step: int,
-    slot: int,
-    *,
-    places: Places,
-    patch: int,
-    lattice: int,
-    phase: int,
-    sampling: Sampling,
-    sigma: float,
+    targets: Targets, draw: Draw, step: int, slot: int, *, sampling: Sampling, sigma: float
 ) -> Sample:
     """Place one patch of an autoencoder minibatch in a case drawn uniformly.
 
     Args:
-        seed, stream, step, slot: see `draw`.
-        places: volumes to draw from.
-        patch: edge of the target.
-        lattice, phase: the origin is moved to the nearest one that equals `phase` modulo `lattice`.
+        targets: to draw from.
+        draw: see there for `step` and `slot`.
         sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside;
             "organ": the same around the organ's centre.
         sigma: of the Gaussian, in image sizes.
@@ -155,15 +169,13 @@ def autoencoder_sample(
     Raises:
         BadInput: there is no case, or the centre of its organ is wanted and not known.
     """
-    generator = draw(seed, stream, step, slot)
-    case_index = _any_case(generator, places)
-    shape_zyx = places.shapes[case_index]
+    generator = draw.generator(step, slot)
+    case_index = _any_case(generator, targets)
+    shape_zyx = targets.shapes[case_index]
     if sampling == "uniform":
-        centre_3 = _uniform_voxel(generator, shape_zyx)
-    else:
-        around_3 = _organ_centre(places, case_index) if sampling == "organ" else _middle(shape_zyx)
-        centre_3 = _gaussian_voxel(generator, shape_zyx, around_3, sigma)
-    return Sample(case_index, _target_origin(centre_3, patch, Lattice(lattice, phase)))
+        return targets.at(case_index, _uniform_voxel(generator, shape_zyx))
+    around_3 = targets.organ(case_index) if sampling == "organ" else _middle(shape_zyx)
+    return targets.at(case_index, _gaussian_voxel(generator, shape_zyx, around_3, sigma))
 
 
 def foreground_slots(foreground_share: float, batch: int) -> int:
@@ -171,44 +183,35 @@ def foreground_slots(foreground_share: float, batch: int) -> int:
     return math.ceil(foreground_share * batch - 1e-9)  # 0.07 · 100 is a little more than 7
 
 
-def _any_case(generator: np.random.Generator, places: Places) -> int:
-    if not places.shapes:
+def _any_case(generator: np.random.Generator, targets: Targets) -> int:
+    if not targets.shapes:
         raise BadInput("no volume to draw patches from: check the split (labelled, data.folds) and the store's cases")
-    return int(generator.integers(len(places.shapes)))
+    return int(generator.integers(len(targets.shapes)))
 
 
-def _foreground_voxel(generator: np.random.Generator, places: Places) -> tuple[int, tuple[int, int, int]]:
-    if not places.foreground:
+def _foreground_voxel(generator: np.random.Generator, targets: Targets) -> tuple[int, Triple]:
+    if not targets.foreground:
         raise BadInput(
-            f"none of the {len(places.shapes)} volumes to draw from has a foreground voxel: check data.foreground, "
+            f"none of the {len(targets.shapes)} volumes to draw from has a foreground voxel: check data.foreground, "
             "or set patches.foreground_share = 0"
         )
-    case_index, classes = places.foreground[generator.integers(len(places.foreground))]
-    voxels_N3 = places.voxels(case_index, classes[generator.integers(len(classes))])
+    case_index, classes = targets.foreground[generator.integers(len(targets.foreground))]
+    voxels_N3 = targets.voxels(case_index, classes[generator.integers(len(classes))])
     z, y, x = voxels_N3[generator.integers(len(voxels_N3))].tolist()
     return case_index, (z, y, x)
 
 
-def _uniform_voxel(generator: np.random.Generator, shape_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
+def _uniform_voxel(generator: np.random.Generator, shape_zyx: Triple) -> Triple:
     z, y, x = generator.integers(shape_zyx).tolist()
     return z, y, x
 
 
-def _middle(shape_zyx: tuple[int, int, int]) -> Centre:
+def _middle(shape_zyx: Triple) -> Centre:
     z, y, x = shape_zyx
     return z / 2, y / 2, x / 2
 
 
-def _organ_centre(places: Places, case_index: int) -> Centre:
-    centre_3 = places.centres[case_index] if places.centres else None
-    if centre_3 is None:
-        raise BadInput("autoencoder.sampling = 'organ': the organ of a volume was not located")
-    return centre_3
-
-
-def _gaussian_voxel(
-    generator: np.random.Generator, shape_zyx: tuple[int, int, int], around_3: Centre, sigma: float
-) -> tuple[int, int, int]:
+def _gaussian_voxel(generator: np.random.Generator, shape_zyx: Triple, around_3: Centre, sigma: float) -> Triple:
     """Draw each axis for itself: inside is a box, so this is what redrawing all three until inside gives."""
     axes = zip(shape_zyx, around_3, strict=True)
     z, y, x = (_gaussian_position(generator, size, around, sigma) for size, around in axes)
@@ -220,8 +223,3 @@ def _gaussian_position(generator: np.random.Generator, size: int, around: float,
         position = math.floor(generator.normal(around, sigma * size))
         if 0 <= position < size:
             return position
-
-
-def _target_origin(centre_3: tuple[int, int, int], patch: int, lattice: Lattice) -> tuple[int, int, int]:
-    z, y, x = (position - patch // 2 for position in centre_3)
-    return lattice.nearest((z, y, x))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from hpcseg.patches.reading import Clip
 from hpcseg.patches.resident import ResidentCase, ResidentCases
+from hpcseg.patches.sampling import Centre
 from hpcseg.volumes.intensities import Normalisation
 from hpcseg.volumes.store import StoredCase
 
@@ -26,7 +27,7 @@ class Source:
     normalisation: Normalisation
     pyramid_clip: Clip | None
     resident: ResidentCase | None = None
-    centre_3: tuple[float, float, float] | None = None
+    centre_3: Centre | None = None
 
     def on_device(self, cases: ResidentCases) -> Source:
         """Return this source with its volume among `cases`, copied there if it is not yet."""

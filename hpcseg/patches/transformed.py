@@ -19,11 +19,11 @@ from torch import Tensor
 
 from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
-from hpcseg.patches.augmentation import Transform, Triple, View, largest_box, view
+from hpcseg.patches.augmentation import Transform, View, largest_box, view
 from hpcseg.patches.buffers import Parts, aligned, new_buffer, on_device
 from hpcseg.patches.codes import COLUMNS, windowed
 from hpcseg.patches.cubes import Rows, box_row
-from hpcseg.patches.geometry import PatchGeometry
+from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.patches.interpolation import linear, nearest
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.reading import box_corner

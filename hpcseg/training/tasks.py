@@ -20,7 +20,7 @@ from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.prefetch import prefetched
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.training.loop import Task
 from hpcseg.training.model import SegmentationNetwork, geometry_of
@@ -64,17 +64,17 @@ class SegmentationTask(Task):
 
     def _batches(self, sources: Sequence[Source], stream: Stream, batch: int) -> SegmentationBatches:
         config = self.config
-        return SegmentationBatches(
-            sources,
-            geometry_of(config),
-            config.patches,
+        draw = Draw(
             batch=batch,
             seed=config.seed,
             stream=stream,
+            lattice=config.patches.lattice,
             augmentation=config.augmentation if stream == Stream.TRAINING else None,
             part=self.ranks.part,
             dtype=self.precision.input_dtype,
         )
+        share = config.patches.foreground_share
+        return SegmentationBatches(sources, geometry_of(config), draw, foreground_share=share)
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Training batches from the global step `first_step` on."""
@@ -230,19 +230,16 @@ def autoencoder_batches(
     sampling = config.autoencoder.sampling
     if sampling == "auto":
         sampling = "uniform" if config.autoencoder.with_supplementary else "gaussian"
-    return AutoencoderBatches(
-        sources,
-        geometry_of(config),
-        levels=levels,
+    draw = Draw(
         batch=batch,
         seed=config.seed,
         stream=Stream.AUTOENCODER,
-        sampling=sampling,
-        sigma=config.autoencoder.sigma,
         lattice=config.patches.lattice,
         augmentation=config.augmentation,
         part=ranks.part,
     )
+    sigma = config.autoencoder.sigma
+    return AutoencoderBatches(sources, geometry_of(config), draw, levels=levels, sampling=sampling, sigma=sigma)
 
 
 def reconstruction_loss(

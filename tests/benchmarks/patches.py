@@ -14,7 +14,7 @@ from hpcseg.machine import usable_cores
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import RawBatch
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.training.model import new_network
 from hpcseg.training.tasks import SegmentationTask
@@ -25,7 +25,7 @@ from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, at_mos
 from tests.benchmarks.timing import fastest, interleaved, one_thread, warm_file
 
 GEOMETRY = FovealGeometry(patch=72, kernel=5, levels=4)
-PATCHES = PatchesConfig(size=72, lattice=4)
+FOREGROUND_SHARE = PatchesConfig().foreground_share
 BATCH = 8
 STEPS = range(8)
 SAMPLES = BATCH * len(STEPS)
@@ -132,9 +132,8 @@ class Reader:
     def __init__(self, store: Store, *, batch: int = BATCH, augmentation: AugmentationConfig | None = None) -> None:
         normalisation = Normalisation(lo=-160.0, hi=240.0, mean=40.0, std=100.0)
         self.sources = [Source(store.case(name), normalisation, store.pyramid_clip) for name in store.names]
-        self._batches = SegmentationBatches(
-            self.sources, GEOMETRY, PATCHES, batch=batch, seed=0, stream=Stream.TRAINING, augmentation=augmentation
-        )
+        draw = Draw(batch=batch, seed=0, stream=Stream.TRAINING, lattice=4, augmentation=augmentation)
+        self._batches = SegmentationBatches(self.sources, GEOMETRY, draw, foreground_share=FOREGROUND_SHARE)
         self._own = threading.local()
 
     def read(self, step: int) -> RawBatch:

@@ -14,7 +14,7 @@ import torch
 from hpcseg.config import RunConfig
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.resident import ResidentCases
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.tiers import Tier
 from hpcseg.spec import Reading
@@ -185,16 +185,10 @@ def _short(name: str) -> str:
 def _gather(kit: Kit, sources: list[Source], lattice: int) -> tuple[float, float]:
     """Milliseconds on the device and of the host."""
     device = kit.machine.device
-    patches = configured(kit.sizes.config, patches={"lattice": lattice}).patches
-    batches = SegmentationBatches(
-        sources,
-        kit.sizes.geometry,
-        patches,
-        batch=kit.sizes.config.training.batch,
-        seed=0,
-        stream=Stream.TRAINING,
-        dtype=torch.bfloat16,
-    )
+    config = kit.sizes.config
+    draw = Draw(batch=config.training.batch, seed=0, stream=Stream.TRAINING, lattice=lattice, dtype=torch.bfloat16)
+    share = config.patches.foreground_share
+    batches = SegmentationBatches(sources, kit.sizes.geometry, draw, foreground_share=share)
     timing = kit.machine.milliseconds(*(lambda step=step: batches.raw(step).to(device) for step in range(SETS)))
     kit.machine.synchronize()
     begin = time.perf_counter()

@@ -14,7 +14,7 @@ from torch import Tensor
 from hpcseg.kernels import torch_alone
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.resident import ResidentCases
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.training.precision import be_deterministic
 from hpcseg.training.tasks import SegmentationTask
 from tests.gpu import planning, steps
@@ -120,11 +120,10 @@ def test_resident_and_streamed_minibatches_are_the_same_bits(
     kit: Kit, stack: ExitStack, lattice: int, dtype: torch.dtype
 ) -> None:
     sources, cases = labelled_sources(kit, stack), ResidentCases(kit.machine.device)
-    config = configured(kit.sizes.config, patches={"lattice": lattice})
+    draw = Draw(batch=3, seed=5, stream=Stream.TRAINING, lattice=lattice, dtype=dtype)
+    share = kit.sizes.config.patches.foreground_share
     streamed, resident = (
-        SegmentationBatches(
-            own, kit.sizes.geometry, config.patches, batch=3, seed=5, stream=Stream.TRAINING, dtype=dtype
-        )
+        SegmentationBatches(own, kit.sizes.geometry, draw, foreground_share=share)
         for own in (sources, [source.on_device(cases) for source in sources])
     )
     for step in range(3):

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.config import AugmentationConfig
 from hpcseg.patches.augmentation import Transform, draw_transform, growth, largest_box, rotation, view
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.interpolation import linear, nearest
 from hpcseg.patches.reading import read_box
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.volumes.intensities import Normalisation
 
@@ -160,8 +160,9 @@ def test_outside_the_volume_is_padding(case):
 
 def test_draws_are_pure_within_limits_and_fill_them():
     config = AugmentationConfig(enabled=True, translation=10, rotation=15, log_scale=0.2)
-    drawn = [draw_transform(config, 1, Stream.TRAINING, step, 3, (0, 0, 0)) for step in range(300)]
-    again = draw_transform(config, 1, Stream.TRAINING, 7, 3, (0, 0, 0))
+    draw = Draw(batch=4, seed=1, stream=Stream.TRAINING)
+    generators = [draw.generator(step, 3, transform=True) for step in (*range(300), 7)]
+    *drawn, again = (draw_transform(config, generator, (0, 0, 0)) for generator in generators)
     assert np.array_equal(drawn[7].matrix_33, again.matrix_33)
     shifts = np.array([t.shift_3 for t in drawn])
     assert 9 < np.abs(shifts).max() <= 10
@@ -173,7 +174,8 @@ def test_draws_are_pure_within_limits_and_fill_them():
 
 
 def test_drawn_transforms_stay_what_they_are():
-    drawn = draw_transform(AugmentationConfig(enabled=True), 3, Stream.TRAINING, 11, 2, (0, 0, 0))
+    generator = Draw(batch=4, seed=3, stream=Stream.TRAINING).generator(11, 2, transform=True)
+    drawn = draw_transform(AugmentationConfig(enabled=True), generator, (0, 0, 0))
     np.testing.assert_allclose(drawn.shift_3, [-4.02280102312053, -0.35474213738060, -9.33731109254802], rtol=1e-12)
     np.testing.assert_allclose(
         drawn.matrix_33[1], [-0.05875037679960596, 0.9180396716566801, 0.24055697557434494], rtol=1e-12
@@ -227,9 +229,8 @@ def test_the_bound_is_reached():
 def batches(case, config):
     geometry = FovealGeometry(24, 3, 3)
     sources = [Source(case, Normalisation(0, 600, 0, 1), None)]
-    return SegmentationBatches(
-        sources, geometry, PatchesConfig(size=24), batch=4, seed=0, stream=Stream.TRAINING, augmentation=config
-    )
+    draw = Draw(batch=4, seed=0, stream=Stream.TRAINING, lattice=4, augmentation=config)
+    return SegmentationBatches(sources, geometry, draw, foreground_share=0.3)
 
 
 def test_batches_are_pure_and_differ_from_plain_ones(case):

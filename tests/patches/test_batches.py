@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.config import AugmentationConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.reading import read_sample
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.volumes.intensities import Normalisation
 
 GEOMETRY = FovealGeometry(8, 3, 3)
 CLIP = (-200.0, 400.0)
-PATCHES = PatchesConfig(size=8, lattice=4, foreground_share=0.3)
+
+
+def _segmentation(sources, geometry=GEOMETRY, **changes):
+    draw = Draw(**({"batch": 4, "seed": 3, "stream": Stream.TRAINING, "lattice": 4} | changes))
+    return SegmentationBatches(sources, geometry, draw, foreground_share=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +44,12 @@ def sources(packed):
 
 @pytest.fixture
 def segmentation(sources):
-    return SegmentationBatches(sources, GEOMETRY, PATCHES, batch=4, seed=3, stream=Stream.TRAINING)
+    return _segmentation(sources)
 
 
-def _autoencoder(sources, **changes):
-    settings = {"levels": (0, 2), "batch": 5, "seed": 3, "stream": Stream.AUTOENCODER}
-    settings |= {"sampling": "gaussian", "sigma": 0.25, "lattice": 4}
-    return AutoencoderBatches(sources, GEOMETRY, **(settings | changes))
+def _autoencoder(sources, *, levels=(0, 2), sigma=0.25, **changes):
+    draw = Draw(batch=5, seed=3, stream=Stream.AUTOENCODER, lattice=4, **changes)
+    return AutoencoderBatches(sources, GEOMETRY, draw, levels=levels, sampling="gaussian", sigma=sigma)
 
 
 def _equal(first, second):
@@ -87,8 +90,7 @@ def test_the_share_of_foreground_is_kept(segmentation):
 
 
 def test_voxels_outside_the_volume_are_normalised_padding(sources):
-    small = [sources[0]]
-    batches = SegmentationBatches(small, FovealGeometry(8, 3, 4), PATCHES, batch=4, seed=0, stream=Stream.TRAINING)
+    batches = _segmentation([sources[0]], FovealGeometry(8, 3, 4), seed=0)
     corner = batches.batch(0).images[3][:, 0, 0, 0, 0]  # 38 voxels before the target: outside in every direction
     norm = sources[0].normalisation
     assert torch.allclose(corner, torch.full((4,), (norm.lo - norm.mean) / norm.std))
@@ -121,7 +123,7 @@ def test_batches_do_not_depend_on_order_or_threads(segmentation, sources):
 
 def test_seeds_and_streams_give_other_batches(sources, segmentation):
     others = [
-        SegmentationBatches(sources, GEOMETRY, PATCHES, batch=4, seed=seed, stream=stream)
+        _segmentation(sources, seed=seed, stream=stream)
         for seed, stream in ((4, Stream.TRAINING), (3, Stream.VALIDATION))
     ]
     assert not any(_equal(segmentation.batch(0), other.batch(0)) for other in others)
@@ -146,8 +148,7 @@ def test_a_batch_outlives_the_buffer_it_was_read_into(segmentation):
 
 
 def _augmented(sources, **changes):
-    settings = {"batch": 3, "seed": 3, "stream": Stream.TRAINING, "augmentation": AugmentationConfig(enabled=True)}
-    return SegmentationBatches(sources, GEOMETRY, PATCHES, **(settings | changes))
+    return _segmentation(sources, **({"batch": 3, "augmentation": AugmentationConfig(enabled=True)} | changes))
 
 
 def test_augmented_batches_fit_their_buffer_too(sources):
@@ -194,9 +195,7 @@ def test_intensities_are_clipped_after_they_were_interpolated(packed):
 @pytest.mark.parametrize("enabled", [False, True])
 def test_a_gpu_windows_what_it_fetches_from_pinned_memory(sources, enabled):
     augmentation = AugmentationConfig(enabled=enabled)
-    batches = SegmentationBatches(
-        sources, GEOMETRY, PATCHES, batch=4, seed=3, stream=Stream.TRAINING, augmentation=augmentation
-    )
+    batches = _segmentation(sources, augmentation=augmentation)
     assert batches.buffer(pinned=True).is_pinned()
     for step, found in enumerate(prefetched(batches, range(8), device="cuda")):
         expected = batches.batch(step)

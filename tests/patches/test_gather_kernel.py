@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.config import AugmentationConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.buffers import on_device
 from hpcseg.patches.codes import table_row, windowed
@@ -15,7 +15,7 @@ from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import CodedBatch
 from hpcseg.patches.reading import box_corner
 from hpcseg.patches.resident import ResidentBatch, ResidentCase, ResidentCases
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews
 from hpcseg.volumes.intensities import Normalisation
@@ -54,13 +54,13 @@ def resident(streamed, kernel_device):
 
 
 def _segmentation(sources, lattice, **changes):
-    patches = PatchesConfig(size=GEOMETRY.patch, lattice=lattice)
-    return SegmentationBatches(sources, GEOMETRY, patches, batch=2, seed=5, stream=Stream.TRAINING, **changes)
+    draw = Draw(batch=2, seed=5, stream=Stream.TRAINING, lattice=lattice, **changes)
+    return SegmentationBatches(sources, GEOMETRY, draw, foreground_share=0.3)
 
 
 def _autoencoder(sources, lattice, **changes):
-    settings = {"levels": (3, 1), "batch": 2, "seed": 5, "stream": Stream.AUTOENCODER, "lattice": lattice}
-    return AutoencoderBatches(sources, GEOMETRY, **settings, sampling="uniform", sigma=0.25, **changes)
+    draw = Draw(batch=2, seed=5, stream=Stream.AUTOENCODER, lattice=lattice, **changes)
+    return AutoencoderBatches(sources, GEOMETRY, draw, levels=(3, 1), sampling="uniform", sigma=0.25)
 
 
 def _gathered(rows_BCR, table_B6, dtype, device):
@@ -268,11 +268,10 @@ def test_the_papers_minibatches(packed, kernel_device, lattice, dtype):
     volume = generator.normal(0, 300, shape).astype(np.float32)
     store = packed({"large": (volume, (generator.random(shape) < 0.2).astype(np.uint8))}, clip=CLIP)
     source = Source(store.case("large"), Normalisation(-160, 240, 31.7, 77.1), store.pyramid_clip)
-    patches = PatchesConfig(size=72, lattice=lattice)
-    settings = {"batch": 4, "seed": 1, "stream": Stream.TRAINING, "dtype": dtype}
-    expected = SegmentationBatches([source], geometry, patches, **settings).batch(0)
+    draw = Draw(batch=4, seed=1, stream=Stream.TRAINING, lattice=lattice, dtype=dtype)
+    expected = SegmentationBatches([source], geometry, draw, foreground_share=0.3).batch(0)
     there = source.on_device(ResidentCases(kernel_device))
-    raw = SegmentationBatches([there], geometry, patches, **settings).raw(0)
+    raw = SegmentationBatches([there], geometry, draw, foreground_share=0.3).raw(0)
     images, label = _gathered(raw.rows(), raw.table_B6.numpy(), dtype, kernel_device)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(images, expected.images, strict=True))
     assert torch.equal(label.cpu(), expected.label_BDHW)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg import kernels
-from hpcseg.config import AugmentationConfig, PatchesConfig
+from hpcseg.config import AugmentationConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import StreamedBatch
 from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.reading import read_box
 from hpcseg.patches.resident import ResidentBatch, ResidentCases, resident_bytes
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews
 from hpcseg.volumes.intensities import Normalisation
@@ -49,13 +49,13 @@ def resident(streamed):
 
 
 def _segmentation(sources, lattice, **changes):
-    patches = PatchesConfig(size=8, lattice=lattice)
-    return SegmentationBatches(sources, GEOMETRY, patches, batch=6, seed=5, stream=Stream.TRAINING, **changes)
+    draw = Draw(batch=6, seed=5, stream=Stream.TRAINING, lattice=lattice, **changes)
+    return SegmentationBatches(sources, GEOMETRY, draw, foreground_share=0.3)
 
 
 def _autoencoder(sources, lattice, **changes):
-    settings = {"levels": (3, 1), "batch": 6, "seed": 5, "stream": Stream.AUTOENCODER, "lattice": lattice}
-    return AutoencoderBatches(sources, GEOMETRY, **settings, sampling="uniform", sigma=0.25, **changes)
+    draw = Draw(batch=6, seed=5, stream=Stream.AUTOENCODER, lattice=lattice, **changes)
+    return AutoencoderBatches(sources, GEOMETRY, draw, levels=(3, 1), sampling="uniform", sigma=0.25)
 
 
 def _equal(first, second):

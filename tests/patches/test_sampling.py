@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.patches.sampling import Places, Stream, autoencoder_sample, draw, foreground_slots, segmentation_sample
+from hpcseg.patches.geometry import Lattice
+from hpcseg.patches.sampling import Draw, Stream, Targets, autoencoder_sample, foreground_slots, segmentation_sample
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,22 @@ CASES = (
     Case((20, 20, 20), {1: _voxels()}),
     Case((33, 44, 55), {1: _voxels((5, 6, 7)), 2: _voxels()}),
 )
-PLACES = Places(CASES)
-EXACT = {"patch": 7, "lattice": 1, "phase": 0}  # origin = centre - 3
+SNAPPED = {"patch": 16, "lattice": Lattice(4, 2)}
+EXACT = {"patch": 7, "lattice": Lattice(1, 0)}  # origin = centre - 3
 
 
-def _segmentation(seed, stream, step, slot, **changes):
-    settings = {"batch": 8, "foreground_share": 0.3, "places": PLACES, "patch": 16, "lattice": 4, "phase": 2}
-    return segmentation_sample(seed, stream, step, slot, **(settings | changes))
+def _segmentation(seed, stream, step, slot, cases=CASES, **changes):
+    targets = Targets(cases, **(SNAPPED | changes))
+    return segmentation_sample(targets, Draw(8, seed, stream), step, slot, foreground_share=0.3)
 
 
-def _autoencoder(seed, step, slot, **changes):
-    settings = {"places": PLACES, "sampling": "gaussian", "sigma": 0.25, **EXACT}
-    return autoencoder_sample(seed, Stream.AUTOENCODER, step, slot, **(settings | changes))
+def _autoencoder(seed, step, slot, cases=CASES, sampling="gaussian", sigma=0.25, **changes):
+    targets = Targets(cases, **(EXACT | changes))
+    return autoencoder_sample(targets, Draw(8, seed, Stream.AUTOENCODER), step, slot, sampling=sampling, sigma=sigma)
+
+
+def _number(seed, stream, step, slot, **changes):
+    return Draw(8, seed, stream).generator(step, slot, **changes).integers(2**60)
 
 
 @settings(max_examples=50)
@@ -53,8 +58,8 @@ def _autoencoder(seed, step, slot, **changes):
     places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 63)), min_size=2, max_size=8),
 )
 def test_draws_do_not_depend_on_their_order(seed, stream, places):
-    first = {place: draw(seed, stream, *place).integers(2**60) for place in places}
-    second = {place: draw(seed, stream, *place).integers(2**60) for place in reversed(places)}
+    first = {place: _number(seed, stream, *place) for place in places}
+    second = {place: _number(seed, stream, *place) for place in reversed(places)}
     assert first == second
 
 
@@ -62,24 +67,24 @@ def test_drawn_places_stay_what_they_are():
     assert _segmentation(3, Stream.TRAINING, 11, 2) == (0, (2, 2, 6))
     assert _segmentation(3, Stream.TRAINING, 11, 5) == (0, (18, 30, 18))
     assert _segmentation(3, Stream.TRAINING, 11, 7) == (2, (2, 14, 6))
-    snapped = {"patch": 16, "lattice": 4, "phase": 2}
-    assert _autoencoder(3, 11, 4, **snapped) == (0, (-2, 14, 30))
-    assert _autoencoder(3, 11, 4, sampling="uniform", **snapped) == (0, (14, -2, 6))
+    assert _autoencoder(3, 11, 4, **SNAPPED) == (0, (-2, 14, 30))
+    assert _autoencoder(3, 11, 4, sampling="uniform", **SNAPPED) == (0, (14, -2, 6))
 
 
-def test_seeds_streams_steps_and_slots_differ():
+def test_seeds_streams_steps_slots_and_transforms_differ():
     drawn = {
-        draw(seed, stream, step, slot).integers(2**60)
+        _number(seed, stream, step, slot, transform=transform)
         for seed in (-1, 0, 1)
         for stream in Stream
         for step in range(5)
         for slot in range(5)
+        for transform in (False, True)
     }
-    assert len(drawn) == 3 * len(Stream) * 25
+    assert len(drawn) == 3 * len(Stream) * 25 * 2
 
 
 def test_neighbouring_draws_are_independent():
-    uniform = np.array([[draw(0, 0, step, slot).random() for slot in range(2)] for step in range(2000)])
+    uniform = np.array([[Draw(8, 0, 0).generator(step, slot).random() for slot in range(2)] for step in range(2000)])
     assert abs(uniform.mean() - 0.5) < 0.02
     assert abs(np.corrcoef(uniform[:, 0], uniform[:, 1])[0, 1]) < 0.08
     assert abs(np.corrcoef(uniform[1:, 0], uniform[:-1, 0])[0, 1]) < 0.08
@@ -133,8 +138,8 @@ def test_uniform_slots_are_uniform_over_cases_and_voxels():
 @given(st.integers(0, 1000), st.integers(0, 7), st.sampled_from([1, 2, 4, 8]), st.integers(0, 7))
 def test_origins_lie_on_the_lattice_near_the_drawn_one(step, slot, lattice, phase):
     phase %= lattice
-    exact = _segmentation(3, Stream.VALIDATION, step, slot, lattice=1, phase=0)
-    snapped = _segmentation(3, Stream.VALIDATION, step, slot, lattice=lattice, phase=phase)
+    exact = _segmentation(3, Stream.VALIDATION, step, slot, lattice=Lattice(1, 0))
+    snapped = _segmentation(3, Stream.VALIDATION, step, slot, lattice=Lattice(lattice, phase))
     assert snapped.case_index == exact.case_index
     for found, wanted in zip(snapped.origin_3, exact.origin_3, strict=True):
         assert (found - phase) % lattice == 0
@@ -142,15 +147,15 @@ def test_origins_lie_on_the_lattice_near_the_drawn_one(step, slot, lattice, phas
 
 
 def test_no_foreground_anywhere_is_refused_only_where_it_is_wanted():
-    places = Places((Case((9, 9, 9)), CASES[1]))
+    cases = (Case((9, 9, 9)), CASES[1])
     with pytest.raises(BadInput, match=r"patches\.foreground_share"):
-        _segmentation(0, 0, 0, 0, places=places)
-    assert _segmentation(0, 0, 0, 3, places=places).case_index in (0, 1)
+        _segmentation(0, 0, 0, 0, cases)
+    assert _segmentation(0, 0, 0, 3, cases).case_index in (0, 1)
 
 
 def test_no_case_at_all_is_refused():
     with pytest.raises(BadInput, match="no volume"):
-        _autoencoder(0, 0, 0, places=Places(()))
+        _autoencoder(0, 0, 0, ())
 
 
 def test_gaussian_centres_follow_the_truncated_normal_around_the_image_centre():
@@ -169,8 +174,7 @@ def test_gaussian_centres_follow_the_truncated_normal_around_the_image_centre():
 
 
 def test_uniform_autoencoder_centres_reach_the_borders():
-    places = Places(CASES[1:2])
-    positions = {_autoencoder(5, step, 0, places=places, sampling="uniform").origin_3[0] for step in range(400)}
+    positions = {_autoencoder(5, step, 0, CASES[1:2], sampling="uniform").origin_3[0] for step in range(400)}
     assert positions == set(range(-3, 17))
 
 
@@ -182,17 +186,16 @@ def test_a_wide_gaussian_stays_inside():
 
 
 def test_around_the_image_centre_organ_sampling_is_gaussian_sampling():
-    middles = Places(CASES, [tuple(size / 2 for size in case.shape_zyx) for case in CASES])
+    middles = [tuple(size / 2 for size in case.shape_zyx) for case in CASES]
     for step in range(50):
-        assert _autoencoder(7, step, 1, places=middles, sampling="organ") == _autoencoder(7, step, 1)
+        assert _autoencoder(7, step, 1, centres=middles, sampling="organ") == _autoencoder(7, step, 1)
 
 
 def test_organ_centres_are_those_of_each_volume_and_stay_inside():
     centres = [(3.0, 45.0, 30.0), (10.0, 10.0, 19.5), (20.0, 5.0, 50.0)]
-    places = Places(CASES, centres)
     found = {index: [] for index in range(3)}
     for step in range(600):
-        sample = _autoencoder(8, step, 0, places=places, sampling="organ", sigma=0.03)
+        sample = _autoencoder(8, step, 0, centres=centres, sampling="organ", sigma=0.03)
         centre = np.array(sample.origin_3) + 3
         assert all(0 <= c < n for c, n in zip(centre, CASES[sample.case_index].shape_zyx, strict=True))
         found[sample.case_index].append(centre + 0.5)
@@ -201,6 +204,6 @@ def test_organ_centres_are_those_of_each_volume_and_stay_inside():
 
 
 def test_an_organ_that_was_not_located_is_refused():
-    for places in (PLACES, Places(CASES, [None] * 3)):
+    for centres in ((), [None] * 3):
         with pytest.raises(BadInput, match="not located"):
-            _autoencoder(0, 0, 0, places=places, sampling="organ")
+            _autoencoder(0, 0, 0, centres=centres, sampling="organ")

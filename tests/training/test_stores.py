@@ -13,7 +13,7 @@ from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import read_json
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.minibatch import Batch
-from hpcseg.patches.sampling import Stream
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.spec import Reading, TrainSpec
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel, geometry_of
@@ -42,9 +42,9 @@ def read(runs: Path, run: Path, train_spec: Callable[..., TrainSpec]) -> Reader:
             stores = Stores(runs, stack, (spec.labelled, spec.validation), reading, Control(run), gpu)
             window = stores.window(config.preprocessing, spec.labelled)
             sources = stores.sources(config.preprocessing, [spec.labelled], window)
-            batches = SegmentationBatches(
-                sources, geometry_of(config), config.patches, batch=4, seed=0, stream=Stream.TRAINING
-            )
+            draw = Draw(batch=4, seed=0, stream=Stream.TRAINING, lattice=config.patches.lattice)
+            share = config.patches.foreground_share
+            batches = SegmentationBatches(sources, geometry_of(config), draw, foreground_share=share)
             return stores, batches.raw(3).to(CPU)
 
     return read

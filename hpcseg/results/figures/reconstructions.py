@@ -68,7 +68,7 @@ def read_patches(spec: TrainSpec, runs_root: Path, count: int) -> list[Any]:
         BadInput: no validation case has a foreground voxel.
     """
     from hpcseg.patches.batches import SegmentationBatches
-    from hpcseg.patches.sampling import Stream
+    from hpcseg.patches.sampling import Draw, Stream
     from hpcseg.patches.source import Source
     from hpcseg.training.model import geometry_of
     from hpcseg.volumes.intensities import normalisation, percentile_window
@@ -87,14 +87,8 @@ def read_patches(spec: TrainSpec, runs_root: Path, count: int) -> list[Any]:
             codes, counts = case.histogram
             how = normalisation(config.preprocessing, (case.decode(codes), counts), window)
             sources.append(Source(case, how, store.pyramid_clip))
-        batches = SegmentationBatches(
-            sources,
-            geometry_of(config),
-            config.patches.model_copy(update={"foreground_share": 1.0}),
-            batch=count,
-            seed=config.seed,
-            stream=Stream.VALIDATION,
-        )
+        draw = Draw(batch=count, seed=config.seed, stream=Stream.VALIDATION, lattice=config.patches.lattice)
+        batches = SegmentationBatches(sources, geometry_of(config), draw, foreground_share=1.0)
         return list(batches.batch(0).images)
 
 
