@@ -18,6 +18,7 @@ ROOMS = (
     *("inference", "jobs", "submit", "results", "screens", "commands"),
 )
 SHARED = {"config", "errors", "files", "heartbeat", "kernels", "machine", "paths", "sections", "spec", "text"}
+SLURMS_COMMANDS = {"sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -74,3 +75,18 @@ def test_the_documented_shared_modules_are_those() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_are_read_at_one_sitting(name: str) -> None:
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 320
+
+
+def first_words(path: Path) -> Iterator[str]:
+    """Strings that come first in a call or in a list: there a command stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        items = node.args if isinstance(node, ast.Call) else getattr(node, "elts", [])
+        if items and isinstance(items[0], ast.Constant) and isinstance(items[0].value, str):
+            yield items[0].value
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) != "slurm"])
+def test_one_room_speaks_with_slurm(name: str) -> None:
+    assert not SLURMS_COMMANDS & set(first_words(MODULES[name]))
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert not re.findall(r"environ\S*SLURM_|[\"']SLURM_\w+[\"']", text)

@@ -35,10 +35,9 @@ def main(arguments: list[str]) -> int:
     folder, code = Path(arguments[0]), int(arguments[1])
     try:
         record = read_array(folder.parents[1], folder.name)
-        index = int(job.task.rpartition("_")[2])
-        if record is None or index not in record.tasks:
+        if record is None or job.index not in record.tasks:
             return 0
-        run = RunDir.of(folder.parents[1], record.stage, record.runs[record.tasks.index(index)])
+        run = RunDir.of(folder.parents[1], record.stage, record.runs[record.tasks.index(job.index)])
         look_after(run, job, record, code)
     except HpcsegError as error:
         print(error, file=sys.stderr)

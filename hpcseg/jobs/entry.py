@@ -12,7 +12,6 @@ that it is gone.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -37,7 +36,7 @@ from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.causes import end_of
 from hpcseg.runs.records import JOB_NAME, Submission
 from hpcseg.runs.rundir import RunDir, cause_of
-from hpcseg.slurm.job import SlurmJob, ask_about, slurm_job
+from hpcseg.slurm.job import SlurmJob, ask_about, can_requeue, slurm_job
 from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.training.control import Control
 from hpcseg.training.seat import Seat
@@ -147,13 +146,13 @@ def _seat() -> Seat:
         return Seat()
     from submitit import JobEnvironment
 
-    job = JobEnvironment()
+    job, slurm = JobEnvironment(), slurm_job()
     return Seat(
         rank=job.global_rank,
         world=job.num_tasks,
         local=job.local_rank,
         host="127.0.0.1" if job.num_nodes == 1 else socket.gethostname(),
-        job=f"{job.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}",
+        job=f"{job.job_id}.{0 if slurm is None else slurm.restart}",
     )
 
 
@@ -272,7 +271,7 @@ def _go_on(job: _Job, slurm: SlurmJob) -> None:
         StageFailed: its budget is exhausted, or Slurm does not take it.
         HpcsegError: left to the batch script, which hears of it by the exit code.
     """
-    if shutil.which("scontrol") is None:
+    if not can_requeue():
         raise HpcsegError(f"{job.run.id}: saved; there is no scontrol here, so the batch script requeues the job")
     submission = job.run.submission()
     assert job.attempt is not None and job.attempt.cause is not None and submission is not None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from hpcseg.errors import StageFailed
-from hpcseg.jobs.requeue import requeue
+from hpcseg.errors import SchedulerError, StageFailed
 from hpcseg.runs.attempts import Cause, read_attempts
 from hpcseg.runs.causes import End
 from hpcseg.runs.records import ArrayRecord, Asked
 from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
 from hpcseg.runs.rundir import RunDir
-from hpcseg.slurm.job import JobFacts, SlurmJob
+from hpcseg.slurm.job import JobFacts, SlurmJob, requeue
 from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 
 
@@ -72,10 +71,12 @@ def follow(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) 
     if not decision.again:
         raise StageFailed(cause, decision.why)
     run.forgive()
-    done = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
-    if not done.ok:
-        raise StageFailed(cause, f"{decision.why}; {done.how}; hpcseg sweep submits the run again")
-    return f"{decision.why}: {done.how}"
+    try:
+        how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
+    except SchedulerError as error:
+        why = f"{decision.why}; scontrol requeue {job.task}: {error}; hpcseg sweep submits the run again"
+        raise StageFailed(cause, why) from None
+    return f"{decision.why}: {how}"
 
 
 def _exclude(run: RunDir, job: SlurmJob, array: ArrayRecord | None, decision: Decision) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ submitit pickles it by reference and runs the code that stands when the job star
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hpcseg.errors import BadInput
 from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.records import read_array
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.job import slurm_job
 
 
 def run_task(folder: str) -> str:
@@ -24,10 +24,11 @@ def run_task(folder: str) -> str:
     """
     path = Path(folder)
     record = read_array(path.parents[1], path.name)
-    task = int(os.environ["SLURM_ARRAY_TASK_ID"])
-    if record is None or task not in record.tasks:
-        raise BadInput(f"{folder}: holds no record of task {task}; apply the sweep again")
-    run_id = record.runs[record.tasks.index(task)]
+    job = slurm_job()
+    if record is None or job is None or job.index not in record.tasks:
+        task = "a process outside Slurm" if job is None else f"task {job.index}"
+        raise BadInput(f"{folder}: holds no record of {task}; apply the sweep again")
+    run_id = record.runs[record.tasks.index(job.index)]
     return run_stage(str(RunDir.of(path.parents[1], record.stage, run_id).path))
 
 

@@ -5,11 +5,12 @@ Many clusters keep none, and it may be down: then nothing is known, which is no 
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable
 from typing import NamedTuple
 
-TIMEOUT_S = 15
+from hpcseg.slurm.calls import CallError, call
+
+TIMEOUT_S = 15.0
 _FIELDS = "JobID,State,ExitCode,NodeList,End,JobName"
 _CAUSES = {
     "OUT_OF_MEMORY": "memory",
@@ -37,16 +38,12 @@ def read_accounts(jobs: Iterable[str]) -> dict[str, Fate]:
     """Ends of those of `jobs` (ids, `array_task` for arrays) that accounting knows to have ended; {} without it."""
     wanted = set(jobs)
     arrays = sorted({job.partition("_")[0] for job in wanted})  # a few arrays, however many tasks
-    command = ["sacct", "--noheader", "--parsable2", f"--format={_FIELDS}", f"--jobs={','.join(arrays)}"]
+    options = ("--noheader", "--parsable2", f"--format={_FIELDS}", f"--jobs={','.join(arrays)}")
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        text = call("sacct", *options, timeout_s=TIMEOUT_S)
+    except CallError:
         return {}
-    if answer.returncode:
-        return {}
-    return {job: fate for job, fate in parse_accounts(answer.stdout).items() if job in wanted}
+    return {job: fate for job, fate in parse_accounts(text).items() if job in wanted}
 
 
 def parse_accounts(text: str) -> dict[str, Fate]:
@@ -66,7 +63,7 @@ def parse_accounts(text: str) -> dict[str, Fate]:
             found.pop(job, None)
         elif not step:
             node = "" if nodes == "None assigned" else nodes
-            found[job] = Fate(_cause(state, code), _words(state, code, node, ended), node)
+            found[job] = Fate(_cause(state, code), _describe(state, code, node, ended), node)
         elif state == "OUT_OF_MEMORY" and job in found:  # which the job itself does not say
             found[job] = found[job]._replace(cause="memory", words=f"OUT_OF_MEMORY, {found[job].words}")
     return found
@@ -81,13 +78,13 @@ def _cause(state: str, code: str) -> str:
     return _CAUSES.get(state, "")
 
 
-def _words(state: str, code: str, node: str, ended: str) -> str:
+def _describe(state: str, code: str, node: str, ended: str) -> str:
     status, _, number = code.partition(":")
-    words = state
+    text = state
     if number not in {"", "0"}:
-        words += f" by signal {number}"
+        text += f" by signal {number}"
     elif status not in {"", "0"}:
-        words += f" with exit code {status}"
+        text += f" with exit code {status}"
     if node:
-        words += f" on {node}"
-    return f"{words}, {ended.replace('T', ' ')}" if ended[:1].isdigit() else words
+        text += f" on {node}"
+    return f"{text}, {ended.replace('T', ' ')}" if ended[:1].isdigit() else text

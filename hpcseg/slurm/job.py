@@ -1,15 +1,20 @@
-"""Which Slurm job this process belongs to, and what Slurm says about it now."""
+"""Which Slurm job this process belongs to, what Slurm says about it now, and how it goes back to the queue."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-TIMEOUT_S = 20
+from hpcseg.slurm.calls import CallError, call
+
+REQUEUE_S = 8.0  # a job that was asked to end has some seconds left; KillWait is 30 s where nobody changed it
+REQUEUE_TIMEOUT_S = 5.0  # of one call
+# What a batch script writes for `SlurmJob.task`.
+TASK_IN_SHELL = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class SlurmJob:
     gpus: int = 0
     memory_mb: int = 0
     partition: str = ""
+
+    @property
+    def index(self) -> int:
+        """Of the task in its array."""
+        return int(self.task.rpartition("_")[2])
 
 
 @dataclass(frozen=True)
@@ -84,12 +94,10 @@ def slurm_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
 
 def ask_about(task: str) -> JobFacts | None:
     """What Slurm says about a job; None where it does not answer."""
-    command = ["scontrol", "show", "job", "--oneliner", task]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
+        return parse_facts(call("scontrol", "show", "job", "--oneliner", task))
+    except CallError:
         return None
-    return parse_facts(answer.stdout)
 
 
 def parse_facts(text: str) -> JobFacts | None:
@@ -105,6 +113,54 @@ def parse_facts(text: str) -> JobFacts | None:
         start=_unix(values.get("StartTime", "")),
         end=_unix(values.get("EndTime", "")),
     )
+
+
+def can_requeue() -> bool:
+    """Whether a job can be handed back from here; in a container Slurm's commands are often missing."""
+    return shutil.which("scontrol") is not None
+
+
+def requeue(task: str, memory_mb: int | None = None, exclude: Sequence[str] = ()) -> str:
+    """Put the job `task` ("12_3": array and index) back into the queue, if asked with more memory or without nodes.
+
+    Slurm takes changes only of jobs that wait, so the job is requeued first; it begins to end at once. What Slurm does
+    not do at once is tried again for `REQUEUE_S` seconds.
+
+    Returns:
+        What was done, and which of the changes Slurm did not take, in a line.
+
+    Raises:
+        CallError: the job is not requeued.
+    """
+    until = time.monotonic() + REQUEUE_S
+    _scontrol(until, "requeue", task)
+    done = ["requeued"]
+    changes = []
+    if memory_mb is not None:
+        changes.append((f"MinMemoryNode={memory_mb}", f"ask for {memory_mb} MB", f"asks for {memory_mb} MB"))
+    if exclude:
+        names = ", ".join(exclude)
+        changes.append((f"ExcNodeList={','.join(exclude)}", f"do without {names}", f"without {names}"))
+    for change, what, taken in changes:
+        try:
+            _scontrol(until, "update", f"JobId={task}", change)
+            done.append(taken)
+        except CallError as error:
+            done.append(f"could not {what}: {error}")
+    return ", ".join(done)
+
+
+def _scontrol(until: float, *arguments: str) -> None:
+    """Call scontrol again and again until it succeeds, at most to the monotonic time `until`."""
+    while True:
+        try:
+            call("scontrol", *arguments, timeout_s=REQUEUE_TIMEOUT_S)
+        except CallError as error:
+            if error.failure == "absent" or time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _number(values: Mapping[str, str], name: str) -> int:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcseg.files import append_line
 from hpcseg.paths import ARRAYS_FOLDER, NODES_FILE
+from hpcseg.slurm.calls import CallError, call
 
 REMEMBERED_S = 24 * 3600.0
-TIMEOUT_S = 20
 _BAD = ("down", "drain", "fail", "unk", "maint", "boot", "power")
 
 
@@ -67,14 +66,11 @@ def to_exclude(bad: Sequence[str], nodes: Sequence[Node], needed: int = 1) -> tu
 
 def read_nodes(partition: str = "") -> list[Node]:
     """The nodes of a partition ("": of all); none where sinfo does not answer."""
-    command = ["sinfo", "--Node", "--noheader", "--format=%N|%T|%m"]
-    if partition:
-        command.append(f"--partition={partition}")
+    chosen = (f"--partition={partition}",) if partition else ()
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
+        return parse_nodes(call("sinfo", "--Node", "--noheader", "--format=%N|%T|%m", *chosen))
+    except CallError:
         return []
-    return parse_nodes(answer.stdout)
 
 
 def parse_nodes(text: str) -> list[Node]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
 
-TIMEOUT_S = 30
+from hpcseg.slurm.calls import CallError, call
+
 # A separator without a width keeps squeue from cutting fields. `-o` has no count of restarts, and `--array` loses the
 # last task of a range with a step (1-99:2): tasks come as Slurm holds them, and are taken apart here.
 _COLUMNS = ("JobArrayID", "State", "RestartCnt", "NodeList", "StartTime", "Reason", "Name")
-_WHOLE = {"SLURM_BITSTR_LEN": "0"}  # or squeue cuts lists of tasks
 _JOB = re.compile(r"(\d+)(?:_(?:(\d+)|\[([\d,:\-]+)(?:%\d+)?\]))?(?:\+\d+)?")
 
 
@@ -66,21 +63,10 @@ class Queue:
 
 def read_queue() -> Queue:
     """All of the user's jobs that Slurm still knows as waiting or running, by id (`array_task` for arrays)."""
-    command = ["squeue", "--me", "--noheader", "--Format=" + ",".join(f"{name}:|" for name in _COLUMNS)]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, timeout=TIMEOUT_S, check=False, env={**os.environ, **_WHOLE}
-        )
-    except FileNotFoundError:
-        return Queue({}, "squeue is not installed here")
-    except OSError as error:
-        return Queue({}, f"squeue cannot be run ({error.strerror})")
-    except subprocess.TimeoutExpired:
-        return Queue({}, f"squeue did not answer in {TIMEOUT_S} s")
-    if answer.returncode:
-        lines = answer.stderr.decode(errors="replace").strip().splitlines()
-        return Queue({}, lines[-1] if lines else f"squeue failed with exit code {answer.returncode}")
-    text = answer.stdout.decode(errors="replace")
+        text = call("squeue", "--me", "--noheader", "--Format=" + ",".join(f"{name}:|" for name in _COLUMNS))
+    except CallError as error:
+        return Queue({}, str(error))
     jobs = parse_queue(text)
     return Queue(jobs, "" if jobs or not text.strip() else f"squeue said what cannot be read: {text.split()[0]}")
 
@@ -108,7 +94,11 @@ def parse_queue(text: str) -> dict[str, QueueEntry]:
 
 
 def tasks_of(expression: str) -> list[int]:
-    """Tasks of an array from Slurm's expression for them: 0,3-5,10-20:5. Pure."""
+    """Tasks of an array from Slurm's expression for them. Pure.
+
+    >>> tasks_of("0,3-5,10-20:5")
+    [0, 3, 4, 5, 10, 15, 20]
+    """
     tasks: list[int] = []
     for part in expression.split(","):
         span, _, step = part.partition(":")
@@ -118,7 +108,11 @@ def tasks_of(expression: str) -> list[int]:
 
 
 def expression_of(tasks: Iterable[int]) -> str:
-    """Slurm's expression for tasks of an array: 0,3-5. Pure."""
+    """Slurm's expression for tasks of an array. Pure.
+
+    >>> expression_of([4, 0, 5, 3])
+    '0,3-5'
+    """
     spans: list[list[int]] = []
     for task in sorted(tasks):
         if spans and task == spans[-1][1] + 1:
@@ -126,14 +120,3 @@ def expression_of(tasks: Iterable[int]) -> str:
         else:
             spans.append([task, task])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-
-
-def slurm_available() -> bool:
-    """Whether sbatch is here and a controller answers."""
-    if shutil.which("sbatch") is None or shutil.which("scontrol") is None:
-        return False
-    try:
-        answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.returncode == 0 and "UP" in answer.stdout

@@ -19,8 +19,8 @@ from hpcseg.runs.judge import judge
 from hpcseg.runs.lock import locked
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import read_evidence
-from hpcseg.slurm.commands import cancel_jobs
-from hpcseg.slurm.queue import Queue, read_queue, slurm_available
+from hpcseg.slurm.commands import cancel_jobs, slurm_available
+from hpcseg.slurm.queue import Queue, read_queue
 from hpcseg.spec import PackSpec
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import abandoned, settle

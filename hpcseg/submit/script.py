@@ -16,13 +16,14 @@ from submitit.slurm.slurm import _make_sbatch_string  # the only private part of
 
 from hpcseg.runs.records import ArrayRecord
 from hpcseg.runs.recovery import grown_mb, mebibytes
+from hpcseg.slurm.job import TASK_IN_SHELL
 from hpcseg.slurm.queue import expression_of
 from hpcseg.submit.profile import SlurmProfile
 
 PICKLE = "task.pkl"
 SHORTEST_LEAD_S = 60
 _OTHER_MEMORY = {"mem-per-cpu", "mem-per-gpu"}  # sbatch takes one kind only
-_JOB = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"'
+_TASK_PICKLE = f'"{TASK_IN_SHELL}_submitted.pkl"'
 
 
 def script_text(
@@ -46,7 +47,7 @@ def script_text(
     """
     at = shlex.quote(str(folder))
     parameters = sbatch_parameters(profile, record, lead_s=lead_s, after=after, same_task_of=same_task_of)
-    parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_JOB}", *profile.setup, "told=; trap told=yes TERM"]
+    parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, "told=; trap told=yes TERM"]
     # A job that is told to end (time limit, scancel, preemption) may leave srun with code 0.
     aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code"
     parameters["teardown"] = [f'code=$?; [ "$code$told" = 0 ] || {aftermath}; exit $code']

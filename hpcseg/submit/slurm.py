@@ -18,7 +18,8 @@ from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.recovery import mebibytes
-from hpcseg.slurm.commands import max_array_size, sbatch
+from hpcseg.slurm.calls import CallError
+from hpcseg.slurm.commands import max_array_size, may_exist, sbatch
 from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import settle
@@ -99,20 +100,21 @@ def _submit_array(
     script = folder / "script.sh"
     text = script_text(profile, record, folder, lead_s=lead_s, after=after, same_task_of=same_task_of)
     script.write_text(text, encoding="utf-8")
-    answer = sbatch(script)
-    if isinstance(answer, str):
-        write_array(runs_root, record.model_copy(update={"job_id": answer}))
-        return answer
-    (settled,) = settle(runs_root, [record], answer.words, sure=answer.heard)
-    if settled.job_id is not None:
-        return settled.job_id
-    what = f"an array of {len(record.runs)} {record.stage} jobs"
-    if settled.refused:
-        raise SchedulerError(f"sbatch refused {what}: {answer.words}")
-    raise SchedulerError(
-        f"sbatch did not confirm {what} ({answer.words}), and squeue does not answer; when hpcseg status does, run the "
-        "same command again"
-    )
+    try:
+        job = sbatch(script)
+    except CallError as error:
+        (settled,) = settle(runs_root, [record], str(error), sure=not may_exist(error))
+        if settled.job_id is not None:
+            return settled.job_id
+        what = f"an array of {len(record.runs)} {record.stage} jobs"
+        if settled.refused:
+            raise SchedulerError(f"sbatch refused {what}: {error}") from None
+        raise SchedulerError(
+            f"sbatch did not confirm {what} ({error}), and squeue does not answer; when hpcseg status does, run the "
+            "same command again"
+        ) from None
+    write_array(runs_root, record.model_copy(update={"job_id": job}))
+    return job
 
 
 def _record(array: Array, profile: SlurmProfile, memory_mb: int, exclude: tuple[str, ...]) -> ArrayRecord:

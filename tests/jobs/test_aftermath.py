@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from hpcseg.jobs import aftermath, sequel
-from hpcseg.jobs.requeue import Requeued
 from hpcseg.runs.attempts import Attempt, begin, closed, end, read_attempts
 from hpcseg.runs.causes import End
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
@@ -33,9 +32,9 @@ class Scheduler:
         self.facts: JobFacts | None = RUNS
         self.requeued: list[tuple[str, int | None]] = []
 
-    def requeue(self, task: str, memory_mb: int | None, exclude: tuple[str, ...]) -> Requeued:
+    def requeue(self, task: str, memory_mb: int | None, exclude: tuple[str, ...]) -> str:
         self.requeued.append((task, memory_mb))
-        return Requeued(True, "requeued")
+        return "requeued"
 
 
 @pytest.fixture

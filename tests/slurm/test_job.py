@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-from hpcseg.slurm.job import JobFacts, SlurmJob, parse_facts, slurm_job
+import pytest
+
+from hpcseg.slurm import job
+from hpcseg.slurm.calls import CallError
+from hpcseg.slurm.job import JobFacts, SlurmJob, parse_facts, requeue, slurm_job
 
 SHOWN = (
     "JobId=7 ArrayJobId=4 ArrayTaskId=2 JobName=hpcseg-train-3f9a2c1b UserId=a(1) JobState=RUNNING Reason=None "
@@ -18,7 +24,7 @@ def test_a_job_is_named_by_array_and_index_never_by_its_own_id() -> None:
         **{"SLURM_GPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "800", "SLURM_JOB_PARTITION": "main"},
     }
     expected = SlurmJob("4_2", "hpcseg-train-3f9a2c1b", 1, "n1", nodes=2, gpus=8, memory_mb=800, partition="main")
-    assert slurm_job(environment) == expected
+    assert slurm_job(environment) == expected and expected.index == 2
     assert slurm_job({"SLURM_JOB_ID": "9"}) == SlurmJob("9") and slurm_job({}) is None
 
 
@@ -32,3 +38,28 @@ def test_what_slurm_says_about_a_job() -> None:
     cancelled = parse_facts("JobState=COMPLETING Reason=None")
     assert cancelled is not None and not cancelled.may_be_requeued
     assert parse_facts("slurm_load_jobs error: Invalid job id specified") is None
+
+
+def test_a_job_is_requeued_first_and_changed_then(slurm_tools: Callable[..., Path]) -> None:
+    log = slurm_tools() / "calls"
+    slurm_tools(scontrol=f'echo "$@" >> {log}')
+    assert requeue("4_2") == "requeued"
+    assert requeue("4_2", 1500, ["n1", "n2"]) == "requeued, asks for 1500 MB, without n1, n2"
+    assert log.read_text().splitlines() == [
+        "requeue 4_2",
+        "requeue 4_2",
+        "update JobId=4_2 MinMemoryNode=1500",
+        "update JobId=4_2 ExcNodeList=n1,n2",
+    ]
+
+
+def test_what_slurm_does_not_take_is_tried_again_and_then_said(
+    slurm_tools: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "REQUEUE_S", 0.5)
+    once = slurm_tools() / "once"
+    slurm_tools(scontrol=f"mkdir {once} 2>/dev/null && exit 1\n[ $1 = requeue ] || {{ echo busy >&2; exit 1; }}")
+    assert requeue("4_2", 1500) == "requeued, could not ask for 1500 MB: busy"
+    slurm_tools(scontrol="echo 'Job/step already completing' >&2; exit 1")
+    with pytest.raises(CallError, match="already completing"):
+        requeue("4_2", 1500)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,8 @@ def test_tasks_that_were_put_into_one_expression_come_apart_again(tasks: list[in
         ("exit 0", ""),
     ],
 )
-def test_a_squeue_that_fails_is_an_answer_of_its_own(
-    script: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def test_a_squeue_that_fails_is_an_answer_of_its_own(script: str, error: str, slurm_tools: Callable[..., Path]) -> None:
+    slurm_tools(squeue=script)
     assert read_queue() == Queue({}, error)
 
 

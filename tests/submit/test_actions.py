@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.errors import BadInput, SchedulerError
+from hpcseg.errors import BadInput
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import read_status
-from hpcseg.slurm.commands import cancel_jobs, compact
 from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel, retry
 from hpcseg.submit.record import record
@@ -73,11 +72,6 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return say
 
 
-def test_jobs_of_one_array_are_named_together() -> None:
-    assert compact(["7_3", "7_1", "9", "7_2", "8_5", "7_9"]) == ["9", "7_[1-3,9]", "8_[5]"]
-    assert compact([]) == []
-
-
 def test_cancelling_runs_on_slurm_calls_scancel_once_and_keeps_the_runs_from_beginning(
     plan: Plan, slurm_says: Callable[..., Path]
 ) -> None:
@@ -95,23 +89,6 @@ def test_a_job_whose_id_nobody_heard_is_cancelled_as_well(plan: Plan, slurm_says
     runs = submit_array(plan, None)
     assert cancel(plan.runs_root, runs[1].id) == [runs[1].id]
     assert log.read_text() == "9_[1]\n"
-
-
-def test_a_scancel_that_fails_is_told_and_jobs_that_are_over_are_no_error(slurm_says: Callable[..., Path]) -> None:
-    slurm_says("", "echo 'scancel: error: Kill job error on job id 7: Invalid job id specified' >&2; exit 1")
-    cancel_jobs(["7"])
-    slurm_says("", "echo 'scancel: error: Access denied' >&2; exit 1")
-    with pytest.raises(SchedulerError, match=r"scancel failed: .*Access denied; the jobs 7_\[0-4\] may still run"):
-        cancel_jobs([f"7_{n}" for n in range(5)])
-
-
-def test_thousands_of_single_jobs_are_cancelled_in_a_few_calls(slurm_says: Callable[..., Path]) -> None:
-    log = slurm_says("")
-    cancel_jobs([str(n) for n in range(2500)])
-    assert len(log.read_text().splitlines()) == 3
-    log.write_text("")
-    cancel_jobs([f"7_{n}" for n in range(0, 20000, 2)])
-    assert len(log.read_text().splitlines()) == 1
 
 
 def test_retry_frees_failed_runs_by_cause(plan: Plan) -> None:
