@@ -102,7 +102,7 @@ class TrainingConfig(Section):
         "number type of convolutions; auto: bfloat16 on CUDA, float32 on CPU",
         source="ours: speed; losses, norms stay float32",
     )
-    compile: bool = key(False, "torch.compile the networks", source="ours: speed; it changes results by rounding")
+    compile: bool = key(False, "torch.compile the networks", source="ours: speed; rounding differs, when resumed too")
     checkpoint_epochs: Count = key(
         5,
         "between saves; no part of a run's identity",
@@ -204,7 +204,7 @@ class InferenceConfig(Section):
     save_masks: bool = key(True, "masks of validation and test scans are kept", source="ours: figures show them")
     nsd_mm: Positive = key(
         5.0,
-        "tolerance of the normalised surface distance; no part of a run's identity",
+        "tolerance of the normalised surface distance; no part of a run's identity: result.json holds it",
         unit="mm",
-        source="ours: FLARE's for the liver; smaller organs need less",
+        source="ours: FLARE's for the liver; smaller organs need less, a hippocampus 1 mm",
     )

@@ -1,4 +1,4 @@
-"""Job profiles: what a job may use, here or on a cluster; `jobs/local.toml` and `jobs/slurm.toml` explain every key.
+"""Job profiles: what a job may use, here or on a cluster.
 
 Nothing in a profile is part of a run's identity.
 """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.submit.profile import Profile, StageResources, read_profile
+from hpcseg.sections import keys_of
+from hpcseg.submit.profile import Profile, read_profile
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -24,15 +25,8 @@ def test_the_profile_of_a_gpu_partition_asks_for_one_gpu_and_packs_without() -> 
     assert slurm.pack.flags == {"partition": "cpu", "constraint": False}
 
 
-def test_the_profiles_of_clusters_and_their_page_name_every_key() -> None:
-    page = (JOBS.parent / "docs" / "slurm.md").read_text()
-    template = (JOBS / "slurm.toml").read_text()
-    slurm = Profile().slurm
-    keys = [
-        *(type(slurm).model_fields.keys() - {"pack", "pretrain", "train", "budgets"}),
-        *StageResources.model_fields,
-        *type(slurm.budgets).model_fields,
-    ]
-    for key in keys:
-        assert re.search(rf"\b{key}\b", template), f"jobs/slurm.toml does not explain {key}"
-        assert f"`{key}`" in page, f"docs/slurm.md does not explain {key}"
+@pytest.mark.parametrize("name", ["local", "slurm"])
+def test_the_profile_that_is_copied_has_every_key(name: str) -> None:
+    template = (JOBS / f"{name}.toml").read_text()
+    for key in keys_of(type(getattr(Profile(), name))):
+        assert re.search(rf"\b{key.name.rpartition('.')[2]}\b", template), f"jobs/{name}.toml lacks {key.name}"
