@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hpcseg"
 # From the ground floor up: a module imports from its own room, from rooms before it, and from what all share.
 ROOMS = (
-    *("networks", "slurm", "volumes", "patches", "inspection", "phantoms", "runs", "training", "study"),
-    *("inference", "jobs", "submit", "results", "screens", "commands"),
+    *("networks", "slurm", "volumes", "patches", "inspection", "phantoms", "runs", "training", "inference"),
+    *("study", "jobs", "submit", "results", "screens", "commands"),
 )
 SHARED = {"config", "errors", "files", "heartbeat", "kernels", "machine", "paths", "sections", "spec", "text"}
 SLURMS_COMMANDS = {"sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
+from hpcseg.inference.metrics import METRICS
 from hpcseg.paths import RESULTS_FOLDER
 from hpcseg.screens import terminal
 
@@ -17,7 +18,7 @@ Against = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option(help="Tables of dsc, nsd, hd95, hd, asd or volume_difference, whatever the sweep says; repeatable."),
+    typer.Option(help=f"Tables of this metric, whatever the sweep says: {', '.join(METRICS)}; repeatable."),
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def _measure(
         write_mask(
             run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image
         )
-    agreements = measure(
+    found_values = measure(
         found.mask_zyx,
         reference_zyx,
         segmenter.model.class_count,
@@ -88,7 +87,7 @@ def _measure(
         spec.config.inference.nsd_mm,
         threads=torch.get_num_threads(),
     )
-    return [{"case": scan.name, "class": label, **asdict(one)} for label, one in enumerate(agreements, start=1)]
+    return [{"case": scan.name, "class": label, **values} for label, values in enumerate(found_values, start=1)]
 
 
 def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], nsd_mm: float) -> list[int]:

@@ -1,52 +1,154 @@
-"""How well a mask agrees with its reference, class by class, on their own grid.
+"""The metrics of a mask against its reference, class by class, on their own grid: the one list of them.
 
+Who measures, the command line, sweep files, tables and figures all read `METRICS`; a metric is added here alone.
 Masks are arrays of class indices, uint8 (Z, Y, X), 0 the background. Distances are in mm and between surfaces as
 `surfaces` defines them, volumes in ml. What an empty mask leaves undefined is None: no value is made up for it, and
-whoever averages has to count it.
+whoever averages has to count it. Where a class is in one of the masks only, DSC and NSD are 0 and the distances None;
+where it is in neither, these are all None.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from hpcseg.errors import BadInput
 
-from hpcseg.inference.surfaces import Mask, common_box, surface_distances
-from hpcseg.spec import Spacing
+if TYPE_CHECKING:  # the command line lists the metrics, and measures nothing
+    import numpy as np
+    from numpy.typing import NDArray
 
-Classes = NDArray[np.uint8]
+    from hpcseg.inference.surfaces import Mask, SurfaceDistances
+    from hpcseg.spec import Spacing
+
+    Classes = NDArray[np.uint8]
 
 _MM3_PER_ML = 1000
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """The metrics of one class.
+class MaskPair:
+    """One class of a mask and of its reference, as the metrics see them; `distances` is None where one is empty."""
 
-    Where the class is in one of the masks only, `dsc` and `nsd` are 0 and the distances None; where it is in neither,
-    these are all None.
+    voxels: int
+    reference_voxels: int
+    shared_voxels: int
+    voxel_ml: float
+    distances: SurfaceDistances | None
+    nsd_mm: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A key of result.json.
 
     Attributes:
-        dsc: Dice similarity coefficient, 2 |A ∩ B| / (|A| + |B|), 0 … 1 (paper 3.1.3).
-        hd95: Hausdorff distance of the 95th percentile, the larger of both directions', mm.
-        hd: Hausdorff distance, or maximum symmetric surface distance, mm.
-        nsd: normalised surface distance, or surface Dice: share of both surfaces that lies within the tolerance, 0 … 1.
-        asd: average symmetric surface distance, mm.
-        volume_ml: of the mask.
-        reference_ml: of the reference.
-        volume_difference: of the mask from the reference, % of the reference; None where that is empty.
+        label: as it is printed.
+        compute: its value; None where it is undefined.
+        unit: "" for a share, 0 … 1.
+        better: "zero": the smaller in size, whichever sign; "": neither way.
+        decimals: as printed; three for shares, as the paper.
+        lowest, highest: that it can be; None: no limit.
     """
 
-    dsc: float | None
-    hd95: float | None
-    hd: float | None
-    nsd: float | None
-    asd: float | None
-    volume_ml: float
-    reference_ml: float
-    volume_difference: float | None
+    key: str
+    label: str
+    compute: Callable[[MaskPair], float | None]
+    unit: str = ""
+    better: Literal["higher", "lower", "zero", ""] = "higher"
+    decimals: int = 3
+    lowest: float = 0.0
+    highest: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Label with unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def compared(self) -> str:
+        """What contrasts are differences of."""
+        return f"size of the {self.label}" if self.better == "zero" else self.label
+
+    def comparable(self, value: float) -> float:
+        """A value as contrasts take it."""
+        return abs(value) if self.better == "zero" else value
+
+    def improves(self, difference: float) -> bool:
+        """Whether a difference from the baseline is an improvement; rounding errors are none."""
+        return difference > 1e-9 if self.better == "higher" else bool(self.better) and difference < -1e-9
+
+    @property
+    def direction(self) -> str:
+        """How to read a difference's sign."""
+        words = {"higher": "more is better", "lower": "less is better", "zero": "nearer to zero is better"}
+        return words.get(self.better, "neither way is better")
+
+
+def _dsc(pair: MaskPair) -> float | None:
+    """Dice similarity coefficient, 2 |A ∩ B| / (|A| + |B|) (paper 3.1.3)."""
+    total = pair.voxels + pair.reference_voxels
+    return 2 * pair.shared_voxels / total if total else None
+
+
+def _hd95(pair: MaskPair) -> float | None:
+    """Hausdorff distance of the 95th percentile, the larger of both directions'."""
+    return pair.distances.percentile(95) if pair.distances else None
+
+
+def _hd(pair: MaskPair) -> float | None:
+    """Hausdorff distance, or maximum symmetric surface distance."""
+    return pair.distances.greatest if pair.distances else None
+
+
+def _nsd(pair: MaskPair) -> float | None:
+    """Normalised surface distance, or surface Dice: share of both surfaces that lies within the tolerance."""
+    if pair.distances:
+        return pair.distances.share_within(pair.nsd_mm)
+    return 0.0 if pair.voxels or pair.reference_voxels else None  # nothing lies near where one is empty
+
+
+def _asd(pair: MaskPair) -> float | None:
+    """Average symmetric surface distance."""
+    return pair.distances.mean if pair.distances else None
+
+
+def _volume_difference(pair: MaskPair) -> float | None:
+    """Of the mask from the reference, in per cent of the reference; None where that is empty."""
+    if not pair.reference_voxels:
+        return None
+    return 100 * (pair.voxels - pair.reference_voxels) / pair.reference_voxels
+
+
+DSC = Metric("dsc", "DSC", _dsc, highest=1)
+METRICS = {
+    metric.key: metric
+    for metric in (
+        DSC,
+        Metric("hd95", "HD95", _hd95, "mm", "lower", 2),
+        Metric("hd", "maximum HD", _hd, "mm", "lower", 1),
+        Metric("nsd", "NSD", _nsd, highest=1),
+        Metric("asd", "ASD", _asd, "mm", "lower", 2),
+        Metric("volume_ml", "volume", lambda pair: pair.voxels * pair.voxel_ml, "ml", "", 1),
+        Metric("reference_ml", "reference volume", lambda pair: pair.reference_voxels * pair.voxel_ml, "ml", "", 1),
+        Metric("volume_difference", "volume difference", _volume_difference, "%", "zero", 1, lowest=-100),
+    )
+}
+
+
+def find_metric(key: str, asked_by: str) -> Metric:
+    """The metric of this key.
+
+    Raises:
+        BadInput: there is none; the message begins with who asked for it.
+    """
+    if key in METRICS:
+        return METRICS[key]
+    near = difflib.get_close_matches(key, METRICS, n=1) or METRICS
+    raise BadInput(f"{asked_by} asks for metric {key!r}; did you mean {' or '.join(map(repr, near))}?")
 
 
 def measure(
@@ -56,8 +158,8 @@ def measure(
     spacing_zyx: Spacing,
     nsd_mm: float,
     threads: int = 1,
-) -> tuple[Agreement, ...]:
-    """Measure classes 1 … `class_count`.
+) -> tuple[dict[str, float | None], ...]:
+    """Every metric of classes 1 … `class_count`, by its key.
 
     Args:
         mask_zyx: what was found.
@@ -70,44 +172,34 @@ def measure(
     Raises:
         ValueError: the shapes differ.
     """
+    from hpcseg.inference.surfaces import common_box
+
     if mask_zyx.shape != reference_zyx.shape:
         raise ValueError(f"a mask of shape {mask_zyx.shape} cannot be compared with one of {reference_zyx.shape}")
     box = common_box(mask_zyx, reference_zyx)
     mask_zyx, reference_zyx = mask_zyx[box], reference_zyx[box]
-    return tuple(
-        _measure(mask_zyx == label, reference_zyx == label, spacing_zyx, nsd_mm, threads)
+    pairs = (
+        _pair(mask_zyx == label, reference_zyx == label, spacing_zyx, nsd_mm, threads)
         for label in range(1, class_count + 1)
     )
+    return tuple({key: metric.compute(pair) for key, metric in METRICS.items()} for pair in pairs)
 
 
-def dice(mask: Classes, reference: Classes, label: int = 1) -> float | None:
-    """Dice similarity coefficient of one class alone, on arrays of any shape; see `Agreement`."""
-    return _dice(mask == label, reference == label)
+def _pair(mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, nsd_mm: float, threads: int) -> MaskPair:
+    import numpy as np
 
+    from hpcseg.inference.surfaces import common_box, surface_distances
 
-def _measure(mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, nsd_mm: float, threads: int) -> Agreement:
     box = common_box(mask_zyx, reference_zyx)
     mask_zyx, reference_zyx = mask_zyx[box], reference_zyx[box]
-    distances = surface_distances(mask_zyx, reference_zyx, spacing_zyx, threads)
-    size, true_size = _count(mask_zyx), _count(reference_zyx)
-    voxel_ml = math.prod(spacing_zyx) / _MM3_PER_ML
-    apart = 0.0 if size or true_size else None  # nothing lies near where one is empty
-    return Agreement(
-        dsc=_dice(mask_zyx, reference_zyx),
-        hd95=distances.percentile(95) if distances else None,
-        hd=distances.greatest if distances else None,
-        nsd=distances.share_within(nsd_mm) if distances else apart,
-        asd=distances.mean if distances else None,
-        volume_ml=size * voxel_ml,
-        reference_ml=true_size * voxel_ml,
-        volume_difference=100 * (size - true_size) / true_size if true_size else None,
+    voxels, reference_voxels, shared_voxels = (
+        int(np.count_nonzero(one)) for one in (mask_zyx, reference_zyx, mask_zyx & reference_zyx)
     )
-
-
-def _dice(mask: Mask, reference: Mask) -> float | None:
-    total = _count(mask) + _count(reference)
-    return None if total == 0 else 2 * _count(mask & reference) / total
-
-
-def _count(mask: Mask) -> int:
-    return int(np.count_nonzero(mask))
+    return MaskPair(
+        voxels,
+        reference_voxels,
+        shared_voxels,
+        voxel_ml=math.prod(spacing_zyx) / _MM3_PER_ML,
+        distances=surface_distances(mask_zyx, reference_zyx, spacing_zyx, threads),
+        nsd_mm=nsd_mm,
+    )

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hpcseg.files import json_text, write_text
+from hpcseg.inference.metrics import DSC, find_metric
 from hpcseg.results.model import Collection
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.machine import to_csv, to_json, to_runs_csv, to_summary_csv
-from hpcseg.results.tables.measures import find_measure
 from hpcseg.results.tables.published import Publication, datasets_of, set_beside
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
@@ -52,8 +52,8 @@ def make_tables(
 
 
 def _of_metric(definition: TableDefinition, metric: str) -> TableDefinition:
-    measure = find_measure(metric, "--metric")
-    title = definition.title.replace("DSC", measure.label) or f"{measure.label} ({definition.name})"
+    label = find_metric(metric, "--metric").label
+    title = definition.title.replace(DSC.label, label) or f"{label} ({definition.name})"
     update = {"metric": metric, "name": f"{definition.name}-{metric}", "title": title}
     return definition.model_copy(update=update | {"published": definition.published or definition.name})
 

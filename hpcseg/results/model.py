@@ -5,26 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
+from hpcseg.inference.metrics import DSC, METRICS, Metric
 from hpcseg.study.tables import Axis, FigureDefinition, Record, TableDefinition
 
+ScoreT = TypeVar("ScoreT", bound=Record)
 
+
+def _with_metrics(model: type[ScoreT]) -> type[ScoreT]:
+    """The model with a field for every metric, within its limits; results of earlier versions may lack all but DSC."""
+    fields: dict[str, Any] = {
+        metric.key: (
+            float | None,
+            Field(... if metric is DSC else None, ge=metric.lowest, le=metric.highest),
+        )
+        for metric in METRICS.values()
+    }
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
+
+
+@_with_metrics
 class Score(Record):
-    """Metrics of one case and class, as `hpcseg.inference.metrics.Agreement`; None: undefined, or not measured."""
+    """All metrics of one case and class."""
 
     case: str
     class_: int = Field(alias="class", default=1)
-    dsc: float | None = Field(ge=0, le=1)
-    hd95: float | None = Field(ge=0, default=None)
-    hd: float | None = Field(ge=0, default=None)
-    nsd: float | None = Field(ge=0, le=1, default=None)
-    asd: float | None = Field(ge=0, default=None)
-    volume_ml: float | None = Field(ge=0, default=None)
-    reference_ml: float | None = Field(ge=0, default=None)
-    volume_difference: float | None = Field(ge=-100, default=None)
+
+    def value(self, metric: Metric) -> float | None:
+        """Of a metric; None: undefined, or not measured."""
+        found: float | None = getattr(self, metric.key)
+        return found
 
 
 class Result(Record):
@@ -42,6 +56,15 @@ class Result(Record):
     gpu_hours: float | None = None
     nsd_mm: float | None = None  # tolerance of the NSD
     finished: str = ""
+
+    def case_means(self, name: str, metric: Metric, class_: int | None = None) -> dict[str, float]:
+        """Defined values by case of the set `name`; of all classes their mean, unless one is asked for."""
+        cases: dict[str, list[float]] = {}
+        for score in self.sets.get(name, ()):
+            value = score.value(metric)
+            if value is not None and class_ in (None, score.class_):
+                cases.setdefault(score.case, []).append(value)
+        return {case: values[0] if len(values) == 1 else fmean(values) for case, values in cases.items()}
 
 
 class Place(Record):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from hpcseg.inference.metrics import METRICS
 from hpcseg.sections import Section
+from hpcseg.study.tomlfile import nearest
 
 SETS = ("validation", "test")
 Axis = str | int | float | bool | tuple[Any, ...]
@@ -33,7 +35,7 @@ class TableDefinition(Record):
     columns: str = "strategy"
     over: tuple[str, ...] = ("fold",)
     sets: tuple[str, ...] = SETS
-    metric: str = "dsc"  # what of result.json it is about (hpcseg.results.tables.measures)
+    metric: str = "dsc"  # what of result.json it is about (hpcseg.inference.metrics)
     # Column that the others are compared with; None: "baseline", else the first; "none": no comparison.
     baseline: Any = None
     published: str | None = None  # the table of another collection to stand beside; None: the one of this name
@@ -99,7 +101,13 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 SetName = Literal["validation", "test"]
 
 
-Metric = Literal["dsc", "nsd", "hd95", "hd", "asd", "volume_difference", "volume_ml", "reference_ml"]
+def _known_metric(key: str) -> str:
+    if key not in METRICS:
+        raise ValueError(f"metric = {key!r} is not allowed{nearest(key, METRICS)}")
+    return key
+
+
+MetricKey = Annotated[str, AfterValidator(_known_metric)]
 
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -121,7 +129,7 @@ class Table(Section):
     columns: str = "strategy"
     over: Names = ("fold",)  # axes that are replicates
     sets: Annotated[tuple[SetName, ...], BeforeValidator(_as_list)] = ("validation", "test")
-    metric: Metric = "dsc"
+    metric: MetricKey = "dsc"
     published: str | None = None  # table of another collection to stand beside (collect --against); None: of this name
     baseline: str | int | float | bool | None = None  # column that the others are compared with; or "none"
     row_labels: dict[str, str] = Field(default_factory=dict)  # value as TOML writes it -> as it is printed
@@ -139,4 +147,4 @@ class Figure(Section):
     hue: str = "strategy"
     over: Names = ("fold",)
     set: SetName = "test"
-    metric: Metric = "dsc"
+    metric: MetricKey = "dsc"

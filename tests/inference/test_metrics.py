@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hpcseg.inference.metrics import Agreement, dice, measure
+from hpcseg.inference.metrics import METRICS, measure
 from hpcseg.volumes.scans import read_grid, read_label
 
 SPACING = (2.5, 0.75, 0.5)
 Labels = NDArray[np.uint8]
+Values = dict[str, float | None]
 
 
 def cube(*corner: int, edge: int = 6, label: int = 1) -> Labels:
@@ -34,7 +35,7 @@ def ball(radius_mm: float, label: int = 1) -> Labels:
     return (z**2 + y**2 + x**2 <= radius_mm**2).astype(np.uint8) * np.uint8(label)
 
 
-def only(mask: Labels, reference: Labels, nsd_mm: float = 1.0, spacing: tuple[float, ...] = SPACING) -> Agreement:
+def only(mask: Labels, reference: Labels, nsd_mm: float = 1.0, spacing: tuple[float, ...] = SPACING) -> Values:
     """The metrics of class 1."""
     (found,) = measure(mask, reference, 1, spacing, nsd_mm)  # type: ignore[arg-type]
     return found
@@ -44,23 +45,22 @@ def test_dice_of_known_overlap() -> None:
     mask, reference = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
     mask[0, :2] = 1  # 8 voxels
     reference[0, 1:] = 1  # 12 voxels, 4 of them shared
-    assert dice(mask, reference) == only(mask, reference).dsc == pytest.approx(2 * 4 / 20)
+    assert only(mask, reference)["dsc"] == pytest.approx(2 * 4 / 20)
 
 
 def test_dice_looks_at_one_class() -> None:
-    mask, reference = np.array([1, 2, 2, 0], np.uint8), np.array([1, 1, 2, 2], np.uint8)
-    assert dice(mask, reference, 1) == pytest.approx(2 / 3)
-    assert dice(mask, reference, 2) == pytest.approx(2 / 4)
+    mask, reference = (np.array(row, np.uint8).reshape(1, 1, 4) for row in ([1, 2, 2, 0], [1, 1, 2, 2]))
+    assert [found["dsc"] for found in measure(mask, reference, 2, SPACING, 1.0)] == pytest.approx([2 / 3, 2 / 4])
 
 
 @pytest.mark.parametrize(("axis", "shift"), [(0, 1), (0, 3), (1, 2), (2, 1), (2, 5)])
 def test_a_shifted_cube_is_off_by_the_shift_in_mm(axis: int, shift: int) -> None:
     mask = cube(7, 7, 7)
     moved = only(np.roll(mask, shift, axis), mask, nsd_mm=shift * SPACING[axis])
-    assert moved.hd == moved.hd95 == pytest.approx(shift * SPACING[axis])
-    assert moved.nsd == 1
-    assert moved.volume_difference == 0
-    assert moved.dsc == pytest.approx(1 - shift / 6)
+    assert moved["hd"] == moved["hd95"] == pytest.approx(shift * SPACING[axis])
+    assert moved["nsd"] == 1
+    assert moved["volume_difference"] == 0
+    assert moved["dsc"] == pytest.approx(1 - shift / 6)
 
 
 def test_a_cube_shifted_by_one_voxel_has_the_surface_distances_counted_by_hand() -> None:
@@ -69,20 +69,20 @@ def test_a_cube_shifted_by_one_voxel_has_the_surface_distances_counted_by_hand()
     # 16 inner ones of the trailing face, which the other cube has inside, too: one voxel from the other's own face.
     mask = cube(7, 7, 7)
     moved = only(np.roll(mask, 1, 2), mask, nsd_mm=0.25)
-    assert moved.asd == pytest.approx((36 + 16) * 0.5 / 152)
-    assert moved.nsd == pytest.approx(1 - (36 + 16) / 152)
+    assert moved["asd"] == pytest.approx((36 + 16) * 0.5 / 152)
+    assert moved["nsd"] == pytest.approx(1 - (36 + 16) / 152)
 
 
 def test_concentric_balls_are_apart_by_the_difference_of_their_radii() -> None:
     found = only(ball(25), ball(20), nsd_mm=3)
     coarsest = max(SPACING)
-    assert found.hd == pytest.approx(5, abs=coarsest)
-    assert found.hd95 is not None and found.hd is not None and 5 - coarsest < found.hd95 <= found.hd
-    assert found.asd == pytest.approx(5, abs=coarsest / 4)
-    assert found.nsd == pytest.approx(0, abs=0.03)
-    assert found.volume_ml == pytest.approx(4 / 3 * math.pi * 25**3 / 1000, rel=0.01)
-    assert found.reference_ml == pytest.approx(4 / 3 * math.pi * 20**3 / 1000, rel=0.01)
-    assert found.volume_difference == pytest.approx(100 * (25**3 / 20**3 - 1), rel=0.03)
+    assert found["hd"] == pytest.approx(5, abs=coarsest)
+    assert found["hd95"] is not None and found["hd"] is not None and 5 - coarsest < found["hd95"] <= found["hd"]
+    assert found["asd"] == pytest.approx(5, abs=coarsest / 4)
+    assert found["nsd"] == pytest.approx(0, abs=0.03)
+    assert found["volume_ml"] == pytest.approx(4 / 3 * math.pi * 25**3 / 1000, rel=0.01)
+    assert found["reference_ml"] == pytest.approx(4 / 3 * math.pi * 20**3 / 1000, rel=0.01)
+    assert found["volume_difference"] == pytest.approx(100 * (25**3 / 20**3 - 1), rel=0.03)
 
 
 def test_each_class_is_measured_as_if_it_were_alone() -> None:
@@ -90,17 +90,19 @@ def test_each_class_is_measured_as_if_it_were_alone() -> None:
     both = measure(mask + cube(12, 12, 12, label=2), reference + cube(12, 13, 12, label=2), 3, SPACING, 1.0)
     assert both[0] == only(mask, reference)
     assert both[1] == only(cube(12, 12, 12), cube(12, 13, 12))
-    assert both[2].dsc is None
+    assert both[2]["dsc"] is None
 
 
 def test_empty_masks_have_defined_values_and_no_invented_distances() -> None:
     empty, full = np.zeros((20, 20, 20), np.uint8), cube(5, 5, 5)
     volume = 6**3 * math.prod(SPACING) / 1000
-    assert only(empty, empty) == Agreement(None, None, None, None, None, 0, 0, None)
-    assert only(full, empty) == Agreement(0, None, None, 0, None, pytest.approx(volume), 0, None)
-    assert only(empty, full) == Agreement(0, None, None, 0, None, 0, pytest.approx(volume), -100)
-    assert only(full, full) == Agreement(1, 0, 0, 1, 0, pytest.approx(volume), pytest.approx(volume), 0)
-    assert [dice(empty, empty), dice(full, empty), dice(empty, full), dice(full, full)] == [None, 0, 0, 1]
+    for mask, reference, *expected in (
+        (empty, empty, None, None, None, None, None, 0, 0, None),
+        (full, empty, 0, None, None, 0, None, pytest.approx(volume), 0, None),
+        (empty, full, 0, None, None, 0, None, 0, pytest.approx(volume), -100),
+        (full, full, 1, 0, 0, 1, 0, pytest.approx(volume), pytest.approx(volume), 0),
+    ):
+        assert only(mask, reference) == dict(zip(METRICS, expected, strict=True))
 
 
 def test_masks_of_two_grids_are_refused() -> None:
@@ -124,13 +126,13 @@ def test_metrics_are_symmetric_within_their_range_and_know_no_axis(
     there, back = only(one, other, nsd_mm, spacing), only(other, one, nsd_mm, spacing)
     turned = only(one.transpose(order), other.transpose(order), nsd_mm, tuple(spacing[axis] for axis in order))
     for name in ("dsc", "hd95", "hd", "nsd", "asd"):
-        value = getattr(there, name)
-        assert value == pytest.approx(getattr(back, name)) and value == pytest.approx(getattr(turned, name))
+        value = there[name]
+        assert value == pytest.approx(back[name]) and value == pytest.approx(turned[name])
         assert value is None or 0 <= value <= (1 if name in {"dsc", "nsd"} else math.inf)
-    if there.hd is not None and there.hd95 is not None and there.asd is not None:
-        assert max(there.hd95, there.asd) <= there.hd + 1e-9
-        assert (there.hd == 0) == (there.asd == 0)
-    assert there.volume_ml == back.reference_ml
+    if there["hd"] is not None and there["hd95"] is not None and there["asd"] is not None:
+        assert max(there["hd95"], there["asd"]) <= there["hd"] + 1e-9
+        assert (there["hd"] == 0) == (there["asd"] == 0)
+    assert there["volume_ml"] == back["reference_ml"]
 
 
 def test_a_published_result_comes_out_again(shared_data: Path) -> None:
@@ -140,9 +142,9 @@ def test_a_published_result_comes_out_again(shared_data: Path) -> None:
     assert grid.spacing_zyx[0] == 2.0
     mask = read_label(shared_data / "golden_metrics_chaos" / "chaos_ct03_samplepred.nii.gz", grid)
     found = only(mask, read_label(path, grid), spacing=grid.spacing_zyx)
-    assert found.dsc == pytest.approx(0.97843, abs=1e-5)
-    assert found.volume_difference == pytest.approx(-0.6645, abs=1e-3)
-    assert found.hd == pytest.approx(14.0, abs=1e-9)
+    assert found["dsc"] == pytest.approx(0.97843, abs=1e-5)
+    assert found["volume_difference"] == pytest.approx(-0.6645, abs=1e-3)
+    assert found["hd"] == pytest.approx(14.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -153,7 +155,7 @@ def test_metrics_are_those_of_monai(seed: int) -> None:
     nsd_mm = float(rng.choice([0.5, 1.0, 2.5]))
     found, theirs = only(mask, reference, nsd_mm, spacing), of_monai(mask, reference, nsd_mm, spacing)
     for name, value in theirs.items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+        assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 def random_pair(rng: np.random.Generator) -> tuple[Labels, Labels, tuple[float, ...]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from statistics import fmean, stdev
-from typing import get_args
 
 import pytest
+from typer.testing import CliRunner
 
+from hpcseg.cli import app
 from hpcseg.errors import BadInput
+from hpcseg.inference.metrics import METRICS
 from hpcseg.results.collect import TableDefinition, collect
-from hpcseg.results.tables.measures import MEASURES
+from hpcseg.results.model import Score
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
-from hpcseg.study.tables import Metric
 
 VALIDATION = ("validation",)
 
@@ -216,5 +219,9 @@ def test_wilcoxons_p_is_of_cases_and_of_folds_and_corrected_over_the_table(sweep
         assert low < contrast.mean < high
 
 
-def test_a_sweep_file_may_name_every_measure_and_no_other() -> None:
-    assert set(get_args(Metric)) == set(MEASURES)
+def test_every_metric_is_known_to_results_help_and_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    section = text[text.index("## What is measured") : text.index("**Empty masks.**")]
+    options = CliRunner().invoke(app, ["collect", "--help"], terminal_width=200).output
+    for known in (Score.model_fields, re.findall(r"`(\w+)`", section), re.findall(r"\w+", options)):
+        assert METRICS.keys() <= set(known)

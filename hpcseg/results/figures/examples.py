@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.inference.metrics import DSC
 from hpcseg.paths import PREDICTIONS_FOLDER
 from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.figures.legends import Labels, seeds_note
@@ -103,11 +104,7 @@ def _mask(runs_root: Path, run: Run, name: str, case: str) -> Path:
 
 def _scores(run: Run, name: str) -> dict[str, float]:
     """Mean DSC over classes of every case of the set."""
-    cases: dict[str, list[float]] = {}
-    for score in run.result.sets.get(name, ()) if run.result else ():
-        if score.dsc is not None:
-            cases.setdefault(score.case, []).append(score.dsc)
-    return {case: fmean(values) for case, values in cases.items()}
+    return run.result.case_means(name, DSC) if run.result else {}
 
 
 def _replicate_with_most_masks(

@@ -34,14 +34,12 @@ from hpcseg.results.figures.style import (
     set_title,
 )
 from hpcseg.results.model import Collection
-from hpcseg.results.tables.measures import Measure, find_measure
 from hpcseg.results.tables.tables import Table, build_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHARES = ("dsc", "nsd")  # metrics between 0 and 1
 WIDEST = 0.45  # inches for a box
 
 
@@ -101,7 +99,7 @@ def _draw_scores(definition: FigureDefinition, collection: Collection, runs_root
         return draw_boxes(definition, table, labels, note, sizes)
     note = f"Means with 95 % bootstrap intervals over cases; {note}"
     note += missing_note(table.cells.values(), "Hollow: some runs are missing.")
-    return draw_curve(definition, table, labels, note, _metric(definition).name, sizes)
+    return draw_curve(definition, table, labels, note, table.metric.name, sizes)
 
 
 def as_table(definition: FigureDefinition) -> TableDefinition:
@@ -129,7 +127,7 @@ def draw_boxes(
     set_ticks(axes, range(len(table.rows)), tick_labels(table.rows, labels, sizes), page - 0.6)
     axes.set_xlim(-0.5, len(table.rows) - 0.5)
     axes.set_xlabel(labels.x_axis)
-    axes.set_ylabel(_metric(definition).name)
+    axes.set_ylabel(table.metric.name)
     set_scale(axes)
     width = min(0.8 / len(table.columns), WIDEST * len(table.rows) / (page - 0.6))
     palette, places = colours(table.columns), ranks(table.columns)
@@ -141,20 +139,16 @@ def draw_boxes(
                 _box(axes, x, 0.8 * width, list(cell.values.values()), palette[column], places[column])
             if cell is not None and cell.present < cell.expected:
                 _share(axes, x, f"{cell.present}/{cell.expected}")
-    _limits(axes, definition, table)
+    _limits(axes, table)
     note = f"Boxes: {note} Whiskers: 1.5 IQR."
     note += missing_note(table.cells.values(), "k/m: k of m runs have results.")
     finish(figure, _handles(labels, table), note)
     return figure
 
 
-def _metric(definition: FigureDefinition) -> Measure:
-    return find_measure(definition.metric, repr(definition.name))
-
-
-def _limits(axes: Axes, definition: FigureDefinition, table: Table) -> None:
+def _limits(axes: Axes, table: Table) -> None:
     """A share ends at 1 and begins on a twentieth below the data; marks of missing runs have room below the boxes."""
-    if definition.metric not in SHARES:
+    if table.metric.highest != 1:
         axes.margins(y=0.12)
         return
     lowest = min(value for cell in table.cells.values() for value in cell.values.values())

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from hpcseg.inference.metrics import DSC
 from hpcseg.paths import STAGES
 from hpcseg.results.model import Collection, Result, Run
 from hpcseg.results.tables.axes import STRATEGIES, label
@@ -190,8 +191,8 @@ def _where(attempts: Sequence[Attempt], result: Result | None) -> str:
 
 
 def _means(result: Result | None) -> dict[str, float]:
-    scores = result.sets if result else {}
-    defined = {name: [one.dsc for one in found if one.dsc is not None] for name, found in scores.items()}
+    found = {name: [score.value(DSC) for score in scores] for name, scores in (result.sets if result else {}).items()}
+    defined = {name: [value for value in values if value is not None] for name, values in found.items()}
     return {name: fmean(values) for name, values in defined.items() if values}
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hpcseg import __version__
 from hpcseg.errors import BadInput
 from hpcseg.files import write_text
+from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
 from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.export import make_tables
@@ -146,7 +147,7 @@ def render_report(
         environments=environments(collection),
         made={"at": clock(time.time()), "by": f"hpcseg {__version__}", "on": platform.node()},
         few=FEW,
-        measure="DSC",
+        measure=DSC.label,
         dash=DASH,
         stale_mark=STALE,
     )
@@ -155,7 +156,7 @@ def render_report(
 def _improved(tables: Sequence[Table]) -> Improved | None:
     """The share of improved cells in the first tables that have one."""
     found = improved_in_all(tables)
-    first = next((table for table in tables if table.contrasts and table.measure.better), None)
+    first = next((table for table in tables if table.contrasts and table.metric.better), None)
     if found is not None or first is None:
         return found
     theirs = first.beside if first.beside and first.beside.improved[1] else None

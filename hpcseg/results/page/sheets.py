@@ -6,11 +6,11 @@ import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hpcseg.inference.metrics import Metric
 from hpcseg.results.figures.style import colours
 from hpcseg.results.tables.cells import Cell, Key
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.machine import to_summary_csv
-from hpcseg.results.tables.measures import Measure
 from hpcseg.results.tables.rendering import (
     against,
     format_beside,
@@ -117,17 +117,17 @@ def data_uri(content: bytes, kind: str) -> str:
 def _squares(table: Table, name: str, row: Axis) -> list[Square]:
     """The cells of one row in one set."""
     keys: list[Key] = [(name, row, column) for column in table.columns]
-    best = _best([table.cells.get(key) for key in keys], table.measure)
+    best = _best([table.cells.get(key) for key in keys], table.metric)
     return [_square(table, key, best=key in {keys[index] for index in best}) for key in keys]
 
 
 def _square(table: Table, key: Key, *, best: bool) -> Square:
-    cell, contrast, measure = table.cells.get(key), table.contrasts.get(key), table.measure
-    text = format_contrast(contrast, measure)
+    cell, contrast, metric = table.cells.get(key), table.contrasts.get(key), table.metric
+    text = format_contrast(contrast, metric)
     shown = any(digit in text.partition(" ")[0] for digit in "123456789")  # a difference that is printed as 0 is none
-    direction = "" if contrast is None or not measure.better or not shown else "worse"
+    direction = "" if contrast is None or not metric.better or not shown else "worse"
     return Square(
-        text=format_cell(cell, measure),
+        text=format_cell(cell, metric),
         value=None if cell is None else cell.mean,
         contrast=text,
         p=format_p(contrast.p) if contrast else "",
@@ -138,11 +138,11 @@ def _square(table: Table, key: Key, *, best: bool) -> Square:
     )
 
 
-def _best(cells: Sequence[Cell | None], measure: Measure) -> list[int]:
+def _best(cells: Sequence[Cell | None], metric: Metric) -> list[int]:
     """Places of the best means as they are printed; none where runs are missing or all are the same."""
     found = [cell.mean for cell in cells if cell is not None and cell.present == cell.expected]
-    means = [round(measure.comparable(mean), measure.decimals) for mean in found if mean is not None]
-    if len(means) < len(cells) or len(set(means)) < 2 or not measure.better:
+    means = [round(metric.comparable(mean), metric.decimals) for mean in found if mean is not None]
+    if len(means) < len(cells) or len(set(means)) < 2 or not metric.better:
         return []
-    top = max(means) if measure.better == "higher" else min(means)
+    top = max(means) if metric.better == "higher" else min(means)
     return [index for index, mean in enumerate(means) if mean == top]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import TypeVar
 
-from hpcseg.results.tables.measures import MEASURES, Measure
+from hpcseg.inference.metrics import DSC, Metric
 from hpcseg.results.tables.statistics import (
     DRAWS,
     LEVEL,
@@ -15,7 +16,6 @@ from hpcseg.results.tables.statistics import (
     Interval,
     bootstrap,
     compare,
-    mean,
     sample_sd,
 )
 from hpcseg.study.tables import Axis
@@ -42,7 +42,7 @@ class Cell:
     @cached_property
     def mean(self) -> float | None:
         """Mean over all cases of all replicates."""
-        return mean(list(self.values.values())) if self.values else None
+        return fmean(list(self.values.values())) if self.values else None
 
     @cached_property
     def sd(self) -> float | None:
@@ -57,7 +57,7 @@ class Cell:
     @cached_property
     def replicate_means(self) -> dict[Replicate, float]:
         """Mean over the cases of each replicate."""
-        return {replicate: mean(group) for replicate, group in self.replicates.items()}
+        return {replicate: fmean(group) for replicate, group in self.replicates.items()}
 
     @cached_property
     def sd_of_means(self) -> float | None:
@@ -68,7 +68,7 @@ class Cell:
     def mean_of_sds(self) -> float | None:
         """Mean over replicates of the sample standard deviation over the cases of each."""
         sds = [sd for group in self.replicates.values() if (sd := sample_sd(group)) is not None]
-        return mean(sds) if sds else None
+        return fmean(sds) if sds else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Contrast:
     """A cell minus the baseline's cell, over the (replicate, case) pairs that both have.
 
     Attributes:
-        mean, sd: over all pairs; of the sizes where the measure is best at zero.
+        mean, sd: over all pairs; of the sizes where the metric is best at zero.
         by_case: cases are the units, each with its pairs of all replicates.
         by_replicate: replicates are the units, each with its pairs of all cases.
         improved: the mean is better than the baseline's.
@@ -129,21 +129,21 @@ class Beside:
     notes: tuple[str, ...] = ()
 
 
-def contrast_cells(cell: Cell, baseline: Cell | None, measure: Measure = MEASURES["dsc"]) -> Contrast | None:
+def contrast_cells(cell: Cell, baseline: Cell | None, metric: Metric = DSC) -> Contrast | None:
     """Paired difference of two cells; None where they share no (replicate, case)."""
     shared = [key for key in cell.values if baseline and key in baseline.values]
     if baseline is None or not shared:
         return None
-    size = measure.comparable
+    size = metric.comparable
     differences = {key: size(cell.values[key]) - size(baseline.values[key]) for key in shared}
     values = list(differences.values())
     return Contrast(
         pairs=len(shared),
-        mean=mean(values),
+        mean=fmean(values),
         sd=sample_sd(values),
         by_case=compare(_grouped((case, value) for (_, case), value in differences.items()).values()),
         by_replicate=compare(_grouped((replicate, value) for (replicate, _), value in differences.items()).values()),
-        improved=measure.improves(mean(values)),
+        improved=metric.improves(fmean(values)),
         complete=all(one.present == one.expected for one in (cell, baseline)),
     )
 

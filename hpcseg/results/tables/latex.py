@@ -57,7 +57,7 @@ def escape(text: str) -> str:
 def to_latex(table: Table) -> str:
     """`table` environments: the cells, then contrasts, what stands beside, and the single runs' means."""
     title = (table.definition.title or table.definition.name).rstrip(".")
-    parts = [("", f"{title}.", table.columns, lambda key: format_cell(table.cells.get(key), table.measure))]
+    parts = [("", f"{title}.", table.columns, lambda key: format_cell(table.cells.get(key), table.metric))]
     if table.contrasts:
         caption = f"{title}: difference from {against(table)}, mean [95 % interval], p after Holm's correction."
         parts.append(("-differences", caption, others(table), lambda key: contrast_with_p(table, key)))

@@ -19,7 +19,7 @@ from hpcseg.study.tables import Axis
 def to_csv(table: Table) -> str:
     """One line per set, row, column, replicate and case; a missing run has a line without case and value."""
     place = [table.definition.rows, table.definition.columns, *table.definition.over]
-    head = ["set", *place, "case", table.measure.key, "status", "run"]
+    head = ["set", *place, "case", table.metric.key, "status", "run"]
     lines: list[list[Any]] = []
     for key, cell in _ordered(table):
         runs = {replicate: run for run, replicate in cell.runs.items()}
@@ -54,7 +54,7 @@ def to_json(table: Table) -> str:
     beside = table.beside
     document = {
         "table": table.definition.model_dump(),
-        "measure": {"key": table.measure.key, "unit": table.measure.unit, "better": table.measure.better},
+        "measure": {"key": table.metric.key, "unit": table.metric.unit, "better": table.metric.better},
         "rows": table.rows,
         "columns": table.columns,
         "baseline": table.baseline,
@@ -81,7 +81,7 @@ def _whole(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
             {"replicate": list(replicate), "mean": mean} for replicate, mean in cell.replicate_means.items()
         ],
         "values": [
-            {"replicate": replicate, "case": case, table.measure.key: value}
+            {"replicate": replicate, "case": case, table.metric.key: value}
             for (replicate, case), value in cell.values.items()
         ],
     }

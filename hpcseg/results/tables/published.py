@@ -114,8 +114,8 @@ def set_beside(table: Table, publication: Publication, datasets: Iterable[str]) 
     foreign_note = f"{label}'s {name} is of {publication.dataset}, ours of {', '.join(ours)}"
     if foreign and table.definition.published is None:
         return _noted(table, f"not compared: {foreign_note} (to compare all the same: published = {name!r})")
-    if found.metric != table.measure.key:
-        return _noted(table, f"not compared: {label}'s {name} is of {found.metric}, this is of {table.measure.key}")
+    if found.metric != table.metric.key:
+        return _noted(table, f"not compared: {label}'s {name} is of {found.metric}, this is of {table.metric.key}")
     values = {}
     for key in table.cells:
         names = (key[0], *(publication.aliases.get(as_toml(value), as_toml(value)) for value in key[1:]))
@@ -145,8 +145,8 @@ def _improved(table: Table, values: Mapping[Key, Pair]) -> tuple[int, int]:
     for (name, row, column), (value, _) in values.items():
         if column == table.baseline or table.baseline is None or (name, row, table.baseline) not in values:
             continue
-        size = table.measure.comparable
-        better += table.measure.improves(size(value) - size(values[name, row, table.baseline][0]))
+        size = table.metric.comparable
+        better += table.metric.improves(size(value) - size(values[name, row, table.baseline][0]))
         compared += 1
     return better, compared
 

@@ -11,9 +11,9 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hpcseg.inference.metrics import DSC, Metric
 from hpcseg.results.tables.axes import label
 from hpcseg.results.tables.cells import Cell, Contrast, Key
-from hpcseg.results.tables.measures import MEASURES, Measure
 from hpcseg.results.tables.tables import Improved, Table
 from hpcseg.study.tables import Axis
 
@@ -23,38 +23,37 @@ if TYPE_CHECKING:
 DASH = "–"
 SIGNIFICANT, STALE, ODD = "†", "‡", "§"
 ALPHA = 0.05
-DSC = MEASURES["dsc"]
 
 
-def format_cell(cell: Cell | None, measure: Measure = DSC) -> str:
+def format_cell(cell: Cell | None, metric: Metric = DSC) -> str:
     """Mean ± SD, with marks for what is missing, undefined, stale or made otherwise."""
     if cell is None:
         return ""
     marks = "" if cell.present == cell.expected else f" ({cell.present}/{cell.expected})"
     marks += f" {{{cell.undefined}}}" if cell.undefined else ""
     marks += STALE * bool(cell.stale) + ODD * bool(cell.odd)
-    return (DASH if cell.mean is None else format_pair(cell.mean, cell.sd, measure)) + marks
+    return (DASH if cell.mean is None else format_pair(cell.mean, cell.sd, metric)) + marks
 
 
-def format_pair(value: float, sd: float | None, measure: Measure = DSC) -> str:
-    """A mean and its standard deviation, to the measure's decimals."""
-    spread = "" if sd is None else f" ± {sd:.{measure.decimals}f}"
-    return f"{value:.{measure.decimals}f}{spread}".replace("-", "−")
+def format_pair(value: float, sd: float | None, metric: Metric = DSC) -> str:
+    """A mean and its standard deviation, to the metric's decimals."""
+    spread = "" if sd is None else f" ± {sd:.{metric.decimals}f}"
+    return f"{value:.{metric.decimals}f}{spread}".replace("-", "−")
 
 
-def format_contrast(contrast: Contrast | None, measure: Measure = DSC) -> str:
+def format_contrast(contrast: Contrast | None, metric: Metric = DSC) -> str:
     """Signed paired mean difference with its interval, marked where it is significant and where runs are missing."""
     if contrast is None:
         return ""
     interval = contrast.by_case.interval
-    bounds = f" [{', '.join(signed(bound, measure) for bound in interval)}]" if interval else ""
+    bounds = f" [{', '.join(signed(bound, metric) for bound in interval)}]" if interval else ""
     sure = SIGNIFICANT if contrast.p is not None and contrast.p < ALPHA else ""
-    return f"{signed(contrast.mean, measure)}{bounds}{sure}{'' if contrast.complete else ' *'}"
+    return f"{signed(contrast.mean, metric)}{bounds}{sure}{'' if contrast.complete else ' *'}"
 
 
-def signed(value: float, measure: Measure = DSC) -> str:
-    """A difference with its sign, to the measure's decimals; 0 has none."""
-    text = f"{value:+.{measure.decimals}f}".replace("-", "−")
+def signed(value: float, metric: Metric = DSC) -> str:
+    """A difference with its sign, to the metric's decimals; 0 has none."""
+    text = f"{value:+.{metric.decimals}f}".replace("-", "−")
     return text if any(digit in text for digit in "123456789") else text[1:]
 
 
@@ -69,8 +68,8 @@ def format_beside(table: Table, key: Key) -> str:
     if pair is None:
         return ""
     ours = table.cells[key].mean
-    difference = "" if ours is None else f" ({signed(ours - pair[0], table.measure)})"
-    return format_pair(*pair, table.measure) + difference
+    difference = "" if ours is None else f" ({signed(ours - pair[0], table.metric)})"
+    return format_pair(*pair, table.metric) + difference
 
 
 def format_replicates(table: Table, key: Key) -> str:
@@ -79,7 +78,7 @@ def format_replicates(table: Table, key: Key) -> str:
     if cell is None:
         return ""
     means = [cell.replicate_means.get(replicate) for replicate in replicates_of(cell)]
-    return " ".join(DASH if mean is None else format_pair(mean, None, table.measure) for mean in means)
+    return " ".join(DASH if mean is None else format_pair(mean, None, table.metric) for mean in means)
 
 
 def replicates_of(cell: Cell) -> list[tuple[Axis, ...]]:
@@ -98,7 +97,7 @@ def has_replicates(table: Table) -> bool:
 def remarks(table: Table) -> list[str]:
     """What a reader must know beside the numbers: how they were made, what is missing, how columns compare."""
     over = " and ".join(f"{label(key)}s" for key in table.definition.over)
-    lines = [f"{table.measure.name}, mean ± sample SD over cases, pooled over {over}."]
+    lines = [f"{table.metric.name}, mean ± sample SD over cases, pooled over {over}."]
     partial = sum(cell.present < cell.expected for cell in table.cells.values())
     if partial:
         lines.append(f"{DASH} or (k/m): {partial} of {len(table.cells)} cells have only k of their m runs.")
@@ -112,13 +111,13 @@ def _comparison(table: Table) -> list[str]:
     """How columns compare with the baseline, and ours with what stands beside."""
     lines, beside = [], table.beside
     better, compared = table.improved
-    if compared and table.measure.better:
-        word = {"higher": "Higher", "lower": "Lower", "zero": "Nearer to zero"}[table.measure.better]
+    if compared and table.metric.better:
+        word = {"higher": "Higher", "lower": "Lower", "zero": "Nearer to zero"}[table.metric.better]
         theirs = f"; {beside.label}: {share(*beside.improved)}" if beside and beside.improved[1] else ""
         lines.append(f"{word} than {against(table)} in {share(better, compared)}, paired by case{theirs}.")
     if compared:
         lines.append(
-            f"Differences of the {table.measure.compared} ({table.measure.direction}): mean [95 % bootstrap interval, "
+            f"Differences of the {table.metric.compared} ({table.metric.direction}): mean [95 % bootstrap interval, "
             f"cases drawn]; {SIGNIFICANT} p < {ALPHA} (Wilcoxon over cases, Holm over {compared} contrasts)."
         )
     if any(not contrast.complete for contrast in table.contrasts.values()):
@@ -151,8 +150,8 @@ def to_rich(table: Table) -> RichTable:
 
     def cell(key: Key) -> tuple[str, ...]:
         beside = format_beside(table, key)
-        lines = [format_contrast(table.contrasts.get(key), table.measure), f"vs. {beside}" if beside else ""]
-        return format_cell(table.cells.get(key), table.measure), *(line for line in lines if line)
+        lines = [format_contrast(table.contrasts.get(key), table.metric), f"vs. {beside}" if beside else ""]
+        return format_cell(table.cells.get(key), table.metric), *(line for line in lines if line)
 
     return _rich(table, cell, "\n".join(remarks(table)))
 
@@ -196,13 +195,13 @@ def replicates_title(table: Table) -> str:
     largest = max(table.cells.values(), key=lambda cell: cell.expected)
     names = [", ".join(map(label, replicate[: len(table.definition.over)])) for replicate in replicates_of(largest)]
     told = f" ({'; '.join(names)})" if len(names) <= 10 else ""
-    return f"Mean {table.measure.label} of each {' and '.join(map(label, table.definition.over))}{told}:"
+    return f"Mean {table.metric.label} of each {' and '.join(map(label, table.definition.over))}{told}:"
 
 
 def to_markdown(table: Table) -> str:
     """Cells, then contrasts with the baseline, what stands beside, and the single runs' means, as Markdown."""
     blocks = [f"## {table.definition.title or table.definition.name}"]
-    blocks.append(_grid(table, table.columns, lambda key: format_cell(table.cells.get(key), table.measure)))
+    blocks.append(_grid(table, table.columns, lambda key: format_cell(table.cells.get(key), table.metric)))
     if table.contrasts:
         blocks.append(f"Difference from {against(table)}, paired by case: mean [95 % interval], p after Holm:")
         blocks.append(_grid(table, others(table), lambda key: contrast_with_p(table, key)))
@@ -217,7 +216,7 @@ def to_markdown(table: Table) -> str:
 def contrast_with_p(table: Table, key: Key) -> str:
     """A contrast and its p after Holm's correction."""
     contrast = table.contrasts.get(key)
-    text = format_contrast(contrast, table.measure)
+    text = format_contrast(contrast, table.metric)
     return f"{text}, {format_p(contrast.p)}" if contrast and contrast.p is not None else text
 
 

@@ -21,6 +21,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,21 +56,16 @@ class Comparison:
 def compare(groups: Iterable[Sequence[float]]) -> Comparison:
     """Compare differences with zero; each group holds those of one unit, at least one."""
     found = list(groups)
-    means = [mean(group) for group in found]
+    means = [fmean(group) for group in found]
     interval = bootstrap([sum(group) for group in found], [len(group) for group in found])
-    return Comparison(len(found), mean(means), sample_sd(means), interval, wilcoxon(means))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean, without rounding errors on the way."""
-    return math.fsum(values) / len(values)
+    return Comparison(len(found), fmean(means), sample_sd(means), interval, wilcoxon(means))
 
 
 def sample_sd(values: Sequence[float]) -> float | None:
     """Sample standard deviation (n - 1); None with fewer than two values."""
     if len(values) < 2:
         return None
-    middle = mean(values)
+    middle = fmean(values)
     return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 

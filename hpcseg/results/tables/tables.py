@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpcseg.errors import BadInput
+from hpcseg.inference.metrics import Metric, find_metric
 from hpcseg.results.freshness import Mixture, mixture
 from hpcseg.results.model import Collection, Place, Run
 from hpcseg.results.tables.axes import CLASS, as_toml, axis_value, label, places, sort_axis
@@ -24,8 +25,7 @@ from hpcseg.results.tables.cells import (
     bootstrap_interval,
     contrast_cells,
 )
-from hpcseg.results.tables.measures import Measure, find_measure
-from hpcseg.results.tables.statistics import holm, mean
+from hpcseg.results.tables.statistics import holm
 from hpcseg.study.tables import Axis, TableDefinition
 
 __all__ = ["Beside", "Cell", "Contrast", "Improved", "Key", "Replicate", "Table", "bootstrap_interval", "build_table"]
@@ -37,7 +37,7 @@ class Table:
     """Cells by (set, row, column), in the order of `sets`, `rows` and `columns`."""
 
     definition: TableDefinition
-    measure: Measure
+    metric: Metric
     sets: tuple[str, ...]
     rows: tuple[Axis, ...]
     columns: tuple[Axis, ...]
@@ -81,7 +81,7 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
     Raises:
         BadInput: the definition names an axis, a grid, a metric or a baseline that there is not.
     """
-    measure = find_measure(definition.metric, repr(definition.name))
+    metric = find_metric(definition.metric, repr(definition.name))
     fillings: dict[Key, _Filling] = {}
     clashes: set[str] = set()
     unmeasured: set[str] = set()
@@ -96,7 +96,7 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
                 if replicate in filling.runs.values():
                     clashes.add(f"row {row}, column {column}")
                     replicate = (*replicate, run.id)
-                if not _fill(filling, run, replicate, measure.key, name, class_):
+                if not _fill(filling, run, replicate, metric, name, class_):
                     unmeasured.add(run.id)
     found = {run.id: run.result for filling in fillings.values() for run in filling.found.values() if run.result}
     mixed = mixture(found.values())
@@ -105,34 +105,34 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
     baseline = _baseline(definition, columns)
     notes = [f"several runs per {' and '.join(definition.over)} are pooled in {clash}" for clash in sorted(clashes)]
     if undefined := sum(cell.undefined for cell in cells.values()):
-        notes.append(f"{{k}}: {undefined} undefined values of the {measure.label} (a mask is empty) are left out")
+        notes.append(f"{{k}}: {undefined} undefined values of the {metric.label} (a mask is empty) are left out")
     tolerances = sorted({f"{result.nsd_mm:g}" for result in found.values() if result.nsd_mm is not None})
-    if measure.key == "nsd" and tolerances:
+    if metric.key == "nsd" and tolerances:
         many = "; values of different ones cannot be compared" if len(tolerances) > 1 else ""
         notes.append(f"tolerance {' and '.join(tolerances)} mm{many}")
     if unmeasured:
-        notes.append(f"{len(unmeasured)} runs were measured without the {measure.label}, and count as missing")
+        notes.append(f"{len(unmeasured)} runs were measured without the {metric.label}, and count as missing")
     return Table(
         definition,
-        measure,
+        metric,
         definition.sets,
         rows=sort_axis(row for _, row, _ in cells),
         columns=columns,
         cells=cells,
         baseline=baseline,
-        contrasts={} if baseline is None else _contrasts(cells, baseline, measure),
+        contrasts={} if baseline is None else _contrasts(cells, baseline, metric),
         notes=tuple(notes),
         mixed=mixed,
     )
 
 
-def _contrasts(cells: Mapping[Key, Cell], baseline: Axis, measure: Measure) -> dict[Key, Contrast]:
+def _contrasts(cells: Mapping[Key, Cell], baseline: Axis, metric: Metric) -> dict[Key, Contrast]:
     """Contrast of every cell that has one, with p corrected over all of them."""
     found = {
         (name, row, column): contrast
         for (name, row, column), cell in cells.items()
         if column != baseline
-        if (contrast := contrast_cells(cell, cells.get((name, row, baseline)), measure)) is not None
+        if (contrast := contrast_cells(cell, cells.get((name, row, baseline)), metric)) is not None
     }
     by_case = holm([contrast.by_case.p for contrast in found.values()])
     by_replicate = holm([contrast.by_replicate.p for contrast in found.values()])
@@ -154,7 +154,7 @@ class Improved:
 
 
 def improved_in_all(tables: Iterable[Table]) -> Improved | None:
-    """Improved and compared cells of all tables with the same measure, columns' key and baseline as the first of them.
+    """Improved and compared cells of all tables with the same metric, columns' key and baseline as the first of them.
 
     The paper's "75 % of the experiments" are those of its tables 7 and 8 together. A cell of the same runs against the
     same baseline's counts once. None where fewer than two tables can be taken together.
@@ -181,7 +181,7 @@ def improved_in_all(tables: Iterable[Table]) -> Improved | None:
 
 
 def _kind(table: Table) -> tuple[object, ...]:
-    return table.measure.key, table.definition.columns, table.baseline
+    return table.metric.key, table.definition.columns, table.baseline
 
 
 def select_runs(
@@ -219,25 +219,18 @@ def _positions(
     return positions
 
 
-def _fill(filling: _Filling, run: Run, replicate: Replicate, key: str, name: str, class_: int | None) -> bool:
-    """Add a run's values; False where it has scores of the set, but of other measures only."""
+def _fill(filling: _Filling, run: Run, replicate: Replicate, metric: Metric, name: str, class_: int | None) -> bool:
+    """Add a run's values; False where it has scores of the set, but of other metrics only."""
     filling.runs[run.id] = replicate
     scores = run.result.sets.get(name) if run.result else None
-    if not scores:
+    if not run.result or not scores:
         return True
-    if key != "dsc" and not any(key in score.model_fields_set for score in scores):
+    if not any(metric.key in score.model_fields_set for score in scores):
         return False
     filling.found[run.id] = run
-    cases: dict[str, list[float]] = {}
-    for score in scores:
-        if class_ is None or class_ == score.class_:
-            value = getattr(score, key)
-            if value is None:
-                filling.undefined += 1
-            else:
-                cases.setdefault(score.case, []).append(value)
-    for case, values in cases.items():
-        filling.values[replicate, case] = values[0] if len(values) == 1 else mean(values)
+    filling.undefined += sum(class_ in (None, score.class_) and score.value(metric) is None for score in scores)
+    for case, value in run.result.case_means(name, metric, class_).items():
+        filling.values[replicate, case] = value
     return True
 
 
