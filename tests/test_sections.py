@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from typing import Annotated, Literal
 
@@ -46,7 +45,3 @@ def test_every_key_is_explained(known: sections.Key) -> None:
     assert known.source.startswith(("paper ", "ours: ", "sbatch"))
     numbers = re.search(r"number|integer|^\d", known.kind)
     assert bool(known.unit) or not numbers or known.name in PURE_NUMBERS
-
-
-def test_examples() -> None:
-    assert doctest.testmod(sections).failed == 0

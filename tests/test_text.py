@@ -1,12 +1,6 @@
 from __future__ import annotations
 
-import doctest
-
 from hpcseg import text
-
-
-def test_the_examples_are_right() -> None:
-    assert doctest.testmod(text).failed == 0
 
 
 def test_durations_of_each_size() -> None:

@@ -55,6 +55,10 @@ class FovealGeometry:
     Levels are counted from 0, the finest. Thanks to the rounding up in `features`, every target size works, so that a
     tile for inference is a geometry like any other.
 
+    >>> paper = FovealGeometry(patch=72, kernel=5, levels=4)
+    >>> paper.features, paper.inputs, paper.origins
+    ((72, 40, 24, 16), (84, 52, 36, 28), (-6, -16, -36, -76))
+
     Attributes:
         patch: edge of the target, in level-0 voxels.
         kernel: edge of the convolution kernels; odd.
@@ -148,7 +152,10 @@ class PaddedGeometry:
     def around(cls, patch: int, resolutions: int) -> PaddedGeometry:
         """Half the patch as the margin, widened until the box is a whole number of the coarsest voxels.
 
-        A patch of 64 gets 32, one of 72 gets 36: boxes of 128 and 144. (With an odd patch, one voxel is missing.)
+        With an odd patch, one voxel is missing.
+
+        >>> PaddedGeometry.around(patch=72, resolutions=4).inputs
+        (144,)
         """
         period = 1 << (resolutions - 1)
         box = -(-2 * patch // period) * period
@@ -204,6 +211,10 @@ def target_lattice(geometry: PatchGeometry, step: int) -> Lattice:
     """Return the lattice of target origins with the given step that are equal to the geometry's phase.
 
     The larger the step (up to the period), the fewer voxels a sample reads.
+
+    >>> lattice = target_lattice(FovealGeometry(patch=72, kernel=5, levels=4), step=8)
+    >>> lattice, lattice.nearest((0, 1, 11))
+    (Lattice(step=8, phase=4), (4, 4, 12))
 
     Raises:
         BadInput: the step is not positive.

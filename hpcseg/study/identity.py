@@ -50,7 +50,11 @@ class Canonical(str):
 
 
 def canonical(value: Any) -> Canonical:
-    """Canonical JSON of a value: sorted keys, no white space. The values of a mapping may be `Canonical` already."""
+    """Canonical JSON of a value: sorted keys, no white space. The values of a mapping may be `Canonical` already.
+
+    >>> canonical({"seed": 0, "maps": [16, 24]})
+    '{"maps":[16,24],"seed":0}'
+    """
     if not isinstance(value, Mapping):
         return Canonical(_encode(value))
     parts = [f"{_key(key)}:{_text(value[key])}" for key in sorted(value)]
@@ -65,7 +69,11 @@ def _text(value: Any) -> str:
 
 
 def run_id(slug: str, payload: Mapping[str, Any]) -> str:
-    """`slug` and the first ten hexadecimal digits of the SHA-256 of the payload's canonical JSON."""
+    """`slug` and the first ten hexadecimal digits of the SHA-256 of the payload's canonical JSON.
+
+    >>> run_id("baseline-n2-f0", {"seed": 0})
+    'baseline-n2-f0-bd04888434'
+    """
     return f"{slug}-{hashlib.sha256(canonical(payload).encode()).hexdigest()[:10]}"
 
 
@@ -259,7 +267,11 @@ def train_id(config: RunConfig, data: Mapping[str, Any]) -> str:
 
 
 def spacing_slug(spacing_zyx: Spacing) -> str:
-    """`1.0mm` or `2.5x0.8x0.8mm` (z, y, x)."""
+    """Spacing (mm; z, y, x) as it stands in the name of a pack.
+
+    >>> spacing_slug((1.0, 1.0, 1.0)), spacing_slug((2.5, 0.8, 0.8))
+    ('1.0mm', '2.5x0.8x0.8mm')
+    """
     shown = [str(float(value)) for value in spacing_zyx]
     return f"{shown[0] if len(set(shown)) == 1 else 'x'.join(shown)}mm"
 

@@ -14,7 +14,12 @@ from hpcseg.config import TrainingConfig
 
 @dataclass
 class Ema:
-    """Exponential moving average; `update` returns the new value."""
+    """Exponential moving average; `update` returns the new value.
+
+    >>> average = Ema(weight=0.9)
+    >>> [average.update(loss) for loss in (1.0, 0.0, 0.0)]
+    [1.0, 0.9, 0.81]
+    """
 
     weight: float
     value: float | None = None
@@ -27,7 +32,12 @@ class Ema:
 
 @dataclass
 class Watch:
-    """Counts the epochs since a value last fell by at least `drop` below the lowest one that counted."""
+    """Counts the epochs since a value last fell by at least `drop` below the lowest one that counted.
+
+    >>> watch = Watch(drop=0.1)
+    >>> [watch.update(value) for value in (1.0, 0.95, 0.9, 0.85, 0.79)]
+    [0, 1, 0, 1, 0]
+    """
 
     drop: float
     lowest: float | None = None
@@ -47,6 +57,10 @@ class Plateau:
     """Learning rate of one optimizer, as a factor on the rates it began with.
 
     `scale` falls by `factor` on a plateau; the rate itself never falls below `floor`.
+
+    >>> rule = Plateau(initial_rate=1.0, factor=0.5, floor=0.25, patience=1, ema=Ema(0.93), watch=Watch(drop=0.1))
+    >>> [rule.update(1.0) or rule.rate for epoch in range(6)]
+    [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
 
     initial_rate: float

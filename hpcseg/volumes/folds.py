@@ -34,10 +34,17 @@ class Split:
 def split_cases(
     groups: Mapping[str, str], *, folds: int, fold: int, labelled: int | Literal["all"], seed: int
 ) -> Split:
-    """Split cases for one fold and one number of labelled cases (paper: 131 cases -> 26, 26, 26, 26, 27).
+    """Split cases for one fold and one number of labelled cases (paper 2.3).
 
     The folds depend on `groups`, `folds` and `seed` only. A smaller labelled subset is the beginning of a larger one;
     small subsets take cases of different groups first.
+
+    >>> patients = {f"liver_{number}": f"patient_{number}" for number in range(131)}
+    >>> splits = [split_cases(patients, folds=5, fold=fold, labelled=2, seed=0) for fold in range(5)]
+    >>> [len(split.validation) for split in splits]
+    [26, 26, 26, 26, 27]
+    >>> splits[0].labelled, split_cases(patients, folds=5, fold=0, labelled=4, seed=0).labelled
+    (('liver_46', 'liver_64'), ('liver_46', 'liver_64', 'liver_6', 'liver_25'))
 
     Args:
         groups: case -> its group.
