@@ -16,7 +16,8 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from types import EllipsisType
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,17 +35,20 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def key(default: T, description: str, *, unit: str = "", source: str) -> T:
+@overload
+def key(default: EllipsisType, description: str, *, unit: str = "", source: str) -> Any: ...
+@overload
+def key(default: T, description: str, *, unit: str = "", source: str) -> T: ...
+def key(default: Any, description: str, *, unit: str = "", source: str) -> Any:
     """A key of a section, explained.
 
     Args:
-        default: its value where nothing sets it; one that can be changed (a dict) is copied.
+        default: its value where nothing sets it; one that can be changed (a dict) is copied. `...`: it has to be set.
         description: what it is, and what its values do, in a line or two.
         unit: of its number or numbers; "": it has none.
         source: the section of the paper ("paper 3.1.1"), or "ours: " and why we chose so where the paper is silent.
     """
-    field: T = Field(default, description=description, json_schema_extra={"unit": unit, "source": source})
-    return field
+    return Field(default, description=description, json_schema_extra={"unit": unit, "source": source})
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Key:
     Attributes:
         name: dotted, from the top of its file.
         annotation: its type, with the bounds of its values.
-        default: None where nothing stands for it.
+        default: `...` where it has to be set, None where the description says what stands for it.
         unit: "" without one.
     """
 
@@ -97,7 +101,7 @@ def groups_of(model: type[BaseModel], name: str = "", defaults: BaseModel | None
     keys: list[Key] = []
     inner: list[Group] = []
     for field_name, field in model.model_fields.items():
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        default: Any = ... if field.is_required() else field.get_default(call_default_factory=True)
         default = getattr(defaults, field_name, default)
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

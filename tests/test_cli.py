@@ -106,7 +106,7 @@ def test_help_is_fast(cli: Cli) -> None:
 def test_light_commands_do_not_import_torch() -> None:
     code = (
         "import sys, hpcseg.cli, hpcseg.submit.apply, hpcseg.runs.status, hpcseg.results.export, "
-        "hpcseg.volumes.packing; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+        "hpcseg.volumes.packing, hpcseg.screens.keys; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -323,6 +323,7 @@ def test_pack_and_inspect_a_store(study: Path, cli: Cli) -> None:
         (("status", "absent"), "absent"),
         (("collect", "absent"), "no sweep"),
         (("logs", "absent"), "absent"),
+        (("keys", "learning_rte"), "near: training.learning_rate"),
         (("pack", "data/Tiny", "--to", "s.h5", "--spacing", "abc"), "spacing"),
         (("pack", "data", "--to", "s.h5"), "dataset.json"),
         (("segment", "absent", "data/Tiny/imagesTs/case_007.nii.gz", "--to", "masks"), "absent"),

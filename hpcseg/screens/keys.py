@@ -56,7 +56,7 @@ def matching(pattern: str | None) -> Mapping[str, tuple[Group, ...]]:
 def keys_json(places: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:
     """One object per key; `file` says which kind of file it stands in, and "" as unit that it has none."""
     return [
-        {"key": key.name, "file": place, "type": key.kind, "default": key.default}
+        {"key": key.name, "file": place, "type": key.kind, "default": None if key.default is ... else key.default}
         | {"unit": key.unit, "source": key.source, "description": key.description}
         for place, groups in places.items()
         for group in groups
@@ -109,6 +109,8 @@ def keys_markdown() -> str:
 
 
 def _default(key: Key) -> str:
+    if key.default is ...:
+        return "required"
     return "–" if key.default is None else toml_text(key.default)
 
 
