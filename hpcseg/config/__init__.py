@@ -54,9 +54,7 @@ class RunConfig(Section):
         unit="fold, from 0",
         source="paper 2.3; which one tables 1 to 6 used is open",
     )
-    seed: int = key(
-        0, "of weights and patches: patch (step, slot) is a function of it alone", source="ours: repeatable"
-    )
+    seed: int = key(0, "seed of weights and patches: all that is drawn follows from it", source="ours: repeatable")
     data: DataConfig = DataConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     patches: PatchesConfig = PatchesConfig()

@@ -46,7 +46,7 @@ class DataConfig(Section):
         source="ours: a patient on both sides would be no test",
     )
     folds: Annotated[int, Field(ge=2)] = key(5, "folds of the cross-validation", unit="folds", source="paper 2.3")
-    split_seed: int = key(0, "of the shuffle into folds", source="ours: the paper's split is not published")
+    split_seed: int = key(0, "seed of the shuffle into folds", source="ours: the paper's split is not published")
 
 
 class PreprocessingConfig(Section):
@@ -60,14 +60,15 @@ class PreprocessingConfig(Section):
     )
     intensity: Literal["percentile", "window", "zscore"] = key(
         "percentile",
-        "how intensities are normalised: the paper's methods 2 and 1; zscore: by the scan's own percentiles, for MR",
+        "how intensities are normalised: clipped at the foreground's percentiles, then z-score (method 2); a window of "
+        "fixed HU (method 1); zscore: clipped at the scan's own percentiles, for MR",
         source="paper 3.2.1; zscore is ours: the scale of MR differs from scan to scan",
     )
     percentiles: Pair = key(
         (0.5, 99.5), "where intensities are clipped before the z-score", unit="%", source="paper 3.2.1"
     )
-    window: Pair = key((-155.0, 295.0), "with method 1: where intensities are clipped", unit="HU", source="paper 3.2.1")
-    window_range: Pair = key((-3.0, 3.0), "with method 1: what the window is mapped to", source="paper 3.2.1")
+    window: Pair = key((-155.0, 295.0), "with window: where intensities are clipped", unit="HU", source="paper 3.2.1")
+    window_range: Pair = key((-3.0, 3.0), "with window: what it is mapped to", source="paper 3.2.1")
     padding: Literal["auto", "minimum"] | float = key(
         "auto",
         "intensity outside the volume, and what is cropped away around it; auto: -1000 for CT, else the minimum",
@@ -96,7 +97,7 @@ class PatchesConfig(Section):
         source="ours: boxes of coarse levels are read, not averaged anew",
     )
     foreground_share: Fraction = key(
-        0.3, "of a minibatch is centred on foreground, at least", unit="share", source="paper 3.1.1"
+        0.3, "share of a minibatch that is centred on foreground, at least", unit="share", source="paper 3.1.1"
     )
 
 
@@ -104,6 +105,8 @@ class AugmentationConfig(Section):
     """Random transforms of training patches (paper 3.2.2; room `patches`); each value is the largest."""
 
     enabled: bool = key(False, "whether training patches are transformed", source="paper 3.2.2, tried and dropped")
-    translation: Annotated[float, Field(ge=0)] = key(10.0, "along each axis", unit="voxels", source="paper 3.2.2")
-    rotation: Annotated[float, Field(ge=0, le=180)] = key(15.0, "about each axis", unit="degrees", source="paper 3.2.2")
+    translation: Annotated[float, Field(ge=0)] = key(10.0, "shift along each axis", unit="voxels", source="paper 3.2.2")
+    rotation: Annotated[float, Field(ge=0, le=180)] = key(
+        15.0, "turn about each axis", unit="degrees", source="paper 3.2.2"
+    )
     log_scale: Annotated[float, Field(ge=0, le=1)] = key(0.2, "natural logarithm of the scale", source="paper 3.2.2")

@@ -64,12 +64,14 @@ class TrainingConfig(Section):
     )
     learning_rate: Positive = key(3e-4, "learning rate of Adam, at the start", unit="per step", source="paper 3.1.1")
     weight_decay: Annotated[float, Field(ge=0)] = key(
-        3e-5, "of the weights in L2, coupled as in torch.optim.Adam", unit="factor", source="paper 3.1.1"
+        3e-5, "weight decay (L2), coupled as in torch.optim.Adam", unit="factor", source="paper 3.1.1"
     )
     ema_training: Fraction = key(
         0.93, "weight of the old value in the moving average of the training loss", unit="share", source=_AS_NNUNET
     )
-    ema_validation: Fraction = key(0.9, "the same of the validation loss", unit="share", source=_AS_NNUNET)
+    ema_validation: Fraction = key(
+        0.9, "weight of the old value in that of the validation loss", unit="share", source=_AS_NNUNET
+    )
     plateau_drop: Annotated[float, Field(ge=0)] = key(
         5e-3, "fall of a moving average that counts, absolute", unit="loss", source="paper 3.1.1"
     )
@@ -105,7 +107,7 @@ class TrainingConfig(Section):
     compile: bool = key(False, "torch.compile the networks", source="ours: speed; rounding differs, when resumed too")
     checkpoint_epochs: Count = key(
         5,
-        "between saves; no part of a run's identity",
+        "epochs between saves; no part of a run's identity",
         unit="epochs",
         source="ours: what a killed job may lose",
     )
@@ -122,7 +124,7 @@ class AutoencoderConfig(Section):
     )
     lifetime: Fraction = key(
         0.0,
-        "of a minibatch's samples may win in each feature map; 0: all of them",
+        "share of a minibatch's samples that may win in each feature map; 0: all of them",
         unit="share",
         source="ours: the autoencoder that the paper builds on has it",
     )
@@ -132,9 +134,11 @@ class AutoencoderConfig(Section):
         source="paper 3.4, where cbru was tried and dropped",
     )
     loss: Literal["huber", "l2"] = key(
-        "huber", "loss of the reconstruction", source="paper 3.4, where l2 was tried and dropped"
+        "huber", "loss of the reconstruction; l2 is e²/2", source="paper 3.4, where l2 was tried and dropped"
     )
-    huber_delta: Positive = key(1.0, "error from which the Huber loss is linear", unit="intensity", source="paper 3.4")
+    huber_delta: Positive = key(
+        1.0, "error from which the Huber loss is linear", unit="SD of intensity", source="paper 3.4"
+    )
     learning_rate: Positive = key(3e-4, "learning rate of Adam, at the start", unit="per step", source="paper 3.1.1")
     sampling: Literal["auto", "gaussian", "uniform", "organ"] = key(
         "auto",
@@ -143,7 +147,7 @@ class AutoencoderConfig(Section):
         source="paper 3.3.1, 4; organ: proposed in 6",
     )
     sigma: Positive = key(
-        0.25, "of the Gaussian around the middle or the organ", unit="image sizes", source="paper 3.3.1"
+        0.25, "SD of the Gaussian around the middle or the organ", unit="image sizes", source="paper 3.3.1"
     )
     with_validation: bool = key(True, "the validation images are seen, too", source="paper 4.2, 4.4")
     with_supplementary: bool = key(False, "the images of data.supplementary are seen, too", source="paper 5")
@@ -196,10 +200,10 @@ class InferenceConfig(Section):
         0, "with tiles: edge of one; 0: as large as is sensible", unit="voxels", source="ours: memory"
     )
     overlap: Annotated[float, Field(ge=0, lt=1)] = key(
-        0.5, "with paper: of neighbouring patches, along each axis", unit="share", source="paper 3.1.2"
+        0.5, "with paper: overlap of neighbouring patches, along each axis", unit="share", source="paper 3.1.2"
     )
     sigma: Positive = key(
-        0.5, "with paper: of the Gaussian weights in a patch", unit="patch sizes", source="paper 3.1.2"
+        0.5, "with paper: SD of the Gaussian weights in a patch", unit="patch sizes", source="paper 3.1.2"
     )
     save_masks: bool = key(True, "masks of validation and test scans are kept", source="ours: figures show them")
     nsd_mm: Positive = key(
