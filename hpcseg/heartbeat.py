@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 from pathlib import Path
 from typing import Literal
@@ -53,10 +54,13 @@ def read_heartbeat(run: Path) -> Heartbeat | None:
     Raises:
         BadInput: the file is there and is not a heartbeat.
     """
-    path = run / HEARTBEAT_FILE
-    if not path.exists() or path.stat().st_size == 0:
-        return None
+    path = f"{run}/{HEARTBEAT_FILE}"
     try:
-        return Heartbeat(**read_json(path))
+        value = read_json(path, optional=True)
+        return None if value is None else Heartbeat(**value)
+    except BadInput:
+        if os.stat(path).st_size == 0:  # noqa: PTH116
+            return None
+        raise
     except TypeError as error:
         raise BadInput(f"{path}: not a heartbeat ({error}); remove the file") from None

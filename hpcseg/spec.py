@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from hpcseg.config import RunConfig
+from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RUN_FILE
 from hpcseg.sections import Section, key
@@ -93,9 +94,15 @@ def read_spec(run: Path) -> PackSpec | PretrainSpec | TrainSpec:
     """Read the specification of the run directory `run`.
 
     Raises:
-        BadInput: `run.json` is missing or not JSON.
+        BadInput: `run.json` is missing, not JSON, or of another version.
     """
-    return _ADAPTER.validate_python(read_json(run / RUN_FILE))
+    path = run / RUN_FILE
+    try:
+        return _ADAPTER.validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{path}: {where}: {first['msg']}; delete {run} and apply the sweep again") from None
 
 
 def runs_root(run: Path) -> Path:

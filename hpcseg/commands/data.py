@@ -98,7 +98,7 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
     from hpcseg.machine import usable_cores
 
     if path.is_dir() and (path / RUN_FILE).exists():
-        from hpcseg.runs.status import inspect_run
+        from hpcseg.runs.why import inspect_run
 
         if png is not None:
             raise BadInput(f"{path}: a run has no pictures; give --png with a dataset's folder or a store")

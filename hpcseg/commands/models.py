@@ -58,13 +58,16 @@ def rehearse(
 
     The run itself is not touched. Exit code 1 if the two differ; then both are kept.
     """
-    from hpcseg.submit.foreground import run_and_threads
+    from hpcseg.machine import usable_cores
+    from hpcseg.runs.selection import select_run
     from hpcseg.training.rehearsal import rehearse as rehearse_run
 
-    path, usual = run_and_threads(run, runs)
+    chosen = select_run(runs, run)
+    submission = chosen.submission()
+    usual = usable_cores() if submission is None else submission.threads
     with terminal.counting("rehearsing") as progress:
         done = rehearse_run(
-            path,
+            chosen.path.resolve(),
             epochs=epochs,
             steps=steps,
             interruptions=interruptions,

@@ -28,8 +28,7 @@ def status(
     """Say where every run is, and why."""
     from hpcseg.runs.ends import Ends
     from hpcseg.runs.evidence import OPEN
-    from hpcseg.runs.lines import RunStatus, Totals, add_up
-    from hpcseg.runs.status import read_status
+    from hpcseg.runs.status import RunStatus, Totals, add_up, read_status
     from hpcseg.screens.runs import print_status, watch_status, why_lines
 
     if why is not None:
@@ -74,14 +73,13 @@ def logs(
     """Print the output of a run's last attempt."""
     from hpcseg.runs.follow import follow as follow_run
     from hpcseg.runs.follow import write_output
-    from hpcseg.runs.status import newest_log, select_run
+    from hpcseg.runs.selection import select_run
 
     chosen = select_run(runs, run)
     if follow:
         with terminal.quiet_interrupt():
             follow_run(chosen, _write, terminal.note)
         return
-    newest_log(chosen)
     write_output(chosen, _write, terminal.note)
 
 

@@ -34,23 +34,39 @@ class Failure:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the files of one run directory say."""
+    """What the files of one run directory say, and of the processes that they name which are there.
+
+    Attributes:
+        job_alive: whether the process that wrote the heartbeat is there; None: not of this host, or nobody asked.
+        submitter_alive: whether who submitted the run is still at it: the pool of local slots, or another hpcseg that
+            calls sbatch; None as above.
+        array: that the submission is a task of.
+        attempts: where they were asked for.
+        damage: a record that cannot be read.
+    """
 
     planned: bool = False
     done: bool = False
     submission: Submission | None = None
     heartbeat: Heartbeat | None = None
+    job_alive: bool | None = None
+    submitter_alive: bool | None = None
     failure: Failure | None = None
-    array: ArrayRecord | None = None  # that the submission is a task of
-    attempts: tuple[Attempt, ...] = ()  # where they were asked for
-    damage: str = ""  # a record that cannot be read
+    array: ArrayRecord | None = None
+    attempts: tuple[Attempt, ...] = ()
+    damage: str = ""
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether the run was last submitted to Slurm."""
+        return self.submission is not None and self.submission.backend == "slurm"
 
     @property
     def job(self) -> str | None:
         """The job that was submitted last: Slurm's id (array_task), or a process of the host; None: not known."""
         if self.submission is None:
             return None
-        if self.submission.backend != "slurm":
+        if not self.on_slurm:
             return self.submission.job_id
         if self.array is None or self.array.job_id is None:
             return None

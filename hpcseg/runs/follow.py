@@ -4,69 +4,33 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from hpcseg.errors import BadInput
 from hpcseg.paths import ERROR_FILE
 from hpcseg.runs.evidence import OPEN, Verdict
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import judge_all
+from hpcseg.runs.states import read_states
 
 POLL_S = 0.5
-LOOK_S = 5.0  # for files of a new job
-JUDGE_S = 10.0  # squeue is asked
+LIST_S = 5.0  # between two looks for files of a new job
+JUDGE_S = 10.0  # between two looks at the run's state, which asks squeue
 CHUNK_BYTES = 1 << 20
 Write = Callable[[str], None]
 
 
-class Output:
-    """Everything that a run has written and that was not read yet, in pieces; jobs that come later included."""
-
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self._read: dict[Path, int] = {}
-        self._decoders: dict[Path, codecs.IncrementalDecoder] = {}
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything was read."""
-        return any(self._read.values())
-
-    def look(self) -> None:
-        """Look for files of the last attempt."""
-        for path in self._run.outputs():
-            self._read.setdefault(path, 0)
-
-    def new(self) -> Iterator[tuple[Path, str]]:
-        """File and text of each piece that was added."""
-        for path in list(self._read):
-            try:
-                size = path.stat().st_size
-                if size < self._read[path]:  # written anew
-                    self._forget(path)
-                while size > self._read[path]:
-                    yield path, self._piece(path)
-            except FileNotFoundError:
-                self._forget(path)
-
-    def _piece(self, path: Path) -> str:
-        with path.open("rb") as file:
-            file.seek(self._read[path])
-            piece = file.read(CHUNK_BYTES)
-        self._read[path] += len(piece)
-        decoder = self._decoders.setdefault(path, codecs.getincrementaldecoder("utf-8")(errors="replace"))
-        return decoder.decode(piece)
-
-    def _forget(self, path: Path) -> None:
-        self._read[path] = 0
-        self._decoders.pop(path, None)
-
-
 def write_output(run: RunDir, write: Write, note: Write) -> None:
-    """Write what the run's last attempt has put out, each file after a note of its path."""
-    output = Output(run)
-    output.look()
-    _Sink(write, note).take(output)
+    """Write what the run's last attempt has put out, each file after a note of its path.
+
+    Raises:
+        BadInput: nothing was written yet.
+    """
+    output = _Output(run, write, note)
+    output.find_files()
+    if not output.positions:
+        raise BadInput(f"{run.path}: no log yet; hpcseg status --why {run.id} says where it is")
+    output.write_new()
 
 
 def follow(run: RunDir, write: Write, note: Write, *, poll_s: float = POLL_S, judge_s: float = JUDGE_S) -> Verdict:
@@ -81,40 +45,71 @@ def follow(run: RunDir, write: Write, note: Write, *, poll_s: float = POLL_S, ju
     Returns:
         How the run stands in the end.
     """
-    output, sink, said = Output(run), _Sink(write, note), ""
-    judged = looked = 0.0
+    output, noted = _Output(run, write, note), ""
+    judged = listed = -float("inf")
     while True:
         now = time.monotonic()
-        if not looked or now - looked >= min(LOOK_S, judge_s):
-            looked = now
-            output.look()
-        if not judged or now - judged >= judge_s or run.is_done() or (run.path / ERROR_FILE).exists():
+        if now - listed >= min(LIST_S, judge_s):
+            listed = now
+            output.find_files()
+        if now - judged >= judge_s or run.is_done() or (run.path / ERROR_FILE).exists():
             judged = now
-            verdict = judge_all([run], {})[run.id]
+            verdict = read_states([run]).verdicts[run.id]
             if verdict.state not in OPEN:
-                output.look()
-                sink.take(output)
+                output.find_files()
+                output.write_new()
                 note(f"{run.id} is {verdict.state}: {verdict.why}")
                 return verdict
-            if verdict.state != said and (said or not output.begun):
+            if verdict.state != noted and (noted or not any(output.positions.values())):
                 waits = "" if verdict.state == "running" else "; waits for output, Ctrl-C ends"
                 note(f"{run.id} is {verdict.state}: {verdict.why}{waits}")
-            said = verdict.state
-        sink.take(output)
+            noted = verdict.state
+        output.write_new()
         time.sleep(poll_s)
 
 
-class _Sink:
-    """Writes pieces, and a note wherever another file begins."""
+class _Output:
+    """Everything that a run has written and that was not passed on yet; jobs that come later included.
 
-    def __init__(self, write: Write, note: Write) -> None:
-        self._write = write
-        self._note = note
-        self._source: Path | None = None
+    Attributes:
+        positions: bytes of each file that were passed on.
+    """
 
-    def take(self, output: Output) -> None:
-        for path, text in output.new():
-            if path != self._source:
-                self._source = path
-                self._note(str(path))
-            self._write(text)
+    def __init__(self, run: RunDir, write: Write, note: Write) -> None:
+        self._run, self._write, self._note = run, write, note
+        self.positions: dict[Path, int] = {}
+        self._decoders: dict[Path, codecs.IncrementalDecoder] = {}
+        self._last: Path | None = None
+
+    def find_files(self) -> None:
+        """Look for files of the last attempt."""
+        for path in self._run.outputs():
+            self.positions.setdefault(path, 0)
+
+    def write_new(self) -> None:
+        """Pass on what was added, with a note wherever another file begins."""
+        for path in self.positions:
+            try:
+                size = path.stat().st_size
+                if size < self.positions[path]:  # written anew
+                    self._rewind(path)
+                while size > self.positions[path]:
+                    text = self._read(path)
+                    if path != self._last:
+                        self._last = path
+                        self._note(str(path))
+                    self._write(text)
+            except FileNotFoundError:
+                self._rewind(path)
+
+    def _read(self, path: Path) -> str:
+        with path.open("rb") as file:
+            file.seek(self.positions[path])
+            piece = file.read(CHUNK_BYTES)
+        self.positions[path] += len(piece)
+        decoder = self._decoders.setdefault(path, codecs.getincrementaldecoder("utf-8")(errors="replace"))
+        return decoder.decode(piece)
+
+    def _rewind(self, path: Path) -> None:
+        self.positions[path] = 0
+        self._decoders.pop(path, None)

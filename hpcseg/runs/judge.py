@@ -1,20 +1,21 @@
-"""What the evidence about a run proves: pure, so that every combination can be tested.
+"""What the evidence about runs proves. Pure, so that every combination can be tested.
 
 A query that fails proves nothing: it yields unknown, never lost, stopped or failed.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.evidence import Evidence, Failure, Verdict
+from hpcseg.runs.evidence import Evidence, Failure, State, Verdict
 from hpcseg.runs.records import JOB_NAME, Submission
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, QueueEntry
+from hpcseg.text import duration
 
 STALLED_S = 10 * 60  # whoever is silent for longer deserves a look
 SILENCE_S = 15 * 60  # a process on another host that is silent for longer counts as dead; if not, it holds the lock
@@ -24,9 +25,39 @@ _WAITS = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", 
 _NEVER = "DependencyNeverSatisfied"
 
 
-def judge(evidence: Evidence, queue: Queue | None, now: float, fate: Fate | None = None) -> Verdict:
-    """State of a run at Unix time `now`, from its files, this host's processes, Slurm's queue (None: not asked) and,
-    for a job that left the queue, what is known of its end."""
+def judge_all(
+    evidence: Mapping[str, Evidence],
+    needs: Mapping[str, Sequence[str]],
+    queue: Queue,
+    now: float,
+    fates: Mapping[str, Fate] = MappingProxyType({}),
+) -> dict[str, Verdict]:
+    """Verdict of every run at Unix time `now`, by its own evidence and its ancestors'.
+
+    A run that was not begun is blocked when something that it needs failed or is blocked itself.
+
+    Args:
+        evidence: by run, ancestors first.
+        needs: ancestors by run.
+        queue: what squeue says.
+        fates: by job, how those ended that left the queue.
+    """
+    verdicts: dict[str, Verdict] = {}
+    for run_id, found in evidence.items():
+        verdict = judge(found, queue, now, fates.get(found.job or ""))
+        if verdict.state in {"new", "stopped", "lost", "queued", "blocked"}:
+            dead = {"failed", "blocked"}
+            if verdict.state in {"lost", "blocked"} and found.current is None:  # removed from the queue with them
+                dead |= {"lost", "stopped"}
+            failed = [name for name in needs.get(run_id, ()) if name in verdicts and verdicts[name].state in dead]
+            if failed:
+                verdict = replace(verdict, state="blocked", why=f"{failed[0]}: {verdicts[failed[0]].why}")
+        verdicts[run_id] = verdict
+    return verdicts
+
+
+def judge(evidence: Evidence, queue: Queue, now: float, fate: Fate | None = None) -> Verdict:
+    """Verdict of a run by its own evidence; `fate` says how its job ended that left the queue."""
     if not evidence.planned:
         return Verdict("new", "not planned yet")
     if evidence.done:
@@ -42,13 +73,12 @@ def judge(evidence: Evidence, queue: Queue | None, now: float, fate: Fate | None
     return replace(verdict, job=job, node=entry.node, ending=entry.state == "COMPLETING")
 
 
-def _in_queue(evidence: Evidence, queue: Queue | None) -> tuple[str | None, QueueEntry | None]:
+def _in_queue(evidence: Evidence, queue: Queue) -> tuple[str | None, QueueEntry | None]:
     """The run's Slurm job and what the queue shows of it; a job whose id was never heard is found by its name."""
-    submission = evidence.submission
-    if submission is None or submission.backend != "slurm":
+    submission, job = evidence.submission, evidence.job
+    if submission is None or not evidence.on_slurm:
         return None, None
-    job = evidence.job
-    if queue is None or queue.error:
+    if queue.error:
         return job, None
     if job is None and submission.array:
         job = queue.named(JOB_NAME + submission.array).get(submission.task)
@@ -57,24 +87,24 @@ def _in_queue(evidence: Evidence, queue: Queue | None) -> tuple[str | None, Queu
 
 def _unfinished(
     evidence: Evidence,
-    queue: Queue | None,
+    queue: Queue,
     now: float,
     fate: Fate | None,
     job: str | None,
     entry: QueueEntry | None,
 ) -> Verdict:
-    heartbeat, submission, answered = evidence.heartbeat, evidence.submission, queue is not None and not queue.error
-    if heartbeat is not None and heartbeat.state == "running" and heartbeat.alive:
-        return _heard(heartbeat, f"process {heartbeat.pid} on {heartbeat.host} is alive", now - heartbeat.time)
+    heartbeat, submission = evidence.heartbeat, evidence.submission
+    if heartbeat is not None and heartbeat.state == "running" and evidence.job_alive:
+        return _working(heartbeat, now)
     if evidence.failure is not None:
         return _failed(evidence.failure, job, entry)
-    if submission is None or submission.backend != "slurm":
+    if submission is None or not evidence.on_slurm:
         return _on_a_host(evidence, now)
-    if job is None and _being_submitted(evidence, submission, now):
+    if job is None and evidence.submitter_alive and now - submission.submitted <= SUBMITTING_S:
         return Verdict("queued", "is being submitted")
     if job is not None and entry is not None:
         return _in_line(evidence, job, entry) if entry.state in _WAITS else _on_a_node(evidence, job, entry, now)
-    return _gone(evidence, submission, job, now, fate) if answered else _unanswered(submission, job, queue)
+    return _unanswered(submission, job, queue) if queue.error else _gone(evidence, submission, job, now, fate)
 
 
 def _failed(failure: Failure, job: str | None, entry: QueueEntry | None) -> Verdict:
@@ -88,40 +118,39 @@ def _on_a_host(evidence: Evidence, now: float) -> Verdict:
     """Not on Slurm, and no process of this host works on it."""
     submission, current = evidence.submission, evidence.current
     if current is not None:
-        return _left(current, now)
-    return Verdict("new", "not submitted yet") if submission is None else _not_begun(submission)
+        return _abandoned(current, evidence.job_alive, now)
+    return Verdict("new", "not submitted yet") if submission is None else _not_begun(evidence, submission)
 
 
-def _heard(heartbeat: Heartbeat, who: str, silent_s: float) -> Verdict:
-    """A process or job that is there: does it say anything?"""
+def _working(heartbeat: Heartbeat, now: float) -> Verdict:
+    """A process of this host works on it: does it say anything?"""
+    who, silent_s = f"process {heartbeat.pid} on {heartbeat.host} is alive", now - heartbeat.time
     if silent_s > STALLED_S:
-        return Verdict("stalled", f"{who}, but silent for {silent_s / 60:.0f} min {_place(heartbeat)}")
+        return Verdict("stalled", f"{who}, but silent for {duration(silent_s)} {_place(heartbeat)}")
     return Verdict("running", who)
 
 
-def _left(heartbeat: Heartbeat, now: float) -> Verdict:
+def _abandoned(heartbeat: Heartbeat, alive: bool | None, now: float) -> Verdict:
     """No process of this host works on the run: how did its last attempt end?"""
     who, where = f"process {heartbeat.pid} on {heartbeat.host}", _place(heartbeat)
     if heartbeat.state == "stopped":
         return Verdict("stopped", f"saved and stopped {where}")
-    if heartbeat.alive is False:
+    if alive is False:
         return Verdict("lost", f"{who} ended without a word {where}")
     silent_s = now - heartbeat.time
-    if silent_s >= SILENCE_S:
-        return Verdict("lost", f"{who} gave no sign of life for {silent_s / 60:.0f} min {where}")
     if silent_s > STALLED_S:
-        return Verdict("stalled", f"{who} gave no sign of life for {silent_s / 60:.0f} min {where}")
-    return Verdict("running", f"{who} gave a sign of life {silent_s:.0f} s ago")
+        state: State = "lost" if silent_s >= SILENCE_S else "stalled"
+        return Verdict(state, f"{who} gave no sign of life for {duration(silent_s)} {where}")
+    return Verdict("running", f"{who} gave a sign of life {duration(silent_s)} ago")
 
 
-def _not_begun(submission: Submission) -> Verdict:
+def _not_begun(evidence: Evidence, submission: Submission) -> Verdict:
     """Submitted on a host, and not begun."""
     if submission.cancelled is not None:
         return Verdict("stopped", "cancelled before it began")
-    alive = submission.pool.alive(submission.host) if submission.pool is not None else False
-    if alive is None:
+    if evidence.submitter_alive is None:
         return Verdict("unknown", f"submitted on {submission.host}; if nobody works there, hpcseg retry frees it")
-    if alive:
+    if evidence.submitter_alive:
         return Verdict("queued", "waits for a slot")
     return Verdict("stopped", "the process that was to run it ended before it began")
 
@@ -148,28 +177,15 @@ def _on_a_node(evidence: Evidence, job: str, entry: QueueEntry, now: float) -> V
     heard = max(heartbeat.time if heartbeat is not None else 0.0, entry.began)
     where = f" on {entry.node}" if entry.node else ""
     if heard and now - heard > STALLED_S:
-        silent = f"silent for {(now - heard) / 60:.0f} min"
+        silent = f"silent for {duration(now - heard)}"
         at = _place(heartbeat) if heartbeat is not None and heard == heartbeat.time else "since it began"
         return Verdict("stalled", f"{shown}{where}, but {silent} {at}")
     return Verdict("running", shown + where)
 
 
-def _unanswered(submission: Submission, job: str | None, queue: Queue | None) -> Verdict:
+def _unanswered(submission: Submission, job: str | None, queue: Queue) -> Verdict:
     name = f"Slurm job {job}" if job else f"Slurm job {JOB_NAME}{submission.array}, not confirmed"
-    return Verdict("unknown", f"{name}: {queue.error if queue else 'squeue was not asked'}")
-
-
-def _being_submitted(evidence: Evidence, submission: Submission, now: float) -> bool:
-    """Whether another process of this host is about to call sbatch for the run, or has just done so.
-
-    This process is not: it is here, asking.
-    """
-    if evidence.array is not None and evidence.array.refused:
-        return False
-    submitter = evidence.array.submitter if evidence.array is not None else submission.pool
-    if submitter is None or submitter.pid == os.getpid() or now - submission.submitted > SUBMITTING_S:
-        return False
-    return submitter.alive(submission.host) is True
+    return Verdict("unknown", f"{name}: {queue.error}")
 
 
 def _gone(evidence: Evidence, submission: Submission, job: str | None, now: float, fate: Fate | None) -> Verdict:

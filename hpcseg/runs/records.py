@@ -69,6 +69,18 @@ class Submission(BaseModel):
     gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
     cancelled: float | None = None  # Unix seconds of `hpcseg cancel`
 
+    def submitter_alive(self, array: ArrayRecord | None) -> bool | None:
+        """Whether who submitted it is still at it: the local pool, or the hpcseg that is calling sbatch for `array`.
+
+        That is never this process, which asks. None: on another host.
+        """
+        if self.backend != "slurm":
+            return self.pool.alive(self.host) if self.pool is not None else False
+        if array is not None and not array.unconfirmed:
+            return False
+        submitter = array.submitter if array is not None else self.pool
+        return submitter is not None and submitter.pid != os.getpid() and submitter.alive(self.host)
+
 
 class Asked(BaseModel):
     """What one job of an array asks Slurm for."""

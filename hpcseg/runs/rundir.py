@@ -1,22 +1,13 @@
-"""One run directory, `<runs>/<stage>/<id>/`: its files, and what they prove about the run.
-
-run.json        what to do (hpcseg.spec)             written by the planner
-job.json        how it was submitted (`Submission`)  written at submission
-heartbeat.json  what it is doing (hpcseg.training.control)
-result.json     a training run is done               done.json: a pack or pretraining is done
-error.json      the last attempt failed              error.N.json: earlier failures
-log/            output of each attempt               .lock: held while a process works here
-"""
+"""One run directory, `<runs>/<stage>/<id>/`: what its files say (docs/architecture.md lists them), and what is written
+there about the run."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import time
 import traceback
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,24 +71,20 @@ class RunDir:
         Raises:
             BadInput: `run.json` is missing, not JSON, or of another version.
         """
-        try:
-            return read_spec(self.path)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BadInput(
-                f"{self.path / paths.RUN_FILE}: {where}: {first['msg']}; delete {self.path} and apply the sweep again"
-            ) from None
+        return read_spec(self.path)
 
     def submission(self) -> Submission | None:
-        """How the run was last submitted; None if it never was."""
-        return self._submission() if (self.path / paths.JOB_FILE).exists() else None
+        """How the run was last submitted; None if it never was.
 
-    def _submission(self) -> Submission:
+        Raises:
+            BadInput: `job.json` cannot be read.
+        """
+        path = f"{self.path}/{paths.JOB_FILE}"
         try:
-            return Submission.model_validate(self._value(paths.JOB_FILE))
+            value = read_json(path, optional=True)
+            return None if value is None else Submission.model_validate(value)
         except ValidationError as error:
-            path, what = self.path / paths.JOB_FILE, error.errors()[0]["msg"]
+            what = error.errors()[0]["msg"]
             raise BadInput(f"{path}: {what}; remove the file and apply the sweep again") from None
 
     def write_submission(self, submission: Submission) -> None:
@@ -108,18 +95,12 @@ class RunDir:
         """The last heartbeat; None before the first."""
         return read_heartbeat(self.path)
 
-    def _heartbeat(self) -> Heartbeat | None:
-        try:
-            return Heartbeat(**self._value(paths.HEARTBEAT_FILE))
-        except (BadInput, TypeError):  # empty, or damaged: then this says so
-            return self.heartbeat()
-
     def failure(self) -> Failure | None:
         """Why the last attempt failed; None if it did not."""
-        path = self.path / paths.ERROR_FILE
-        if not path.exists():
+        path = f"{self.path}/{paths.ERROR_FILE}"
+        value = read_json(path, optional=True)
+        if value is None:
             return None
-        value = read_json(path)
         try:
             return Failure(float(value["time"]), value["cause"], value["message"], value["traceback"])
         except (KeyError, TypeError, ValueError) as error:
@@ -130,7 +111,7 @@ class RunDir:
         return self._complete(self._names())
 
     def evidence(self, arrays: Arrays | None = None, *, attempts: bool = False) -> Evidence:
-        """Everything that the files of the run say about its state.
+        """Everything that the files of the run, and the processes of this host, say about its state.
 
         Args:
             arrays: records of arrays that were read before; this one's is added.
@@ -142,28 +123,24 @@ class RunDir:
         if planned and self._complete(names):
             return Evidence(planned=True, done=True, attempts=history)
         try:
-            submission = self._submission() if paths.JOB_FILE in names else None
+            submission = self.submission() if paths.JOB_FILE in names else None
+            heartbeat = self.heartbeat() if paths.HEARTBEAT_FILE in names else None
+            array = None if submission is None else self._array(submission, {} if arrays is None else arrays)
             return Evidence(
                 planned=planned,
                 submission=submission,
-                heartbeat=self._heartbeat() if paths.HEARTBEAT_FILE in names else None,
+                heartbeat=heartbeat,
                 failure=self.failure() if paths.ERROR_FILE in names else None,
-                array=None if submission is None else self._array(submission, {} if arrays is None else arrays),
+                array=array,
                 attempts=history,
+                job_alive=None if heartbeat is None else heartbeat.alive,
+                submitter_alive=None if submission is None else submission.submitter_alive(array),
             )
         except BadInput as error:
             return Evidence(planned=planned, damage=str(error), attempts=history)
 
     def _complete(self, names: set[str]) -> bool:
         return _DONE.get(self.stage, _DONE["pretrain"]) <= names
-
-    def _value(self, name: str) -> Any:
-        """A JSON file of the directory; ten thousand of them in a fraction of a second."""
-        try:
-            with open(f"{self.path}/{name}", "rb") as file:  # noqa: PTH123
-                return json.loads(file.read())
-        except (OSError, ValueError):
-            return read_json(self.path / name)  # which says what is wrong
 
     def _names(self) -> set[str]:
         try:
@@ -269,12 +246,3 @@ def find_runs(runs_root: Path) -> list[RunDir]:
         if folder.is_dir():
             found += [RunDir(path) for path in sorted(folder.iterdir()) if (path / paths.RUN_FILE).exists()]
     return found
-
-
-def read_evidence(runs: Iterable[RunDir], *, attempts: bool = False) -> dict[str, Evidence]:
-    """Evidence of many runs by id: each directory is listed once, each array's record read once.
-
-    A run whose record cannot be read says so in its `damage`.
-    """
-    arrays: Arrays = {}
-    return {run.id: run.evidence(arrays, attempts=attempts) for run in runs}

@@ -1,33 +1,70 @@
-"""Where every run is, and why: evidence from the run directories, one squeue call, and what a run's ancestors say."""
+"""What `hpcseg status` shows: one line per run, and all of them added up."""
 
 from __future__ import annotations
 
-import fnmatch
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from hpcseg.errors import BadInput
-from hpcseg.files import read_json
-from hpcseg.paths import SWEEP_FILE, TRAINING_FILE, sweep_folder
-from hpcseg.runs.applied import applied_sweeps, read_sweep_record
+from hpcseg.runs.attempts import gpu_seconds
 from hpcseg.runs.ends import Ends
-from hpcseg.runs.evidence import Evidence, Verdict
-from hpcseg.runs.judge import judge
-from hpcseg.runs.lines import RunStatus, line_of
-from hpcseg.runs.rundir import RunDir, find_runs, read_evidence
-from hpcseg.slurm.accounting import Fate
-from hpcseg.slurm.queue import Queue, read_queue
+from hpcseg.runs.evidence import OPEN, Evidence, State, Verdict
+from hpcseg.runs.selection import runs_of
+from hpcseg.runs.states import read_states
 
 
-class Findings(NamedTuple):
-    """What is known of runs, by id, and what squeue said (None: not asked)."""
+@dataclass(frozen=True)
+class RunStatus:
+    """One line of `hpcseg status`; numbers are those of the last heartbeat.
 
-    evidence: dict[str, Evidence]
-    verdicts: dict[str, Verdict]
-    queue: Queue | None
+    `attempts` were begun so far; GPU hours are those of all of them, and what of it has to be done again.
+    """
+
+    id: str
+    stage: str
+    state: State
+    why: str
+    phase: str = ""
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    loss: float | None = None
+    eta_s: float | None = None
+    attempt: int = 0
+    job: str = ""
+    node: str = ""
+    cause: str = ""
+    attempts: int = 0
+    gpu_hours: float = 0.0
+    gpu_hours_lost: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as a JSON object."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """All lines of a status in one.
+
+    Attributes:
+        states: how many runs are in each state.
+        waiting: of the runs in the queue, how many wait for what reason, as Slurm names it.
+        gpu_hours, gpu_hours_lost: of all attempts.
+        eta_s: until the last of the running ones ends its phase; None where none knows.
+    """
+
+    runs: int
+    states: dict[str, int]
+    waiting: dict[str, int]
+    gpu_hours: float
+    gpu_hours_lost: float
+    eta_s: float | None
 
 
 def read_status(runs_root: Path, sweeps: Sequence[str] = (), ends: Ends | None = None) -> list[RunStatus]:
@@ -39,153 +76,61 @@ def read_status(runs_root: Path, sweeps: Sequence[str] = (), ends: Ends | None =
         BadInput: no such sweep was applied here, or its record is damaged.
     """
     runs, needs = runs_of(runs_root, sweeps)
-    found = look(runs, needs, Ends() if ends is None else ends, attempts=True)
+    evidence, verdicts, _ = read_states(runs, needs, ends or Ends(), attempts=True)
     now = time.time()
-    return [line_of(run.id, run.stage, found.verdicts[run.id], found.evidence[run.id], now) for run in runs]
+    return [line_of(run.id, run.stage, verdicts[run.id], evidence[run.id], now) for run in runs]
 
 
-def judge_all(runs: Iterable[RunDir], needs: Mapping[str, Sequence[str]]) -> dict[str, Verdict]:
-    """Verdicts by id; squeue is asked once, and only if there is a Slurm job."""
-    return look(list(runs), needs).verdicts
+def line_of(run_id: str, stage: str, verdict: Verdict, evidence: Evidence, now: float) -> RunStatus:
+    """The line of one run at Unix time `now`; its evidence holds its attempts."""
+    attempts, heartbeat = evidence.attempts, evidence.heartbeat
+    used_s, lost_s = gpu_seconds_of(evidence, verdict, now) if attempts else (0.0, 0.0)
+    return RunStatus(
+        id=run_id,
+        stage=stage,
+        state=verdict.state,
+        why=verdict.why,
+        phase=heartbeat.phase if heartbeat else "",
+        step=heartbeat.step if heartbeat else 0,
+        steps=heartbeat.steps if heartbeat else 0,
+        epoch=heartbeat.epoch if heartbeat else 0,
+        loss=heartbeat.loss if heartbeat else None,
+        eta_s=heartbeat.eta_s if heartbeat and verdict.state == "running" else None,
+        attempt=heartbeat.attempt if heartbeat else 0,
+        job=verdict.job or evidence.job or "",
+        node=verdict.node or (attempts[-1].node if attempts else ""),
+        cause=verdict.cause,
+        attempts=len(attempts),
+        gpu_hours=round(used_s / 3600, 4),
+        gpu_hours_lost=round(lost_s / 3600, 4),
+    )
 
 
-def look(
-    runs: Sequence[RunDir], needs: Mapping[str, Sequence[str]], ends: Ends | None = None, *, attempts: bool = False
-) -> Findings:
-    """Evidence and verdicts of runs.
+def add_up(lines: Sequence[RunStatus]) -> Totals:
+    """Totals of a status. Pure."""
+    reasons = (re.search(r" is [A-Z_]+ \(([^()]*)\)", line.why) for line in lines if line.state == "queued")
+    etas = [line.eta_s for line in lines if line.eta_s is not None]
+    return Totals(
+        runs=len(lines),
+        states=dict(Counter(line.state for line in lines)),
+        waiting=dict(Counter(found[1] for found in reasons if found).most_common()),
+        gpu_hours=round(sum(line.gpu_hours for line in lines), 3),
+        gpu_hours_lost=round(sum(line.gpu_hours_lost for line in lines), 3),
+        eta_s=max(etas, default=None),
+    )
 
-    Args:
-        runs: ancestors first.
-        needs: ancestors by id.
-        ends: ask sacct about jobs that are gone without a word.
-        attempts: read what is known of each attempt as well.
+
+def gpu_seconds_of(evidence: Evidence, verdict: Verdict, now: float) -> tuple[float, float]:
+    """GPU seconds used and lost by a run's attempts. Pure.
+
+    An attempt that nobody ended ran until the next began, or, if it is over, until the last heartbeat.
     """
-    evidence = read_evidence(runs, attempts=attempts)
-    queue, now = _asked_queue(evidence.values()), time.time()
-    verdicts = reconcile(evidence, needs, queue, now)
-    # Files were read before processes and queue were asked: what ended in between is looked at again.
-    doubtful = [run for run in runs if verdicts[run.id].state in {"lost", "stopped"}]
-    changed = {i: found for i, found in read_evidence(doubtful, attempts=True).items() if found != evidence[i]}
-    fates: dict[str, Fate] = {}
-    if changed:
-        evidence |= changed
-        verdicts = reconcile(evidence, needs, queue, now)
-    if ends is not None:
-        gone = {v.job: run for run in doubtful if (v := verdicts[run.id]).state == "lost" and v.job and not v.cause}
-        fates = ends.of(gone)
-        if fates:
-            verdicts = reconcile(evidence, needs, queue, now, fates)
-    return Findings(evidence, verdicts, queue)
-
-
-def reconcile(
-    evidence: Mapping[str, Evidence],
-    needs: Mapping[str, Sequence[str]],
-    queue: Queue | None,
-    now: float,
-    fates: Mapping[str, Fate] | None = None,
-) -> dict[str, Verdict]:
-    """Verdict of every run from its own evidence and its ancestors' (ancestors come first). Pure.
-
-    A run that was not begun is blocked when something that it needs failed or is blocked itself. `fates` says by job
-    how those ended that left the queue.
-    """
-    verdicts: dict[str, Verdict] = {}
-    for run_id, found in evidence.items():
-        verdict = judge(found, queue, now, fates.get(found.job or "") if fates else None)
-        if verdict.state in {"new", "stopped", "lost", "queued", "blocked"}:
-            dead = {"failed", "blocked"}
-            if verdict.state in {"lost", "blocked"} and found.current is None:  # removed from the queue with them
-                dead |= {"lost", "stopped"}
-            failed = [name for name in needs.get(run_id, ()) if name in verdicts and verdicts[name].state in dead]
-            if failed:
-                verdict = replace(verdict, state="blocked", why=f"{failed[0]}: {verdicts[failed[0]].why}")
-        verdicts[run_id] = verdict
-    return verdicts
-
-
-def select_runs(runs_root: Path, pattern: str) -> list[RunDir]:
-    """Runs whose id matches a shell pattern or starts with it, or that belong to the sweep of that name.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if (sweep_folder(runs_root, pattern) / SWEEP_FILE).exists():
-        return runs_of(runs_root, [pattern])[0]
-    runs = [run for run in find_runs(runs_root) if fnmatch.fnmatchcase(run.id, pattern) or run.id.startswith(pattern)]
-    if not runs:
-        raise BadInput(f"no run or sweep in {runs_root} matches '{pattern}'; hpcseg status lists them")
-    return runs
-
-
-def select_run(runs_root: Path, pattern: str) -> RunDir:
-    """The one run that `pattern` means (see `select_runs`), a whole id before the beginning of others.
-
-    Raises:
-        BadInput: there is none, or more than one.
-    """
-    runs = select_runs(runs_root, pattern)
-    exact = [run for run in runs if run.id == pattern] or runs
-    if len(exact) > 1:
-        few = ", ".join(run.id for run in exact[:3])
-        raise BadInput(f"{len(exact)} runs match '{pattern}'; give more of the id: {few} …")
-    return exact[0]
-
-
-def newest_log(run: RunDir) -> Path:
-    """The file with the output of the run's last attempt.
-
-    Raises:
-        BadInput: the run has not written any.
-    """
-    path = run.newest_log()
-    if path is None:
-        raise BadInput(f"{run.path}: no log yet; hpcseg status --why {run.id} says where it is")
-    return path
-
-
-def inspect_run(path: Path) -> dict[str, Any]:
-    """What a run directory holds and what is wrong with it, for `hpcseg inspect`."""
-    from hpcseg.spec import PackSpec
-
-    run = RunDir(path.resolve())
-    spec = run.spec()
-    found = look([run], {})
-    evidence, verdict = found.evidence[run.id], found.verdicts[run.id]
-    report: dict[str, Any] = {
-        "kind": "run",
-        "id": run.id,
-        "stage": run.stage,
-        "state": verdict.state,
-        "why": verdict.why,
-    }
-    if isinstance(spec, PackSpec):
-        report |= {"dataset": spec.dataset, "cases": len(spec.cases), "spacing_zyx": list(spec.spacing_zyx)}
-    else:
-        config = spec.config
-        report |= {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
-    if evidence.submission is not None:
-        report["submission"] = evidence.submission.model_dump(mode="json", exclude_none=True)
-    training = run.path / TRAINING_FILE
-    if training.exists():
-        report["reading"] = read_json(training).get("reading", [])
-    broken = verdict.state in {"failed", "lost"} or evidence.damage
-    return report | {"problems": [f"{run.id}: {verdict.why}"] if broken else []}
-
-
-def runs_of(runs_root: Path, sweeps: Sequence[str]) -> tuple[list[RunDir], dict[str, list[str]]]:
-    """Runs of sweeps, in the order of the stages, and what each needs."""
-    records = [read_sweep_record(runs_root, name) for name in (sweeps or applied_sweeps(runs_root))]
-    runs: dict[str, RunDir] = {}
-    needs: dict[str, list[str]] = {}
-    for stage in ("pack", "pretrain", "train"):
-        for record in records:
-            runs |= {run_id: RunDir.of(runs_root, stage, run_id) for run_id in record["stages"][stage]}
-    for record in records:
-        needs |= record["needs"]
-    return list(runs.values()), needs
-
-
-def _asked_queue(evidence: Iterable[Evidence]) -> Queue | None:
-    asked = any(found.submission is not None and found.submission.backend == "slurm" for found in evidence)
-    return read_queue() if asked else None
+    attempts, known = evidence.attempts, []
+    for attempt, following in zip_longest(attempts, attempts[1:]):
+        end = attempt.ended
+        if end is None and following is not None:
+            end = following.began
+        elif end is None and verdict.state not in OPEN:
+            end = max(attempt.began, evidence.heartbeat.time) if evidence.heartbeat is not None else attempt.began
+        known.append(replace(attempt, ended=end))
+    return gpu_seconds(known, now)

@@ -1,4 +1,4 @@
-"""Everything that is known about one run: what `hpcseg status --why RUN` shows."""
+"""Everything that is known about one run: what `hpcseg status --why RUN` and `hpcseg inspect RUN` show."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcseg.files import read_json
+from hpcseg.paths import STAGES, TRAINING_FILE
 from hpcseg.runs.applied import applied_sweeps, read_sweep_record
 from hpcseg.runs.ends import Ends, tail
 from hpcseg.runs.evidence import Evidence, Verdict
-from hpcseg.runs.lines import gpu_seconds_of
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import Findings, look, select_run
+from hpcseg.runs.selection import select_run
+from hpcseg.runs.states import States, read_states
+from hpcseg.runs.status import gpu_seconds_of
 from hpcseg.slurm.queue import Queue
+from hpcseg.spec import PackSpec
 
 LOG_LINES = 12
 
@@ -28,20 +32,19 @@ def explain(runs_root: Path, pattern: str) -> dict[str, Any]:
         BadInput: no run matches, or more than one.
     """
     run = select_run(runs_root, pattern)
-    needs, file = _in_sweeps(runs_root, run.id)
-    chain = [RunDir.of(runs_root, stage, name) for name, stage in _ancestors(runs_root, run.id, needs).items()]
+    needs, file = _in_sweeps(run.runs_root, run.id)
+    chain = _ancestors(run.runs_root, run.id, needs)
     ends = Ends()
-    found = look([*chain, run], needs, ends, attempts=True)
-    return report(run, found, ends, file, time.time()) | {
-        "needs": [
-            {"id": one.id, "state": found.verdicts[one.id].state, "why": found.verdicts[one.id].why} for one in chain
-        ]
+    found = read_states([*chain, run], needs, ends, attempts=True)
+    above = {one.id: found.verdicts[one.id] for one in chain}
+    return _known(run, found, ends, file) | {
+        "needs": [{"id": name, "state": verdict.state, "why": verdict.why} for name, verdict in above.items()]
     }
 
 
-def report(run: RunDir, found: Findings, ends: Ends, file: str, now: float) -> dict[str, Any]:
-    """What is known of `run` at Unix time `now`; `file` is the sweep file that it comes from."""
-    evidence, verdict = found.evidence[run.id], found.verdicts[run.id]
+def _known(run: RunDir, found: States, ends: Ends, file: str) -> dict[str, Any]:
+    """What is known of `run` now; `file` is the sweep file that it comes from."""
+    evidence, verdict, now = found.evidence[run.id], found.verdicts[run.id], time.time()
     heartbeat, failure = evidence.heartbeat, evidence.failure
     submission = run.submission() if evidence.done else evidence.submission
     used_s, lost_s = gpu_seconds_of(evidence, verdict, now)
@@ -70,6 +73,28 @@ def report(run: RunDir, found: Findings, ends: Ends, file: str, now: float) -> d
     return value | _slurm(run, evidence, verdict, found.queue, ends)
 
 
+def inspect_run(path: Path) -> dict[str, Any]:
+    """What a run directory holds and what is wrong with it, for `hpcseg inspect`."""
+    run = RunDir(path.resolve())
+    spec = run.spec()
+    found = read_states([run])
+    evidence, verdict = found.evidence[run.id], found.verdicts[run.id]
+    known: dict[str, Any] = {"kind": "run", "id": run.id, "stage": run.stage}
+    known |= {"state": verdict.state, "why": verdict.why}
+    if isinstance(spec, PackSpec):
+        known |= {"dataset": spec.dataset, "cases": len(spec.cases), "spacing_zyx": list(spec.spacing_zyx)}
+    else:
+        config = spec.config
+        known |= {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
+    if evidence.submission is not None:
+        known["submission"] = evidence.submission.model_dump(mode="json", exclude_none=True)
+    training = read_json(run.path / TRAINING_FILE, optional=True)
+    if training is not None:
+        known["reading"] = training.get("reading", [])
+    broken = verdict.state in {"failed", "lost"} or evidence.damage
+    return known | {"problems": [f"{run.id}: {verdict.why}"] if broken else []}
+
+
 def next_step(run_id: str, verdict: Verdict, file: str) -> str:
     """The command that is of use now. Pure."""
     sweep = f"hpcseg sweep {shlex.quote(file)}" if file else "hpcseg sweep FILE"
@@ -89,22 +114,20 @@ def next_step(run_id: str, verdict: Verdict, file: str) -> str:
     return steps[verdict.state]
 
 
-def _slurm(
-    run: RunDir, evidence: Evidence, verdict: Verdict, queue: Queue | None, ends: Ends
-) -> dict[str, dict[str, Any]]:
+def _slurm(run: RunDir, evidence: Evidence, verdict: Verdict, queue: Queue, ends: Ends) -> dict[str, dict[str, Any]]:
     """What squeue and sacct say about the run's job."""
-    if queue is None or evidence.submission is None or evidence.submission.backend != "slurm":
+    if not evidence.on_slurm:
         return {}
     if queue.error:
         return {"queue": {"error": queue.error}}
     entry = queue.jobs.get(verdict.job)
     if entry is not None:
         return {"queue": {"job": verdict.job, **entry._asdict()}}
-    told: dict[str, dict[str, Any]] = {"queue": {"job": verdict.job, "state": "not in the queue"}}
+    found: dict[str, dict[str, Any]] = {"queue": {"job": verdict.job, "state": "not in the queue"}}
     fate = ends.of({verdict.job: run}).get(verdict.job) if verdict.job else None
     if fate is not None:
-        told["accounting"] = fate._asdict()
-    return told
+        found["accounting"] = fate._asdict()
+    return found
 
 
 def _in_sweeps(runs_root: Path, run_id: str) -> tuple[dict[str, list[str]], str]:
@@ -116,14 +139,13 @@ def _in_sweeps(runs_root: Path, run_id: str) -> tuple[dict[str, list[str]], str]
     return {}, ""
 
 
-def _ancestors(runs_root: Path, run_id: str, needs: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Stage of everything that a run needs, ancestors first."""
-    found: dict[str, str] = {}
+def _ancestors(runs_root: Path, run_id: str, needs: Mapping[str, Sequence[str]]) -> list[RunDir]:
+    """Everything that a run needs and that is there, ancestors first."""
+    found: dict[str, RunDir] = {}
     for name in needs.get(run_id, ()):
-        found |= _ancestors(runs_root, name, needs)
-        stages = [path.name for path in runs_root.iterdir() if (path / name).is_dir()] if runs_root.is_dir() else []
-        found |= {name: stages[0]} if stages else {}
-    return found
+        itself = (RunDir.of(runs_root, stage, name) for stage in STAGES)
+        found |= {run.id: run for run in (*_ancestors(runs_root, name, needs), *itself) if run.path.is_dir()}
+    return list(found.values())
 
 
 def _files(folder: Path, now: float) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from hpcseg.runs.lines import RunStatus, Totals
+    from hpcseg.runs.status import RunStatus, Totals
     from hpcseg.training.rehearsal import Rehearsal
 
 ROWS = 60  # of a table; more are chosen, or written as plain lines, which takes a hundredth of the time

@@ -15,7 +15,7 @@ from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import judge_all
+from hpcseg.runs.states import read_states
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare
 from hpcseg.study.grids import expand
@@ -141,6 +141,6 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
     changes = compare(sweep, runs_root, work, cells)
     folders = {stage: runs_root / stage for stage in STAGES}
     runs = [RunDir(folders[one.stage] / run_id) for run_id, one in work.items()]
-    verdicts = judge_all(runs, {run_id: one.needs for run_id, one in work.items()})
+    verdicts = read_states(runs, {run_id: one.needs for run_id, one in work.items()}).verdicts
     stages = {run_id: PlannedStage(one, verdicts[run_id]) for run_id, one in work.items()}
     return Plan(sweep, runs_root, stages, cells, changes)

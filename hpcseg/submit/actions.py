@@ -13,7 +13,8 @@ from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import OPEN
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import look, select_runs
+from hpcseg.runs.selection import select_runs
+from hpcseg.runs.states import read_states
 from hpcseg.slurm.commands import cancel_jobs
 
 
@@ -28,7 +29,7 @@ def cancel(runs_root: Path, pattern: str) -> list[str]:
         SchedulerError: scancel failed.
     """
     runs = select_runs(runs_root, pattern)
-    evidence, verdicts, _ = look(runs, {})
+    evidence, verdicts, _ = read_states(runs)
     cancelled: list[str] = []
     jobs: list[str] = []
     for run in runs:
@@ -64,7 +65,7 @@ def retry(runs_root: Path, pattern: str, cause: str = "") -> list[str]:
         BadInput: no run matches.
     """
     runs = select_runs(runs_root, pattern)
-    evidence, verdicts, _ = look(runs, {}, Ends() if cause else None, attempts=bool(cause))
+    evidence, verdicts, _ = read_states(runs, ends=Ends() if cause else None, attempts=bool(cause))
     freed = []
     for run in runs:
         verdict, submission = verdicts[run.id], evidence[run.id].submission

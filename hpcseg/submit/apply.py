@@ -14,13 +14,11 @@ from typing import Literal
 
 from hpcseg.machine import memory_gib, usable_cores
 from hpcseg.paths import STAGES
-from hpcseg.runs.evidence import TO_SUBMIT, Evidence, Verdict
-from hpcseg.runs.judge import judge
+from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.lock import locked
 from hpcseg.runs.records import Process, Submission
-from hpcseg.runs.rundir import read_evidence
+from hpcseg.runs.states import read_states
 from hpcseg.slurm.commands import cancel_jobs, slurm_available
-from hpcseg.slurm.queue import Queue, read_queue
 from hpcseg.spec import PackSpec
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import abandoned, settle
@@ -139,10 +137,9 @@ def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission
     `submission` says who does the runs of a stage.
     """
     with locked(plan.runs_root):
-        found = read_evidence(plan.run(run_id) for run_id in run_ids)
-        verdicts, _ = _judged(found)
-        taken = [run_id for run_id in run_ids if verdicts[run_id].state in TO_SUBMIT]
-        write_intents(plan, found, {run_id: submission(plan.stages[run_id].stage) for run_id in taken})
+        found = read_states(plan.run(run_id) for run_id in run_ids)
+        taken = [run_id for run_id in run_ids if found.verdicts[run_id].state in TO_SUBMIT]
+        write_intents(plan, found.evidence, {run_id: submission(plan.stages[run_id].stage) for run_id in taken})
     return taken
 
 
@@ -152,15 +149,15 @@ def _apply_slurm(plan: Plan, profile: SlurmProfile, say: Say) -> Outcome:
     _let_jobs_end(plan, say)
     runs = [plan.run(run_id) for run_id in plan.stages]
     with locked(plan.runs_root):
-        found = read_evidence(runs)
-        unsettled = {e.array.tag: e.array for e in found.values() if e.array is not None and not e.done}
+        found = read_states(runs)
+        unsettled = {e.array.tag: e.array for e in found.evidence.values() if e.array is not None and not e.done}
         if any(abandoned(record, time.time()) for record in unsettled.values()):
             settle(plan.runs_root, unsettled.values())
-            found = read_evidence(runs)
-        verdicts, queue = _judged(found)
+            found = read_states(runs)
+        verdicts = found.verdicts
         choice = choose({run_id: planned.needs for run_id, planned in plan.stages.items()}, verdicts)
-        cancel_jobs([verdicts[i].job for i in choice.taken if verdicts[i].job in queue.jobs])
-        jobs = slurm.submit(plan, choice.taken, profile, found, choice.jobs) if choice.taken else {}
+        cancel_jobs([verdicts[i].job for i in choice.taken if verdicts[i].job in found.queue.jobs])
+        jobs = slurm.submit(plan, choice.taken, profile, found.evidence, choice.jobs) if choice.taken else {}
     after = {run_id: Verdict("queued", f"Slurm job {job}", job=job) for run_id, job in jobs.items()}
     return Outcome(choice.taken, verdicts | after, choice.waiting)
 
@@ -214,16 +211,8 @@ def _let_jobs_end(plan: Plan, say: Say) -> None:
         say(f"{len(ending)} jobs are just ending (COMPLETING); waits for them")
     while ending and time.monotonic() < until:
         time.sleep(1.0)
-        verdicts, _ = _judged(read_evidence(plan.run(run_id) for run_id in ending))
+        verdicts = read_states(plan.run(run_id) for run_id in ending).verdicts
         ending = [run_id for run_id in ending if verdicts[run_id].ending]
-
-
-def _judged(found: Mapping[str, Evidence]) -> tuple[dict[str, Verdict], Queue]:
-    """Verdict of each run by itself, and what squeue answered: it is asked once, if at all."""
-    on_slurm = any(e.submission is not None and e.submission.backend == "slurm" for e in found.values())
-    queue = read_queue() if on_slurm else Queue({})
-    now = time.time()
-    return {run_id: judge(evidence, queue, now) for run_id, evidence in found.items()}, queue
 
 
 def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submission:

@@ -16,7 +16,6 @@ from hpcseg.machine import usable_cores
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import select_runs
 from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.study.plan import make_plan
 from hpcseg.study.sweepfile import read_sweep
@@ -58,30 +57,6 @@ def run_here(
         run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat, reading)
     result: dict[str, Any] = read_json(run.path / RESULT_FILE)
     return result
-
-
-def run_and_threads(name: str, runs_root: Path) -> tuple[Path, int]:
-    """Directory of the one run that `name` means, and the CPU threads that it was submitted with, else all cores.
-
-    Args:
-        name: a run directory, a run's id or the beginning of one.
-        runs_root: folder of all runs, for an id.
-
-    Raises:
-        BadInput: there is no such run, or more than one.
-    """
-    if (Path(name) / RUN_FILE).exists():
-        run = RunDir(Path(name).resolve())
-    else:
-        chosen = select_runs(runs_root, name)
-        if len(chosen) > 1:
-            raise BadInput(
-                f"{len(chosen)} runs match '{name}'; give more of the id: {', '.join(r.id for r in chosen[:3])} …"
-            )
-        run = RunDir(chosen[0].path.resolve())
-    run.spec()  # says what is wrong with it
-    submission = run.submission()
-    return run.path, usable_cores() if submission is None else submission.threads
 
 
 def _run_sweep_of_one(

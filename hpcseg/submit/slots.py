@@ -26,7 +26,7 @@ from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, State, Verdict
 from hpcseg.runs.records import Process
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import judge_all
+from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
 from hpcseg.submit.profile import Slots
 
@@ -119,8 +119,8 @@ class Pool:
         self._look([run_id for run_id in run_ids if run_id not in taken])
 
     def _look(self, run_ids: list[str]) -> None:
-        found = judge_all([self.plan.run(run_id) for run_id in run_ids], {})
-        for run_id, verdict in found.items():
+        found = read_states([self.plan.run(run_id) for run_id in run_ids])
+        for run_id, verdict in found.verdicts.items():
             self._set(run_id, verdict)
 
     def _follow_jobs(self) -> None:
@@ -137,7 +137,7 @@ class Pool:
 
     def _close(self, run: RunDir) -> None:
         """The process of a run has ended: with what?"""
-        verdict = judge_all([run], {})[run.id]
+        verdict = read_states([run]).verdicts[run.id]
         if verdict.state in {"running", "stalled"}:  # submitit's controller was killed, the job was not
             self._mine.discard(run.id)
         elif verdict.state == "queued":

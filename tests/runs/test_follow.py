@@ -50,7 +50,7 @@ class Following:
         self.written = ""
         self.notes: list[str] = []
         self.verdict: Verdict | None = None
-        monkeypatch.setattr("hpcseg.runs.status.read_queue", self._queue)
+        monkeypatch.setattr("hpcseg.runs.states.read_queue", self._queue)
         self.thread = threading.Thread(target=self._follow, args=(run,), daemon=True)
         self.thread.start()
 

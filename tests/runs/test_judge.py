@@ -14,9 +14,9 @@ from hpcseg.heartbeat import Heartbeat
 from hpcseg.machine import process_start
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure
-from hpcseg.runs.judge import judge
+from hpcseg.runs.judge import judge, judge_all
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
-from hpcseg.runs.status import reconcile
+from hpcseg.runs.states import NOT_ASKED
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, QueueEntry
 
@@ -55,6 +55,17 @@ ALIVE = replace(BEAT, pid_start=MYSELF.pid_start)
 ELSEWHERE = replace(BEAT, host="elsewhere")
 UNHEARD = ARRAY.model_copy(update={"job_id": None})  # nobody heard Slurm's id of it
 FAILURE = Failure(time=1.0, cause="python", message="ValueError: no", traceback="")
+
+
+def known(**values: Any) -> Evidence:
+    """Evidence about a planned run, and which of the processes that it names are there."""
+    found = Evidence(**{"planned": True, "array": ARRAY, **values})
+    submission, heartbeat = found.submission, found.heartbeat
+    return replace(
+        found,
+        job_alive=None if heartbeat is None else heartbeat.alive,
+        submitter_alive=None if submission is None else submission.submitter_alive(found.array),
+    )
 
 
 def queue(**jobs: str) -> Queue:
@@ -128,14 +139,14 @@ JUST_NOW = SLURM.model_copy(update={"submitted": NOW - 5})
     ],
 )
 def test_the_state_follows_from_the_evidence(evidence: dict[str, Any], answer: Queue | None, state: str) -> None:
-    verdict = judge(Evidence(**{"planned": True, "array": ARRAY, **evidence}), answer, NOW)
+    verdict = judge(known(**evidence), answer or NOT_ASKED, NOW)
     assert verdict.state == state
     assert verdict.why and "\n" not in verdict.why
 
 
 @pytest.mark.parametrize("heartbeat", [None, BEAT, replace(BEAT, state="stopped"), replace(BEAT, host="node1")])
 def test_without_an_answer_of_squeue_no_job_is_dead(heartbeat: Heartbeat | None) -> None:
-    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=heartbeat)
+    evidence = known(submission=SLURM, heartbeat=heartbeat)
     assert judge(evidence, Queue({}, "Socket timed out"), NOW).state == "unknown"
     assert "Socket timed out" in judge(evidence, Queue({}, "Socket timed out"), NOW).why
 
@@ -153,14 +164,14 @@ def test_a_job_in_the_queue_is_told_with_its_reason(entry: QueueEntry, words: st
     killed = Attempt(number=2, job="7_3", node="n1", began=1.0, ended=2.0, cause="memory")
     again = replace(killed, number=3, restart=1, detail="900 MB were not enough")
     of_before = replace(killed, number=1)
-    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, attempts=(of_before, killed, again))
+    evidence = known(submission=SLURM, attempts=(of_before, killed, again))
     verdict = judge(evidence, Queue({"7_3": entry}), NOW)
     assert words in verdict.why
     assert (verdict.job, verdict.node) == ("7_3", entry.node)
 
 
 def test_a_silence_counts_from_the_last_start_of_the_job() -> None:
-    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=replace(ELSEWHERE, time=NOW - 9000))
+    evidence = known(submission=SLURM, heartbeat=replace(ELSEWHERE, time=NOW - 9000))
 
     def state(began: float) -> str:
         start = datetime.fromtimestamp(began).isoformat(timespec="seconds")
@@ -181,21 +192,21 @@ def test_a_silence_counts_from_the_last_start_of_the_job() -> None:
     ],
 )
 def test_what_is_known_of_a_jobs_end_is_told(fate: Fate | None, state: str, cause: str) -> None:
-    verdict = judge(Evidence(planned=True, submission=SLURM, array=ARRAY), EMPTY, NOW, fate)
+    verdict = judge(known(submission=SLURM), EMPTY, NOW, fate)
     assert (verdict.state, verdict.cause) == (state, cause)
     assert fate is None or state == "stopped" or (fate.words in verdict.why and verdict.node == fate.node)
 
 
 def test_an_attempt_that_left_a_word_explains_the_end_of_its_job() -> None:
     attempt = Attempt(number=2, job="7_3", node="n1", began=1.0, ended=2.0, cause="timeout", detail="not saved")
-    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, attempts=(attempt,))
+    evidence = known(submission=SLURM, attempts=(attempt,))
     assert judge(evidence, EMPTY, NOW).why == "Slurm job 7_3 left the queue before it began: timeout on n1: not saved"
     cancelled = replace(evidence, attempts=(replace(attempt, cause="cancelled"),))
     assert judge(cancelled, EMPTY, NOW).state == "stopped"
 
 
 def test_a_job_that_is_just_ending_says_so() -> None:
-    evidence = Evidence(planned=True, submission=SLURM, array=ARRAY, failure=FAILURE)
+    evidence = known(submission=SLURM, failure=FAILURE)
     assert judge(evidence, queue(j7_3="COMPLETING"), NOW).ending
     assert not judge(evidence, queue(j7_3="RUNNING"), NOW).ending
 
@@ -217,8 +228,7 @@ ATTEMPTS = st.builds(
     cause=st.sampled_from([None, "done", "cancelled", "node", "memory", "superseded"]),
 )
 ON_SLURM = st.builds(
-    Evidence,
-    planned=st.just(True),
+    known,
     submission=st.builds(
         lambda submission, **values: submission.model_copy(update=values),
         st.just(SLURM),
@@ -237,12 +247,14 @@ ENTRIES = st.builds(
     st.sampled_from(["", "None", "Resources", "BeginTime", "DependencyNeverSatisfied"]),
     st.sampled_from(["", "hpcseg-train-a"]),
     st.integers(0, 2),
+    st.sampled_from(["", "n1"]),
+    st.just(""),
 )
 FATES = st.none() | st.builds(Fate, st.sampled_from(["", "node", "cancelled"]), st.just("words"), st.just(""))
 
 
-@given(ON_SLURM, st.sampled_from([None, Queue({}, "Socket timed out")]), FATES)
-def test_a_queue_that_does_not_answer_proves_no_death(evidence: Evidence, queue: Queue | None, fate: Fate) -> None:
+@given(ON_SLURM, st.sampled_from([NOT_ASKED, Queue({}, "Socket timed out")]), FATES)
+def test_a_queue_that_does_not_answer_proves_no_death(evidence: Evidence, queue: Queue, fate: Fate) -> None:
     verdict = judge(evidence, queue, NOW, fate)
     heartbeat = evidence.heartbeat
     if heartbeat is not None and heartbeat.state == "running" and heartbeat.alive:
@@ -266,16 +278,27 @@ def test_a_run_whose_job_is_in_the_queue_is_never_submitted_again(
     assert verdict.why and "\n" not in verdict.why
 
 
+@given(ON_SLURM, st.sampled_from([NOT_ASKED, EMPTY]))
+def test_no_process_is_asked_after_while_judging(evidence: Evidence, queue: Queue) -> None:
+    def ask(*_: object) -> None:
+        raise AssertionError("judging is pure")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("os.getpid", "os.kill", "socket.gethostname", "hpcseg.machine.process_start"):
+            patch.setattr(name, ask)
+        assert judge(evidence, queue, NOW) == judge(evidence, queue, NOW)
+
+
 def test_what_waits_for_a_failed_run_is_blocked_and_says_by_which() -> None:
     evidence = {
-        "pack": Evidence(planned=True, submission=LOCAL, failure=FAILURE),
-        "level0": Evidence(planned=True, submission=LOCAL),
-        "train": Evidence(planned=True),
-        "other": Evidence(planned=True),
-        "ready": Evidence(planned=True, done=True),
+        "pack": known(submission=LOCAL, failure=FAILURE),
+        "level0": known(submission=LOCAL),
+        "train": known(),
+        "other": known(),
+        "ready": known(done=True),
     }
     needs = {"level0": ["pack"], "train": ["level0"], "ready": ["pack"]}
-    verdicts = reconcile(evidence, needs, None, NOW)
+    verdicts = judge_all(evidence, needs, NOT_ASKED, NOW)
     assert {name: verdict.state for name, verdict in verdicts.items()} == {
         "pack": "failed",
         "level0": "blocked",
@@ -288,11 +311,11 @@ def test_what_waits_for_a_failed_run_is_blocked_and_says_by_which() -> None:
 
 def test_a_job_that_left_the_queue_with_its_ancestors_is_blocked_by_them() -> None:
     evidence = {
-        "pack": Evidence(planned=True, submission=SLURM, array=ARRAY, heartbeat=ELSEWHERE),
-        "train": Evidence(planned=True, submission=SLURM.model_copy(update={"task": 4}), array=ARRAY),
+        "pack": known(submission=SLURM, heartbeat=ELSEWHERE),
+        "train": known(submission=SLURM.model_copy(update={"task": 4})),
     }
-    verdicts = reconcile(evidence, {"train": ["pack"]}, EMPTY, NOW)
+    verdicts = judge_all(evidence, {"train": ["pack"]}, EMPTY, NOW)
     assert (verdicts["pack"].state, verdicts["train"].state) == ("lost", "blocked")
     assert verdicts["train"].why.startswith("pack: ") and verdicts["train"].job == "7_4"
     fates = {"7_3": Fate("node", "NODE_FAIL on n3", "n3")}
-    assert "NODE_FAIL on n3" in reconcile(evidence, {"train": ["pack"]}, EMPTY, NOW, fates)["train"].why
+    assert "NODE_FAIL on n3" in judge_all(evidence, {"train": ["pack"]}, EMPTY, NOW, fates)["train"].why

@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, HpcsegError
-from hpcseg.runs import rundir
-from hpcseg.runs.attempts import Attempt, begin
-from hpcseg.runs.evidence import Evidence
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, read_array, write_array
+from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir, cause_of, find_runs
 
 
@@ -83,36 +80,6 @@ def test_the_evidence_of_a_damaged_record_says_which(run: RunDir) -> None:
     assert "heartbeat.json: not a heartbeat" in run.evidence().damage
     (run.path / "heartbeat.json").write_text("")  # a power cut
     assert run.evidence().damage == "" and run.evidence().heartbeat is None
-
-
-def test_evidence_of_many_runs_reads_each_array_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, names = tmp_path / "runs", [f"r{n}" for n in range(20)]
-    array = ArrayRecord(
-        tag="train-a",
-        stage="train",
-        runs=tuple(names),
-        tasks=tuple(range(20)),
-        submitted=1.0,
-        host="h",
-        submitter=Process(pid=1, pid_start=1.0),
-        asked=Asked(minutes=1, memory_mb=1),
-        job_id="7",
-    )
-    write_array(root, array)
-    for task, name in enumerate(names):
-        run = RunDir.of(root, "train", name)
-        run.path.mkdir(parents=True)
-        (run.path / "run.json").write_text("{}")
-        run.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a", task=task))
-        begin(run.path, Attempt(number=1, job=f"7_{task}", node="n1", began=1.0))
-    read = []
-    monkeypatch.setattr(rundir, "read_array", lambda root, tag: read.append(tag) or read_array(root, tag))
-    runs = [*(RunDir.of(root, "train", name) for name in names), RunDir.of(root, "train", "new")]
-    found = rundir.read_evidence(runs, attempts=True)
-    assert read == ["train-a"]
-    assert [found[name].job for name in names] == [f"7_{n}" for n in range(20)]
-    assert all(len(found[name].attempts) == 1 for name in names)
-    assert found["new"] == Evidence()
 
 
 def test_only_one_process_works_in_a_run(run: RunDir) -> None:

@@ -7,31 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.applied import applied_sweeps, read_sweep_record
+from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.evidence import Evidence, Verdict
+from hpcseg.runs.follow import write_output
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import inspect_run, newest_log, read_status, select_run, select_runs
-from hpcseg.slurm.queue import Queue
+from hpcseg.runs.status import RunStatus, add_up, gpu_seconds_of, line_of, read_status
+from hpcseg.runs.why import inspect_run
 from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel, retry
-from hpcseg.submit.record import record
 
+BEAT = Heartbeat("running", "training", 3, 9, 1, 0.5, 60.0, 8000.0, "n1", 4, 5.0, 2)
+FIRST = Attempt(number=1, job="7_3", node="n1", began=1000.0, gpus=2, ended=4600.0, cause="node", lost_s=1800.0)
+SECOND = Attempt(number=2, job="7_3", node="n2", began=6400.0, gpus=2)
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 Waiter = Callable[..., None]
-
-
-@pytest.fixture
-def plan(plan_study: Callable[..., Plan]) -> Plan:
-    """An applied sweep whose runs were planned, and not submitted."""
-    plan = plan_study("fold=[0, 1]")
-    record(plan)
-    for run_id, planned in plan.stages.items():
-        run = plan.run(run_id)
-        run.path.mkdir(parents=True)
-        (run.path / "run.json").write_text(planned.spec.model_dump_json())
-    return plan
 
 
 def submit(run: RunDir, **values: object) -> None:
@@ -63,26 +59,9 @@ def test_a_failed_pack_blocks_its_runs_and_retry_frees_them(plan: Plan) -> None:
     assert [line.state for line in read_status(plan.runs_root)] == ["stopped", "new", "new"]
 
 
-def test_runs_are_chosen_by_sweep_pattern_or_beginning(plan: Plan) -> None:
-    root = plan.runs_root
-    assert [run.id for run in select_runs(root, "study")] == list(plan.stages)
-    assert len(select_runs(root, "baseline-n2-f?-*")) == 2
-    assert len(select_runs(root, "baseline-n2-f0")) == 1
-    with pytest.raises(BadInput, match=r"no run or sweep in .* matches 'x'"):
-        select_runs(root, "x")
-
-
 def test_a_run_without_output_has_no_log(plan: Plan) -> None:
     with pytest.raises(BadInput, match="no log yet"):
-        newest_log(plan.run(next(iter(plan.stages))))
-
-
-def test_inspecting_a_run_says_what_it_is_and_what_is_wrong(plan: Plan) -> None:
-    pack, train, _ = (plan.run(run_id) for run_id in plan.stages)
-    assert inspect_run(train.path)["problems"] == []
-    assert inspect_run(train.path)["strategy"] == "baseline"
-    pack.write_error(ValueError("no"))
-    assert inspect_run(pack.path)["problems"] == [f"{pack.id}: python: ValueError: no"]
+        write_output(plan.run(next(iter(plan.stages))), print, print)
 
 
 def test_a_record_that_cannot_be_read_hides_no_other_run(plan: Plan) -> None:
@@ -92,27 +71,6 @@ def test_a_record_that_cannot_be_read_hides_no_other_run(plan: Plan) -> None:
     assert states[pack.id].state == "new"
     assert states[train.id].state == "unknown" and "job.json: not valid JSON" in states[train.id].why
     assert inspect_run(train.path)["problems"]
-
-
-def test_one_run_is_chosen_by_the_beginning_of_its_id(plan: Plan) -> None:
-    pack, first, _ = plan.stages
-    assert select_run(plan.runs_root, first[:-3]).id == first
-    assert select_run(plan.runs_root, pack).id == pack
-    with pytest.raises(BadInput, match="2 runs match 'baseline'; give more of the id"):
-        select_run(plan.runs_root, "baseline")
-
-
-def test_what_ends_while_the_status_is_read_is_not_lost(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = plan.run(next(iter(plan.stages)))
-    submit(pack, backend="slurm", array="pack-a")
-
-    def ends_meanwhile() -> Queue:
-        (pack.path / "done.json").touch()
-        (pack.path / "store.h5").touch()
-        return Queue({})
-
-    monkeypatch.setattr("hpcseg.runs.status.read_queue", ends_meanwhile)
-    assert read_status(plan.runs_root)[0].state == "done"
 
 
 def test_cancelling_a_running_run_makes_it_save_and_stop(
@@ -131,5 +89,41 @@ def test_cancelling_a_running_run_makes_it_save_and_stop(
     assert cancel(plan.runs_root, train.id) == [train.id]
     answer = json.loads(pool.communicate(timeout=60)[0])
     assert "saved and stopped" in answer["failed"][train.id]
-    assert newest_log(train).parent == train.log
+    log = train.newest_log()
+    assert log is not None and log.parent == train.log
     assert cancel(plan.runs_root, train.id) == []
+
+
+def test_a_line_tells_the_last_heartbeat_and_the_gpu_hours_of_all_attempts() -> None:
+    evidence = Evidence(planned=True, heartbeat=BEAT, attempts=(FIRST, SECOND))
+    line = line_of("r", "train", Verdict("running", "is alive", job="7_3", node="n2"), evidence, 10000.0)
+    assert (line.step, line.steps, line.loss, line.eta_s, line.attempt, line.attempts) == (3, 9, 0.5, 60.0, 2, 2)
+    assert (line.gpu_hours, line.gpu_hours_lost) == (4.0, 1.0)
+    assert (line.job, line.node) == ("7_3", "n2")
+
+
+def test_an_attempt_without_an_end_that_is_over_ran_until_its_last_heartbeat() -> None:
+    evidence = Evidence(planned=True, heartbeat=BEAT, attempts=(FIRST, SECOND))
+    assert gpu_seconds_of(evidence, Verdict("lost", "is gone"), 1e6)[0] == 2 * (3600 + 1600)
+    assert line_of("r", "train", Verdict("lost", "is gone"), evidence, 1e6).eta_s is None
+
+
+def test_totals_add_up_states_reasons_and_hours() -> None:
+    lines = [
+        RunStatus("a", "train", "queued", "Slurm job 7_1 is PENDING (Resources)", gpu_hours=1.0),
+        RunStatus("b", "train", "queued", "Slurm job 7_2 is PENDING (Dependency)"),
+        RunStatus("c", "train", "queued", "Slurm job 7_3 is PENDING (Resources)", gpu_hours_lost=0.5),
+        RunStatus("d", "train", "running", "", eta_s=30.0),
+        RunStatus("e", "train", "running", "", eta_s=90.0),
+    ]
+    totals = add_up(lines)
+    assert totals.states == {"queued": 3, "running": 2}
+    assert totals.waiting == {"Resources": 2, "Dependency": 1}
+    assert (totals.runs, totals.gpu_hours, totals.gpu_hours_lost, totals.eta_s) == (5, 1.0, 0.5, 90.0)
+
+
+@given(st.lists(st.builds(RunStatus, st.text(), st.just("train"), st.sampled_from(["new", "done"]), st.text())))
+def test_no_run_is_left_out_of_the_totals(lines: list[RunStatus]) -> None:
+    totals = add_up(lines)
+    assert totals.runs == sum(totals.states.values()) == len(lines)
+    assert totals.eta_s is None

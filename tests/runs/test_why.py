@@ -12,13 +12,14 @@ from rich.console import Console
 
 from hpcseg.runs.attempts import Attempt, begin, end
 from hpcseg.runs.evidence import OPEN, State, Verdict
-from hpcseg.runs.lines import RunStatus, Totals, add_up
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.why import explain, next_step
+from hpcseg.runs.status import RunStatus, Totals, add_up
+from hpcseg.runs.why import explain, inspect_run, next_step
 from hpcseg.screens.runs import ATTENTION, ROWS, print_status, status_tables, watch_status, why_lines
 from hpcseg.screens.terminal import STYLES
 from hpcseg.slurm.queue import Queue, QueueEntry
+from hpcseg.study.plan import Plan
 from hpcseg.training.control import Control
 
 
@@ -66,7 +67,7 @@ def run(tmp_path: Path) -> RunDir:
 
 def test_why_tells_everything_that_is_known_of_a_run(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = QueueEntry("COMPLETING", "None", "hpcseg-train-1", 1, "n2")
-    monkeypatch.setattr("hpcseg.runs.status.read_queue", lambda: Queue({"7_3": entry}))
+    monkeypatch.setattr("hpcseg.runs.states.read_queue", lambda: Queue({"7_3": entry}))
     report = explain(run.runs_root, "train-a")
     assert json.dumps(report)
     assert (report["state"], report["cause"]) == ("failed", "memory")
@@ -86,9 +87,17 @@ def test_why_tells_everything_that_is_known_of_a_run(run: RunDir, monkeypatch: p
 
 def test_why_says_what_squeue_said_when_it_fails(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     run.forgive()
-    monkeypatch.setattr("hpcseg.runs.status.read_queue", lambda: Queue({}, "Socket timed out"))
+    monkeypatch.setattr("hpcseg.runs.states.read_queue", lambda: Queue({}, "Socket timed out"))
     report = explain(run.runs_root, "train-a")
     assert report["state"] == "unknown" and report["queue"] == {"error": "Socket timed out"}
+
+
+def test_inspecting_a_run_says_what_it_is_and_what_is_wrong(plan: Plan) -> None:
+    pack, train, _ = (plan.run(run_id) for run_id in plan.stages)
+    assert inspect_run(train.path)["problems"] == []
+    assert inspect_run(train.path)["strategy"] == "baseline"
+    pack.write_error(ValueError("no"))
+    assert inspect_run(pack.path)["problems"] == [f"{pack.id}: python: ValueError: no"]
 
 
 def test_every_state_has_a_next_step_a_style_and_a_place() -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from hpcseg.paths import STAGES
 from hpcseg.runs.attempts import read_attempts
-from hpcseg.runs.lines import RunStatus
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import read_status
+from hpcseg.runs.status import RunStatus, read_status
 from hpcseg.slurm.queue import read_queue
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep

@@ -15,10 +15,9 @@ import pytest
 
 from hpcseg.paths import array_folder
 from hpcseg.runs.attempts import Attempt, begin, end
-from hpcseg.runs.lines import RunStatus
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import read_status
+from hpcseg.runs.status import RunStatus, read_status
 from hpcseg.runs.why import explain
 from hpcseg.slurm.queue import read_queue
 from hpcseg.submit.actions import cancel

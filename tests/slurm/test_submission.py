@@ -17,7 +17,7 @@ from hpcseg.errors import SchedulerError
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.records import ArrayRecord, read_array
-from hpcseg.runs.status import judge_all
+from hpcseg.runs.states import read_states
 from hpcseg.slurm import nodes
 from hpcseg.slurm.queue import Queue, read_queue
 from hpcseg.study.plan import Plan, make_plan
@@ -94,7 +94,7 @@ def record_of(plan: Plan, run_id: str) -> ArrayRecord:
 def assert_each_queued_once(plan: Plan) -> None:
     """Every run has one job in the queue, its own, and the queue has no other job."""
     queue = read_queue()
-    verdicts = judge_all([plan.run(run_id) for run_id in plan.stages], {})
+    verdicts = read_states([plan.run(run_id) for run_id in plan.stages]).verdicts
     assert {verdict.state for verdict in verdicts.values()} == {"queued"}
     assert sorted(verdict.job for verdict in verdicts.values()) == sorted(queue.jobs)
     assert all(record_of(plan, run_id).job_id == verdicts[run_id].job.partition("_")[0] for run_id in plan.stages)
@@ -191,7 +191,7 @@ def test_tasks_wait_for_the_same_task_in_a_container_with_the_profiles_flags(
     settings = ("preprocessing.spacing=[[4.0, 4.0, 4.0], [5.0, 5.0, 5.0]]",)
     plan = plan_study(*settings)
     apply(plan, "slurm", profile)
-    verdicts = judge_all([plan.run(run_id) for run_id in plan.stages], {})
+    verdicts = read_states([plan.run(run_id) for run_id in plan.stages]).verdicts
     packs, trains = (list(plan.of_stage(stage)) for stage in ("pack", "train"))
     array = record_of(plan, packs[0]).job_id
     shown = slurm.call("scontrol", "show", "job", str(record_of(plan, trains[0]).job_id))
@@ -209,7 +209,7 @@ def test_tasks_wait_for_the_same_task_in_a_container_with_the_profiles_flags(
 def test_a_job_whose_ancestor_is_submitted_again_is_replaced(slurm: Cluster, plan_study: Planner) -> None:
     plan = plan_study()
     apply(plan, "slurm", HELD)
-    before = judge_all([plan.run(run_id) for run_id in plan.stages], {})
+    before = read_states([plan.run(run_id) for run_id in plan.stages]).verdicts
     pack, train = plan.stages
     keep = profile_of(flags={"hold": True, "kill-on-invalid-dep": "no"})
     slurm.call("scancel", before[pack].job)
@@ -254,15 +254,15 @@ def test_scancel_and_the_same_sweep_at_once_go_on_in_the_same_run(slurm: Cluster
         return beat is not None and beat.attempt == attempt and beat.phase == "training" and beat.epoch > 1
 
     slurm.wait(lambda: training_in(1))
-    first = judge_all([train], {})[train.id]
+    first = read_states([train]).verdicts[train.id]
     assert first.state == "running"
     slurm.call("scancel", first.job)
     notes: list[str] = []
-    slurm.wait(lambda: judge_all([train], {})[train.id].ending)
+    slurm.wait(lambda: read_states([train]).verdicts[train.id].ending)
     outcome = apply(plan_study(LONG), "slurm", PROFILE, say=notes.append)
     assert outcome.submitted == (train.id,) and "COMPLETING" in notes[0]
     slurm.wait(lambda: training_in(2), 90.0)
-    assert list(read_queue().jobs) == [judge_all([train], {})[train.id].job] != [first.job]
+    assert list(read_queue().jobs) == [read_states([train]).verdicts[train.id].job] != [first.job]
 
 
 def test_arrays_are_split_where_the_cluster_allows_no_larger_ones_and_a_refusal_says_what_slurm_said(
@@ -275,7 +275,7 @@ def test_arrays_are_split_where_the_cluster_allows_no_larger_ones_and_a_refusal_
         plan = plan_study(*settings)
         with pytest.raises(SchedulerError, match=r"sbatch refused .*[Ii]nvalid partition.*\(0 runs were submitted"):
             apply(plan, "slurm", profile_of(partition="none"))
-        verdicts = judge_all([plan.run(run_id) for run_id in plan.stages], {})
+        verdicts = read_states([plan.run(run_id) for run_id in plan.stages]).verdicts
         assert {verdict.state for verdict in verdicts.values()} == {"lost"}
         assert all("partition" in verdict.why for verdict in verdicts.values())
         apply(plan_study(*settings), "slurm", HELD)

@@ -13,7 +13,7 @@ import pytest
 from hpcseg.errors import BadInput
 from hpcseg.runs.evidence import State
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import judge_all
+from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
 from hpcseg.submit.apply import Outcome, apply
 from hpcseg.submit.profile import LocalProfile, Profile
@@ -30,7 +30,7 @@ def applied(plan: Plan, events: list[Event] | None = None) -> Outcome:
 
 
 def state_of(run: RunDir) -> State:
-    return judge_all([run], {})[run.id].state
+    return read_states([run]).verdicts[run.id].state
 
 
 def test_applying_again_submits_nothing_and_a_deleted_run_alone_is_repeated(plan_packs: Callable[..., Plan]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import judge_all
+from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
@@ -100,7 +100,7 @@ def test_a_detached_pool_outlives_its_terminal_and_ends_when_its_sweep_is_cancel
 
     said(*HPCSEG, "cancel", "study", *where)
     wait_for(lambda: not is_pool(pid))
-    assert {verdict.state for verdict in judge_all([first, second], {}).values()} == {"stopped"}
+    assert {verdict.state for verdict in read_states([first, second]).verdicts.values()} == {"stopped"}
     assert list(first.path.glob("checkpoint*")) and second.heartbeat() is None
     log = (tmp_path / "runs" / "sweeps" / "study" / "pool.log").read_text()
     assert f"pool {pid} begins with 3 stages" in log and "2 of 3 stages are not done" in log

@@ -20,9 +20,9 @@ from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import Evidence, Verdict
-from hpcseg.runs.lines import gpu_seconds_of
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.status import look
+from hpcseg.runs.states import read_states
+from hpcseg.runs.status import gpu_seconds_of
 from hpcseg.runs.why import next_step
 from hpcseg.text import duration
 
@@ -104,7 +104,7 @@ def read_ledger(collection: Collection) -> list[Entry]:
     ids = {stage: list(stages.get(stage, ())) for stage in STAGES}
     ids["train"] = [run.id for run in collection.runs]
     runs = [RunDir.of(collection.root, stage, run_id) for stage in STAGES for run_id in ids[stage]]
-    found = look(runs, record.get("needs", {}), Ends(), attempts=True)
+    found = read_states(runs, record.get("needs", {}), Ends(), attempts=True)
     training = {run.id: run for run in collection.runs}
     now, file = time.time(), str(record.get("file", ""))
     return [

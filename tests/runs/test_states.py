@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcseg.runs import rundir
+from hpcseg.runs.attempts import Attempt, begin
+from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, read_array, write_array
+from hpcseg.runs.rundir import RunDir
+from hpcseg.runs.states import read_states
+from hpcseg.slurm.queue import Queue
+from hpcseg.study.plan import Plan
+
+
+def test_what_ends_while_states_are_read_is_not_lost(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = plan.run(next(iter(plan.stages)))
+    pack.write_submission(Submission(backend="slurm", submitted=time.time() - 100, array="pack-a"))
+
+    def ends_meanwhile() -> Queue:
+        (pack.path / "done.json").touch()
+        (pack.path / "store.h5").touch()
+        return Queue({})
+
+    monkeypatch.setattr("hpcseg.runs.states.read_queue", ends_meanwhile)
+    assert read_states([pack]).verdicts[pack.id].state == "done"
+
+
+def test_evidence_of_many_runs_reads_each_array_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, names = tmp_path / "runs", [f"r{n}" for n in range(20)]
+    array = ArrayRecord(
+        tag="train-a",
+        stage="train",
+        runs=tuple(names),
+        tasks=tuple(range(20)),
+        submitted=1.0,
+        host="h",
+        submitter=Process(pid=1, pid_start=1.0),
+        asked=Asked(minutes=1, memory_mb=1),
+        job_id="7",
+    )
+    write_array(root, array)
+    for task, name in enumerate(names):
+        run = RunDir.of(root, "train", name)
+        run.path.mkdir(parents=True)
+        (run.path / "run.json").write_text("{}")
+        run.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a", task=task))
+        begin(run.path, Attempt(number=1, job=f"7_{task}", node="n1", began=1.0))
+    read = []
+    monkeypatch.setattr(rundir, "read_array", lambda root, tag: read.append(tag) or read_array(root, tag))
+    runs = [*(RunDir.of(root, "train", name) for name in names), RunDir.of(root, "train", "new")]
+    found = read_states(runs, attempts=True).evidence
+    assert read == ["train-a"]
+    assert [found[name].job for name in names] == [f"7_{n}" for n in range(20)]
+    assert all(len(found[name].attempts) == 1 for name in names)
+    assert found["new"] == Evidence()
