@@ -10,11 +10,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from hpcseg.inference.restore import restored
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
+from hpcseg.volumes.preprocess import Preprocessed
 
 SpecMaker = Callable[..., PackSpec]
 ScanWriter = Callable[..., Path]
+
+
+def restore(scan: Preprocessed, values_zyx: np.ndarray) -> np.ndarray:
+    """Values on the network's grid, back on all of the scan's."""
+    shape = values_zyx.shape
+    slabs = restored(iter([values_zyx[None]]), shape, 1, scan.crop, scan.grid.shape_zyx)
+    return np.concatenate([slab[0] for _, slab in slabs])
 
 
 @pytest.fixture(scope="session")

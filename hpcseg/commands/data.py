@@ -22,7 +22,7 @@ def phantom(
     seed: Annotated[int, typer.Option(help="Same seed, same dataset.")] = 0,
 ) -> None:
     """Write a dataset of synthetic abdominal CTs."""
-    from hpcseg.phantoms.phantoms import write_phantoms
+    from hpcseg.phantoms.dataset import write_phantoms
 
     with terminal.counting("drawing phantoms") as progress:
         write_phantoms(
@@ -94,7 +94,6 @@ def inspect(
 
 
 def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
-    from hpcseg.inspection import inspection
     from hpcseg.machine import usable_cores
 
     if path.is_dir() and (path / RUN_FILE).exists():
@@ -104,8 +103,10 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
             raise BadInput(f"{path}: a run has no pictures; give --png with a dataset's folder or a store")
         return inspect_run(path.resolve())
     if path.is_dir():
+        from hpcseg.inspection.dataset_findings import inspect_dataset
+
         with terminal.counting("reading scans") as progress:
-            return inspection.inspect_dataset(
+            return inspect_dataset(
                 path, progress=progress, workers=workers or usable_cores(), pictures=png, force=force
             )
     if not path.exists():
@@ -114,5 +115,7 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
         from hpcseg.training.model import TrainedModel
 
         return TrainedModel.load(path).report()
+    from hpcseg.inspection.store_findings import inspect_store
+
     with terminal.counting("checking") as progress:
-        return inspection.inspect_store(path, progress, pictures=png, force=force)
+        return inspect_store(path, progress, pictures=png, force=force)

@@ -103,7 +103,7 @@ def segment(
 
     Each mask is on its scan's own grid.
     """
-    from hpcseg.inference.files import Wanted, models_and_images, segment_files
+    from hpcseg.inference.masks import Wanted, models_and_images, segment_files
 
     models, images = models_and_images(paths)
     wanted = Wanted(None if mode is None else mode.value, largest, probabilities)

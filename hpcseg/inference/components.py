@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcseg.volumes.slabs import slabs
+from hpcseg.volumes.boxes import bounding_box
+from hpcseg.volumes.scratch import slabs
 
 NEIGHBOURS: Literal[26] = 26  # voxels that share a face, an edge or a corner are connected
 
@@ -21,30 +22,20 @@ def keep_largest(mask_zyx: NDArray[np.uint8], classes: int) -> None:
         mask_zyx: classes, 0 the background.
         classes: number of foreground classes.
     """
+    for label in range(1, classes + 1):
+        _keep_largest_of(mask_zyx, label)
+
+
+def _keep_largest_of(mask_zyx: NDArray[np.uint8], label: int) -> None:
     import cc3d
 
-    for label in range(1, classes + 1):
-        box = bounding_box(mask_zyx, label)
-        if box is None:
-            continue
-        part = mask_zyx[box]
-        components = cc3d.connected_components(part == label, connectivity=NEIGHBOURS)
-        sizes = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"][1:]
-        if len(sizes) > 1:
-            largest = 1 + int(np.argmax(sizes))
-            for planes in slabs(part.shape):
-                found = components[planes]
-                part[planes][(found != 0) & (found != largest)] = 0
-
-
-def bounding_box(mask_zyx: NDArray[np.uint8], label: int) -> tuple[slice, ...] | None:
-    """Smallest box around a class; None where there is no voxel of it."""
-    found = [np.zeros(n, bool) for n in mask_zyx.shape]
-    for planes in slabs(mask_zyx.shape):
-        part = mask_zyx[planes] == label
-        found[0][planes] = part.any(axis=(1, 2))
-        found[1] |= part.any(axis=(0, 2))
-        found[2] |= part.any(axis=(0, 1))
-    if not found[0].any():
-        return None
-    return tuple(slice(int(axis.argmax()), len(axis) - int(axis[::-1].argmax())) for axis in found)
+    part = mask_zyx[bounding_box(mask_zyx.shape, lambda planes: mask_zyx[planes] == label)]
+    if not part.size:
+        return
+    components = cc3d.connected_components(part == label, connectivity=NEIGHBOURS)
+    sizes = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"][1:]
+    if len(sizes) > 1:
+        largest = 1 + int(np.argmax(sizes))
+        for planes in slabs(part.shape):
+            found = components[planes]
+            part[planes][(found != 0) & (found != largest)] = 0

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.inference.tiling import Tiling, Triple, large_tile
-from hpcseg.inference.volume import ScanVolume
 from hpcseg.patches.codes import table_row, windowed
 from hpcseg.patches.geometry import FovealGeometry, PatchGeometry
 from hpcseg.patches.reading import read_sample
 from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.precision import autocast
 from hpcseg.volumes import scratch
-from hpcseg.volumes.intensities import normalisation
+from hpcseg.volumes.normalise import normalisation
 
 LARGEST_TILE = 96  # voxels; 64 float32 maps of such a tile take 226 MB
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcseg.volumes.preprocess import Crop
+from hpcseg.volumes.boxes import Box
 from hpcseg.volumes.resample import linear_slabs
-from hpcseg.volumes.slabs import slabs
+from hpcseg.volumes.scratch import slabs
 
 Slab = tuple[slice, NDArray[np.float32]]
 
@@ -21,7 +21,7 @@ def restored(
     predicted: Iterator[NDArray[np.float32]],
     network_shape: Sequence[int],
     classes: int,
-    crop: Crop,
+    crop: Box,
     scan_shape: Sequence[int],
 ) -> Iterator[Slab]:
     """Resample probabilities linearly to the scan's canonical grid.
@@ -36,16 +36,15 @@ def restored(
     Yields:
         Every plane of the scan once, ascending, and (C, planes, Y, X) float32 there, 0 outside the crop.
     """
-    (first, end), *within = crop
-    box = tuple(slice(*axis) for axis in within)
+    first, end = crop[0].start, crop[0].stop
     for planes in _outside(0, first, scan_shape):
         yield planes, np.zeros((classes, planes.stop - planes.start, *scan_shape[1:]), np.float32)
     held = _Held(predicted, network_shape, classes)
-    inner = [stop - start for start, stop in crop]
+    inner = [axis.stop - axis.start for axis in crop]
     for rows, values in linear_slabs(held.volumes, inner, held.fetch):
         slab = np.zeros((classes, rows.stop - rows.start, *scan_shape[1:]), np.float32)
         for own, value in zip(slab, values, strict=True):
-            own[:, *box] = value
+            own[:, *crop[1:]] = value
         yield slice(first + rows.start, first + rows.stop), slab
     for planes in _outside(end, scan_shape[0], scan_shape):
         yield planes, np.zeros((classes, planes.stop - planes.start, *scan_shape[1:]), np.float32)

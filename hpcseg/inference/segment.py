@@ -20,12 +20,13 @@ from hpcseg.errors import BadInput
 from hpcseg.inference.components import keep_largest
 from hpcseg.inference.predict import Advance, Mode, Predictor
 from hpcseg.inference.restore import restored
-from hpcseg.inference.volume import ScanVolume
+from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.spec import Spacing
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.volumes import scratch
-from hpcseg.volumes.preprocess import Crop, preprocess
+from hpcseg.volumes.boxes import Box
+from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.scans import WHOLE, ScanGrid, read_grid
 from hpcseg.volumes.store import LEVELS
 
@@ -140,7 +141,7 @@ class _Prepared:
 
     recipe: _Recipe
     volume: ScanVolume
-    crop: Crop
+    crop: Box
 
     @classmethod
     def of(cls, image: Path, recipe: _Recipe) -> _Prepared:

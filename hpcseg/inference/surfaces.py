@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from hpcseg.spec import Spacing
+from hpcseg.volumes.boxes import Box, bounding_box
 
 Mask = NDArray[np.bool_]
-Box = tuple[slice, ...]
 
 _DENSE = 0.1  # share of surface voxels above which transforming the whole box takes less time than searching a tree
 _LEAF = 32  # points of a tree's leaf
@@ -124,12 +124,4 @@ def common_box(mask_zyx: NDArray[np.uint8] | Mask, reference_zyx: NDArray[np.uin
 
     What is outside it changes no metric, so that it needs no margin.
     """
-    plane_YX = np.bitwise_or.reduce(mask_zyx) | np.bitwise_or.reduce(reference_zyx)
-    rows, columns = _extent(plane_YX.any(axis=1)), _extent(plane_YX.any(axis=0))
-    planes = [np.bitwise_or.reduce(one[:, rows, columns], axis=(1, 2)) for one in (mask_zyx, reference_zyx)]
-    return _extent((planes[0] | planes[1]).astype(bool)), rows, columns
-
-
-def _extent(filled: Mask) -> slice:
-    found = np.flatnonzero(filled)
-    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
+    return bounding_box(mask_zyx.shape, lambda planes: (mask_zyx[planes] | reference_zyx[planes]) != 0)

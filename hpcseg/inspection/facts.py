@@ -65,8 +65,8 @@ class CaseFacts:
         return (self.labels or {}).get(value, 0)
 
     def to_json(self) -> dict[str, Any]:
-        """The facts for a report; label volumes in ml."""
-        report: dict[str, Any] = {
+        """The facts for JSON; label volumes in ml."""
+        entry: dict[str, Any] = {
             "case": self.name,
             "shape_zyx": list(self.shape_zyx),
             "spacing_zyx": list(self.spacing_zyx),
@@ -79,11 +79,11 @@ class CaseFacts:
             "labels": None,
         }
         if self.labels is not None:
-            report["labels"] = {str(value): count for value, count in self.labels.items()}
-            report["label_ml"] = {str(v): round(count * self.voxel_ml, 4) for v, count in self.labels.items() if v}
-            report["label_intensities"] = None if self.under_label is None else _by_percentile(self.under_label)
-            report["label_at_edge"] = self.label_at_edge
-        return report
+            entry["labels"] = {str(value): count for value, count in self.labels.items()}
+            entry["label_ml"] = {str(v): round(count * self.voxel_ml, 4) for v, count in self.labels.items() if v}
+            entry["label_intensities"] = None if self.under_label is None else _by_percentile(self.under_label)
+            entry["label_at_edge"] = self.label_at_edge
+        return entry
 
 
 def measure(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 
 COLUMNS = 6
 

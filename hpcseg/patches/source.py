@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hpcseg.patches.reading import Clip
 from hpcseg.patches.resident import ResidentCase, ResidentCases
 from hpcseg.patches.sampling import Centre
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 from hpcseg.volumes.store import StoredCase
 
 

@@ -14,9 +14,9 @@ from hpcseg.patches.source import Source
 from hpcseg.patches.tiers import Extent, Room, StoreReading, choose_tier, explain_choice, read_into_memory
 from hpcseg.spec import Reading, SourceRef
 from hpcseg.training.control import Control
-from hpcseg.volumes.intensities import normalisation, percentile_window
 from hpcseg.volumes.memory import available_memory
-from hpcseg.volumes.staging import stage
+from hpcseg.volumes.node_copy import copy_to_node
+from hpcseg.volumes.normalise import normalisation, percentile_window
 from hpcseg.volumes.store import Store
 
 
@@ -114,8 +114,8 @@ class Stores:
     def _staged(self, store: Path) -> Path:
         if not self._reading.stage:
             return store
-        done = stage(store, self._reading.stage, self._copying)
-        _say(done.says)
+        done = copy_to_node(store, self._reading.stage, self._copying)
+        _say(done.message)
         self._control.beat(phase="reading")
         return done.path
 

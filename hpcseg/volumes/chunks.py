@@ -14,7 +14,7 @@ import math
 import threading
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,7 +41,7 @@ class DamagedChunk(Exception):
     """A chunk's bytes are not those that were packed."""
 
 
-class Scratch(threading.local):
+class RowBuffer(threading.local):
     """Memory that each thread uses again and again: fresh pages would cost more than what is copied into them."""
 
     def __init__(self) -> None:
@@ -56,26 +56,37 @@ class Scratch(threading.local):
 
 
 @dataclass(frozen=True, eq=False)
+class ChunkFile:
+    """A file of chunks, and how they are read.
+
+    Attributes:
+        bytes: all of the file, memory-mapped.
+        codec: of the chunks, one of `CODECS`.
+        verify: compare each chunk with its checksum when it is first read.
+        buffer: where rows are gathered.
+    """
+
+    bytes: NDArray[np.uint8]
+    codec: str
+    verify: bool
+    buffer: RowBuffer = field(default_factory=RowBuffer)
+
+
+@dataclass(frozen=True, eq=False)
 class ChunkedVolume:
     """One stored array, int16 codes or uint8 classes.
 
     Attributes:
-        file: all bytes of the file, memory-mapped.
+        file: in which its chunks are.
         dtype: `CODE` or `CLASS`.
         shape_zyx: voxels.
         table: `CHUNK_ROW` of each chunk, chunks in z, y, x order.
-        codec: one of `CODECS`.
-        scratch: where rows are gathered.
-        verify: compare each chunk with its checksum when it is first read.
     """
 
-    file: NDArray[np.uint8]
+    file: ChunkFile
     dtype: np.dtype[Any]
     shape_zyx: Triple
     table: NDArray[np.void]
-    codec: str
-    scratch: Scratch
-    verify: bool
 
     @property
     def nbytes(self) -> int:
@@ -108,9 +119,9 @@ class ChunkedVolume:
                 return box
             inner = box[low_3[0] - z0 : z1 - z0, low_3[1] - y0 : y1 - y0, low_3[2] - x0 : x1 - x0]
             z0, y0, x0 = low_3
-        if self.verify:
+        if self.file.verify:
             self._check((z0, y0, x0), (z1, y1, x1))
-        copy = self._gather if self.codec == "none" else self._decode
+        copy = self._gather if self.file.codec == "none" else self._decode
         copy((z0, y0, x0), (z1, y1, x1), inner)
         return box
 
@@ -131,7 +142,7 @@ class ChunkedVolume:
     def _rows(self) -> NDArray[np.void]:
         """The file as rows of 32 voxels."""
         width = CHUNK * self.dtype.itemsize
-        return self.file[: len(self.file) // width * width].view(f"V{width}")
+        return self.file.bytes[: len(self.file.bytes) // width * width].view(f"V{width}")
 
     @cached_property
     def _row_of_z(self) -> NDArray[np.int64]:
@@ -160,7 +171,7 @@ class ChunkedVolume:
         columns = slice(x0 >> _BITS, (x1 - 1 >> _BITS) + 1)
         row_of_yx = self._row_of_yx[y0:y1, columns].copy()  # in one piece, so that the sum runs along both axes
         rows = self._row_of_z[z0:z1, None, None] + row_of_yx
-        gathered = self._rows.take(rows, mode="clip", out=self.scratch.rows(rows.shape, self._rows.dtype))
+        gathered = self._rows.take(rows, mode="clip", out=self.file.buffer.rows(rows.shape, self._rows.dtype))
         voxels = gathered.view(self.dtype).reshape(z1 - z0, y1 - y0, -1)
         box[...] = voxels[:, :, x0 % CHUNK : x0 % CHUNK + x1 - x0]
 
@@ -173,7 +184,7 @@ class ChunkedVolume:
     def _bytes(self, place: Triple) -> NDArray[np.uint8]:
         row = self._chunks[place]
         offset = int(row["offset"])
-        return self.file[offset : offset + int(row["size"])]
+        return self.file.bytes[offset : offset + int(row["size"])]
 
     def _intact(self, place: Triple) -> bool:
         return zlib.crc32(self._bytes(place).data) == int(self._chunks[place]["crc"])

@@ -13,7 +13,7 @@ from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.datasets import scan_digest
 from hpcseg.volumes.preprocess import n_classes, preprocess
-from hpcseg.volumes.pyramid import build_pyramid, choose_coding
+from hpcseg.volumes.pyramid import build_pyramid, choose_coding, count_codes
 from hpcseg.volumes.store import LEVELS
 
 SAMPLE = 10_000  # foreground voxels kept per class
@@ -46,13 +46,14 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
     pyramid = build_pyramid(done.volume_zyx, done.padding, spec.pyramid_clip, LEVELS)
     codes = [coding.encode(pyramid.pop()) for _ in range(LEVELS)]  # the coarsest first; each level is let go of
     arrays: dict[str, NDArray[Any]] = {f"image_{level}": part for level, part in enumerate(reversed(codes))}
-    arrays |= _histogram("histogram", arrays["image_0"], None)
-    if label is not None:
-        arrays["label"] = label
-        arrays |= _histogram("foreground", arrays["image_0"], label)
-        arrays |= _foreground(case.name, label, n_classes(spec.classes))
+    finest = arrays["image_0"]
+    arrays["histogram_codes"], arrays["histogram_counts"] = count_codes(finest)
+    if label is None:
+        arrays["foreground_codes"], arrays["foreground_counts"] = count_codes(finest[:0])
     else:
-        arrays |= _histogram("foreground", arrays["image_0"][:0], None)
+        arrays["label"] = label
+        arrays["foreground_codes"], arrays["foreground_counts"] = count_codes(finest, label)
+        arrays |= _foreground(case.name, label, n_classes(spec.classes))
     attributes = {
         "slope": coding.slope,
         "intercept": coding.intercept,
@@ -61,19 +62,9 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
         "source_digest": scan_digest(case.image),
         "affine": done.grid.affine,
         "file_shape": np.array(done.grid.file_shape),
-        "crop": np.array(done.crop),
+        "crop": np.array([(axis.start, axis.stop) for axis in done.crop]),
     }
     return PackedCase(case.name, attributes, arrays)
-
-
-def _histogram(name: str, codes: NDArray[np.int16], label: NDArray[np.uint8] | None) -> dict[str, NDArray[Any]]:
-    """Count codes, of the foreground only if a label is given; slice by slice, as counting needs 8 bytes a voxel."""
-    counts = np.zeros(1 << 16, dtype=np.int64)
-    for index, plane in enumerate(codes):
-        chosen = plane.ravel() if label is None else plane[label[index] > 0]
-        counts += np.bincount(chosen.astype(np.int64) + 32768, minlength=1 << 16)
-    found = np.flatnonzero(counts)
-    return {f"{name}_codes": (found - 32768).astype(np.int16), f"{name}_counts": counts[found]}
 
 
 def _foreground(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:

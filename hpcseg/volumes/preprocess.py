@@ -1,4 +1,4 @@
-"""One scan's way to the network's grid and back: crop, resample, restore. Packing and inference both use it.
+"""One scan's way to the network's grid: crop, resample. Packing and inference both use it.
 
 Arrays are z, y, x in canonical orientation; intensities stay raw (HU for CT).
 """
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.spec import Spacing
-from hpcseg.volumes.resample import one_thread, resample_cubic, resample_labels, resample_linear, target_shape
+from hpcseg.volumes.boxes import Box, bounding_box
+from hpcseg.volumes.resample import one_thread, resample_cubic, resample_labels, target_shape
 from hpcseg.volumes.scans import ScanGrid, read_label, read_scan
-from hpcseg.volumes.slabs import slabs
+from hpcseg.volumes.scratch import slabs
 from hpcseg.volumes.voxels import Intensities
 
 MAX_VOXELS = 2**31  # of a resampled volume; more is a wrong spacing
 
-Crop = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Classes = Sequence[Sequence[int]]
 
 
@@ -36,26 +36,14 @@ class Preprocessed:
         label_zyx: uint8 classes on the same grid, or None.
         padding: intensity that stands for everything outside the volume.
         grid: of the scan.
-        crop: first and end voxel of each canonical axis, z, y, x.
+        crop: where the volume lies in the scan, canonical voxels.
     """
 
     volume_zyx: NDArray[np.float32]
     label_zyx: NDArray[np.uint8] | None
     padding: float
     grid: ScanGrid
-    crop: Crop
-
-    def restore(self, values_zyx: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Bring values on the network's grid (a probability) back to the scan's canonical grid, linearly.
-
-        Returns:
-            float32 of shape `grid.shape_zyx`, 0 outside the crop.
-        """
-        restored = np.zeros(self.grid.shape_zyx, dtype=np.float32)
-        box = tuple(slice(first, end) for first, end in self.crop)
-        with one_thread():
-            restored[box] = resample_linear(values_zyx, [end - first for first, end in self.crop])
-        return restored
+    crop: Box
 
 
 def preprocess(
@@ -84,19 +72,18 @@ def preprocess(
     scan, grid = read_scan(image)
     outside = scan.extent[0] if padding == "minimum" else float(padding)
     crop = _box_above(scan, outside)
-    box = tuple(slice(first, end) for first, end in crop)
-    shape = target_shape([end - first for first, end in crop], grid.spacing_zyx, spacing_zyx)
+    shape = target_shape([axis.stop - axis.start for axis in crop], grid.spacing_zyx, spacing_zyx)
     if math.prod(shape) > MAX_VOXELS:
         raise BadInput(
             f"{image}: {grid.spacing_zyx} mm resampled to {spacing_zyx} mm gives {shape} voxels, too many; "
             "correct the scan's header or preprocessing.spacing"
         )
     with one_thread():
-        resampled = resample_cubic(scan.crop(box), shape)
+        resampled = resample_cubic(scan.crop(crop), shape)
     del scan
     label_zyx = None
     if label is not None:
-        merged = merge_labels(read_label(label, grid)[box], classes)
+        merged = merge_labels(read_label(label, grid)[crop], classes)
         with one_thread():
             label_zyx = resample_labels(merged, shape, n_classes(classes))
     return Preprocessed(resampled, label_zyx, outside, grid, crop)
@@ -129,17 +116,10 @@ def merge_labels(label_zyx: NDArray[np.uint8], classes: Classes) -> NDArray[np.u
     return merged
 
 
-def _box_above(scan: Intensities, outside: float) -> Crop:
+def _box_above(scan: Intensities, outside: float) -> Box:
     """Bounding box of the voxels above `outside`; the whole volume if there are none."""
-    found = [np.zeros(n, dtype=bool) for n in scan.shape]
-    slowest = int(np.argmax(np.abs(scan.stored_zyx.strides)))
-    for part in slabs([scan.shape[slowest], *np.delete(scan.shape, slowest)]):
-        box = tuple(part if axis == slowest else slice(None) for axis in range(3))
-        above = scan[box] > outside
-        found[0][box[0]] |= above.any(axis=(1, 2))
-        found[1][box[1]] |= above.any(axis=(0, 2))
-        found[2][box[2]] |= above.any(axis=(0, 1))
-    if not found[0].any():
-        found = [np.ones(n, dtype=bool) for n in scan.shape]
-    z, y, x = ((int(voxels.argmax()), len(voxels) - int(voxels[::-1].argmax())) for voxels in found)
-    return z, y, x
+    slowest_first = np.argsort([-abs(stride) for stride in scan.stored_zyx.strides]).tolist()
+    turned = Intensities(scan.stored_zyx.transpose(slowest_first), scan.slope, scan.inter)
+    found = bounding_box(turned.shape, lambda part: turned[part] > outside)
+    z, y, x = (found[slowest_first.index(axis)] for axis in range(3))
+    return (z, y, x) if z.stop else (slice(0, scan.shape[0]), slice(0, scan.shape[1]), slice(0, scan.shape[2]))

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.volumes import scratch
-from hpcseg.volumes.slabs import VOXELS, slabs
 
 CODES = 65_000  # of the 65,536: room for rounding at both ends
 _TAILS = (0.1, 99.9)  # percentiles between which intensities are always coded
 _WIDENING = 16.0  # the coded range reaches this many widths of that interval beyond it
 
 Pair = tuple[float, float]
+Histogram = tuple[NDArray[np.int16], NDArray[np.int64]]
+ValueHistogram = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Coding:
     def encode(self, values: NDArray[np.float32]) -> NDArray[np.int16]:
         """Nearest codes of float32 intensities."""
         codes: NDArray[np.int16] = scratch.empty(values.shape, np.int16)
-        for planes in slabs(values.shape):
+        for planes in scratch.slabs(values.shape):
             part = np.subtract(values[planes], np.float32(self.intercept), dtype=np.float32)
             part *= np.float32(1 / self.slope)
             np.rint(part, out=part)
@@ -41,12 +42,40 @@ class Coding:
             scratch.release(values)
         return codes
 
+    def code(self, value: float) -> int:
+        """Nearest code of one intensity."""
+        return int(np.clip(np.rint((value - self.intercept) / self.slope), -32768, 32767))
+
     def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """Intensities of codes."""
         values = codes.astype(np.float32)
         values *= np.float32(self.slope)
         values += np.float32(self.intercept)
         return values
+
+
+class CodedVolume:
+    """What stored cases and scans in memory share: int16 codes of a pyramid, and what they stand for.
+
+    Attributes:
+        coding: of all levels.
+    """
+
+    coding: Coding
+
+    @property
+    def slope(self) -> float:
+        """Intensity = code · slope + intercept."""
+        return self.coding.slope
+
+    @property
+    def intercept(self) -> float:
+        """Intensity of code 0."""
+        return self.coding.intercept
+
+    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Intensities of codes."""
+        return self.coding.decode(codes)
 
 
 def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None = None) -> Coding:
@@ -87,7 +116,7 @@ def percentile(volume: NDArray[np.float32], percent: float) -> float:
 def _smallest(volume: NDArray[np.float32], sign: int, count: int) -> NDArray[np.float32]:
     """The `count` smallest values of `sign` · volume, ascending."""
     kept = np.empty(0, dtype=np.float32)
-    for planes in slabs(volume.shape):
+    for planes in scratch.slabs(volume.shape):
         part = np.multiply(volume[planes], sign, dtype=np.float32).ravel()
         if len(kept) == count:
             part = part[part < kept[-1]]
@@ -126,18 +155,38 @@ def build_pyramid(
     Level 0 is the volume itself. Level l ≥ 1 is the 2³ mean of the level above, on the global grid; level 1 comes from
     intensities clipped to `clip`. Its shape is ⌈n / 2⌉: voxels missing at the far end count as the clipped padding.
     """
-    outside = padding if clip is None else float(np.clip(padding, *clip))
+    outside = _outside(padding, clip)
     pyramid = [volume_zyx]
     for level in range(1, levels):
         pyramid.append(_halved(pyramid[-1], outside, clip if level == 1 else None))
     return pyramid
 
 
+def padding_codes(coding: Coding, padding: float, clip: Pair | None, levels: int) -> tuple[int, ...]:
+    """Code of what lies outside each level that `build_pyramid` makes."""
+    return coding.code(padding), *(coding.code(_outside(padding, clip)),) * (levels - 1)
+
+
+def count_codes(codes_zyx: NDArray[np.int16], label_zyx: NDArray[np.uint8] | None = None) -> Histogram:
+    """Codes that occur, ascending, and how often each does; with a label, in its foreground."""
+    counts = np.zeros(1 << 16, dtype=np.int64)
+    for planes in scratch.slabs(codes_zyx.shape):  # as counting needs 8 bytes a voxel
+        codes = codes_zyx[planes].ravel() if label_zyx is None else codes_zyx[planes][label_zyx[planes] > 0]
+        counts += np.bincount(codes.astype(np.int64) + 32768, minlength=1 << 16)
+    found = np.flatnonzero(counts)
+    return (found - 32768).astype(np.int16), counts[found]
+
+
+def _outside(padding: float, clip: Pair | None) -> float:
+    """Intensity outside the levels from 1 on."""
+    return padding if clip is None else float(np.clip(padding, *clip))
+
+
 def _halved(volume: NDArray[np.float32], outside: float, clip: Pair | None) -> NDArray[np.float32]:
     """Mean of every cube of 2³ voxels, clipped; voxels missing at the far end are `outside`."""
     z, y, x = (-(-n // 2) for n in volume.shape)
     halved = np.empty((z, y, x), dtype=np.float32)
-    for planes in slabs(halved.shape, VOXELS // 8):
+    for planes in scratch.slabs(halved.shape, scratch.SLAB // 8):
         finer = volume[2 * planes.start : 2 * planes.stop]
         even = np.full((2 * (planes.stop - planes.start), 2 * y, 2 * x), outside, dtype=np.float32)
         inner = even[tuple(slice(n) for n in finer.shape)]

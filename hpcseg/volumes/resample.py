@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 
 from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
-from hpcseg.volumes.slabs import slabs
 
 Triple = tuple[int, int, int]
 Matrix = NDArray[np.float32]
@@ -72,12 +71,12 @@ def linear_matrix(n_in: int, n_out: int) -> Matrix:
 
 def resample_cubic(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
     """Resample intensities to `shape_zyx` with cubic splines; scipy's own values to float32 rounding."""
-    return _resample(volume_zyx, shape_zyx, cubic_matrix)
-
-
-def resample_linear(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
-    """Resample to `shape_zyx` linearly, for instance probabilities."""
-    return _resample(volume_zyx, shape_zyx, linear_matrix)
+    resampled: NDArray[np.float32] = scratch.empty(shape_zyx, np.float32)
+    zoom = _Zoom(volume_zyx.shape, shape_zyx, cubic_matrix)
+    for band, slab in zip(zoom.bands, zoom.slabs(volume_zyx, zoom.bands), strict=True):
+        resampled[band.rows] = slab
+        scratch.release(resampled)
+    return resampled
 
 
 def linear_slabs(
@@ -183,15 +182,6 @@ def _bands(matrix: Matrix, size: int) -> list[_Band]:
     ]
 
 
-def _resample(volume: Planes, shape: Sequence[int], matrix: MatrixOf) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = scratch.empty(tuple(shape), np.float32)
-    zoom = _Zoom(volume.shape, shape, matrix)
-    for band, slab in zip(zoom.bands, zoom.slabs(volume, zoom.bands), strict=True):
-        result[band.rows] = slab
-        scratch.release(result)
-    return result
-
-
 class _Zoom:
     """The products along all axes, made slab by slab of the result: one slab per band of the z matrix.
 
@@ -226,7 +216,7 @@ class _Zoom:
             for plane in range(columns.start, end):  # one by one: numpy would copy arrays that overlap
                 held[plane - columns.start] = held[plane - first]
             first, end = columns.start, max(columns.start, end)
-            for part in slabs((columns.stop - end, *self.plane_in), _PREPARED):
+            for part in scratch.slabs((columns.stop - end, *self.plane_in), _PREPARED):
                 new = volume[end + part.start : end + part.stop]
                 held[end + part.start - first : end + part.stop - first] = _through(new, self.before)
             end = columns.stop

@@ -24,7 +24,6 @@ from hpcseg.files import replacing
 from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
 from hpcseg.volumes.datasets import ENDINGS
-from hpcseg.volumes.slabs import slabs
 from hpcseg.volumes.voxels import Intensities, Stream, scaled, stored_voxels
 
 _MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
@@ -123,7 +122,7 @@ def read_scan(path: Path) -> tuple[Intensities, ScanGrid]:
     canonical = grid.to_canonical(stored.reshape(grid.file_shape, order="F"))
     volume = Intensities(canonical, proxy.slope, proxy.inter) if compact else Intensities(canonical)
     if not np.isfinite(volume.extent).all():
-        count = sum(int(np.count_nonzero(~np.isfinite(volume[planes]))) for planes in slabs(volume.shape))
+        count = sum(int(np.count_nonzero(~np.isfinite(volume[planes]))) for planes in scratch.slabs(volume.shape))
         raise BadInput(f"{path}: {count} voxels are NaN or infinite; replace them in the scan")
     if max(np.abs(volume.extent)) > _LARGEST:
         low, high = volume.extent

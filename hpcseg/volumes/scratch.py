@@ -1,4 +1,4 @@
-"""Arrays that are too large for the memory: they lie in a temporary file that goes with them."""
+"""Volumes larger than the memory: worked through part by part, and kept in temporary files that go with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,20 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hpcseg.volumes.memory import in_memory
-from hpcseg.volumes.slabs import slabs
 
 LARGEST = 1 << 30  # bytes of an array that is kept in memory
+SLAB = 1 << 20  # voxels of a part
+
+
+def slabs(shape: Sequence[int], voxels: int = SLAB) -> Iterator[slice]:
+    """Slices of the first axis, in order, each of at most about `voxels` voxels but at least one index.
+
+    >>> list(slabs((5, 100, 100), 20_000))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    size = max(1, voxels // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], size):
+        yield slice(first, min(first + size, shape[0]))
 
 
 def empty(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:

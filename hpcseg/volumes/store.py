@@ -39,13 +39,12 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import StoreError
 from hpcseg.spec import Spacing
-from hpcseg.volumes.chunks import CHUNK_ROW, CLASS, CODE, ChunkedVolume, DamagedChunk, Scratch, Triple, require_codec
+from hpcseg.volumes.chunks import CHUNK_ROW, CLASS, CODE, ChunkedVolume, ChunkFile, DamagedChunk, Triple, require_codec
+from hpcseg.volumes.pyramid import CodedVolume, Coding, Histogram, padding_codes
 from hpcseg.volumes.seal import REMEDY, read_seal
 
 FORMAT = "hpcseg-store"
 LEVELS = 4
-
-Histogram = tuple[NDArray[np.int16], NDArray[np.int64]]
 
 
 class Store:
@@ -76,16 +75,14 @@ class Store:
         self.path = Path(path)
         seal = read_seal(self.path)
         self.nbytes = seal.size
-        self._verify = verify
-        self._scratch = Scratch()
         # A plain array on the map: slices of np.memmap itself are slow to make.
-        self._bytes: NDArray[np.uint8] = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
-        index = self._bytes[seal.index_offset : seal.index_offset + seal.index_size]
+        content: NDArray[np.uint8] = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
+        index = content[seal.index_offset : seal.index_offset + seal.index_size]
         if hashlib.sha256(index.data).hexdigest() != seal.index_digest:
             raise StoreError(f"{self.path}: the store's index is damaged; {REMEDY}")
         parsed = json.loads(index.tobytes())
         offset, rows = parsed["chunks"]
-        self._chunks: NDArray[np.void] = self._bytes[offset : offset + rows * CHUNK_ROW.itemsize].view(CHUNK_ROW)
+        self._chunks: NDArray[np.void] = content[offset : offset + rows * CHUNK_ROW.itemsize].view(CHUNK_ROW)
         self._index: dict[str, str] = parsed["cases"]
         self._cases: dict[str, StoredCase] = {}
         self.attrs: dict[str, Any] = parsed["attributes"]
@@ -98,6 +95,7 @@ class Store:
         self.levels: int = self.attrs["levels"]
         self.codec: str = self.attrs["codec"]
         require_codec(self.codec)
+        self._file: ChunkFile | None = ChunkFile(content, self.codec, verify)
 
     def __enter__(self) -> Store:
         return self
@@ -108,8 +106,7 @@ class Store:
     def close(self) -> None:
         """Let go of the file; arrays that were read stay valid, cases can no longer be asked for."""
         self._cases.clear()
-        self._bytes = self._bytes[:0]
-        self._chunks = self._chunks[:0]
+        self._file = None
 
     def case(self, name: str) -> StoredCase:
         """Return one case; asking again gives the same object.
@@ -121,7 +118,10 @@ class Store:
         if case is None:
             if name not in self._index:
                 raise StoreError(f"{self.path}: no case {name!r}; pack again from a dataset that has it")
-            case = self._cases.setdefault(name, self._open(name))
+            if self._file is None:
+                raise StoreError(f"{self.path}: the store was closed")
+            opened = StoredCase(self, name, self._index[name], self._file, self._chunks)
+            case = self._cases.setdefault(name, opened)
         return case
 
     def checksums(self, name: str) -> dict[str, bytes]:
@@ -132,42 +132,25 @@ class Store:
             found[key] = self._chunks[place["first"] : place["first"] + place["chunks"]]["crc"].tobytes()
         return found
 
-    def _open(self, name: str) -> StoredCase:
-        if not len(self._bytes):
-            raise StoreError(f"{self.path}: the store was closed")
-        return StoredCase(self, name, self._index[name], self._bytes, self._chunks, self._scratch, verify=self._verify)
 
-
-class StoredCase:
+class StoredCase(CodedVolume):
     """One case of an open store.
 
     Attributes:
         name: of the case.
         path: of the store.
         shape_zyx: of level 0, voxels.
-        slope, intercept: intensity = code · slope + intercept.
         padding: intensity outside the volume.
         labelled: whether the case has a label.
         foreground_classes: classes of which it has voxels, ascending.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        text: str,
-        file: NDArray[np.uint8],
-        chunks: NDArray[np.void],
-        scratch: Scratch,
-        *,
-        verify: bool,
-    ) -> None:
+    def __init__(self, store: Store, name: str, text: str, file: ChunkFile, chunks: NDArray[np.void]) -> None:
         self.name = name
         self.path = store.path
         entry = json.loads(text)
         attributes, arrays = entry["attributes"], entry["arrays"]
-        self.slope = float(attributes["slope"])
-        self.intercept = float(attributes["intercept"])
+        self.coding = Coding(float(attributes["slope"]), float(attributes["intercept"]))
         self.padding = float(attributes["padding"])
         self.labelled = bool(attributes["labelled"])
         self.levels = store.levels
@@ -176,12 +159,10 @@ class StoredCase:
         keys = ((index, f"foreground_{index}") for index in range(1, self._n_classes + 1))
         self.foreground_classes = tuple(index for index, key in keys if key in arrays and arrays[key]["shape"][0])
         self._file, self._chunks = file, chunks
-        self._codec, self._scratch, self._verify = store.codec, scratch, verify
         self._volumes: dict[str, ChunkedVolume] = {}
         z, y, x = entry["volumes"]["image_0"]["shape"]
         self.shape_zyx: Triple = (z, y, x)
-        inner = self.padding if store.pyramid_clip is None else float(np.clip(self.padding, *store.pyramid_clip))
-        self._padding_codes = (self._code(self.padding), *(self._code(inner),) * (store.levels - 1))
+        self._padding_codes = padding_codes(self.coding, self.padding, store.pyramid_clip, store.levels)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -244,13 +225,6 @@ class StoredCase:
             raise StoreError(f"{self.path}: case {self.name!r} has no label")
         return self._read("label", start_3, size_3, 0, out)
 
-    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
-        """Turn codes into intensities (float32)."""
-        values = codes.astype(np.float32)
-        values *= np.float32(self.slope)
-        values += np.float32(self.intercept)
-        return values
-
     @cached_property
     def foreground_by_class(self) -> dict[int, NDArray[np.int32]]:
         """Class -> up to 10,000 of its voxels, int32 (N, 3), level-0 z, y, x, sorted; {} without a label."""
@@ -284,13 +258,10 @@ class StoredCase:
             if damaged:
                 yield f"{key}: {len(damaged)} chunks differ from their checksums, the first at {damaged[0]}"
 
-    def _code(self, value: float) -> int:
-        return int(np.clip(np.rint((value - self.intercept) / self.slope), -32768, 32767))
-
     def _array(self, key: str) -> NDArray[Any]:
         entry = self._entry["arrays"][key]
         dtype = np.dtype(entry["dtype"])
-        data = self._file[entry["offset"] : entry["offset"] + int(np.prod(entry["shape"])) * dtype.itemsize]
+        data = self._file.bytes[entry["offset"] : entry["offset"] + int(np.prod(entry["shape"])) * dtype.itemsize]
         if zlib.crc32(data.data) != entry["crc"]:
             raise self._damaged(f"{key} differs from its checksum")
         return np.frombuffer(data.tobytes(), dtype).reshape(entry["shape"])
@@ -304,8 +275,7 @@ class StoredCase:
                 raise self._damaged(f"the chunk table of {key} differs from its checksum")
             z, y, x = entry["shape"]
             dtype = CLASS if key == "label" else CODE
-            made = ChunkedVolume(self._file, dtype, (z, y, x), table, self._codec, self._scratch, self._verify)
-            volume = self._volumes.setdefault(key, made)
+            volume = self._volumes.setdefault(key, ChunkedVolume(self._file, dtype, (z, y, x), table))
         return volume
 
     def _read(

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from hpcseg.volumes.slabs import slabs
+from hpcseg.volumes.scratch import slabs
 
 _LARGEST_INFLATION = 1032  # bytes that one byte of a gzip file can stand for
 

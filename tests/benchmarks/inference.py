@@ -10,7 +10,7 @@ import torch
 
 from hpcseg.config import RunConfig
 from hpcseg.inference.predict import Mode, Predictor
-from hpcseg.inference.volume import ScanVolume
+from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.training.model import TrainedModel, new_network
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.preprocess import preprocess

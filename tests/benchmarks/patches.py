@@ -18,7 +18,7 @@ from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.training.model import new_network
 from hpcseg.training.tasks import SegmentationTask
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 from hpcseg.volumes.store import Store
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, at_most, benchmark

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpcseg.config import RunConfig
 from hpcseg.files import read_json, write_json
-from hpcseg.phantoms.phantoms import write_phantoms
+from hpcseg.phantoms.dataset import write_phantoms
 from hpcseg.spec import CaseRef, PackSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack

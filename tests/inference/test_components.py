@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcseg.inference.components import bounding_box, keep_largest
+from hpcseg.inference.components import keep_largest
 
 
 def test_only_the_largest_component_of_each_class_is_left() -> None:
@@ -39,10 +39,3 @@ def test_empty_and_full_masks_stay(value: int) -> None:
     mask = np.full((3, 4, 5), value, np.uint8)
     keep_largest(mask, 2)
     assert (mask == value).all()
-
-
-def test_bounding_box() -> None:
-    mask = np.zeros((5, 6, 7), np.uint8)
-    mask[1, 2, 3], mask[3, 2, 5] = 4, 4
-    assert bounding_box(mask, 4) == (slice(1, 4), slice(2, 3), slice(3, 6))
-    assert bounding_box(mask, 1) is None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpcseg.inference.predict import Mode, Predictor
-from hpcseg.inference.volume import ScanVolume
+from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.training.model import TrainedModel
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.store import LEVELS

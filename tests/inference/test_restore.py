@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.inference.restore import restored
-from hpcseg.volumes.preprocess import Preprocessed
-from hpcseg.volumes.scans import ScanGrid
+from hpcseg.volumes.boxes import Box
+from hpcseg.volumes.resample import linear_slabs
 
 SCAN = (30, 11, 13)
-CROPS = [((4, 27), (1, 9), (0, 13)), ((0, 30), (0, 11), (0, 13)), ((29, 30), (10, 11), (2, 5))]
+CROPS = [np.s_[4:27, 1:9, 0:13], np.s_[0:30, 0:11, 0:13], np.s_[29:30, 10:11, 2:5]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -25,15 +25,16 @@ CROPS = [((4, 27), (1, 9), (0, 13)), ((0, 30), (0, 11), (0, 13)), ((29, 30), (10
     st.integers(1, 25),
 )
 def test_restoring_slab_by_slab_is_restoring_at_once(
-    classes: int, crop: tuple[tuple[int, int], ...], shape: tuple[int, int, int], thickness: int
+    classes: int, crop: Box, shape: tuple[int, int, int], thickness: int
 ) -> None:
     values = np.random.default_rng(0).random((classes, *shape), np.float32)
     slabs = (values[:, first : first + thickness] for first in range(0, shape[0], thickness))
     found = list(restored(slabs, shape, classes, crop, SCAN))
     assert [plane for planes, _ in found for plane in range(planes.start, planes.stop)] == list(range(SCAN[0]))
-    grid = ScanGrid(np.eye(4), SCAN[::-1])
-    scan = Preprocessed(np.empty(0, np.float32), None, 0.0, grid, crop)
-    expected = np.stack([scan.restore(own) for own in values])
+    expected = np.zeros((classes, *SCAN), np.float32)
+    inner = [axis.stop - axis.start for axis in crop]
+    for planes, whole in linear_slabs(list(values), inner, lambda planes: None):
+        expected[:, *crop][:, planes] = whole
     np.testing.assert_array_equal(np.concatenate([slab for _, slab in found], axis=1), expected)
 
 
@@ -47,6 +48,6 @@ def test_no_plane_is_made_before_it_is_needed(finer: float) -> None:
             yield np.zeros((2, 10, 3, 3), np.float32)
 
     scan = (round(planes * finer), 3, 3)
-    crop = tuple((0, n) for n in scan)
+    crop = tuple(slice(0, n) for n in scan)
     for done, _ in restored(predicted(), (planes, 3, 3), 2, crop, scan):
         assert made[0] <= done.stop / finer + 20

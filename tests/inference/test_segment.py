@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.inference.files import Wanted, segment_files
+from hpcseg.inference.masks import Wanted, segment_files
 from hpcseg.inference.segment import Segmenter, most_probable
 from hpcseg.volumes import scratch
 from hpcseg.volumes.preprocess import preprocess
@@ -18,6 +18,7 @@ from hpcseg.volumes.scans import WHOLE
 from tests.benchmarks.timing import PeakMemory, in_fresh_process
 from tests.inference.test_predict import probabilities
 from tests.inference.untrained import CPU, FNET, model, save
+from tests.scans import restore
 
 TURNS = [
     (axes, signs)
@@ -178,7 +179,7 @@ def test_a_mask_that_is_packed_and_written_back_is_the_mask(shared_data: Path, t
         assert case.label is not None
         scan = preprocess(case.image, case.label, spacing_zyx=spacing, classes=((1, 2),), padding=-1000.0)
         assert scan.label_zyx is not None
-        mask = scan.restore((scan.label_zyx == 1).astype(np.float32)) > 0.5
+        mask = restore(scan, (scan.label_zyx == 1).astype(np.float32)) > 0.5
         write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), scan.grid, like=case.image)
         reference = merge_labels(read_label(case.label, scan.grid), ((1, 2),))
         (found,) = measure(read_label(tmp_path / "mask.nii.gz", scan.grid), reference, 1, scan.grid.spacing_zyx, 1.0)

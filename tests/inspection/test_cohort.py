@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.inspection.cohort import Note, cohort_notes, likeness_notes, outliers
+from hpcseg.inspection.cohort import Finding, cohort_findings, likeness_findings, outliers
 from hpcseg.inspection.facts import CaseFacts
 from hpcseg.inspection.likeness import Likeness
 
@@ -37,14 +37,14 @@ def case(n: int, **changes: object) -> CaseFacts:
     return replace(facts, **changes)  # type: ignore[arg-type]
 
 
-def notes(*odd: CaseFacts, n: int = 20, is_ct: bool = True) -> list[Note]:
-    return cohort_notes([*map(case, range(n)), *odd], is_ct=is_ct, labels=LABELS)
+def notes(*odd: CaseFacts, n: int = 20, is_ct: bool = True) -> list[Finding]:
+    return cohort_findings([*map(case, range(n)), *odd], is_ct=is_ct, labels=LABELS)
 
 
 def test_an_inconspicuous_cohort_gives_no_note() -> None:
     assert notes() == []
     assert notes(is_ct=False) == []
-    assert cohort_notes([], is_ct=True, labels=LABELS) == []
+    assert cohort_findings([], is_ct=True, labels=LABELS) == []
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_mr_is_compared_without_its_scale() -> None:
         return case(n, low=0.0, high=factor * 2500, percentiles=values, under_label=values)
 
     cohort = [scaled(n, 10.0 ** (n % 5 - 1)) for n in range(20)]
-    assert cohort_notes(cohort, is_ct=False, labels=LABELS) == []
+    assert cohort_findings(cohort, is_ct=False, labels=LABELS) == []
     spike = case(0, name="odd", low=0.0, high=1e7, percentiles=(0.0, 500.0, 1000.0), under_label=(0.0, 500.0, 1000.0))
-    (note,) = cohort_notes([*cohort, spike], is_ct=False, labels=LABELS)
+    (note,) = cohort_findings([*cohort, spike], is_ct=False, labels=LABELS)
     assert (note.cases, note.remark) == (("odd",), "intensities")
 
 
 def test_a_label_that_never_occurs() -> None:
-    (note,) = cohort_notes([case(n) for n in range(3)], is_ct=True, labels=LABELS | {3: "spleen"})
-    assert note == Note("label 3 (spleen) of dataset.json never occurs", (), "")
+    (note,) = cohort_findings([case(n) for n in range(3)], is_ct=True, labels=LABELS | {3: "spleen"})
+    assert note == Finding("label 3 (spleen) of dataset.json never occurs", (), "")
 
 
 def test_many_odd_cases_are_one_note_of_five_names() -> None:
@@ -116,7 +116,7 @@ def test_outliers_do_not_depend_on_unit_and_zero(seed: int, factor: float, offse
 
 def test_a_leak_comes_first_and_by_name() -> None:
     cases = [case(0, label_digest="one"), case(1, label_digest="other"), case(2, part="test", labels=None)]
-    leak, same = likeness_notes(cases, [Likeness("identical", (0, 1, 2))])
+    leak, same = likeness_findings(cases, [Likeness("identical", (0, 1, 2))])
     assert leak.text == (
         "leak: training and test share voxels: case_00 (training) = case_01 (training) = case_02 (test); "
         "take them out of one of the two"
@@ -128,7 +128,7 @@ def test_a_leak_comes_first_and_by_name() -> None:
 def test_likely_sets_are_one_note_each_kind() -> None:
     cases = [case(n, part="test" if n == 1 else "training") for n in range(30)]
     sets = [Likeness("one scan", (n, n + 1), 5.1) for n in range(0, 20, 2)] + [Likeness("resaved", (20, 25), 0.999)]
-    resaved, cut = likeness_notes(cases, sets)
+    resaved, cut = likeness_findings(cases, sets)
     assert "saved twice" in resaved.text
     assert "case_20 + case_25" in resaved.text
     assert "and 5 more (10 sets, 20 cases; --json lists them) (1 with training and test cases)" in cut.text

@@ -20,7 +20,7 @@ from hpcseg.patches.interpolation import linear, nearest
 from hpcseg.patches.reading import read_box
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 
 SHAPE = (96, 104, 100)
 SLOPES = np.array([2.0, 3.0, 1.0])

@@ -15,7 +15,7 @@ from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.reading import read_sample
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 
 GEOMETRY = FovealGeometry(8, 3, 3)
 CLIP = (-200.0, 400.0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hpcseg.patches.codes import pool_codes, pool_codes_on_device, table_row, windowed
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 from hpcseg.volumes.pyramid import Coding
 
 FLOATS = st.floats(-3000, 3000, width=32)

@@ -18,7 +18,7 @@ from hpcseg.patches.resident import ResidentBatch, ResidentCase, ResidentCases
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 
 pytest.importorskip("triton")
 GEOMETRY = FovealGeometry(6, 3, 4)

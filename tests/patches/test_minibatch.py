@@ -10,7 +10,7 @@ import torch
 
 from hpcseg.patches.codes import table_row
 from hpcseg.patches.minibatch import Layout, StreamedBatch
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 
 LAYOUTS = [
     Layout(3, (5, 4), 3),

@@ -13,10 +13,10 @@ from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput
 from hpcseg.patches.organ import OrganFinder, _Spectra, labelled_organ
 from hpcseg.patches.source import Source
-from hpcseg.phantoms.phantoms import write_phantoms
+from hpcseg.phantoms.dataset import write_phantoms
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
-from hpcseg.volumes.intensities import Normalisation, normalisation
+from hpcseg.volumes.normalise import Normalisation, normalisation
 from hpcseg.volumes.packing import pack
 from hpcseg.volumes.store import Store
 

@@ -19,7 +19,7 @@ from hpcseg.patches.resident import ResidentBatch, ResidentCases, resident_bytes
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import ResidentViews
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 
 GEOMETRY = FovealGeometry(8, 3, 4)
 CLIP = (-200.0, 400.0)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput, HpcsegError, Interrupted
-from hpcseg.inspection.checking import check_store
+from hpcseg.inspection.store_findings import check_store
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.datasets import open_dataset, scan_digest
 from hpcseg.volumes.packed_case import pack_case
@@ -69,7 +69,7 @@ def test_a_store_holds_the_preprocessed_scans(tiny_dataset: Path, make_spec, des
         codes = case.read(0, (0, 0, 0), case.shape_zyx)
         assert np.abs(case.decode(codes) - done.volume_zyx).max() <= case.slope / 2
         assert np.array_equal(case.read_label((0, 0, 0), case.shape_zyx), done.label_zyx)
-        assert np.array_equal(case.attrs["crop"], done.crop)
+        assert case.attrs["crop"] == [[axis.start, axis.stop] for axis in done.crop]
         assert np.array_equal(case.attrs["affine"], done.grid.affine)
         assert tuple(case.attrs["file_shape"]) == done.grid.file_shape
         assert case.attrs["source_digest"] == scan_digest(spec.cases[2].image)
@@ -300,15 +300,15 @@ def test_workers_do_not_hear_the_requests_to_stop_that_reach_all_processes_of_a_
     command = [sys.executable, str(tmp_path / "pack.py"), spec.model_dump_json(), str(destination), "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        told = set()
+        sent = set()
         while process.poll() is None:  # from their first instant on
             for pid in children.read_text().split() if children.exists() else ():
                 for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), number)
-                told.add(pid)
+                sent.add(pid)
             time.sleep(0.01)
-        assert process.returncode == 0 and len(told) >= 3
+        assert process.returncode == 0 and len(sent) >= 3
     assert check_store(destination) == []
 
 

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from hpcseg.errors import BadInput
 from hpcseg.volumes.preprocess import merge_labels, n_classes, preprocess
 from hpcseg.volumes.scans import ScanGrid, read_grid, read_label, write_mask
+from tests.scans import restore
 
 LPS_2MM = np.diag([-1.5, -1.5, 2.5, 1.0])
 
@@ -36,7 +37,7 @@ def ball(tmp_path: Path, write_scan) -> tuple[Path, Path]:
 def test_the_crop_is_the_box_of_what_is_above_the_padding(ball: tuple[Path, Path]) -> None:
     image, label = ball
     done = preprocess(image, label, spacing_zyx=(2.5, 1.5, 1.5), classes=(), padding=-1000.0)
-    assert done.crop == ((4, 23), (0, 31), (6, 37))
+    assert done.crop == (slice(4, 23), slice(0, 31), slice(6, 37))
     assert done.padding == -1000
     assert done.volume_zyx.shape == (19, 31, 31)
     assert (done.volume_zyx > -1000).any(axis=(1, 2)).all()
@@ -52,7 +53,7 @@ def test_the_padding_of_minimum_is_the_images_own(tmp_path: Path, write_scan) ->
         write_scan(tmp_path / "mr.nii.gz", values), None, spacing_zyx=(1, 1, 1), classes=(), padding="minimum"
     )
     assert done.padding == 17
-    assert done.crop == ((1, 7), (3, 6), (2, 5))
+    assert done.crop == (slice(1, 7), slice(3, 6), slice(2, 5))
     assert done.label_zyx is None
 
 
@@ -61,7 +62,7 @@ def test_a_scan_without_anything_above_the_padding_is_kept_whole(tmp_path: Path,
     path = write_scan(tmp_path / "air.nii.gz", np.full((4, 5, 6), -1024, np.int16))
     done = preprocess(path, None, spacing_zyx=(1, 1, 1), classes=(), padding=padding)
     assert done.volume_zyx.shape == (6, 5, 4)
-    assert done.crop == ((0, 6), (0, 5), (0, 4))
+    assert done.crop == (slice(0, 6), slice(0, 5), slice(0, 4))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (2.5, 2.0, 1.0)])
@@ -69,15 +70,14 @@ def test_a_mask_comes_back_to_the_scans_own_grid(ball: tuple[Path, Path], spacin
     image, label = ball
     done = preprocess(image, label, spacing_zyx=spacing, classes=(), padding=-1000.0)
     assert done.label_zyx is not None
-    restored = done.restore(done.label_zyx.astype(np.float32))
+    restored = restore(done, done.label_zyx.astype(np.float32))
     assert restored.dtype == np.float32
     assert restored.shape == done.grid.shape_zyx == (30, 36, 40)
     truth = read_label(label, done.grid) > 0
     mask = restored > 0.5
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.95
-    (z0, z1), (y0, y1), (x0, x1) = done.crop
     outside = np.ones(restored.shape, bool)
-    outside[z0:z1, y0:y1, x0:x1] = False
+    outside[done.crop] = False
     assert (restored[outside] == 0).all()
 
 
@@ -85,7 +85,7 @@ def test_at_the_scans_own_spacing_nothing_changes(ball: tuple[Path, Path]) -> No
     image, label = ball
     done = preprocess(image, label, spacing_zyx=(2.5, 1.5, 1.5), classes=((1,), (2,)), padding=-1000.0)
     assert done.label_zyx is not None
-    restored = done.restore(done.label_zyx.astype(np.float32))
+    restored = restore(done, done.label_zyx.astype(np.float32))
     assert np.array_equal(restored, read_label(label, done.grid))
 
 
@@ -131,9 +131,9 @@ def test_the_order_and_direction_of_a_files_axes_do_not_matter(
     assert np.array_equal(done.volume_zyx, straight.volume_zyx)
     assert np.array_equal(done.label_zyx, straight.label_zyx)
     own = preprocess(path, label_path, **(how | {"spacing_zyx": grid.spacing_zyx}))
-    resampled = straight.restore((straight.label_zyx == 1).astype(np.float32)) > 0.5
+    resampled = restore(straight, (straight.label_zyx == 1).astype(np.float32)) > 0.5
     for found, expected in ((done, resampled), (own, label == 1)):
-        mask = found.restore((found.label_zyx == 1).astype(np.float32)) > 0.5
+        mask = restore(found, (found.label_zyx == 1).astype(np.float32)) > 0.5
         assert np.array_equal(mask, expected)
         write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), found.grid, like=path)
         written = nib.load(tmp_path / "mask.nii.gz")
@@ -165,7 +165,7 @@ def test_the_number_of_threads_does_not_matter(ball: tuple[Path, Path]) -> None:
     for threads in (1, 2, 4):
         with threadpool_limits(threads, user_api="blas"):
             done = preprocess(*ball, spacing_zyx=(1.1, 0.7, 0.8), classes=(), padding=-1000.0)
-            found.append((done.volume_zyx.tobytes(), done.restore(done.volume_zyx).tobytes()))
+            found.append((done.volume_zyx.tobytes(), restore(done, done.volume_zyx).tobytes()))
     assert len(set(found)) == 1
 
 

@@ -1,12 +1,15 @@
-"""Large arrays in files behave as those in memory."""
+"""Volumes in parts, and large arrays in files that behave as those in memory."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpcseg.volumes import scratch
 
@@ -20,6 +23,14 @@ def on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(scratch, "in_memory", lambda _: False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
+
+
+@given(shape=st.lists(st.integers(0, 40), min_size=1, max_size=4), voxels=st.integers(1, 5000))
+def test_slabs_cover_the_first_axis_once_and_are_as_small_as_asked(shape: list[int], voxels: int) -> None:
+    parts = list(scratch.slabs(shape, voxels))
+    assert [index for part in parts for index in range(part.start, part.stop)] == list(range(shape[0]))
+    for part in parts:
+        assert part.stop - part.start == 1 or (part.stop - part.start) * math.prod(shape[1:]) <= voxels
 
 
 def mapped_files(folder: Path) -> int:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import StoreError
-from hpcseg.inspection.checking import check_store
+from hpcseg.inspection.store_findings import check_store
 from hpcseg.spec import CaseRef
 from hpcseg.volumes.chunks import CODECS
 from hpcseg.volumes.packing import pack

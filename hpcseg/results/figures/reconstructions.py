@@ -71,7 +71,7 @@ def read_patches(spec: TrainSpec, runs_root: Path, count: int) -> list[Any]:
     from hpcseg.patches.sampling import Draw, Stream
     from hpcseg.patches.source import Source
     from hpcseg.training.model import geometry_of
-    from hpcseg.volumes.intensities import normalisation, percentile_window
+    from hpcseg.volumes.normalise import normalisation, percentile_window
     from hpcseg.volumes.store import Store
 
     config = spec.config

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput
-from hpcseg.volumes.intensities import Normalisation, normalisation, percentile_window
+from hpcseg.volumes.normalise import Normalisation, normalisation, percentile_window
 from hpcseg.volumes.packing import pack
 from hpcseg.volumes.store import Store
 

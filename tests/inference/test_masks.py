@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
-from hpcseg.inference.files import Wanted, models_and_images, scan_name, segment_files
+from hpcseg.inference.masks import Wanted, models_and_images, scan_name, segment_files
 from tests.inference.untrained import model, save
 
 

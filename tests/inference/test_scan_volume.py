@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcseg.inference.volume import ScanVolume
+from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.reading import read_sample
 from hpcseg.spec import CaseRef, PackSpec
-from hpcseg.volumes.intensities import Normalisation
+from hpcseg.volumes.normalise import Normalisation
 from hpcseg.volumes.packing import pack
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.store import LEVELS, Store
@@ -58,6 +58,25 @@ def test_inference_sees_what_training_saw(image: Path, tmp_path: Path) -> None:
             inference = read_sample(volume, geometry, origin, range(4), spec.pyramid_clip)
             for trained, seen in zip(training, inference, strict=True):
                 np.testing.assert_array_equal(trained, seen)
+
+
+def test_padding_has_the_code_that_a_store_gives_it(tmp_path: Path, write_scan) -> None:
+    values = (1e6 + 10 * np.random.default_rng(0).random((8, 8, 8))).astype(np.float32)  # its intercept is no float32
+    image = write_scan(tmp_path / "image.nii.gz", values)
+    spec = PackSpec(
+        id="test",
+        dataset="test",
+        cases=(CaseRef(name="case", image=image, label=None),),
+        spacing_zyx=(1, 1, 1),
+        classes=(),
+        padding=1e6 - 0.3,
+        pyramid_clip=(1e6 + 0.1, 1e6 + 9),
+    )
+    pack(spec, tmp_path / "store.h5")
+    scan = preprocess(image, None, spacing_zyx=spec.spacing_zyx, classes=(), padding=1e6 - 0.3)
+    with Store(tmp_path / "store.h5") as store:
+        stored = tuple(map(store.case("case").padding_code, range(LEVELS)))
+    assert ScanVolume.of(scan, spec.pyramid_clip, LEVELS).paddings == stored
 
 
 def test_scan_volume_histogram_counts_every_voxel(image: Path) -> None:

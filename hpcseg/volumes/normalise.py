@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from hpcseg.config import Pair, PreprocessingConfig
 from hpcseg.errors import BadInput
+from hpcseg.volumes.pyramid import ValueHistogram
 from hpcseg.volumes.store import StoredCase
-
-ValueHistogram = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ def percentile_window(cases: Sequence[StoredCase], percentiles: Pair) -> Pair:
         raise BadInput("data.foreground: no labelled case has a foreground voxel; change data.foreground")
     pooled = np.concatenate(values)
     order = np.argsort(pooled, kind="stable")
-    return _percentiles((pooled[order], np.concatenate([counts for _, counts in histograms])[order]), percentiles)
+    counts = np.concatenate([counts for _, counts in histograms])
+    return histogram_percentiles((pooled[order], counts[order]), percentiles)
 
 
 def normalisation(config: PreprocessingConfig, histogram: ValueHistogram, window: Pair | None) -> Normalisation:
@@ -70,7 +70,7 @@ def normalisation(config: PreprocessingConfig, histogram: ValueHistogram, window
         std = (hi - lo) / (top - bottom)
         return Normalisation(lo, hi, lo - bottom * std, std)
     if config.intensity == "zscore":
-        window = _percentiles(histogram, config.percentiles)
+        window = histogram_percentiles(histogram, config.percentiles)
     if window is None:
         raise BadInput('preprocessing.intensity = "percentile" needs labelled cases; label one or use "zscore"')
     values, counts = histogram
@@ -81,8 +81,8 @@ def normalisation(config: PreprocessingConfig, histogram: ValueHistogram, window
     return Normalisation(window[0], window[1], mean, 1.0 if flat else std)
 
 
-def _percentiles(histogram: ValueHistogram, percentiles: Pair) -> Pair:
-    """Smallest values with at least that share of the voxels at or below them."""
+def histogram_percentiles(histogram: ValueHistogram, percentiles: Pair) -> Pair:
+    """Smallest values with at least those two shares (%) of the voxels at or below them."""
     values, counts = histogram
     reached = np.cumsum(counts)
     ranks = [max(1, math.ceil(reached[-1] * percent / 100)) for percent in percentiles]

@@ -15,14 +15,14 @@ import pytest
 
 from hpcseg.errors import Interrupted
 from hpcseg.volumes.memory import available_memory, in_memory, size_text
-from hpcseg.volumes.staging import HEAD_BYTES, copy_name, expand, stage
+from hpcseg.volumes.node_copy import HEAD_BYTES, copy_name, copy_to_node, expand
 
 SIZE = 34 << 20  # several blocks
 
-STAGE = """\
+COPY = """\
 import sys, time
 from pathlib import Path
-from hpcseg.volumes.staging import stage
+from hpcseg.volumes.node_copy import copy_to_node
 
 store, folder, mark = map(Path, sys.argv[1:])
 
@@ -33,15 +33,15 @@ def progress(done, size):
 
 while not mark.name == "stuck" and not mark.exists():
     time.sleep(0.01)
-staged = stage(store, str(folder), progress)
-print(staged.path)
-print(staged.says)
+copied = copy_to_node(store, str(folder), progress)
+print(copied.path)
+print(copied.message)
 """
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A file that stands for a store: staging looks at bytes only."""
+    """A file that stands for a store: copying looks at bytes only."""
     path = tmp_path / "pack" / "tiny" / "store.h5"
     path.parent.mkdir(parents=True)
     path.write_bytes(os.urandom(1 << 20) * (SIZE >> 20))
@@ -62,7 +62,7 @@ def copies(folder: Path) -> list[Path]:
 
 
 def start(store: Path, folder: Path, mark: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", STAGE, str(store), str(folder), str(mark)]
+    command = [sys.executable, "-c", COPY, str(store), str(folder), str(mark)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -74,21 +74,21 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_store_is_copied_once_into_a_folder_of_its_owner(store: Path, folder: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    staged = stage(store, str(folder), lambda done, size: heard.append((done, size)))
-    assert staged.path.parent == own(folder) and staged.path.name.startswith("tiny-store-")
+    calls: list[tuple[int, int]] = []
+    copied = copy_to_node(store, str(folder), lambda done, size: calls.append((done, size)))
+    assert copied.path.parent == own(folder) and copied.path.name.startswith("tiny-store-")
     assert own(folder).stat().st_mode & 0o777 == 0o700
-    assert staged.path.read_bytes() == store.read_bytes()
-    assert heard == sorted(heard) and heard[-1] == (SIZE, SIZE)
-    assert f"{size_text(SIZE)} copied in " in staged.says and str(staged.path) in staged.says
+    assert copied.path.read_bytes() == store.read_bytes()
+    assert calls == sorted(calls) and calls[-1] == (SIZE, SIZE)
+    assert f"{size_text(SIZE)} copied in " in copied.message and str(copied.path) in copied.message
 
-    before = staged.path.stat()
-    again = stage(store, str(folder))
-    assert again.path == staged.path and "is used" in again.says
+    before = copied.path.stat()
+    again = copy_to_node(store, str(folder))
+    assert again.path == copied.path and "is used" in again.message
     assert (again.path.stat().st_ino, again.path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_processes_that_stage_at_once_make_one_copy(store: Path, folder: Path, tmp_path: Path) -> None:
+def test_processes_that_copy_at_once_make_one_copy(store: Path, folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "go"
     processes = [start(store, folder, mark) for _ in range(3)]
     mark.touch()
@@ -110,9 +110,9 @@ def test_a_killed_copy_is_not_used_and_holds_nobody_up(store: Path, folder: Path
     assert 0 < half.stat().st_size < SIZE
 
     began = time.monotonic()
-    staged = stage(store, str(folder))
+    copied = copy_to_node(store, str(folder))
     assert time.monotonic() - began < 10
-    assert staged.path.read_bytes() == store.read_bytes()
+    assert copied.path.read_bytes() == store.read_bytes()
     assert not half.exists()
 
 
@@ -125,7 +125,7 @@ def test_whoever_waits_for_another_copy_hears_of_it_and_may_give_up(store: Path,
 
     try:
         with pytest.raises(Interrupted):
-            stage(store, str(folder), stop)
+            copy_to_node(store, str(folder), stop)
     finally:
         process.kill()
         process.communicate()
@@ -137,34 +137,34 @@ def test_a_stop_in_the_middle_leaves_nothing(store: Path, folder: Path) -> None:
             raise Interrupted("asked to stop")
 
     with pytest.raises(Interrupted):
-        stage(store, str(folder), stop)
+        copy_to_node(store, str(folder), stop)
     assert [path.name for path in own(folder).iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("change", ["content", "time", "size"])
 def test_an_altered_original_gets_a_new_copy(store: Path, folder: Path, change: str) -> None:
-    first = stage(store, str(folder)).path
+    first = copy_to_node(store, str(folder)).path
     found = store.stat()
     with store.open("r+b") as file:
         file.seek(0, os.SEEK_END if change == "size" else os.SEEK_SET)
         file.write(b"altered")
     os.utime(store, ns=(found.st_atime_ns, found.st_mtime_ns + (change == "time")))
-    second = stage(store, str(folder)).path
+    second = copy_to_node(store, str(folder)).path
     assert (second == first) == (change == "content")  # same name: its beginning tells them apart
     assert second.read_bytes() == store.read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["cut", "head"])
 def test_a_copy_that_is_not_good_is_made_again(store: Path, folder: Path, damage: str) -> None:
-    copy = stage(store, str(folder)).path
+    copy = copy_to_node(store, str(folder)).path
     with copy.open("r+b") as file:
         if damage == "cut":
             file.truncate(SIZE - 1)
         else:
             file.seek(HEAD_BYTES - 1)
             file.write(bytes([store.read_bytes()[HEAD_BYTES - 1] ^ 1]))
-    again = stage(store, str(folder))
-    assert again.path == copy and "copied in" in again.says
+    again = copy_to_node(store, str(folder))
+    assert again.path == copy and "copied in" in again.message
     assert copy.read_bytes() == store.read_bytes()
 
 
@@ -172,16 +172,16 @@ def test_an_original_that_changes_meanwhile_is_not_copied(store: Path, folder: P
     def change(done: int, size: int) -> None:
         os.utime(store)
 
-    staged = stage(store, str(folder), change)
-    assert staged.path == store and "changed while it was copied" in staged.says
+    copied = copy_to_node(store, str(folder), change)
+    assert copied.path == store and "changed while it was copied" in copied.message
     assert copies(folder) == []
 
 
 def test_too_little_space_means_the_original(store: Path, folder: Path) -> None:
     os.truncate(store, shutil.disk_usage(store.parent).free)  # a hole: takes no space
-    staged = stage(store, str(folder))
-    assert staged.path == store
-    assert "do not fit" in staged.says and str(store) in staged.says
+    copied = copy_to_node(store, str(folder))
+    assert copied.path == store
+    assert "do not fit" in copied.message and str(store) in copied.message
     assert copies(folder) == []
 
 
@@ -195,8 +195,8 @@ def test_a_folder_in_memory_is_not_filled(store: Path) -> None:
     os.truncate(store, size)
     folder = shm / f"hpcseg-test-{os.getpid()}"
     try:
-        staged = stage(store, str(folder))
-        assert staged.path == store and "in memory" in staged.says
+        copied = copy_to_node(store, str(folder))
+        assert copied.path == store and "in memory" in copied.message
     finally:
         shutil.rmtree(folder)
 
@@ -219,24 +219,24 @@ def test_a_folder_that_cannot_be_used_means_the_original(
     store: Path, folder: Path, spoil: Callable[[Path], str]
 ) -> None:
     reason = spoil(folder)
-    staged = stage(store, str(folder))
-    assert staged.path == store
-    assert staged.says.startswith(f"{store}: not staged to {folder}, read where it is: ")
-    assert reason in staged.says and "\n" not in staged.says
+    copied = copy_to_node(store, str(folder))
+    assert copied.path == store
+    assert copied.message.startswith(f"{store}: not copied to {folder}, read where it is: ")
+    assert reason in copied.message and "\n" not in copied.message
 
 
 def test_an_unset_variable_means_the_original_and_is_named(
     store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NODE_DISK", raising=False)
-    staged = stage(store, "$NODE_DISK/hpcseg")
-    assert staged.path == store and "$NODE_DISK is not set" in staged.says
+    copied = copy_to_node(store, "$NODE_DISK/hpcseg")
+    assert copied.path == store and "$NODE_DISK is not set" in copied.message
     monkeypatch.setenv("NODE_DISK", str(folder))
-    assert stage(store, "${NODE_DISK}/a").path.parent == own(folder / "a")
+    assert copy_to_node(store, "${NODE_DISK}/a").path.parent == own(folder / "a")
 
 
 def test_a_store_that_is_not_there_is_left_to_whoever_opens_it(folder: Path, tmp_path: Path) -> None:
-    assert stage(tmp_path / "absent.h5", str(folder)).path == tmp_path / "absent.h5"
+    assert copy_to_node(tmp_path / "absent.h5", str(folder)).path == tmp_path / "absent.h5"
 
 
 def test_the_name_of_a_copy_is_that_of_the_resolved_path(store: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.phantoms.phantoms import FILE_AXES, draw_phantom, write_phantoms
+from hpcseg.phantoms.dataset import FILE_AXES, draw_phantom, write_phantoms
 
 SIZE = 32
 

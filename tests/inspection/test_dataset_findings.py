@@ -1,4 +1,4 @@
-"""Reports on datasets and stores: complete for good data, problems listed for bad, notes for what deserves a look."""
+"""What is found in datasets: complete for good data, problems listed for bad, notes for what deserves a look."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.inspection.inspection import inspect_dataset, inspect_store
-from hpcseg.volumes.packing import pack
+from hpcseg.inspection.dataset_findings import inspect_dataset
 
 
 @pytest.fixture
 def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
     """A copy of the tiny dataset that may be broken."""
     return Path(shutil.copytree(tiny_dataset, tmp_path / "Tiny"))
-
-
-@pytest.fixture
-def store(tiny_dataset: Path, make_spec, tmp_path: Path) -> Path:
-    pack(make_spec(tiny_dataset), tmp_path / "store.h5")
-    return tmp_path / "store.h5"
 
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -34,14 +27,14 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_good_dataset(tiny_dataset: Path) -> None:
     calls: list[tuple[int, int, str]] = []
-    report = inspect_dataset(tiny_dataset, (1, 2), lambda done, total, name: calls.append((done, total, name)))
+    found = inspect_dataset(tiny_dataset, lambda done, total, name: calls.append((done, total, name)))
     assert calls[0] == (1, 8, "case_001")
     assert calls[-1] == (8, 8, "case_008")
-    assert json.loads(json.dumps(report)) == report
-    assert (report["kind"], report["name"], report["modality"], report["layout"]) == ("dataset", "Tiny", "CT", "MSD")
-    assert (report["problems"], report["warnings"], report["duplicates"], report["pictures"]) == ([], [], [], [])
-    assert (len(report["training"]), len(report["test"])) == (6, 2)
-    first = report["training"][0]
+    assert json.loads(json.dumps(found)) == found
+    assert (found["kind"], found["name"], found["modality"], found["layout"]) == ("dataset", "Tiny", "CT", "MSD")
+    assert (found["problems"], found["warnings"], found["duplicates"], found["pictures"]) == ([], [], [], [])
+    assert (len(found["training"]), len(found["test"])) == (6, 2)
+    first = found["training"][0]
     label, _ = load(tiny_dataset / "labelsTr" / "case_001.nii.gz")
     assert (first["case"], first["shape_zyx"], first["spacing_zyx"]) == ("case_001", [24, 28, 26], [2.0, 2.0, 2.0])
     assert (first["orientation"], first["oblique_deg"], first["dtype"]) == ("RAS", 0, "int16")
@@ -61,18 +54,17 @@ def test_bad_cases_become_problems(dataset: Path, write_scan) -> None:
     (dataset / "labelsTr" / "case_002.nii.gz").unlink()
     write_scan(dataset / "labelsTr" / "case_003.nii.gz", np.zeros((26, 28, 24), np.uint8), affine)
     write_scan(dataset / "labelsTr" / "case_004.nii.gz", np.full((26, 28, 24), 9, np.uint8), affine)
-    report = inspect_dataset(dataset, ((1,), (2,)), workers=2)
-    assert json.loads(json.dumps(report)) == report
-    assert len(report["training"]) == 6
-    first, second, third, fourth, fifth = report["problems"]
+    found = inspect_dataset(dataset, workers=2)
+    assert json.loads(json.dumps(found)) == found
+    assert len(found["training"]) == 6
+    first, second, third, fourth = found["problems"]
     assert "case_001.nii.gz: not a readable NIfTI scan" in first
     assert "case_002.nii.gz: no such scan" in second
     assert "case_003.nii.gz: empty foreground" in third
     assert "case_004.nii.gz: label values [9] are not in dataset.json" in fourth
-    assert "case_004.nii.gz: empty foreground" in fifth
-    assert report["training"][0] == {"case": "case_001", "remarks": ["problem"]}
-    assert report["training"][1]["labels"] is None
-    assert [case["case"] for case in report["training"] if "problem" in case["remarks"]] == [
+    assert found["training"][0] == {"case": "case_001", "remarks": ["problem"]}
+    assert found["training"][1]["labels"] is None
+    assert [case["case"] for case in found["training"] if "problem" in case["remarks"]] == [
         f"case_00{n}" for n in range(1, 5)
     ]
 
@@ -101,20 +93,20 @@ def test_copies_are_found_whatever_dtype_and_orientation_they_have(dataset: Path
     (dataset / "labelsTs" / "case_008.nii.gz").unlink()
     values, affine = load(scans[3])
     write_scan(scans[4], np.ascontiguousarray(values[::-1]), affine)
-    report = inspect_dataset(dataset)
-    assert report["problems"] == []
-    assert [(item["kind"], item["cases"]) for item in report["duplicates"]] == [
+    found = inspect_dataset(dataset)
+    assert found["problems"] == []
+    assert [(item["kind"], item["cases"]) for item in found["duplicates"]] == [
         ("identical", ["case_001", "case_002", "case_007", "case_008"]),
         ("rearranged", ["case_003", "case_004"]),
     ]
-    leak, same, turned_note, mixed = report["warnings"]
+    leak, same, turned_note, mixed = found["warnings"]
     assert leak.startswith("leak: training and test share voxels: case_001 (training) = case_002 (training) = case_007")
     assert "identical voxels: case_001 + case_002" in same
     assert "with labels that differ: case_001" in same
     assert "another order: case_003 + case_004" in turned_note
     assert "orientations on disk are mixed" in mixed
-    assert report["training"][0]["remarks"] == ["leak", "duplicate"]
-    assert report["test"][1]["remarks"] == ["leak", "duplicate", "orientation"]
+    assert found["training"][0]["remarks"] == ["leak", "duplicate"]
+    assert found["test"][1]["remarks"] == ["leak", "duplicate", "orientation"]
 
 
 def test_outliers_are_notes_and_no_problems(dataset: Path, write_scan) -> None:
@@ -123,11 +115,11 @@ def test_outliers_are_notes_and_no_problems(dataset: Path, write_scan) -> None:
     for part in ("images", "labels"):
         values, _ = load(dataset / f"{part}Tr" / "case_005.nii.gz")
         write_scan(dataset / f"{part}Tr" / "case_005.nii.gz", values, np.diag([9.0, 9.0, 9.0, 1.0]))
-    report = inspect_dataset(dataset)
-    assert report["problems"] == []
-    assert any("constant image: case_002 (40)" in line for line in report["warnings"])
-    assert any("spacing far" in line and "case_005 (9 × 9 × 9)" in line for line in report["warnings"])
-    assert {"spacing", "extent"} <= set(report["training"][4]["remarks"])
+    found = inspect_dataset(dataset)
+    assert found["problems"] == []
+    assert any("constant image: case_002 (40)" in line for line in found["warnings"])
+    assert any("spacing far" in line and "case_005 (9 × 9 × 9)" in line for line in found["warnings"])
+    assert {"spacing", "extent"} <= set(found["training"][4]["remarks"])
 
 
 def test_no_dataset_is_a_problem(tmp_path: Path) -> None:
@@ -144,62 +136,15 @@ def test_an_empty_dataset_is_a_problem(dataset: Path) -> None:
 def test_pictures_of_a_dataset(dataset: Path, tmp_path: Path) -> None:
     (dataset / "imagesTr" / "case_001.nii.gz").write_bytes(b"broken")
     folder = tmp_path / "png"
-    report = inspect_dataset(dataset, workers=2, pictures=folder)
-    assert report["pictures"] == [str(folder / f"case_00{n}.png") for n in range(2, 9)] + [str(folder / "overview.png")]
+    found = inspect_dataset(dataset, workers=2, pictures=folder)
+    assert found["pictures"] == [str(folder / f"case_00{n}.png") for n in range(2, 9)] + [str(folder / "overview.png")]
     with pytest.raises(BadInput, match=r"case_002\.png: exists"):
         inspect_dataset(dataset, pictures=folder)
     inspect_dataset(dataset, pictures=folder, force=True)
 
 
-def test_a_store(store: Path) -> None:
-    calls: list[tuple[int, int, str]] = []
-    report = inspect_store(store, lambda done, total, name: calls.append((done, total, name)))
-    assert json.loads(json.dumps(report)) == report
-    assert (report["kind"], report["dataset"], report["problems"]) == ("store", "Tiny", [])
-    assert (report["spacing_zyx"], report["codec"], report["levels"]) == ([2.0, 2.0, 2.0], "none", 4)
-    assert report["size_bytes"] == store.stat().st_size
-    assert [case["case"] for case in report["cases"]] == [f"case_{index:03d}" for index in range(1, 9)]
-    first = report["cases"][0]
-    assert first["labelled"]
-    assert first["foreground_voxels"] > 100
-    assert 2 * 24 * 28 * 26 < first["size_bytes"] < report["size_bytes"] / 8
-    assert report["read_speed"]["boxes_per_s"] > 0
-    assert calls[-1][0] == calls[-1][1]
-
-
-def test_a_damaged_store_is_a_problem_of_the_case(store: Path) -> None:
-    content = bytearray(store.read_bytes())
-    content[len(content) // 2] ^= 255
-    store.write_bytes(content)
-    report = inspect_store(store, pictures=store.parent / "png")
-    assert json.loads(json.dumps(report)) == report
-    assert report["problems"]
-    assert all(str(store) in line for line in report["problems"])
-
-
-@pytest.mark.parametrize("size", [0, 100, 5000])
-def test_a_cut_store_is_a_problem(store: Path, size: int) -> None:
-    store.write_bytes(store.read_bytes()[:size])
-    report = inspect_store(store)
-    (problem,) = report["problems"]
-    assert str(store) in problem
-    assert report["cases"] == []
-
-
-def test_no_store_is_a_problem(tmp_path: Path) -> None:
-    (problem,) = inspect_store(tmp_path / "none.h5")["problems"]
-    assert "no such store" in problem
-
-
-def test_pictures_of_a_store(store: Path, tmp_path: Path) -> None:
-    report = inspect_store(store, pictures=tmp_path / "png")
-    assert len(report["pictures"]) == 9
-    with pytest.raises(BadInput, match=r"case_001\.png: exists"):
-        inspect_store(store, pictures=tmp_path / "png")
-
-
 def test_real_ct_and_mr(shared_data: Path) -> None:
-    report = inspect_dataset(shared_data / "Task04_Hippocampus", workers=2)
-    assert report["problems"] == []
-    assert len(report["warnings"]) == 1  # intensities up to 1.7 million among others are usual for MR
-    assert len(report["duplicates"]) == 51
+    found = inspect_dataset(shared_data / "Task04_Hippocampus", workers=2)
+    assert found["problems"] == []
+    assert len(found["warnings"]) == 1  # intensities up to 1.7 million among others are usual for MR
+    assert len(found["duplicates"]) == 51

@@ -39,24 +39,24 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Staged:
+class NodeCopy:
     """Where a store is to be read, and in one line what was done for it."""
 
     path: Path
-    says: str
+    message: str
 
 
-class _NotStaged(Exception):
+class _NotCopied(Exception):
     """Why there is no copy."""
 
 
-def stage(store: Path, folder: str, progress: Progress | None = None) -> Staged:
+def copy_to_node(store: Path, folder: str, progress: Progress | None = None) -> NodeCopy:
     """Copy a store to a folder of this node, or use the copy that is there.
 
     Args:
         store: the original.
         folder: where copies live; `~`, `$NAME` and `${NAME}` are those of this process.
-        progress: told (bytes done, bytes in all) while this process copies or waits for another; may raise.
+        progress: called with bytes done and in all while this process copies or waits for another; may raise.
 
     Returns:
         The copy; or the original, with the reason, where it cannot be copied.
@@ -65,27 +65,27 @@ def stage(store: Path, folder: str, progress: Progress | None = None) -> Staged:
         own = _own_folder(expand(folder, os.environ))
         copy = own / copy_name(store)
         if _is_copy(copy, store):
-            return Staged(copy, f"{store}: the copy {copy} is used")
-        with _only_one(own, lambda: _tell(progress, 0, store)):
+            return NodeCopy(copy, f"{store}: the copy {copy} is used")
+        with _only_one(own, lambda: _notify(progress, 0, store)):
             return _copied(store, copy, progress)
-    except (OSError, NotImplementedError, _NotStaged) as error:
-        return Staged(store, f"{store}: not staged to {folder}, read where it is: {error}")
+    except (OSError, NotImplementedError, _NotCopied) as error:
+        return NodeCopy(store, f"{store}: not copied to {folder}, read where it is: {error}")
 
 
 def expand(folder: str, environment: Mapping[str, str]) -> Path:
     """The folder that a configured name means in an environment.
 
     Raises:
-        _NotStaged: a variable is unset, or the outcome is no absolute path.
+        _NotCopied: a variable is unset, or the outcome is no absolute path.
     """
     names = [found.strip("{}") for found in _VARIABLE.findall(folder)]
     for name in names:
         if not environment.get(name):
-            raise _NotStaged(f"${name} is not set on this node")
+            raise _NotCopied(f"${name} is not set on this node")
     text = _VARIABLE.sub(lambda found: environment[found[1].strip("{}")], folder)
     path = Path(text).expanduser()
     if not path.is_absolute():
-        raise _NotStaged(f"{path} is not an absolute path")
+        raise _NotCopied(f"{path} is not an absolute path")
     return path
 
 
@@ -104,7 +104,7 @@ def _own_folder(folder: Path) -> Path:
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise _NotStaged(f"{own} belongs to somebody else")
+        raise _NotCopied(f"{own} belongs to somebody else")
     if stat.S_IMODE(found.st_mode) != 0o700:
         own.chmod(0o700)
     return own
@@ -121,7 +121,7 @@ def _only_one(own: Path, waiting: Callable[[], None]) -> Iterator[None]:
             break
         except Timeout:
             if time.monotonic() > until:
-                raise _NotStaged(f"another process copies since {LOCK_WAIT_S / 60:.0f} min") from None
+                raise _NotCopied(f"another process copies since {LOCK_WAIT_S / 60:.0f} min") from None
             waiting()
     try:
         yield
@@ -129,9 +129,9 @@ def _only_one(own: Path, waiting: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def _copied(store: Path, copy: Path, progress: Progress | None) -> Staged:
+def _copied(store: Path, copy: Path, progress: Progress | None) -> NodeCopy:
     if _is_copy(copy, store):
-        return Staged(copy, f"{store}: the copy {copy} is used, which another process has just made")
+        return NodeCopy(copy, f"{store}: the copy {copy} is used, which another process has just made")
     for abandoned in copy.parent.glob(f".*{copy.suffix}"):  # whoever wrote it held the lock, and is dead
         abandoned.unlink(missing_ok=True)
     size = store.stat().st_size
@@ -140,20 +140,20 @@ def _copied(store: Path, copy: Path, progress: Progress | None) -> Staged:
     with replacing(copy) as temporary:
         _copy(store, temporary, progress)
         if copy_name(store) != copy.name or not _is_copy(temporary, store):
-            raise _NotStaged("it changed while it was copied")
+            raise _NotCopied("it changed while it was copied")
     seconds = time.monotonic() - began
     rate = size_text(size / max(seconds, 1e-3))
-    return Staged(copy, f"{store}: {size_text(size)} copied in {seconds:.1f} s ({rate}/s) to {copy}")
+    return NodeCopy(copy, f"{store}: {size_text(size)} copied in {seconds:.1f} s ({rate}/s) to {copy}")
 
 
 def _check_space(size: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if size + MARGIN_BYTES > free:
-        raise _NotStaged(
+        raise _NotCopied(
             f"{size_text(size)} and {size_text(MARGIN_BYTES)} to spare do not fit into {size_text(free)} free"
         )
     if in_memory(folder) and size > MEMORY_SHARE * (memory := available_memory()):
-        raise _NotStaged(f"that folder is in memory, of which {size_text(memory)} are available for {size_text(size)}")
+        raise _NotCopied(f"that folder is in memory, of which {size_text(memory)} are available for {size_text(size)}")
 
 
 def _copy(store: Path, target: Path, progress: Progress | None) -> None:
@@ -165,7 +165,7 @@ def _copy(store: Path, target: Path, progress: Progress | None) -> None:
             while block:
                 block = block[file.write(block) :]
             done += count
-            _tell(progress, done, store)
+            _notify(progress, done, store)
 
 
 def _is_copy(copy: Path, store: Path) -> bool:
@@ -178,6 +178,6 @@ def _is_copy(copy: Path, store: Path) -> bool:
         return False
 
 
-def _tell(progress: Progress | None, done: int, store: Path) -> None:
+def _notify(progress: Progress | None, done: int, store: Path) -> None:
     if progress is not None:
         progress(done, store.stat().st_size)

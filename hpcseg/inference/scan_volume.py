@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 from hpcseg.config import Pair
 from hpcseg.patches.reading import overlap
 from hpcseg.volumes.preprocess import Preprocessed
-from hpcseg.volumes.pyramid import Coding, build_pyramid, choose_coding
-from hpcseg.volumes.slabs import slabs
-
-_CODES = 1 << 16
+from hpcseg.volumes.pyramid import (
+    CodedVolume,
+    Coding,
+    ValueHistogram,
+    build_pyramid,
+    choose_coding,
+    count_codes,
+    padding_codes,
+)
 
 
 @dataclass(frozen=True)
-class ScanVolume:
+class ScanVolume(CodedVolume):
     """The pyramid of a scan in the int16 codes that a store would hold: training and inference see the same."""
 
     levels_zyx: tuple[NDArray[np.int16], ...]
@@ -31,11 +36,9 @@ class ScanVolume:
         """Build the pyramid of a preprocessed scan."""
         coding = choose_coding(scan.volume_zyx, scan.padding, clip)
         pyramid = build_pyramid(scan.volume_zyx, scan.padding, clip, levels)
-        outside = np.array([scan.padding, scan.padding if clip is None else np.clip(scan.padding, *clip)], np.float32)
-        codes = coding.encode(outside)
         return cls(
             levels_zyx=tuple(coding.encode(level) for level in pyramid),
-            paddings=tuple(int(codes[min(level, 1)]) for level in range(levels)),
+            paddings=padding_codes(coding, scan.padding, clip, levels),
             coding=coding,
         )
 
@@ -46,33 +49,15 @@ class ScanVolume:
         return z, y, x
 
     @property
-    def slope(self) -> float:
-        """Intensity = code · slope + intercept."""
-        return self.coding.slope
-
-    @property
-    def intercept(self) -> float:
-        """Intensity of code 0."""
-        return self.coding.intercept
-
-    @property
     def levels(self) -> int:
         """Number of levels of the pyramid."""
         return len(self.levels_zyx)
 
     @cached_property
-    def histogram(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def histogram(self) -> ValueHistogram:
         """Intensities that occur at level 0, ascending, and how often."""
-        counts = np.zeros(_CODES, np.int64)
-        for planes in slabs(self.shape_zyx):
-            codes = self.levels_zyx[0][planes].ravel().astype(np.int32)
-            counts += np.bincount(codes + _CODES // 2, minlength=_CODES)
-        present = np.flatnonzero(counts)
-        return self.decode((present - _CODES // 2).astype(np.int16)), counts[present]
-
-    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
-        """Intensities of codes."""
-        return self.coding.decode(codes)
+        codes, counts = count_codes(self.levels_zyx[0])
+        return self.decode(codes), counts
 
     def read(
         self, level: int, start_3: Sequence[int], size_3: Sequence[int], out: NDArray[np.int16] | None = None

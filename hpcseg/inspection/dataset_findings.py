@@ -1,0 +1,161 @@
+"""What is in a dataset, as JSON. Bad data raises nothing here: it is listed under problems."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from hpcseg.errors import BadInput
+from hpcseg.inspection.cohort import cohort_findings, likeness_findings
+from hpcseg.inspection.facts import CaseFacts, measure
+from hpcseg.inspection.fingerprints import Fingerprint, fingerprint
+from hpcseg.inspection.likeness import find_alike
+from hpcseg.inspection.pictures import Album
+from hpcseg.inspection.views import CT_WINDOW, choose_window, picture_scan
+from hpcseg.spec import CaseRef
+from hpcseg.volumes.datasets import Dataset, open_dataset
+from hpcseg.volumes.scans import read_image, read_label
+
+Part = tuple[str, CaseRef]  # "training" or "test"
+Progress = Callable[[int, int, str], None]
+
+
+def inspect_dataset(
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
+    pictures: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Read every scan and label of a dataset.
+
+    Args:
+        root: folder of the dataset.
+        progress: called after every case with cases done, cases in all, name.
+        workers: threads that read; each holds one volume.
+        pictures: folder for a PNG of each case and contact sheets; None: none.
+        force: replace pictures that exist.
+
+    Returns:
+        kind "dataset", root, name, modality, layout, labels, training and test (lists of cases: `CaseFacts` with the
+        label volumes in ml and the words that remark on the case), problems (one line each), warnings (one line for
+        each thing that deserves a look), duplicates (sets of cases that are or may be the same) and pictures (paths).
+
+    Raises:
+        BadInput: a picture exists, without `force`.
+    """
+    findings: dict[str, Any] = {"kind": "dataset", "root": str(root), "training": [], "test": []}
+    findings |= {"problems": [], "warnings": [], "duplicates": [], "pictures": []}
+    try:
+        dataset = open_dataset(root, files_must_exist=False)
+    except BadInput as error:
+        findings["problems"].append(str(error))
+        return findings
+    findings |= {"name": dataset.name, "modality": dataset.modality, "layout": dataset.layout}
+    findings["labels"] = {str(value): name for value, name in dataset.labels.items()}
+    cases: list[Part] = [("training", case) for case in dataset.training] + [("test", case) for case in dataset.test]
+    if not cases:
+        findings["problems"].append(f"{root}: the dataset lists no cases; correct dataset.json")
+    album = None if pictures is None else Album(pictures, [case.name for _, case in cases], force=force)
+    found: list[_Examined] = []
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="inspect")
+    try:
+        for each in pool.map(functools.partial(_examine, dataset, album), cases):
+            found.append(each)
+            findings["problems"] += each.problems
+            if progress is not None:
+                progress(len(found), len(cases), each.name)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    _add_cases(findings, cases, found, dataset)
+    if album is not None:
+        findings["pictures"] = [str(path) for path in album.finish()]
+    return findings
+
+
+@dataclass(frozen=True, eq=False)
+class _Examined:
+    """What reading a case gave; facts and prints are None where the scan cannot be read."""
+
+    name: str
+    problems: list[str]
+    facts: CaseFacts | None = None
+    prints: Fingerprint | None = None
+
+
+def _examine(dataset: Dataset, album: Album | None, item: Part) -> _Examined:
+    part, case = item
+    problems: list[str] = []
+    label = None
+    try:
+        volume, grid = read_image(case.image)
+        if abs(volume.strides[0]) < max(map(abs, volume.strides)):
+            volume = np.ascontiguousarray(volume)  # it is gone through plane by plane
+    except (BadInput, MemoryError) as error:
+        return _Examined(case.name, [_reason(case.image, error)])
+    try:
+        label = None if case.label is None else read_label(case.label, grid)
+    except (BadInput, MemoryError) as error:
+        problems.append(_reason(case.label, error))
+    image: Any = nib.load(case.image)
+    dtype = str(image.get_data_dtype())
+    facts = measure(case.name, part, volume, label, grid, dtype)
+    problems += _label_problems(case, facts, dataset)
+    ends = (facts.percentiles[0], facts.percentiles[2])
+    if album is not None:
+        under = facts.under_label and (facts.under_label[0], facts.under_label[2])
+        picture = picture_scan(
+            case.name,
+            volume,
+            label,
+            grid.spacing_zyx,
+            note=f"{facts.orientation}, {dtype}",
+            window=choose_window(ends, under, is_ct=dataset.is_ct),
+            labels={value: f"{value} {name}" for value, name in dataset.labels.items()},
+        )
+        album.add(picture)
+    prints = fingerprint(volume, grid.spacing_zyx, CT_WINDOW if dataset.is_ct else ends)
+    return _Examined(case.name, problems, facts, prints)
+
+
+def _reason(path: Path | None, error: BadInput | MemoryError) -> str:
+    if isinstance(error, BadInput):
+        return str(error)
+    return f"{path}: does not fit into memory; correct its header, or inspect with fewer workers or more memory"
+
+
+def _label_problems(case: CaseRef, facts: CaseFacts, dataset: Dataset) -> list[str]:
+    if facts.labels is None:
+        return []
+    found = facts.labels.keys() - {0}
+    if not found:
+        return [f"{case.label}: empty foreground: no voxel of a label but 0; take the case out of dataset.json"]
+    unknown = sorted(found - dataset.labels.keys())
+    where = "are not in dataset.json; add them there or correct the label"
+    return [f"{case.label}: label values {unknown} {where}"] if unknown else []
+
+
+def _add_cases(findings: dict[str, Any], cases: Sequence[Part], found: Sequence[_Examined], dataset: Dataset) -> None:
+    """Enter the cases, what they are among the others, and sets of cases that are alike."""
+    facts = [each.facts for each in found if each.facts is not None]
+    alike = find_alike([each.prints for each in found if each.prints is not None])
+    noticed = likeness_findings(facts, alike) + cohort_findings(facts, is_ct=dataset.is_ct, labels=dataset.labels)
+    findings["warnings"] = [finding.text for finding in noticed]
+    findings["duplicates"] = [
+        {"kind": item.kind, "cases": [facts[n].name for n in item.cases], "score": item.score} for item in alike
+    ]
+    remarks: dict[str, list[str]] = {each.name: ["problem"] for each in found if each.problems}
+    for finding in noticed:
+        for name in finding.cases:
+            remarks.setdefault(name, []).append(finding.remark)
+    for (part, case), each in zip(cases, found, strict=True):
+        entry = {"case": case.name} if each.facts is None else each.facts.to_json()
+        findings[part].append(entry | {"remarks": list(dict.fromkeys(remarks.get(case.name, [])))})
