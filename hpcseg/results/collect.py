@@ -9,17 +9,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RESULT_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.freshness import why_stale
-from hpcseg.results.model import Collection, Place, Result, Run
+from hpcseg.results.model import Collection, Place, Record, Result, Run
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
-from hpcseg.study.tables import SETS, Axis, FigureDefinition, Record, TableDefinition, default_figures, default_tables
+from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 
-__all__ = ["SETS", "Axis", "Collection", "FigureDefinition", "Place", "Result", "Run", "TableDefinition", "collect"]
 _MANY = 1000  # runs
 
 
@@ -35,6 +34,13 @@ class _SweepRecord(Record):
     tables: tuple[TableDefinition, ...] = ()
     figures: tuple[FigureDefinition, ...] = ()
     runs: tuple[_RunRecord, ...]
+
+    @field_validator("tables", "figures", mode="before")
+    @classmethod
+    def _keys_of_today(cls, blocks: Any, info: ValidationInfo) -> Any:
+        """Definitions that another version wrote, without keys that this one does not have."""
+        known = (TableDefinition if info.field_name == "tables" else FigureDefinition).model_fields
+        return [{key: value for key, value in dict(block).items() if key in known} for block in blocks]
 
 
 def collect(runs_root: Path, sweep: str | None = None) -> Collection:
@@ -148,6 +154,6 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {problem['msg']}"
 
 
-def _sets(runs: Iterable[Run]) -> tuple[str, ...]:
+def _sets(runs: Iterable[Run]) -> tuple[SetName, ...]:
     seen = {name for run in runs if run.result for name, scores in run.result.sets.items() if scores}
     return tuple(name for name in SETS if name in seen) or ("validation",)

@@ -8,15 +8,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from hpcseg.inference.metrics import DSC, METRICS, Metric
-from hpcseg.study.tables import Axis, FigureDefinition, Record, TableDefinition
-
-ScoreT = TypeVar("ScoreT", bound=Record)
+from hpcseg.study.tables import Axis, FigureDefinition, TableDefinition
 
 
-def _with_metrics(model: type[ScoreT]) -> type[ScoreT]:
+class Record(BaseModel):
+    """What is read back from a file of our own: the keys used here, others ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def _with_metrics(model: type[RecordT]) -> type[RecordT]:
     """The model with a field for every metric, within its limits; results of earlier versions may lack all but DSC."""
     fields: dict[str, Any] = {
         metric.key: (

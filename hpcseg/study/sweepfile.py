@@ -12,7 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,14 +23,14 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.sections import Section, flatten
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
-from hpcseg.study.tables import Figure, FileName, Table
+from hpcseg.study.tables import CHOICE, CLASS, GRID, FigureDefinition, FileName, TableDefinition
 from hpcseg.study.tomlfile import TomlFile, explain, nearest, read_toml
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
-CLASS, GRID, CHOICE = "class", "grid", "choice"  # what may have a role beside the axes
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+DefinitionT = TypeVar("DefinitionT", TableDefinition, FigureDefinition)
 
 
 class Heading(Section):
@@ -56,8 +57,8 @@ class Sweep:
     heading: Heading
     run: dict[str, Any]
     grids: tuple[Grid, ...]
-    tables: tuple[Table, ...]
-    figures: tuple[Figure, ...]
+    tables: tuple[TableDefinition, ...]
+    figures: tuple[FigureDefinition, ...]
     overrides: dict[str, str]  # key -> as given
 
     @property
@@ -79,24 +80,9 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     run = _read_run(source)
     grids = _read_grids(source)
     heading = _model(source, "sweep", 0, Heading, {"name": path.stem} | _table(source, "sweep"))
-    tables = [_model(source, "table", n, Table, value) for n, value in enumerate(_blocks(source, "table"))]
-    figures = [_model(source, "figure", n, Figure, value) for n, value in enumerate(_blocks(source, "figure"))]
-    _check_names(source, "table", [table.name for table in tables])
-    _check_names(source, "figure", [figure.name for figure in figures])
-    for n, table in enumerate(tables):
-        shown = _shown(source, "table", n, grids, table.grid)
-        roles = {"rows": (table.rows,), "columns": (table.columns,), "over": table.over}
-        _check_axes(
-            source, "table", n, run, shown, {role: roles[role] for role in roles if role in table.model_fields_set}
-        )
-        _check_roles(source, n, shown, table)
-    for n, figure in enumerate(figures):
-        shown = _shown(source, "figure", n, grids, figure.grid)
-        roles = {"x": (figure.x,), "hue": (figure.hue,), "over": figure.over}
-        _check_axes(
-            source, "figure", n, run, shown, {role: roles[role] for role in roles if role in figure.model_fields_set}
-        )
-    sweep = Sweep(source, heading, run, tuple(grids), tuple(tables), tuple(figures), {})
+    tables = _definitions(source, "table", TableDefinition, run, grids)
+    figures = _definitions(source, "figure", FigureDefinition, run, grids)
+    sweep = Sweep(source, heading, run, tuple(grids), tables, figures, {})
     for override in overrides:
         sweep = _override(sweep, override)
     return sweep
@@ -154,44 +140,51 @@ def _check_names(source: TomlFile, table: str, names: list[str]) -> None:
             raise BadInput(f"{source.where(table, index, 'name')}: name = {name!r}: another [[{table}]] has this name")
 
 
-def _shown(source: TomlFile, kind: str, index: int, grids: list[Grid], chosen: Sequence[str] | None) -> list[Grid]:
+def _definitions(
+    source: TomlFile, kind: str, model: type[DefinitionT], run: Mapping[str, Any], grids: list[Grid]
+) -> tuple[DefinitionT, ...]:
+    """The tables or figures of the file, which name grids and axes that there are."""
+    found = tuple(_model(source, kind, n, model, value) for n, value in enumerate(_blocks(source, kind)))
+    _check_names(source, kind, [definition.name for definition in found])
+    for n, definition in enumerate(found):
+        where = functools.partial(source.where, kind, n)
+        shown = _shown(where, grids, definition.grid)
+        given = {role: axes for role, axes in definition.roles.items() if role in definition.model_fields_set}
+        _check_axes(where, run, shown, given)
+        if isinstance(definition, TableDefinition):
+            _check_roles(where, shown, definition)
+    return found
+
+
+def _shown(where: Callable[[str], str], grids: list[Grid], chosen: Sequence[str] | None) -> list[Grid]:
     """The grids that a table or figure shows."""
     names = [grid.name for grid in grids]
     for name in chosen or ():
         if name not in names:
-            where = source.where(kind, index, "grid")
-            raise BadInput(f"{where}: grid = {name!r}: there is no such [[grid]]{nearest(name, names)}")
+            raise BadInput(f"{where('grid')}: grid = {name!r}: there is no such [[grid]]{nearest(name, names)}")
     return [grid for grid in grids if chosen is None or grid.name in chosen]
 
 
 def _check_axes(
-    source: TomlFile,
-    kind: str,
-    index: int,
-    run: Mapping[str, Any],
-    grids: list[Grid],
-    roles: Mapping[str, Sequence[str]],
+    where: Callable[[str], str], run: Mapping[str, Any], grids: list[Grid], roles: Mapping[str, Sequence[str]]
 ) -> None:
     """Every key with a role in a table or figure must be set in each grid that it shows, or in [run]."""
     for grid in grids:
         there = {CLASS, GRID, CHOICE, *grid.axes, *run}
-        for role, axes in roles.items():
-            for axis in axes:
-                if axis not in there:
-                    raise BadInput(
-                        f"{source.where(kind, index, role)}: {role} = {axis!r}: grid '{grid.name}' has no such axis"
-                        f"{nearest(axis, there)}"
-                    )
+        for role, axis in ((role, axis) for role, axes in roles.items() for axis in axes):
+            if axis not in there:
+                message = f"{role} = {axis!r}: grid '{grid.name}' has no such axis{nearest(axis, there)}"
+                raise BadInput(f"{where(role)}: {message}")
 
 
-def _check_roles(source: TomlFile, index: int, grids: list[Grid], table: Table) -> None:
+def _check_roles(where: Callable[[str], str], grids: list[Grid], table: TableDefinition) -> None:
     """An axis with several values and no role would be averaged over silently."""
-    roles = {table.rows, table.columns, *table.over}
-    for grid in () if CHOICE in roles else grids:
+    named = {axis for axes in table.roles.values() for axis in axes}
+    for grid in () if CHOICE in named else grids:
         for axis, values in grid.axes.items():
-            if axis not in roles and len(values) > 1:
+            if axis not in named and len(values) > 1:
                 raise BadInput(
-                    f"{source.where('table', index, 'name')}: table '{table.name}' gives no role to the axis '{axis}' "
+                    f"{where('name')}: table '{table.name}' gives no role to the axis '{axis}' "
                     f"of grid '{grid.name}'; make it rows, columns or one of over"
                 )
 

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.figures.figures import draw
 from hpcseg.results.figures.style import SETTINGS, SMALL
 from hpcseg.results.model import Collection
+from hpcseg.study.tables import FigureDefinition
 
 
 def drawn(collection: Collection, **keys: object) -> Figure:

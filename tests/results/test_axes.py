@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.collect import collect
 from hpcseg.results.tables.axes import as_toml, label, sort_axis
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table
+from hpcseg.study.tables import TableDefinition
 
 Cells = list[tuple[str, int, dict[str, Any]]]
 

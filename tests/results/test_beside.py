@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.collect import collect
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.published import read_publication, set_beside
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table
+from hpcseg.study.tables import TableDefinition
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "paper" / "published.toml"
 STRATEGIES = ("baseline", "transfer", "multitask")

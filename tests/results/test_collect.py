@@ -102,6 +102,25 @@ def test_a_sweep_without_definitions_gets_a_table_and_figures_per_grid(sweep_fil
     assert {kind for kind, _ in kinds} == {"box", "curve", "examples", "learning"}
 
 
+def test_a_definition_of_another_version_is_read_without_the_keys_that_are_unknown_here(sweep_files) -> None:
+    files = sweep_files()
+    files.record["tables"] = [{"name": "t", "rows": "fold", "colour": "red"}]
+    files.record["figures"] = [{"name": "f", "kind": "box", "depth": 3}]
+    collection = collect(files.save())
+    assert (collection.tables[0].rows, collection.figures[0].kind) == ("fold", "box")
+
+
+def test_tables_of_grids_with_any_name_stay_in_their_folder(sweep_files) -> None:
+    files = sweep_files()
+    for grid in ("main", "Method 1, iso", "../up", "Method-1;iso", "Método"):
+        files.run(None, grids=grid, strategy="baseline", fold=grid)
+    collection = collect(files.save())
+    names = [table.name for table in collection.tables]
+    assert names == ["main", "Method-1-iso", "grid3-..-up", "grid4-Method-1-iso", "Método"]
+    assert [table.grid for table in collection.tables][2] == ("../up",)
+    assert len({figure.name for figure in collection.figures}) == len(collection.figures)
+
+
 def test_results_are_collected_without_importing_torch_or_matplotlib() -> None:
     code = (
         "import sys, hpcseg.results.collect, hpcseg.results.export; "

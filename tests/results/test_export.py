@@ -10,7 +10,7 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import collect
-from hpcseg.results.export import write_collection
+from hpcseg.results.export import make_tables, write_collection
 
 
 def test_tables_figures_and_runs_are_written(sweep_files, as_scores, tmp_path: Path) -> None:
@@ -47,6 +47,13 @@ def test_a_table_that_does_not_fit_leaves_nothing_behind(sweep_files, tmp_path: 
     with pytest.raises(BadInput, match="strategie"):
         write_collection(collect(files.save()), tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def test_a_metric_that_there_is_not_names_the_nearest(sweep_files) -> None:
+    files = sweep_files()
+    files.run(None, strategy="baseline", labelled=2, fold=0)
+    with pytest.raises(BadInput, match="--metric asks for metric 'hd59'; did you mean 'hd95'"):
+        make_tables(collect(files.save()), metrics=["hd59"])
 
 
 def test_a_sweep_without_any_result_still_gets_its_tables(sweep_files, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from hpcseg.config import RunConfig
-from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.collect import collect
 from hpcseg.results.model import Run
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import build_table
+from hpcseg.study.tables import TableDefinition
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Make = Callable[..., Run]

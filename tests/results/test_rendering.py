@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.collect import collect
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.machine import to_csv, to_json, to_summary_csv
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table
+from hpcseg.study.tables import TableDefinition
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "paper" / "published.toml"
 CASES = {"validation": 26, "test": 20}

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS
-from hpcseg.results.collect import TableDefinition, collect
+from hpcseg.results.collect import collect
 from hpcseg.results.model import Score
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
+from hpcseg.study.tables import TableDefinition
 
 VALIDATION = ("validation",)
 
@@ -196,11 +197,6 @@ def test_volumes_are_compared_by_the_size_of_their_difference(sweep_files) -> No
     contrast = table.contrasts["validation", 4, "transfer"]
     assert (contrast.mean, contrast.improved) == (-5.0, True)
     assert "Nearer to zero than Baseline in 1 of 1" in to_markdown(table)
-
-
-def test_an_unknown_metric_names_the_nearest(sweep_files) -> None:
-    with pytest.raises(BadInput, match="metric 'hd59'; did you mean 'hd95'"):
-        _metric(sweep_files, "hd59", [1.0], [1.0])
 
 
 def test_wilcoxons_p_is_of_cases_and_of_folds_and_corrected_over_the_table(sweep_files, as_scores) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import HISTORY_FILE, RUN_FILE
-from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.figures.legends import Labels, legend_hues, runs_note
 from hpcseg.results.figures.style import (
     COLUMN,
@@ -32,6 +31,7 @@ from hpcseg.results.model import Collection
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, select_runs
 from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.study.tables import Axis, FigureDefinition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,10 +86,7 @@ def sizes_of_all(definition: FigureDefinition, collection: Collection, runs_root
     """Mean number of labelled volumes of the runs with `labelled = "all"`, as far as their specifications are there."""
     if definition.x != "labelled":
         return {}
-    table = TableDefinition(
-        name=definition.name, grid=definition.grid, rows=definition.x, columns=definition.hue, over=definition.over
-    )
-    found = [runs for (row, _), runs in select_runs(table, collection).items() if row == "all"]
+    found = [runs for (row, _), runs in select_runs(definition.as_table(), collection).items() if row == "all"]
     folders = [runs_root / "train" / run.id for runs in found for _, run in runs]
     specs = [read_spec(folder) for folder in folders if (folder / RUN_FILE).exists()]
     counts = [len(spec.labelled.cases) for spec in specs if isinstance(spec, TrainSpec)]
@@ -103,12 +100,9 @@ def draw_learning(
 
     A line is the mean over the runs that reached the epoch.
     """
-    table = TableDefinition(
-        name=definition.name, grid=definition.grid, rows=definition.x, columns=definition.hue, over=definition.over
-    )
     histories = {
         key: [read_history(runs_root / "train" / run.id / HISTORY_FILE) for _, run in found]
-        for key, found in select_runs(table, collection).items()
+        for key, found in select_runs(definition.as_table(), collection).items()
     }
     counts = [sum(map(bool, found)) for found in histories.values() if any(found)]
     if not counts:

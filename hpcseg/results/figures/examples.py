@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import PREDICTIONS_FOLDER
-from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.figures.legends import Labels, seeds_note
 from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, finish, new_figure
 from hpcseg.results.model import Collection, Run
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import Replicate, select_runs
 from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import ScanGrid, read_image, read_label
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CT_WINDOW = (-160.0, 240.0)  # HU
 MARGIN = 0.35  # of the reference's extent, shown around it
 
-Place = tuple[Axis, Axis]  # row and column of the figure: hue, x
+Place = tuple[Axis, Axis]  # column and row of the figure: x, hue
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,8 @@ def draw_examples(
     The case is the one of median DSC among those that all runs of one replicate have segmented. The slice is the one
     with most of the reference; front is left and head is up.
     """
-    runs = select_runs(
-        TableDefinition(
-            name=definition.name, grid=definition.grid, rows=definition.hue, columns=definition.x, over=definition.over
-        ),
-        collection,
-    )
-    rows, columns = sort_axis(row for row, _ in runs), sort_axis(column for _, column in runs)
+    runs = select_runs(definition.as_table(), collection)
+    columns, rows = sort_axis(x for x, _ in runs), sort_axis(hue for _, hue in runs)
     replicate, chosen = _replicate_with_most_masks(runs, runs_root, definition.set)
     if not chosen:
         return (
@@ -78,7 +73,7 @@ def draw_examples(
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
         for axes, column in zip(line, columns, strict=True):
-            _panel(axes, exemplar, chosen.get((row, column)), runs_root, definition.set)
+            _panel(axes, exemplar, chosen.get((column, row)), runs_root, definition.set)
         line[0].set_ylabel(labels.hue(row))
     for axes, column in zip(panels[0], columns, strict=True):
         axes.set_title(labels.panel(column), fontsize=7)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.figures.curves import draw_curve, draw_learning, sizes_of_all, tick_labels
 from hpcseg.results.figures.examples import draw_examples
 from hpcseg.results.figures.learned import draw_kernels
@@ -35,6 +34,7 @@ from hpcseg.results.figures.style import (
 )
 from hpcseg.results.model import Collection
 from hpcseg.results.tables.tables import Table, build_table
+from hpcseg.study.tables import Axis, FigureDefinition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def draw(definition: FigureDefinition, collection: Collection, runs_root: Path) 
 
 def _draw_scores(definition: FigureDefinition, collection: Collection, runs_root: Path, labels: Labels) -> Figure | str:
     """Box plots or a curve."""
-    table = build_table(as_table(definition), collection)
+    table = build_table(definition.as_table(), collection)
     if not any(cell.values for cell in table.cells.values()):
         return f"no run has results for the {definition.set} set yet"
     note = cells_note(definition, table, collection)
@@ -100,19 +100,6 @@ def _draw_scores(definition: FigureDefinition, collection: Collection, runs_root
     note = f"Means with 95 % bootstrap intervals over cases; {note}"
     note += missing_note(table.cells.values(), "Hollow: some runs are missing.")
     return draw_curve(definition, table, labels, note, table.metric.name, sizes)
-
-
-def as_table(definition: FigureDefinition) -> TableDefinition:
-    """The table whose cells a figure shows: x as rows, hue as columns."""
-    return TableDefinition(
-        name=definition.name,
-        grid=definition.grid,
-        rows=definition.x,
-        columns=definition.hue,
-        over=definition.over,
-        sets=(definition.set,),
-        metric=definition.metric,
-    )
 
 
 def draw_boxes(

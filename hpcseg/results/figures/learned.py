@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE, RUN_FILE
-from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.figures.legends import runs_of
 from hpcseg.results.figures.style import COLUMN, PAGE, SMALL, finish, lettered, new_mosaic, tile
 from hpcseg.results.model import Collection, Run
 from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcseg.results.collect import Axis, FigureDefinition, TableDefinition
 from hpcseg.results.model import Collection, Run
-from hpcseg.results.tables.axes import CHOICE, GRID, as_toml, label, places
+from hpcseg.results.tables.axes import as_toml, label, places
 from hpcseg.results.tables.tables import Cell, Table
+from hpcseg.study.tables import CHOICE, GRID, Axis, FigureDefinition
 
 MOST_SEEDS = 8  # named one by one
 
@@ -102,10 +102,7 @@ def runs_of(definition: FigureDefinition, collection: Collection) -> list[Run]:
     Raises:
         BadInput: the sweep has no such grid.
     """
-    table = TableDefinition(
-        name=definition.name, grid=definition.grid, rows=definition.x, columns=definition.hue, over=definition.over
-    )
-    return list({run.id: run for run, _ in places(table, collection)}.values())
+    return list({run.id: run for run, _ in places(definition.as_table(), collection)}.values())
 
 
 def _replicate(definition: FigureDefinition) -> str:

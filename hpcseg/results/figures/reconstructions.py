@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.figures.learned import Weights, find_autoencoders, named, side_by_side
 from hpcseg.results.figures.style import COLUMN, PAGE, YELLOW, finish, lettered, new_mosaic, tile
 from hpcseg.results.model import Collection
 from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

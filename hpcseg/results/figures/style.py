@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpcseg.files import replacing
-from hpcseg.results.collect import Axis
 from hpcseg.results.tables.axes import STRATEGIES
+from hpcseg.study.tables import Axis
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -23,7 +23,6 @@ from hpcseg.errors import BadInput
 from hpcseg.files import write_text
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
-from hpcseg.results.collect import FigureDefinition
 from hpcseg.results.export import make_tables
 from hpcseg.results.model import Collection
 from hpcseg.results.page.circumstances import environments, read_data, settings
@@ -34,6 +33,7 @@ from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.rendering import DASH, STALE
 from hpcseg.results.tables.tables import Improved, Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
+from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hpcseg.errors import BadInput
-from hpcseg.results.collect import Axis, TableDefinition
 from hpcseg.results.model import Collection, Place, Run
+from hpcseg.study.tables import CHOICE, GRID, Axis, TableDefinition
 
 STRATEGIES = ("baseline", "transfer", "multitask")
 LABELS = {"baseline": "Baseline", "transfer": "S-TL", "multitask": "S-MTL", "labelled": "n", "strategy": "Strategy"}
 LABELS |= {"grid": "Experiment", "choice": "Choice"}
-CLASS, GRID, CHOICE = "class", "grid", "choice"
 
 
 def places(definition: TableDefinition, collection: Collection) -> list[tuple[Run, Place]]:
@@ -29,12 +28,12 @@ def places(definition: TableDefinition, collection: Collection) -> list[tuple[Ru
             )
     wanted = definition.grid or tuple(grids)
     found = [(run, place) for run in collection.runs for place in run.places if place.grid in wanted]
-    roles = {definition.rows, definition.columns, *definition.over}
+    named = {axis for axes in definition.roles.values() for axis in axes}
     choices: dict[str, dict[str, int]] = {}
     chosen = []
     for run, place in sorted(found, key=lambda one: one[1].number):
         numbers = choices.setdefault(place.grid, {})
-        free = repr([(axis, value) for axis, value in place.axes.items() if axis not in roles])
+        free = repr([(axis, value) for axis, value in place.axes.items() if axis not in named])
         own = {GRID: place.grid, CHOICE: numbers.setdefault(free, len(numbers) + 1)}
         chosen.append((run, place.model_copy(update={"axes": place.axes | own})))
     return chosen

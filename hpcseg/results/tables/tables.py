@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpcseg.errors import BadInput
-from hpcseg.inference.metrics import Metric, find_metric
+from hpcseg.inference.metrics import METRICS, Metric
 from hpcseg.results.freshness import Mixture, mixture
 from hpcseg.results.model import Collection, Place, Run
-from hpcseg.results.tables.axes import CLASS, as_toml, axis_value, label, places, sort_axis
+from hpcseg.results.tables.axes import as_toml, axis_value, label, places, sort_axis
 from hpcseg.results.tables.cells import (
     Beside,
     Cell,
@@ -26,7 +26,7 @@ from hpcseg.results.tables.cells import (
     contrast_cells,
 )
 from hpcseg.results.tables.statistics import holm
-from hpcseg.study.tables import Axis, TableDefinition
+from hpcseg.study.tables import CLASS, Axis, TableDefinition
 
 __all__ = ["Beside", "Cell", "Contrast", "Improved", "Key", "Replicate", "Table", "bootstrap_interval", "build_table"]
 __all__ += ["contrast_cells", "improved_in_all", "select_runs"]
@@ -79,9 +79,9 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
     """Arrange the results of a sweep as `definition` says.
 
     Raises:
-        BadInput: the definition names an axis, a grid, a metric or a baseline that there is not.
+        BadInput: the definition names an axis, a grid or a baseline that there is not.
     """
-    metric = find_metric(definition.metric, repr(definition.name))
+    metric = METRICS[definition.metric]
     fillings: dict[Key, _Filling] = {}
     clashes: set[str] = set()
     unmeasured: set[str] = set()
