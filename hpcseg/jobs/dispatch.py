@@ -13,13 +13,17 @@ from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
 from hpcseg.training.control import Control
-from hpcseg.training.seat import Seat, check_shares
+from hpcseg.training.rank_info import RankInfo, check_shares
 
 POOL_WATCH_S = 1.0
 
 
 def run_spec(
-    run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control, seat: Seat
+    run: RunDir,
+    spec: PackSpec | PretrainSpec | TrainSpec,
+    submission: Submission,
+    control: Control,
+    info: RankInfo,
 ) -> None:
     """Do what `spec` says in this process, as `submission` says, until it is done.
 
@@ -28,18 +32,22 @@ def run_spec(
         Exception: whatever the stage raised.
     """
     with _watching_pool(submission, control):
-        _dispatch(run, spec, submission, control, seat)
+        _dispatch(run, spec, submission, control, info)
 
 
 def _dispatch(
-    run: RunDir, spec: PackSpec | PretrainSpec | TrainSpec, submission: Submission, control: Control, seat: Seat
+    run: RunDir,
+    spec: PackSpec | PretrainSpec | TrainSpec,
+    submission: Submission,
+    control: Control,
+    info: RankInfo,
 ) -> None:
     began = time.monotonic()
     if isinstance(spec, PackSpec):
         _pack(run, spec, submission, control)
         run.mark_done(seconds=round(time.monotonic() - began, 1))
         return
-    check_shares(spec, seat.world)
+    check_shares(spec, info.world)
     if submission.backend == "local":
         os.environ["CUDA_VISIBLE_DEVICES"] = submission.gpus  # before torch looks
     import torch
@@ -50,7 +58,7 @@ def _dispatch(
     from hpcseg.training.checkpoint import remove_checkpoints
     from hpcseg.training.ranks import joined
 
-    with joined(seat, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
+    with joined(info, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
         if isinstance(spec, TrainSpec):
             from hpcseg.inference import evaluate
 

@@ -39,7 +39,7 @@ from hpcseg.runs.rundir import RunDir, cause_of
 from hpcseg.slurm.job import SlurmJob, ask_about, can_requeue, slurm_job
 from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.training.control import Control
-from hpcseg.training.seat import Seat
+from hpcseg.training.rank_info import RankInfo
 
 LOCK_WAIT_S = 120.0  # a cancelled job may live on while its successor starts, and a dead node's lock a little longer
 
@@ -49,7 +49,7 @@ class _Job:
     """What surrounds one attempt: `slurm` is None outside Slurm and by hand, `reading` None in a job."""
 
     run: RunDir
-    seat: Seat
+    rank_info: RankInfo
     slurm: SlurmJob | None
     reading: Reading | None
     signals: Signals
@@ -84,10 +84,10 @@ def execute(
     """
     if run.is_done():
         return "done"
-    seat = _seat() if as_job else Seat()
+    rank_info = _rank_info() if as_job else RankInfo()
     slurm = slurm_job() if as_job and os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else None
-    _refuse_superseded(run, slurm, seat)
-    job = _Job(run, seat, slurm, None if as_job else reading, Signals())
+    _refuse_superseded(run, slurm, rank_info)
+    job = _Job(run, rank_info, slurm, None if as_job else reading, Signals())
     job.signals.install()
     try:
         done = _locked(job, on_beat)
@@ -103,7 +103,7 @@ def execute(
 
 def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
     """Run the stage while the run directory is this process' own; False if it was stopped."""
-    run, leads = job.run, job.seat.leads
+    run, leads = job.run, job.rank_info.leads
     if leads and job.slurm is not None:
         with suppress(OSError):  # a full disk; then nobody is told
             (run.path / CLAIM_FILE).write_text(_claim(job.slurm), encoding="utf-8")
@@ -112,7 +112,7 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
         if run.is_done():
             return True
         if leads:
-            _refuse_superseded(run, job.slurm, job.seat)  # submitted again, while this one waited
+            _refuse_superseded(run, job.slurm, job.rank_info)  # submitted again, while this one waited
         control = Control(run.path, on_beat=on_beat, silent=not leads)
         job.signals.attach(control)
         return _recorded(job, control)
@@ -121,7 +121,7 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
             lock.release()
 
 
-def _refuse_superseded(run: RunDir, slurm: SlurmJob | None, seat: Seat) -> None:
+def _refuse_superseded(run: RunDir, slurm: SlurmJob | None, rank_info: RankInfo) -> None:
     """A job whose array is not the one that the run was last submitted with leaves it alone.
 
     It ends as a failure, so that no job begins that waits for the run.
@@ -131,7 +131,7 @@ def _refuse_superseded(run: RunDir, slurm: SlurmJob | None, seat: Seat) -> None:
         return
     if slurm.name != JOB_NAME + submission.array:
         why = f"the run was submitted again, {f'as {submission.array}' if submission.array else submission.backend}"
-        if seat.leads:
+        if rank_info.leads:
             note_superseded(run, slurm, why)
         raise HpcsegError(f"{run.id}: job {slurm.task} does nothing: {why}")
 
@@ -140,14 +140,14 @@ def _claim(slurm: SlurmJob) -> str:
     return f"{slurm.task}.{slurm.restart}"
 
 
-def _seat() -> Seat:
+def _rank_info() -> RankInfo:
     """The place of this process among the tasks of its job; alone where submitit did not start it."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
-        return Seat()
+        return RankInfo()
     from submitit import JobEnvironment
 
     job, slurm = JobEnvironment(), slurm_job()
-    return Seat(
+    return RankInfo(
         rank=job.global_rank,
         world=job.num_tasks,
         local=job.local_rank,
@@ -172,7 +172,7 @@ def _recorded(job: _Job, control: Control) -> bool:
     try:
         spec = run.spec()
         former = []
-        if job.seat.leads:
+        if job.rank_info.leads:
             former = close_former(run, job.slurm)  # while the heartbeat is still the last one's
             run.forgive()  # of an attempt that Slurm requeued: what follows is another one
         control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
@@ -182,11 +182,11 @@ def _recorded(job: _Job, control: Control) -> bool:
         elif job.reading is not None:
             submission = submission.model_copy(update={"backend": "foreground", "reading": job.reading})
         with ExitStack() as stack:
-            if job.seat.leads:
+            if job.rank_info.leads:
                 _begin(job, control, submission, former, stack)
             if submission.cancelled is not None and job.reading is None:
                 raise Interrupted("cancelled before it began")
-            run_spec(run, spec, submission, control, job.seat)
+            run_spec(run, spec, submission, control, job.rank_info)
     except Interrupted:
         control.close("stopped")
         _end(job, control, *_stopped(job))
@@ -232,10 +232,10 @@ def _end(job: _Job, control: Control, cause: Cause, detail: str) -> None:
 
 
 def _fail(job: _Job, control: Control, error: BaseException) -> None:
-    run, seat = job.run, job.seat
+    run, rank_info = job.run, job.rank_info
     known = run.failure() if isinstance(error, RankLost) else None
     # Whoever lost another rank knows less than that one may have written.
-    if not isinstance(error, RankLost) or (seat.leads and known is None):
+    if not isinstance(error, RankLost) or (rank_info.leads and known is None):
         try:
             run.write_error(error)
         except OSError as unwritten:  # most likely the same full disk

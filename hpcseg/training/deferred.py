@@ -1,4 +1,4 @@
-"""What a step tells the host: read when it has arrived, so that nothing waits for it.
+"""The losses of a step on the host: read when they have arrived, so that nothing waits for them.
 
 A GPU works on what was asked of it while the host goes on; asking for a number makes the host wait until all is done,
 and then the GPU waits for the host. So numbers are copied behind the work that makes them and read `LATE` steps later.
@@ -18,7 +18,7 @@ from hpcseg.training.ranks import Ranks
 LATE = 2  # steps that a GPU may have before it, while the host prepares the next one
 
 
-class Underway:
+class AsyncCopies:
     """Small tensors on their way to the host, in order.
 
     From a GPU each is read `LATE` sends after its own, always, and not whenever it happens to have arrived: what
@@ -41,8 +41,8 @@ class Underway:
         self._waiting.append((arriving, arrived))
         return self._due(LATE)
 
-    def rest(self) -> list[list[float]]:
-        """Wait for all that is still under way."""
+    def flush(self) -> list[list[float]]:
+        """Wait for all that have not arrived yet."""
         return self._due(0)
 
     def _due(self, left: int) -> list[list[float]]:
@@ -54,35 +54,35 @@ class Underway:
         return found
 
 
-class Reports:
-    """The numbers of each step, from the device to whoever hears them.
+class DeferredLosses:
+    """The losses of each step, from the device to the host.
 
     Args:
-        device: where the numbers are made.
-        hear: called with the step and its numbers by name, in the order of the steps.
+        device: where the losses are made.
+        record: called with the step and its losses by name, in the order of the steps.
     """
 
-    def __init__(self, device: torch.device, hear: Callable[[int, dict[str, float]], None]) -> None:
-        self._hear = hear
-        self._underway = Underway(device)
-        self._titles: deque[tuple[int, tuple[str, ...]]] = deque()
+    def __init__(self, device: torch.device, record: Callable[[int, dict[str, float]], None]) -> None:
+        self._record = record
+        self._copies = AsyncCopies(device)
+        self._names: deque[tuple[int, tuple[str, ...]]] = deque()
 
-    def send(self, step: int, numbers: Mapping[str, Tensor]) -> None:
-        """Send scalars as they are now, whatever becomes of their tensors; and have those heard that are due."""
-        self._titles.append((step, tuple(numbers)))
-        self._tell(self._underway.send(torch.stack([number.detach() for number in numbers.values()])))
+    def send(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Send scalars as they are now, whatever becomes of their tensors; record those that are due."""
+        self._names.append((step, tuple(losses)))
+        self._arrived(self._copies.send(torch.stack([loss.detach() for loss in losses.values()])))
 
-    def settle(self) -> None:
-        """Have all heard that was sent: before anything is concluded from the steps, or saved."""
-        self._tell(self._underway.rest())
+    def flush(self) -> None:
+        """Record all that was sent: before anything is concluded from the steps, or saved."""
+        self._arrived(self._copies.flush())
 
-    def _tell(self, arrived: list[list[float]]) -> None:
-        for values in arrived:
-            step, names = self._titles.popleft()
-            self._hear(step, dict(zip(names, values, strict=True)))
+    def _arrived(self, steps: list[list[float]]) -> None:
+        for values in steps:
+            step, names = self._names.popleft()
+            self._record(step, dict(zip(names, values, strict=True)))
 
 
-class StopSign:
+class StopFlag:
     """Whether one of the ranks was asked to stop: known after the same step on all of them.
 
     That is the step itself for a rank that is alone and between CPUs, and `LATE` steps later between GPUs.
@@ -90,13 +90,13 @@ class StopSign:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._underway = Underway(ranks.device)
-        self._up = False
+        self._copies = AsyncCopies(ranks.device)
+        self._raised = False
 
-    def up(self, asked: bool) -> bool:
+    def raised(self, asked: bool) -> bool:
         """Whether to stop, where this rank was `asked` to or not; called by all ranks after every step."""
         if self._ranks.device.type != "cuda":
             return self._ranks.any(asked)
-        for (count,) in self._underway.send(self._ranks.count(asked)):
-            self._up |= count > 0
-        return self._up
+        for (count,) in self._copies.send(self._ranks.count(asked)):
+            self._raised |= count > 0
+        return self._raised

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hpcseg.patches.minibatch import Batch
-from hpcseg.training.loop import Task
+from hpcseg.training.task import Task
 
 WARM_UP = 3  # passes before the recording, in which kernels are compiled, chosen, and get their workspaces
 
@@ -38,7 +38,7 @@ class GraphedPasses:
     def __init__(self, task: Task, batch: Any) -> None:
         self._batch = copied(batch)
         self._graph = torch.cuda.CUDAGraph()
-        with undone(task), _on_another_stream() as stream:
+        with preserving(task), _on_another_stream() as stream:
             for _ in range(WARM_UP - 1):
                 task.passes(self._batch)
             with _never_waiting():
@@ -83,8 +83,8 @@ def copied(batch: Any) -> Any:
 
 
 @contextmanager
-def undone(task: Task) -> Iterator[None]:
-    """Take back what passes leave with the task's modules: batch norms' statistics, gradients."""
+def preserving(task: Task) -> Iterator[None]:
+    """Leave the task's modules as they were before the passes: batch norms' statistics, no gradients."""
     buffers = [buffer for module in task.modules.values() for buffer in module.buffers()]
     copies = [buffer.clone() for buffer in buffers]
     try:

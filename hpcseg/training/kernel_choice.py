@@ -26,8 +26,8 @@ from hpcseg.networks.autotune import apply_plan, plan_convolutions
 from hpcseg.networks.convolution import TORCH, Convolution
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
-from hpcseg.training.graphs import GraphedPasses, copied, undone
-from hpcseg.training.loop import Task
+from hpcseg.training.graphs import GraphedPasses, copied, preserving
+from hpcseg.training.task import Task
 
 _ROUNDS = 3  # of which the fastest counts
 _PASSES = 5  # of each
@@ -74,7 +74,7 @@ def tune(run: Path, task: Task, control: Control) -> dict[str, Any] | None:
 
 def _measured(task: Task, batch: Any, name: str) -> dict[str, Any]:
     began = time.monotonic()
-    with undone(task):
+    with preserving(task):
         device, dtype = task.precision.device, task.precision.input_dtype
         own = plan_convolutions(nn.ModuleDict(task.modules), lambda: task.losses(batch), device, dtype)
     convolutions: dict[str, Any] = task.ranks.of_leader(lambda: own)
@@ -90,7 +90,7 @@ def _apply(task: Task, convolutions: dict[str, Any]) -> None:
 
 def _choose_step(task: Task, batch: Any) -> dict[str, Any]:
     """Measure a step's passes with and without a recording, and keep the recording if it is faster."""
-    with undone(task):
+    with preserving(task):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -103,7 +103,7 @@ def _choose_step(task: Task, batch: Any) -> dict[str, Any]:
     torch.cuda.empty_cache()
     if torch.cuda.mem_get_info()[0] < need:  # validation has to find room beside what the recording keeps
         return found | {"why": "no memory left beside the recording"}
-    with undone(task):
+    with preserving(task):
         graph_ms = _milliseconds(lambda: graphed(batch))
     faster = graph_ms < _GAIN * eager_ms
     if faster:

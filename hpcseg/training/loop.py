@@ -3,8 +3,8 @@
 An epoch is a fixed number of training steps, then a validation. Batches are pure functions of the global step, so the
 state of a run is what stands in `Progress`, the weights and the optimizers; nothing else needs saving.
 
-The loop does not wait for a GPU within an epoch: a step's losses are heard of when they arrive (`reports`), and before
-anything is concluded from them or saved.
+The loop does not wait for a GPU within an epoch: a step's losses are recorded when they arrive (`DeferredLosses`), and
+before anything is concluded from them or saved.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
@@ -29,79 +26,12 @@ from hpcseg.files import sync_file, write_text
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
-from hpcseg.training.deferred import Reports, StopSign
-from hpcseg.training.precision import Precision
-from hpcseg.training.ranks import Ranks
-from hpcseg.training.schedule import EarlyStop, Plateau
-from hpcseg.training.update import Update, restore_optimizer
+from hpcseg.training.deferred import DeferredLosses, StopFlag
+from hpcseg.training.schedule import Schedule
+from hpcseg.training.task import Task
+from hpcseg.training.update import restore_optimizer
 
 Weights = dict[str, Tensor]
-
-
-class Task(ABC):
-    """What a strategy gives to the loop.
-
-    Attributes:
-        epochs, steps: how many epochs at most, and training steps of each.
-        phase: what the user reads while it runs.
-        modules: everything that has weights, by name.
-        optimizers: by the name of the loss that its plateau watches; the first loss is the one that counts.
-        precision: what was decided for the modules.
-        update: steps the optimizers.
-        ranks: who trains together; losses are those of the minibatches of all.
-        pulse: to be called now and then by what takes long; set by the loop.
-        graphed: does what `passes` does, from a recording (`hpcseg.training.graphs`); None: `passes` is called.
-    """
-
-    epochs: int
-    steps: int
-    phase: str
-    modules: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
-    precision: Precision
-    update: Update
-    ranks: Ranks
-    pulse: Callable[[], None] | None = None
-    graphed: Callable[[Any], dict[str, Tensor]] | None = None
-
-    @property
-    @abstractmethod
-    def kept(self) -> nn.Module:
-        """The module whose best weights are the result."""
-
-    @abstractmethod
-    def batches(self, first_step: int) -> Generator[Any]:
-        """Training batches from the global step `first_step` on."""
-
-    @abstractmethod
-    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is to be lowered, and the losses by name; of a training batch."""
-
-    def passes(self, batch: Any) -> dict[str, Tensor]:
-        """Forward and backward: returns the losses by name, leaves gradients with the weights."""
-        total, losses = self.losses(batch)
-        self.update.backward(total)
-        return {name: loss.detach() for name, loss in losses.items()}
-
-    def training_step(self, batch: Any) -> dict[str, Tensor]:
-        """One update of the weights; returns the losses by name, which the next step may overwrite."""
-        losses = (self.graphed or self.passes)(batch)
-        self.update.step()
-        return losses
-
-    def validation_loss(self, epoch: int) -> float | None:
-        """Mean loss over the validation batches of `epoch`; None for a task without validation."""
-        return None
-
-    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:  # noqa: B027  (a task may leave it)
-        """Called with the mean losses of each epoch."""
-
-    def extra_state(self) -> dict[str, float]:
-        """Numbers beyond weights and optimizers that a resumed run needs."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, float]) -> None:  # noqa: B027  (a task may leave it)
-        """Take back what `extra_state` gave."""
 
 
 @dataclass
@@ -126,52 +56,46 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
         Interrupted: a rank was asked to stop; the checkpoint holds the last finished step.
         TrainingError: a loss or a weight is not a finite number; the last checkpoint stays.
     """
-    plateaus = {name: Plateau.of(config, o.param_groups[0]["initial_lr"]) for name, o in task.optimizers.items()}
-    stop = EarlyStop.of(config)
-    progress = _resume(task, run, plateaus, stop)
-    keeper = _Keeper(task, run, control, plateaus, stop, progress)
-    reports = Reports(task.precision.device, partial(_hear, task, control, progress))
-    sign = StopSign(task.ranks)
+    schedule = Schedule(config, task.optimizers)
+    progress = _resume(task, run, schedule)
+    checkpointer = Checkpointer(task, run, control, schedule, progress)
+    losses = DeferredLosses(task.precision.device, partial(_record_step, task, control, progress))
+    stop = StopFlag(task.ranks)
     task.pulse = control.pulse
     with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
         while progress.epoch < task.epochs and not progress.ended:
             while progress.step < task.steps:
-                losses = task.training_step(next(batches))
+                found = task.train_step(next(batches))
                 progress.step += 1
-                reports.send(progress.step, losses | task.update.report())
-                if sign.up(control.should_stop()):
-                    reports.settle()
-                    keeper.save()
+                losses.send(progress.step, found | task.update.scale())
+                if stop.raised(control.should_stop()):
+                    losses.flush()
+                    checkpointer.save()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1}; the same command goes on from there")
-            reports.settle()
+            losses.flush()
             means = {name: math.fsum(values) / len(values) for name, values in progress.losses.items()}
             validation = task.validation_loss(progress.epoch)
             if validation is not None:
-                _check(validation, "validation", task, progress.epoch, task.steps)
-            for name, plateau in plateaus.items():
-                plateau.update(means[name])
-                _set_rates(task.optimizers[name], plateau)
-            first = next(iter(plateaus.values()))
-            ended = validation is not None and stop.update(validation, at_floor=first.at_floor)
-            _keep_best(task, progress, config, stop.ema.value if validation is not None else first.ema.value)
-            task.close_epoch(progress.epoch, means)
+                _require_finite(validation, "validation", task, progress.epoch, task.steps)
+            progress.ended = schedule.on_epoch_end(means, validation)
+            _keep_best(task, progress, config, schedule.watched)
+            task.on_epoch_end(progress.epoch, means)
             if task.ranks.leads:
-                _record(run, progress.epoch, means, validation, first.rate)
-            progress.epoch, progress.step, progress.losses, progress.ended = progress.epoch + 1, 0, {}, ended
-            if progress.epoch % config.checkpoint_epochs == 0 or ended or progress.epoch == task.epochs:
-                keeper.save()
+                _append_history(run, progress.epoch, means, validation, schedule.rate)
+            progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
+            if progress.epoch % config.checkpoint_epochs == 0 or progress.ended or progress.epoch == task.epochs:
+                checkpointer.save()
     return progress
 
 
 @dataclass
-class _Keeper:
+class Checkpointer:
     """Saves the run, and knows how long it has been training and what a save costs."""
 
     task: Task
     run: Path
     control: Control
-    plateaus: dict[str, Plateau]
-    stop: EarlyStop
+    schedule: Schedule
     progress: Progress
     since: float = field(default_factory=time.monotonic)
 
@@ -204,8 +128,7 @@ class _Keeper:
                 "progress": vars(self.progress),
                 "modules": modules,
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},
-                "plateaus": {name: plateau.state() for name, plateau in self.plateaus.items()},
-                "stop": self.stop.state(),
+                **self.schedule.state(),
                 "update": self.task.update.state(),
                 "extra": self.task.extra_state(),
             },
@@ -216,7 +139,8 @@ class _Keeper:
         print(f"checkpoint of step {step} saved in {seconds:.3f} s, {size / 1e6:.1f} MB", flush=True)
 
 
-def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop) -> Progress:
+def _resume(task: Task, run: Path, schedule: Schedule) -> Progress:
+    """Take up the newest checkpoint; a new run begins with the weights of rank 0 on all ranks."""
     state = task.ranks.of_leader(lambda: load_checkpoint(run))
     if task.ranks.leads:
         _cut_history(run, 0 if state is None else state["progress"]["epoch"])
@@ -227,24 +151,23 @@ def _resume(task: Task, run: Path, plateaus: dict[str, Plateau], stop: EarlyStop
         module.load_state_dict(state["modules"][name])
     for name, optimizer in task.optimizers.items():
         restore_optimizer(optimizer, state["optimizers"][name])
-        plateaus[name].restore(state["plateaus"][name])
-    stop.restore(state["stop"])
+    schedule.restore(state)
     task.update.restore(state["update"])
     task.load_extra_state(state["extra"])
     return Progress(**state["progress"])
 
 
-def _hear(task: Task, control: Control, progress: Progress, step: int, numbers: dict[str, float]) -> None:
-    """Take in what a step of the epoch under way reports."""
-    task.update.heed(numbers)
+def _record_step(task: Task, control: Control, progress: Progress, step: int, numbers: dict[str, float]) -> None:
+    """Add the losses of a step of the epoch under way."""
+    task.update.check_scale(numbers)
     for name, loss in numbers.items():
-        _check(loss, name, task, progress.epoch, step)
+        _require_finite(loss, name, task, progress.epoch, step)
         progress.losses.setdefault(name, []).append(loss)
     done, loss = progress.epoch * task.steps + step, next(iter(numbers.values()))
     control.beat(phase=task.phase, step=done, steps=task.epochs * task.steps, epoch=progress.epoch + 1, loss=loss)
 
 
-def _check(loss: float, name: str, task: Task, epoch: int, step: int) -> None:
+def _require_finite(loss: float, name: str, task: Task, epoch: int, step: int) -> None:
     if not math.isfinite(loss):
         raise _diverged(f"the {name} loss is {loss} in epoch {epoch + 1}, step {step}", task)
 
@@ -256,18 +179,13 @@ def _diverged(what: str, task: Task) -> TrainingError:
     return TrainingError(f"{what}; the last checkpoint is kept; {remedy}")
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, plateau: Plateau) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = plateau.scaled(group["initial_lr"])
-
-
 def _keep_best(task: Task, progress: Progress, config: TrainingConfig, value: float | None) -> None:
     if value is not None and (value < progress.best_value or config.select == "last"):
         progress.best_epoch, progress.best_value = progress.epoch, value
         progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in task.kept.state_dict().items()}
 
 
-def _record(run: Path, epoch: int, means: dict[str, float], validation: float | None, rate: float) -> None:
+def _append_history(run: Path, epoch: int, means: dict[str, float], validation: float | None, rate: float) -> None:
     line = {
         "epoch": epoch + 1,
         "training_loss": next(iter(means.values())),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hpcseg.errors import BadInput, Interrupted, RankLost
 from hpcseg.files import read_json, write_json
 from hpcseg.paths import MEETING_FILE
-from hpcseg.training.seat import Seat
+from hpcseg.training.rank_info import RankInfo
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ class Ranks:
     Every method but the properties is called by all ranks alike, in the same order.
 
     Attributes:
-        rank, world: see `Seat`.
+        rank, world: see `RankInfo`.
         device: where tensors lie that are sent.
     """
 
@@ -161,11 +161,11 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(seat: Seat, run: Path, should_stop: Callable[[], bool]) -> Iterator[Ranks]:
+def joined(info: RankInfo, run: Path, should_stop: Callable[[], bool]) -> Iterator[Ranks]:
     """Meet the other processes of a job, and be one group with them: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        seat: of this process.
+        info: of this process.
         run: the run directory, which all ranks share.
         should_stop: asked while this process waits for the others.
 
@@ -173,24 +173,24 @@ def joined(seat: Seat, run: Path, should_stop: Callable[[], bool]) -> Iterator[R
         Interrupted: asked to stop before the group was complete.
         RankLost: the others did not come.
     """
-    if seat.world == 1:
+    if info.world == 1:
         yield ALONE
         return
     import torch.distributed as dist
 
-    store = _lead(seat, run, should_stop) if seat.leads else _follow(seat, run, should_stop)
+    store = _lead(info, run, should_stop) if info.leads else _follow(info, run, should_stop)
     device = CPU
     if torch.cuda.is_available():  # a node's GPUs are visible to all its tasks, or each task sees its own alone
-        device = torch.device("cuda", seat.local % torch.cuda.device_count())
+        device = torch.device("cuda", info.local % torch.cuda.device_count())
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=store,
-        rank=seat.rank,
-        world_size=seat.world,
+        rank=info.rank,
+        world_size=info.world,
         timeout=timedelta(seconds=WAIT_S),
     )
-    ranks = Ranks(seat.rank, seat.world, device)
+    ranks = Ranks(info.rank, info.world, device)
     try:
         yield ranks
         ranks.wait()
@@ -201,42 +201,42 @@ def joined(seat: Seat, run: Path, should_stop: Callable[[], bool]) -> Iterator[R
     dist.destroy_process_group()
 
 
-def _lead(seat: Seat, run: Path, should_stop: Callable[[], bool]) -> TCPStore:
+def _lead(info: RankInfo, run: Path, should_stop: Callable[[], bool]) -> TCPStore:
     """Wait for the others at a free port of this host, which a file tells them; decide whether to begin."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    store = TCPStore(seat.host, 0, seat.world, is_master=True, wait_for_workers=False)
-    write_json(run / MEETING_FILE, {"job": seat.job, "host": seat.host, "port": store.port})
+    store = TCPStore(info.host, 0, info.world, is_master=True, wait_for_workers=False)
+    write_json(run / MEETING_FILE, {"job": info.job, "host": info.host, "port": store.port})
     until = time.monotonic() + WAIT_S
     try:
-        while store.add("here", 0) < seat.world - 1:
+        while store.add("here", 0) < info.world - 1:
             if should_stop():
                 store.set("begin", "no")
                 time.sleep(10 * _POLL_S)  # the others read it from this process
                 raise Interrupted("stopped before all ranks were there; the same command goes on from there")
-            _sleep(until, f"{store.add('here', 0) + 1} of {seat.world} ranks came")
+            _sleep(until, f"{store.add('here', 0) + 1} of {info.world} ranks came")
     finally:
         (run / MEETING_FILE).unlink(missing_ok=True)
     store.set("begin", "yes")
     return store
 
 
-def _follow(seat: Seat, run: Path, should_stop: Callable[[], bool]) -> TCPStore:
+def _follow(info: RankInfo, run: Path, should_stop: Callable[[], bool]) -> TCPStore:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     until = time.monotonic() + WAIT_S
-    while (address := _address(run / MEETING_FILE, seat.job)) is None:
+    while (address := _address(run / MEETING_FILE, info.job)) is None:
         if should_stop():
             raise Interrupted("stopped before rank 0 was there; the same command goes on from there")
         _sleep(until, "rank 0 did not come")
     try:
-        store = TCPStore(*address, seat.world, is_master=False)
+        store = TCPStore(*address, info.world, is_master=False)
         store.add("here", 1)
         while not store.check(["begin"]):
             _sleep(until, "not all ranks came")
         begin = store.get("begin")
     except RuntimeError as error:
-        raise RankLost(f"rank {seat.rank}: rank 0 ended before all ranks were there ({_line(error)})") from None
+        raise RankLost(f"rank {info.rank}: rank 0 ended before all ranks were there ({_line(error)})") from None
     if begin == b"no":
         raise Interrupted("rank 0 was asked to stop; the same command goes on from there")
     return store

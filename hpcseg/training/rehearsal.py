@@ -6,6 +6,7 @@ The copy lies beside the stages, <runs>/rehearsal-<id>-.../{undisturbed, interru
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -14,22 +15,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.heartbeat import read_heartbeat
-from hpcseg.paths import KERNELS_FILE, RUN_FILE, TRAINING_FILE
+from hpcseg.paths import HISTORY_FILE, KERNELS_FILE, RUN_FILE, TRAINING_FILE
 from hpcseg.spec import PretrainSpec, Reading, TrainSpec, read_spec, runs_root
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_checkpoint
-from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.precision import be_deterministic
 
@@ -239,3 +240,50 @@ def _saved_step(run: Path) -> int:
     assert isinstance(spec, PretrainSpec | TrainSpec)
     steps = spec.config.training.steps if isinstance(spec, TrainSpec) else spec.config.autoencoder.steps
     return int(state["progress"]["epoch"] * steps + state["progress"]["step"])
+
+
+def compare(one: Path, other: Path) -> str | None:
+    """What differs first between two trained runs that still have their checkpoints; None if nothing does."""
+    return first_difference(_history(one), _history(other), "history") or first_difference(
+        _state(one), _state(other), "checkpoint"
+    )
+
+
+def first_difference(one: Any, other: Any, where: str) -> str | None:
+    """Name of the first value in which two nested states differ by a bit; None if they do not.
+
+    `where` is their common name; the parts of it are joined by dots.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if list(one) != list(other):
+            return f"{where}: other keys"
+        pairs = [(f"{where}.{key}", one[key], other[key]) for key in one]
+    elif isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, str):
+        if len(one) != len(other):
+            return f"{where}: {len(one)} and {len(other)} entries"
+        pairs = [(f"{where}.{index}", *pair) for index, pair in enumerate(zip(one, other, strict=True))]
+    elif isinstance(one, Tensor) and isinstance(other, Tensor):
+        return _tensor_difference(one, other, where)
+    else:
+        return None if repr(one) == repr(other) else f"{where}: {one!r} and {other!r}"
+    return next((found for name, a, b in pairs if (found := first_difference(a, b, name)) is not None), None)
+
+
+def _tensor_difference(one: Tensor, other: Tensor, where: str) -> str | None:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return f"{where}: {one.dtype} {tuple(one.shape)} and {other.dtype} {tuple(other.shape)}"
+    if torch.equal(*(tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (one, other))):
+        return None
+    gap = (one.double() - other.double()).abs()
+    return f"{where}: {int((gap != 0).sum())} of {gap.numel()} values, by at most {float(gap.max()):.3g}"
+
+
+def _history(run: Path) -> list[Any]:
+    return [json.loads(line) for line in (run / HISTORY_FILE).read_text(encoding="utf-8").splitlines()]
+
+
+def _state(run: Path) -> dict[str, Any] | None:
+    state = load_checkpoint(run)
+    if state is not None:
+        state["progress"] = {name: value for name, value in state["progress"].items() if not name.endswith("seconds")}
+    return state

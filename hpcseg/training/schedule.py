@@ -7,9 +7,14 @@ count as a plateau.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hpcseg.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -144,3 +149,51 @@ class EarlyStop:
         """Take back what `state` gave."""
         self.ema.value, self.watch.lowest = state["ema"], state["lowest"]
         self.watch.epochs = int(state["epochs"] or 0)
+
+
+class Schedule:
+    """The rates of all optimizers and the end of training; the first optimizer's loss is the one that counts.
+
+    Args:
+        config: the rules.
+        optimizers: by the name of the loss that its plateau watches.
+
+    Attributes:
+        watched: what decides which epoch is best: the EMA of the validation loss, without validation of the training's.
+    """
+
+    def __init__(self, config: TrainingConfig, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._plateaus = {name: Plateau.of(config, o.param_groups[0]["initial_lr"]) for name, o in optimizers.items()}
+        self._first = next(iter(self._plateaus.values()))
+        self._stop = EarlyStop.of(config)
+        self.watched: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the first optimizer's first group."""
+        return self._first.rate
+
+    def on_epoch_end(self, means: Mapping[str, float], validation: float | None) -> bool:
+        """Set the rates of the next epoch from the mean losses of this one; true when training should end."""
+        for name, plateau in self._plateaus.items():
+            plateau.update(means[name])
+            for group in self._optimizers[name].param_groups:
+                group["lr"] = plateau.scaled(group["initial_lr"])
+        if validation is None:
+            self.watched = self._first.ema.value
+            return False
+        ended = self._stop.update(validation, at_floor=self._first.at_floor)
+        self.watched = self._stop.ema.value
+        return ended
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes but the rates, which the optimizers keep; as plain numbers."""
+        plateaus = {name: plateau.state() for name, plateau in self._plateaus.items()}
+        return {"plateaus": plateaus, "stop": self._stop.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        for name, plateau in self._plateaus.items():
+            plateau.restore(state["plateaus"][name])
+        self._stop.restore(state["stop"])

@@ -18,12 +18,12 @@ from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, TrainSpec, runs_root
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import tune
-from hpcseg.training.loop import Progress, Task, fit
+from hpcseg.training.loop import Progress, fit
 from hpcseg.training.model import TrainedModel, new_network
-from hpcseg.training.organ import around_organ
 from hpcseg.training.precision import pick_device
 from hpcseg.training.ranks import ALONE, Ranks
-from hpcseg.training.stores import Stores
+from hpcseg.training.stores import Stores, around_organ
+from hpcseg.training.task import Task
 from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
 from hpcseg.training.transfer import parameter_groups, transfer
 
@@ -120,9 +120,7 @@ def _task(
     models = [load_tensors(runs_root(run) / path)["weights"] for path in spec.pretrained]
     prefix = "encoder."
     encoders = [{name.removeprefix(prefix): w for name, w in m.items() if name.startswith(prefix)} for m in models]
-    phis = transfer(config, network, encoders)
-    if ranks.leads:
-        write_json(run / "transfer.json", phis)
+    transfer(config, network, encoders)
     return SegmentationTask(config, network, parameter_groups(config, network), labelled, validation, device, ranks)
 
 

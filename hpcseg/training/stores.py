@@ -1,19 +1,26 @@
-"""The stores of one training job: copied to the node where wanted, opened once, and kept where there is room."""
+"""The stores of one training job: copied to the node where wanted, opened once, and kept where there is room; and where
+the organ is in their volumes, located once per run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hpcseg.config import Pair, PreprocessingConfig
+from hpcseg.files import read_json, write_json
+from hpcseg.patches.organ import OrganFinder, labelled_organ
 from hpcseg.patches.resident import ResidentCases, resident_bytes
 from hpcseg.patches.source import Source
 from hpcseg.patches.tiers import Extent, Room, StoreReading, choose_tier, explain_choice, read_into_memory
+from hpcseg.paths import ORGAN_FILE
 from hpcseg.spec import Reading, SourceRef
 from hpcseg.training.control import Control
+from hpcseg.training.ranks import Ranks
 from hpcseg.volumes.memory import available_memory
 from hpcseg.volumes.node_copy import copy_to_node
 from hpcseg.volumes.normalise import normalisation, percentile_window
@@ -52,7 +59,7 @@ class Stores:
         self._root, self._stack, self._reading, self._control, self._gpu = root, stack, reading, control, gpu
         self._open: dict[Path, Store] = {}
         self._resident: ResidentCases | None = None
-        self.report = self._settle(refs)
+        self.report = self._open_all(refs)
 
     def window(self, config: PreprocessingConfig, labelled: SourceRef) -> Pair | None:
         """Clip window from the foreground of the labelled cases, where the intensity method takes one."""
@@ -78,7 +85,7 @@ class Stores:
         self._control.stop_here("stopped while volumes were copied to the GPU")
         return source.on_device(resident)
 
-    def _settle(self, refs: Iterable[SourceRef]) -> list[StoreReading]:
+    def _open_all(self, refs: Iterable[SourceRef]) -> list[StoreReading]:
         """Copy, open, choose where the bytes are to be, and begin to bring them there."""
         cases: dict[Path, set[str]] = {}
         for ref in refs:
@@ -131,3 +138,42 @@ def _free_memory(device: torch.device) -> int:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def around_organ(
+    run: Path, labelled: Sequence[Source], sources: Sequence[Source], control: Control, ranks: Ranks
+) -> list[Source]:
+    """Return `sources` with the centre of the organ: known where the volume is among `labelled`, else estimated.
+
+    It is kept in `organ.json` of the run directory, so that a resumed job does not look again.
+
+    Args:
+        run: the run directory.
+        labelled: volumes whose labels the run may use.
+        sources: to be located.
+        control: hears how far it is.
+        ranks: who train together; the first one looks.
+
+    Raises:
+        BadInput: no labelled volume shows the organ.
+        Interrupted: the job was asked to stop.
+    """
+    with ranks.together():
+        if ranks.leads and not (run / ORGAN_FILE).exists():
+            write_json(run / ORGAN_FILE, _locate(labelled, sources, control))
+    places = ranks.of_leader(lambda: read_json(run / ORGAN_FILE))
+    located = zip(sources, places, strict=True)
+    return [replace(source, centre_3=tuple(place["centre_3"])) for source, place in located]
+
+
+def _locate(labelled: Sequence[Source], sources: Sequence[Source], control: Control) -> list[dict[str, Any]]:
+    """The organ of each source, in order, as JSON."""
+    known = {source.case: labelled_organ(source.case) for source in labelled}
+    finder = OrganFinder(labelled)
+    places = []
+    for done, source in enumerate(sources):
+        control.beat(phase="locating the organ", step=done, steps=len(sources))
+        control.stop_here("stopped while the organ was located")
+        organ = known.get(source.case) or finder.find(source)
+        places.append({"case": source.case.name, **organ._asdict()})
+    return places

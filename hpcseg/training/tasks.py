@@ -22,11 +22,11 @@ from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
-from hpcseg.training.loop import Task
 from hpcseg.training.model import SegmentationNetwork, geometry_of
 from hpcseg.training.norm import share_statistics
 from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE, Ranks
+from hpcseg.training.task import Task
 from hpcseg.training.update import ParameterGroup, Update, adam
 
 
@@ -204,7 +204,7 @@ class MultitaskTask(SegmentationTask):
         total = segmentation + self._weight * reconstruction
         return total, {"segmentation": segmentation, "reconstruction": reconstruction}
 
-    def close_epoch(self, epoch: int, means: dict[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, means: dict[str, float]) -> None:
         """Fix γ after the first epoch."""
         if epoch == 0 and self.config.multitask.gamma == "auto":
             ratio = means["segmentation"] / max(means["reconstruction"], 1e-12)

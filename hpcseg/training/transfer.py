@@ -23,9 +23,7 @@ _TUNED: Mapping[str, tuple[int, ...]] = {
 
 
 @torch.no_grad()
-def transfer(
-    config: RunConfig, network: FNet, encoders: Sequence[Mapping[str, Tensor]]
-) -> list[dict[str, float | int]]:
+def transfer(config: RunConfig, network: FNet, encoders: Sequence[Mapping[str, Tensor]]) -> None:
     """Copy φ times the convolution weights of each level's encoder into the F-Net, in place.
 
     Batch norms are not transferred. φ "auto" is, per layer, RMS(fresh F-Net weights) / RMS(autoencoder weights).
@@ -34,11 +32,7 @@ def transfer(
         config: the run; `transfer.scheme` may leave the coarsest level out.
         network: a freshly initialised F-Net.
         encoders: per level, finest first, the state of an `Encoder`.
-
-    Returns:
-        One line per layer: level, cbr (1-3), phi.
     """
-    log: list[dict[str, float | int]] = []
     for level in range(transferred_levels(config)):
         for number, block in enumerate(network.encoder(level).blocks, start=1):
             learned = encoders[level][f"cbr{number}.conv.weight"]
@@ -47,8 +41,6 @@ def transfer(
             if phi == "auto":
                 phi = float(fresh.square().mean().sqrt() / learned.square().mean().sqrt())
             fresh.copy_(phi * learned)
-            log.append({"level": level, "cbr": number, "phi": phi})
-    return log
 
 
 def transferred_levels(config: RunConfig) -> int:

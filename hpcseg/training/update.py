@@ -123,12 +123,12 @@ class Update:
         groups = (group for optimizer in self._optimizers.values() for group in optimizer.param_groups)
         return [parameter for group in groups for parameter in group["params"]]
 
-    def report(self) -> dict[str, Tensor]:
-        """What the host is to hear of a step beside its losses: in float16 the scale of the next one."""
+    def scale(self) -> dict[str, Tensor]:
+        """What the host checks of a step beside its losses: in float16 the scale of the next one."""
         return {} if self._scale is None else {_SCALE: self._scale.factor}
 
-    def heed(self, numbers: dict[str, float]) -> None:
-        """Take what `report` gave out of the numbers that came to the host.
+    def check_scale(self, numbers: dict[str, float]) -> None:
+        """Take what `scale` gave out of the numbers that came to the host.
 
         Raises:
             TrainingError: gradients overflow however small the scale.

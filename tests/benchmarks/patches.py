@@ -117,7 +117,7 @@ def _steps(sources: Sequence[Source]) -> list[float]:
     task = SegmentationTask(config, network, groups, sources, sources, torch.device("cpu"))
     with closing(task.batches(0)) as batches:
         batch = next(batches)
-    return [one for (one,) in interleaved(STEP_ROUNDS, lambda: task.training_step(batch), warm=False)]
+    return [one for (one,) in interleaved(STEP_ROUNDS, lambda: task.train_step(batch), warm=False)]
 
 
 class Reader:

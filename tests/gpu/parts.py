@@ -52,7 +52,7 @@ PARTS = (
         "steps.measure",
         "The training step",
         80,
-        "`SegmentationTask.training_step` on three minibatches of random numbers in turn, 20 in a row, median of three "
+        "`SegmentationTask.train_step` on three minibatches of random numbers in turn, 20 in a row, median of three "
         "rounds, with all that the host does; kernels as `kernels.json` of a training run chooses them.",
     ),
     Part(

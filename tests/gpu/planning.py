@@ -12,7 +12,7 @@ from hpcseg.files import read_json
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import tune
-from hpcseg.training.loop import Task
+from hpcseg.training.task import Task
 from tests.gpu.kit import Kit
 
 FNET = "fnet"

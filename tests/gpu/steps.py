@@ -16,8 +16,8 @@ from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.source import Source
-from hpcseg.training.loop import Task
 from hpcseg.training.model import new_network
+from hpcseg.training.task import Task
 from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
 from tests.gpu import ceilings, planning
 from tests.gpu.device import Timing
@@ -221,7 +221,7 @@ def _timed(kit: Kit, task: Task, batches: Sequence[Any], graph: bool) -> tuple[T
     turn = iter(range(1 << 30))
 
     def step() -> None:
-        task.training_step(batches[next(turn) % len(batches)])
+        task.train_step(batches[next(turn) % len(batches)])
 
     step()  # whatever is compiled or chosen
     one = kit.machine.per_call(step, 1, rounds=1).median / 1e3

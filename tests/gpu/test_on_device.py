@@ -108,7 +108,7 @@ def test_a_recorded_step_gives_the_bits_of_the_step(kit: Kit, stack: ExitStack) 
     batches = [random_batch(kit.sizes, BATCH, torch.bfloat16, kit.machine.device, seed) for seed in range(3)]
     recorded.graphed = steps.graphed(kit, recorded, batches[0])
     for batch in batches:
-        losses = [float(task.training_step(batch)["segmentation"]) for task in (recorded, plain)]
+        losses = [float(task.train_step(batch)["segmentation"]) for task in (recorded, plain)]
         assert losses[0] == losses[1]
     for own, other in zip(recorded.network.parameters(), plain.network.parameters(), strict=True):
         assert torch.equal(own, other)
@@ -143,7 +143,7 @@ def test_memory_of_a_step_does_not_grow(kit: Kit, stack: ExitStack) -> None:
     for _ in range(3):
         kit.machine.forget_peak()
         for _ in range(3):
-            task.training_step(batch)
+            task.train_step(batch)
         kit.machine.synchronize()
         peaks.append(kit.machine.peak_gb())
     assert peaks[2] == pytest.approx(peaks[1], rel=0.01)

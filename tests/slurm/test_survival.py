@@ -34,7 +34,7 @@ from tests.slurm.cluster import Cluster
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 EPOCHS = 100
 EXCLUDED = (["n[1-2]"], ["n1,n2"])
-# Replaces `SegmentationTask.training_step` in a job: the tests' way into the process that trains.
+# Replaces `SegmentationTask.train_step` in a job: the tests' way into the process that trains.
 HOOK = """\
 import importlib.util, os, sys, time
 
@@ -48,12 +48,12 @@ class Finder:
         def exec_module(tasks):
             execute(tasks)
             import torch
-            step = tasks.SegmentationTask.training_step
+            step = tasks.SegmentationTask.train_step
             taken = []
-            def training_step(self, batch):
+            def train_step(self, batch):
                 {body}
                 return step(self, batch)
-            tasks.SegmentationTask.training_step = training_step
+            tasks.SegmentationTask.train_step = train_step
         spec.loader.exec_module = exec_module
         return spec
 

@@ -19,13 +19,12 @@ from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, KERNELS_FILE, MODEL_FILE
 from hpcseg.spec import PretrainSpec, Reading, TrainSpec
 from hpcseg.training import stages, update
 from hpcseg.training.checkpoint import load_checkpoint
-from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.deferred import LATE, Reports
-from hpcseg.training.loop import Task
+from hpcseg.training.deferred import LATE, DeferredLosses
 from hpcseg.training.precision import Precision, be_deterministic, place
-from hpcseg.training.rehearsal import rehearse
+from hpcseg.training.rehearsal import compare, rehearse
 from hpcseg.training.stages import pretrain, train
+from hpcseg.training.task import Task
 from hpcseg.training.update import Update
 from tests.training.stopping import StopAfter
 from tests.training.test_divergence import poisoned
@@ -253,20 +252,20 @@ def test_no_step_waits_for_the_gpu(
 
         return watch
 
-    monkeypatch.setattr(Task, "training_step", watched(Task.training_step))
-    monkeypatch.setattr(Reports, "send", watched(Reports.send))
+    monkeypatch.setattr(Task, "train_step", watched(Task.train_step))
+    monkeypatch.setattr(DeferredLosses, "send", watched(DeferredLosses.send))
     train(run, spec, Control(run))
     assert len(history(run)) == 4
 
 
 def test_reports_are_late_and_right() -> None:
     heard: list[tuple[int, float]] = []
-    reports = Reports(GPU, lambda step, numbers: heard.append((step, numbers["loss"])))
+    losses = DeferredLosses(GPU, lambda step, numbers: heard.append((step, numbers["loss"])))
     loss: Tensor = torch.zeros((), device=GPU)
     for step in range(1, 200):
-        reports.send(step, {"loss": loss.add_(1)})
+        losses.send(step, {"loss": loss.add_(1)})
         assert heard[-1:] == ([(step - LATE, float(step - LATE))] if step > LATE else [])
-    reports.settle()
+    losses.flush()
     assert heard == [(step, float(step)) for step in range(1, 200)]
 
 

@@ -1,4 +1,4 @@
-"""Reports are heard in order and in time; on GPUs late by a fixed number of steps, which is played here."""
+"""Deferred losses are recorded in order and in time; on GPUs late by a fixed number of steps, which is played here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hpcseg.errors import Interrupted, TrainingError
-from hpcseg.training import deferred as reports_module
+from hpcseg.training import deferred as deferred_module
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.control import Control
-from hpcseg.training.deferred import LATE, Reports, StopSign
+from hpcseg.training.deferred import LATE, DeferredLosses, StopFlag
 from hpcseg.training.loop import fit
 from hpcseg.training.ranks import ALONE, Ranks
 from tests.training.stopping import StopAfter
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Late:
-    """What `Underway` is on a GPU, without one."""
+    """What `AsyncCopies` is on a GPU, without one."""
 
     def __init__(self, _: torch.device) -> None:
         self._waiting: deque[list[float]] = deque()
@@ -34,7 +34,7 @@ class Late:
         self._waiting.append(numbers.tolist())
         return [self._waiting.popleft()] if len(self._waiting) > LATE else []
 
-    def rest(self) -> list[list[float]]:
+    def flush(self) -> list[list[float]]:
         found = list(self._waiting)
         self._waiting.clear()
         return found
@@ -42,27 +42,27 @@ class Late:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports_module, "Underway", Late)
+    monkeypatch.setattr(deferred_module, "AsyncCopies", Late)
 
 
 def test_on_a_cpu_a_report_is_heard_at_once() -> None:
     heard: list[tuple[int, dict[str, float]]] = []
-    reports = Reports(CPU, lambda step, numbers: heard.append((step, numbers)))
-    reports.send(3, {"a": torch.tensor(0.1), "b": torch.tensor(2.0)})
+    losses = DeferredLosses(CPU, lambda step, numbers: heard.append((step, numbers)))
+    losses.send(3, {"a": torch.tensor(0.1), "b": torch.tensor(2.0)})
     assert heard == [(3, {"a": float(torch.tensor(0.1)), "b": 2.0})]
-    reports.settle()
+    losses.flush()
     assert len(heard) == 1
 
 
 @pytest.mark.usefixtures("late")
 def test_late_reports_hold_the_numbers_of_their_time_in_order() -> None:
     heard: list[tuple[int, dict[str, float]]] = []
-    reports = Reports(CPU, lambda step, numbers: heard.append((step, numbers)))
+    losses = DeferredLosses(CPU, lambda step, numbers: heard.append((step, numbers)))
     loss = torch.zeros(())
     for step in range(1, 6):
-        reports.send(step, {"loss": loss.fill_(step)})
+        losses.send(step, {"loss": loss.fill_(step)})
         assert [step for step, _ in heard] == list(range(1, step - LATE + 1))
-    reports.settle()
+    losses.flush()
     assert heard == [(step, {"loss": float(step)}) for step in range(1, 6)]
 
 
@@ -135,16 +135,16 @@ class Pair(Ranks):
 
 
 def test_one_alone_stops_at_once() -> None:
-    sign = StopSign(ALONE)
-    assert [sign.up(asked) for asked in (False, True)] == [False, True]
+    sign = StopFlag(ALONE)
+    assert [sign.raised(asked) for asked in (False, True)] == [False, True]
 
 
 @pytest.mark.usefixtures("late")
 def test_several_on_gpus_stop_after_the_same_later_step_and_do_not_forget_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pair, "count", lambda _, flag: torch.tensor([float(flag)]))
-    sign = StopSign(Pair(0, 2, torch.device("cuda")))
+    sign = StopFlag(Pair(0, 2, torch.device("cuda")))
     asked = [False, False, True, False, False, False]
-    assert [sign.up(flag) for flag in asked] == [False] * (2 + LATE) + [True] * (4 - LATE)
+    assert [sign.raised(flag) for flag in asked] == [False] * (2 + LATE) + [True] * (4 - LATE)
 
 
 def test_a_count_says_on_how_many_ranks_a_flag_is_set() -> None:

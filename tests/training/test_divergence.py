@@ -23,8 +23,8 @@ from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, PREVIOUS_FILE, RUN_FILE
 from hpcseg.spec import TrainSpec
 from hpcseg.training import stores, tasks
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
-from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
+from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from tests.training.stopping import StopAfter
 

@@ -26,12 +26,12 @@ from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages, update
 from hpcseg.training.checkpoint import load_checkpoint
-from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.graphs import WARM_UP, GraphedPasses, copied, tensors_of, undone
-from hpcseg.training.loop import Task
+from hpcseg.training.graphs import WARM_UP, GraphedPasses, copied, preserving, tensors_of
 from hpcseg.training.precision import Precision
+from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import pretrain, train
+from hpcseg.training.task import Task
 from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ class Traced:
             parameters.update({parameter: None for parameter in every if parameter.grad is not None})
             return losses, [parameter.grad for parameter in parameters if parameter.grad is not None]
 
-        with undone(task):
+        with preserving(task):
             self._replay = make_fx(passes)(*tensors_of(batch))
         assert calls == 1
         self._parameters = list(parameters)

@@ -18,11 +18,11 @@ from hpcseg.paths import KERNELS_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import kernel_choice as tuning
 from hpcseg.training import stages
-from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
-from hpcseg.training.graphs import undone
-from hpcseg.training.loop import Task
+from hpcseg.training.graphs import preserving
+from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import pretrain, train
+from hpcseg.training.task import Task
 from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ class Recorded:
 
     def __init__(self, task: Task, batch: Any) -> None:
         self._task = task
-        with undone(task):
+        with preserving(task):
             task.passes(batch)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from hpcseg.heartbeat import read_heartbeat
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.control import Control
-from hpcseg.training.loop import Task, fit
+from hpcseg.training.loop import fit
 from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE
+from hpcseg.training.task import Task
 from hpcseg.training.update import Update
 from tests.training.stopping import StopAfter
 

@@ -18,10 +18,9 @@ from hpcseg.paths import MODEL_FILE, ORGAN_FILE
 from hpcseg.spec import AS_IT_COMES, PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.organ import around_organ
 from hpcseg.training.ranks import ALONE
 from hpcseg.training.stages import pretrain, train
-from hpcseg.training.stores import Stores
+from hpcseg.training.stores import Stores, around_organ
 
 AROUND = {"sampling": "organ", "sigma": 0.05}
 

@@ -25,9 +25,9 @@ from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.spec import TrainSpec
 from hpcseg.training import update
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
-from hpcseg.training.comparison import compare
 from hpcseg.training.control import Control
 from hpcseg.training.precision import Precision, autocast, place
+from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from tests.training.stopping import StopAfter
 

@@ -19,8 +19,8 @@ from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
+from hpcseg.training.rank_info import RankInfo, check_shares
 from hpcseg.training.ranks import joined
-from hpcseg.training.seat import Seat, check_shares
 from hpcseg.training.stages import pretrain, train
 
 STEPS: dict[str, object] = {
@@ -37,7 +37,7 @@ from hpcseg.errors import Interrupted
 from hpcseg.spec import PretrainSpec, read_spec
 from hpcseg.training.control import Control
 from hpcseg.training.ranks import joined
-from hpcseg.training.seat import Seat
+from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.stages import pretrain, train
 
 run, rank, world, stop_after = Path(sys.argv[1]), *map(int, sys.argv[2:])
@@ -54,7 +54,7 @@ class StopAfter(Control):
 control = StopAfter(run, silent=rank > 0)
 spec = read_spec(run)
 try:
-    with joined(Seat(rank, world, rank, job="test"), run, lambda: False) as ranks:
+    with joined(RankInfo(rank, world, rank, job="test"), run, lambda: False) as ranks:
         (pretrain if isinstance(spec, PretrainSpec) else train)(run, spec, control, ranks=ranks)
 except Interrupted:
     print("stopped")
@@ -213,12 +213,12 @@ def test_when_a_rank_is_killed_the_others_end_and_the_run_goes_on_from_its_check
 def test_a_rank_that_waits_for_the_others_stops_when_asked_to(tmp_path: Path) -> None:
     with (
         pytest.raises(Interrupted, match="before all ranks were there"),
-        joined(Seat(0, 2, 0, job="test"), tmp_path, lambda: True),
+        joined(RankInfo(0, 2, 0, job="test"), tmp_path, lambda: True),
     ):
         pass
     with (
         pytest.raises(Interrupted, match="before rank 0 was there"),
-        joined(Seat(1, 2, 1, job="test"), tmp_path, lambda: True),
+        joined(RankInfo(1, 2, 1, job="test"), tmp_path, lambda: True),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -252,7 +252,7 @@ from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.training.norm import share_statistics
 from hpcseg.training.ranks import joined
-from hpcseg.training.seat import Seat
+from hpcseg.training.rank_info import RankInfo
 
 folder, rank, world = Path(sys.argv[1]), *map(int, sys.argv[2:])
 torch.set_num_threads(1)
@@ -262,7 +262,7 @@ autoencoder = WTAutoencoder(3, 3, 2, 1.0, encoder=network.encoder(0).twin(), gen
 images = [torch.randn(5, 1, size, size, size, generator=draw, dtype=torch.float64) for size in (14, 14)]
 label = torch.randint(3, (5, 8, 8, 8), generator=draw)
 modules = torch.nn.ModuleList([network, autoencoder]).double()
-with joined(Seat(rank, world, rank, job="test"), folder, lambda: False) as ranks:
+with joined(RankInfo(rank, world, rank, job="test"), folder, lambda: False) as ranks:
     share_statistics(modules, ranks)
     own = [image[ranks.part] for image in images]
     optimizer = torch.optim.Adam(modules.parameters(), 3e-4)

@@ -15,9 +15,8 @@ from hpcseg.files import write_text
 from hpcseg.paths import MODEL_FILE, RUN_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import rehearsal
-from hpcseg.training.comparison import compare, first_difference
 from hpcseg.training.control import Control
-from hpcseg.training.rehearsal import SIGNALS, rehearse, shortened
+from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
 from hpcseg.training.stages import pretrain
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew

@@ -33,7 +33,7 @@ def step(update: Update, loss: Tensor) -> None:
     """One step, and what the host hears of it."""
     update.backward(loss)
     update.step()
-    update.heed({name: float(value) for name, value in update.report().items()})
+    update.check_scale({name: float(value) for name, value in update.scale().items()})
 
 
 both = pytest.mark.parametrize("fused", [False, True])
@@ -77,7 +77,7 @@ def test_scaled_steps_are_the_unscaled_ones(fused: bool) -> None:
         step(update, (a**2 * (number + 1)).sum() + b.sum())
         step(other, (plain**2 * (number + 1)).sum())
     assert torch.equal(a, plain)  # a power of two changes no digit
-    assert other.state() == {} and other.overflows == 0 and other.report() == {}
+    assert other.state() == {} and other.overflows == 0 and other.scale() == {}
 
 
 def test_the_scale_is_gradscalers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +106,10 @@ def test_a_restored_scale_goes_on_as_the_one_that_was_saved(fused: bool) -> None
         step(update, (a * HUGE).sum() + b.sum())
     step(update, a.sum() + b.sum())
     _, _, other = scaled_pair(fused)
-    factor = other.report()["loss scale"]
+    factor = other.scale()["loss scale"]
     other.restore(update.state())
     assert other.state() == update.state() == {"scale": 8192.0, "good_steps": 1, "overflows": 3}
-    assert other.report()["loss scale"] is factor  # a recorded step reads it where it was
+    assert other.scale()["loss scale"] is factor  # a recorded step reads it where it was
 
 
 @both

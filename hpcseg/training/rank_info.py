@@ -9,7 +9,7 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankInfo:
     """The place of one process among those that train a run together; by default it is alone.
 
     Attributes:
