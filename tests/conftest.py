@@ -141,3 +141,19 @@ def write_dataset() -> DatasetWriter:
 def tiny_dataset(write_dataset: DatasetWriter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six labelled and two test cases of 26 × 28 × 24 voxels, 2 mm; never written to."""
     return write_dataset(tmp_path_factory.mktemp("data") / "Tiny")
+
+
+@pytest.fixture
+def slurm_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put shell scripts in front of Slurm's commands, by name; returns their folder."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+    def write(**scripts: str) -> Path:
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+            (folder / name).chmod(0o755)
+        return folder
+
+    return write

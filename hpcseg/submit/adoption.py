@@ -35,7 +35,7 @@ def abandoned(record: ArrayRecord, now: float) -> bool:
     return alive is False or (alive is None and now - record.submitted > CONFIRMED_S)
 
 
-def settle(
+def adopt_or_give_up(
     runs_root: Path,
     records: Iterable[ArrayRecord],
     why: str = "hpcseg ended before Slurm had answered",
@@ -59,10 +59,10 @@ def settle(
     Returns:
         The arrays as they are now.
     """
-    settled = {record.tag: record for record in records}
+    known = {record.tag: record for record in records}
     until = time.monotonic() + patience_s
     looks = 0
-    while left := [record for record in settled.values() if abandoned(record, time.time())]:
+    while left := [record for record in known.values() if abandoned(record, time.time())]:
         queue = ask()
         if queue.error and time.monotonic() > until:
             break
@@ -73,7 +73,7 @@ def settle(
             changed += [r.model_copy(update={"refused": why}) for r in left if r.tag not in here]
         for record in changed:
             write_array(runs_root, record)
-            settled[record.tag] = record
+            known[record.tag] = record
         if len(changed) < len(left):
             time.sleep(BETWEEN_S)
-    return list(settled.values())
+    return list(known.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,11 +17,12 @@ from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.lock import locked
 from hpcseg.runs.records import Process, Submission
-from hpcseg.runs.states import read_states
-from hpcseg.slurm.commands import cancel_jobs, slurm_available
+from hpcseg.runs.states import States, read_states
+from hpcseg.slurm.commands import cancel_jobs, max_array_size, slurm_available
 from hpcseg.spec import PackSpec
 from hpcseg.study.plan import Plan
-from hpcseg.submit.adoption import abandoned, settle
+from hpcseg.submit.adoption import abandoned, adopt_or_give_up
+from hpcseg.submit.choice import arrays_of, choose, needs_of
 from hpcseg.submit.intents import write_intents
 from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, resolve
 from hpcseg.submit.record import record
@@ -144,63 +145,30 @@ def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission
 
 
 def _apply_slurm(plan: Plan, profile: SlurmProfile, say: Say) -> Outcome:
-    from hpcseg.submit import slurm
+    from hpcseg.submit import arrays  # imports submitit
 
     _let_jobs_end(plan, say)
-    runs = [plan.run(run_id) for run_id in plan.stages]
     with locked(plan.runs_root):
-        found = read_states(runs)
-        unsettled = {e.array.tag: e.array for e in found.evidence.values() if e.array is not None and not e.done}
-        if any(abandoned(record, time.time()) for record in unsettled.values()):
-            settle(plan.runs_root, unsettled.values())
-            found = read_states(runs)
-        verdicts = found.verdicts
-        choice = choose({run_id: planned.needs for run_id, planned in plan.stages.items()}, verdicts)
-        cancel_jobs([verdicts[i].job for i in choice.taken if verdicts[i].job in found.queue.jobs])
-        jobs = slurm.submit(plan, choice.taken, profile, found.evidence, choice.jobs) if choice.taken else {}
+        found = _look_again(plan)
+        choice = choose(needs_of(plan), found.verdicts)
+        cancel_jobs([job for run_id in choice.taken if (job := found.verdicts[run_id].job) in found.queue.jobs])
+        jobs: dict[str, str] = {}
+        if choice.taken:
+            arranged = arrays_of(plan, choice, profile, max_array_size())
+            jobs = arrays.submit(plan, arranged, profile, found.evidence)
     after = {run_id: Verdict("queued", f"Slurm job {job}", job=job) for run_id, job in jobs.items()}
-    return Outcome(choice.taken, verdicts | after, choice.waiting)
+    return Outcome(choice.taken, found.verdicts | after, choice.waiting)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What to hand to Slurm.
-
-    Attributes:
-        taken: runs to submit, ancestors first.
-        jobs: Slurm's ids of the unfinished ancestors that are in the queue already.
-        waiting: runs that cannot be submitted yet, and why.
-    """
-
-    taken: tuple[str, ...]
-    jobs: dict[str, str]
-    waiting: dict[str, str]
-
-
-def choose(needs: Mapping[str, Sequence[str]], verdicts: Mapping[str, Verdict]) -> Choice:
-    """Which of the runs (ancestors first) are submitted. Pure.
-
-    A run that waits in the queue for a job which is now replaced is submitted again with it. A run whose ancestor is
-    under way outside Slurm, or nobody knows where, waits: Slurm would let it begin at once.
-    """
-    taken: dict[str, None] = {}
-    jobs: dict[str, str] = {}
-    waiting: dict[str, str] = {}
-    for run_id, ancestors in needs.items():
-        state = verdicts[run_id].state
-        if state not in TO_SUBMIT and not (state == "queued" and any(need in taken for need in ancestors)):
-            continue
-        for need in ancestors:
-            verdict = verdicts[need]
-            if verdict.state == "done" or need in taken:
-                continue
-            if need in waiting or verdict.state == "unknown" or not verdict.job:
-                waiting[run_id] = f"needs {need}, which is {verdict.state} ({waiting.get(need, verdict.why)})"
-                break
-            jobs[need] = verdict.job
-        else:
-            taken[run_id] = None
-    return Choice(tuple(taken), jobs, waiting)
+def _look_again(plan: Plan) -> States:
+    """How the runs of a plan stand now; arrays that nobody has confirmed are adopted or given up before."""
+    runs = [plan.run(run_id) for run_id in plan.stages]
+    found = read_states(runs, needs_of(plan))
+    arrays = {e.array.tag: e.array for e in found.evidence.values() if e.array is not None and not e.done}
+    if any(abandoned(record, time.time()) for record in arrays.values()):
+        adopt_or_give_up(plan.runs_root, arrays.values())
+        found = read_states(runs, needs_of(plan))
+    return found
 
 
 def _let_jobs_end(plan: Plan, say: Say) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcseg.errors import SchedulerError
+from hpcseg.slurm.commands import MAX_ARRAY_SIZE, max_array_size
 from hpcseg.study.forecast import (
     MEASURED_SIBLINGS,
     Epochs,
@@ -20,8 +21,9 @@ from hpcseg.study.forecast import (
     measure,
 )
 from hpcseg.study.plan import Plan, PlannedStage
-from hpcseg.submit.apply import Backend, choose
-from hpcseg.submit.arrange import Array, arrange
+from hpcseg.submit.apply import Backend
+from hpcseg.submit.arrange import Array
+from hpcseg.submit.choice import arrays_of, choose, needs_of
 from hpcseg.submit.profile import Profile
 
 _BEGUN = {"stopped", "failed", "lost", "blocked"}  # may have trained for a while
@@ -70,40 +72,15 @@ def look_ahead(plan: Plan, backend: Backend, profile: Profile) -> Outlook:
     if backend == "local":
         slots = profile.local.slots  # 0: chosen when the sweep is applied
         return Outlook(backend, cost, wall_hours=_wall_hours(cost, lambda _: (slots, profile.local.ranks)))
-    from hpcseg.slurm.commands import MAX_ARRAY_SIZE, max_array_size  # imports submitit
-
     try:
         limit, is_known = max_array_size(), True
     except SchedulerError:
         limit, is_known = MAX_ARRAY_SIZE, False
-    arrays, waiting = arrays_of(plan, limit)
+    choice = choose(needs_of(plan), {run_id: planned.verdict for run_id, planned in plan.stages.items()})
+    arrays = arrays_of(plan, choice, profile.slurm, limit)
     of, ranks_of = profile.slurm.of, profile.slurm.ranks_of
     wall_hours = _wall_hours(cost, lambda stage: (of(stage).array_parallelism, ranks_of(stage)))
-    return Outlook(backend, cost, arrays, waiting, wall_hours, is_known)
-
-
-def arrays_of(plan: Plan, limit: int) -> tuple[tuple[Array, ...], dict[str, str]]:
-    """The Slurm arrays that applying the plan would submit, and the runs that could not be submitted yet, with why.
-
-    An ancestor that is in the queue already stands in `Array.after` by its job's id.
-
-    Args:
-        plan: as made.
-        limit: task indices are below it (Slurm's MaxArraySize).
-    """
-    stages = plan.stages
-    verdicts = {run_id: planned.verdict for run_id, planned in stages.items()}
-    choice = choose({run_id: planned.needs for run_id, planned in stages.items()}, verdicts)
-    pending = {*choice.taken, *choice.jobs}
-    arrays = arrange(
-        choice.taken,
-        {run_id: stages[run_id].stage for run_id in choice.taken},
-        {run_id: [need for need in stages[run_id].needs if need in pending] for run_id in choice.taken},
-        {run_id: stages[run_id].column for run_id in choice.taken},
-        choice.jobs,
-        limit,
-    )
-    return tuple(arrays), choice.waiting
+    return Outlook(backend, cost, tuple(arrays), choice.waiting, wall_hours, is_known)
 
 
 def predict(plan: Plan) -> Forecast:

@@ -15,7 +15,6 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string  # the only private part of submitit that is used
 
 from hpcseg.runs.records import ArrayRecord
-from hpcseg.runs.recovery import grown_mb, mebibytes
 from hpcseg.slurm.job import TASK_IN_SHELL
 from hpcseg.slurm.queue import expression_of
 from hpcseg.submit.profile import SlurmProfile
@@ -30,10 +29,8 @@ def script_text(
     profile: SlurmProfile,
     record: ArrayRecord,
     folder: Path,
-    *,
     lead_s: int,
-    after: Sequence[str] = (),
-    same_task_of: Sequence[str] = (),
+    dependency: str = "",
 ) -> str:
     """The script that sbatch is given for one array.
 
@@ -42,29 +39,22 @@ def script_text(
         record: the array.
         folder: of the array; holds the pickle and receives the output.
         lead_s: seconds between the warning and the time limit.
-        after: Slurm's ids of tasks that must end well before any task begins.
-        same_task_of: Slurm's ids of arrays whose task of the same index must end well before a task begins.
+        dependency: what its jobs wait for (see `dependency_text`); "": nothing.
     """
     at = shlex.quote(str(folder))
-    parameters = sbatch_parameters(profile, record, lead_s=lead_s, after=after, same_task_of=same_task_of)
-    parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, "told=; trap told=yes TERM"]
-    # A job that is told to end (time limit, scancel, preemption) may leave srun with code 0.
+    parameters = sbatch_parameters(profile, record, lead_s, dependency)
+    trap = "terminated=; trap terminated=yes TERM"
+    parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, trap]
+    # A job that is asked to end (time limit, scancel, preemption) may leave srun with code 0.
     aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code"
-    parameters["teardown"] = [f'code=$?; [ "$code$told" = 0 ] || {aftermath}; exit $code']
+    parameters["teardown"] = [f'code=$?; [ "$code$terminated" = 0 ] || {aftermath}; exit $code']
     command = f"{profile.job_python} -u -m submitit.core._submit {at}"
     # Any number makes submitit name the output by array and task; the indices are given with the other flags.
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=len(record.runs), **parameters)
     return text + "\n"
 
 
-def sbatch_parameters(
-    profile: SlurmProfile,
-    record: ArrayRecord,
-    *,
-    lead_s: int,
-    after: Sequence[str] = (),
-    same_task_of: Sequence[str] = (),
-) -> dict[str, Any]:
+def sbatch_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, dependency: str = "") -> dict[str, Any]:
     """What sbatch is asked for, by submitit's names; see `script_text`."""
     stage, asked = record.stage, record.asked
     resources = profile.of(stage)
@@ -90,8 +80,8 @@ def sbatch_parameters(
     if asked.exclude:
         parameters["exclude"] = ",".join(asked.exclude)
     own: dict[str, Any] = {"requeue": True, "array": array_text(record.tasks, resources.array_parallelism)}
-    if after or same_task_of:
-        own |= {"dependency": dependency_text(after, same_task_of), "kill-on-invalid-dep": "yes"}
+    if dependency:
+        own |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     # What the profile asks for by hand replaces what would be asked for otherwise.
     flags = {name: value for name, value in {**profile.flags, **resources.flags}.items() if value is not False}
     replaced = {name.replace("-", "_") for name in flags} | ({"mem"} if flags.keys() & _OTHER_MEMORY else set())
@@ -100,12 +90,24 @@ def sbatch_parameters(
 
 
 def array_text(tasks: Sequence[int], parallel: int) -> str:
-    """Indices as sbatch --array takes them, of which `parallel` run at once: "0-2,5%8"."""
+    """Indices as sbatch --array takes them, of which `parallel` run at once.
+
+    >>> array_text([0, 1, 2, 5], parallel=3)
+    '0-2,5%3'
+    """
     return f"{expression_of(tasks)}%{min(parallel, len(tasks))}"
 
 
 def dependency_text(after: Sequence[str], same_task_of: Sequence[str]) -> str:
-    """Jobs to wait for as sbatch --dependency takes them."""
+    """Jobs to wait for as sbatch --dependency takes them.
+
+    >>> dependency_text(after=["12_0"], same_task_of=["13"])
+    'afterok:12_0,aftercorr:13'
+
+    Args:
+        after: Slurm's ids of tasks that must end well before any task begins.
+        same_task_of: Slurm's ids of arrays whose task of the same index must end well before a task begins.
+    """
     kinds = {"afterok": after, "aftercorr": same_task_of}
     return ",".join(":".join((kind, *jobs)) for kind, jobs in kinds.items() if jobs)
 
@@ -120,13 +122,6 @@ def lead_for(profile_s: int, saves_s: Sequence[float], minutes: int) -> int:
     """
     lead = max(SHORTEST_LEAD_S, int(4 * max(saves_s)) + 30) if saves_s else profile_s
     return min(lead, 30 * minutes)
-
-
-def grown_memory_mb(asked_mb: int, used_up_mb: int, profile: SlurmProfile) -> int:
-    """Memory to ask for when a run used up `used_up_mb` before (0: it did not)."""
-    if not used_up_mb:
-        return asked_mb
-    return max(asked_mb, grown_mb(used_up_mb, profile.budgets, mebibytes(profile.budgets.memory_max)))
 
 
 def longest_saves(checkpoints: Sequence[Mapping[str, float] | None]) -> list[float]:

@@ -16,7 +16,7 @@ from hpcseg.jobs import entry
 from hpcseg.runs.records import ArrayRecord, Asked, Kernels, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.study.plan import Plan
-from hpcseg.submit import apply, slurm
+from hpcseg.submit import apply, arrays
 from hpcseg.submit.profile import LocalProfile, Slots, SlurmProfile
 from hpcseg.training import stages
 
@@ -54,7 +54,7 @@ def test_both_kinds_of_jobs_record_them(wanted: Any) -> None:
     process = Process(pid=1, pid_start=0.0)
     facts: dict[str, Any] = {"submitted": 0.0, "host": socket.gethostname(), "submitter": process, "asked": asked}
     array = ArrayRecord(tag="train-1", stage="train", runs=("a",), tasks=(0,), **facts)
-    assert local.kernels == slurm._submission(array, 0, SlurmProfile(kernels=wanted)).kernels == wanted
+    assert local.kernels == arrays._submission(array, 0, SlurmProfile(kernels=wanted)).kernels == wanted
 
 
 def test_a_job_of_an_earlier_version_goes_on_with_those_that_are_fastest() -> None:

@@ -1,29 +1,12 @@
-"""A real Slurm for the session, which each test finds empty and leaves so; and scripts in its commands' place."""
+"""A real Slurm for the session; each test finds it empty, and leaves it so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
-
-
-@pytest.fixture
-def slurm_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Put shell scripts in front of Slurm's commands, by name; returns their folder."""
-    folder = tmp_path / "tools"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-    def write(**scripts: str) -> Path:
-        for name, script in scripts.items():
-            (folder / name).write_text(f"#!/bin/bash\n{script}\n")
-            (folder / name).chmod(0o755)
-        return folder
-
-    return write
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from hpcseg.runs.records import ArrayRecord, Asked, Process, read_array, write_array
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.submit import adoption
-from hpcseg.submit.adoption import abandoned, adopt, settle
+from hpcseg.submit.adoption import abandoned, adopt, adopt_or_give_up
 
 GONE = Process(pid=os.getpid(), pid_start=-1.0)  # this number, but another process
 EMPTY = Queue({})
@@ -66,7 +66,7 @@ def _started(pid: int) -> float:
 
 def test_what_two_looks_do_not_find_is_given_up_and_what_the_second_finds_is_adopted(tmp_path: Path) -> None:
     answers = [EMPTY, BROKEN, queue_of(train_2="12"), EMPTY]
-    one, two, three = settle(
+    one, two, three = adopt_or_give_up(
         tmp_path,
         [record("train-1"), record("train-2"), record("train-3", job_id="5")],
         "died",
@@ -79,12 +79,12 @@ def test_what_two_looks_do_not_find_is_given_up_and_what_the_second_finds_is_ado
 
 def test_one_look_is_enough_where_slurm_itself_refused(tmp_path: Path) -> None:
     answers = [EMPTY]
-    (settled,) = settle(tmp_path, [record()], "Invalid partition", sure=True, ask=lambda: answers.pop(0))
-    assert settled.refused == "Invalid partition"
+    (known,) = adopt_or_give_up(tmp_path, [record()], "Invalid partition", sure=True, ask=lambda: answers.pop(0))
+    assert known.refused == "Invalid partition"
 
 
 def test_a_queue_that_does_not_answer_leaves_everything_as_it_is(tmp_path: Path) -> None:
     before = record()
     write_array(tmp_path, before)
-    assert settle(tmp_path, [before], patience_s=0.0, ask=lambda: BROKEN) == [before]
+    assert adopt_or_give_up(tmp_path, [before], patience_s=0.0, ask=lambda: BROKEN) == [before]
     assert read_array(tmp_path, before.tag) == before

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.slurm.queue import expression_of
-from hpcseg.submit.arrange import LONGEST_EXPRESSION, Array, arrange
+from hpcseg.submit.arrange import LONGEST_EXPRESSION, Array, Request, arrange
 
 LEVELS = 4
 
@@ -15,9 +15,12 @@ def arranged(
     needs: Mapping[str, Sequence[str]], limit: int = 1001, jobs: Mapping[str, str] | None = None
 ) -> list[Array]:
     """Arrays of runs named like "train-3", "pretrain-3-1" (level 1), "pack-0"."""
-    stage_of = {run: run.split("-")[0] for run in needs}
-    column_of = {run: run.split("-")[2] for run in needs if stage_of[run] == "pretrain"}
-    return arrange(list(needs), stage_of, needs, column_of, jobs or {}, limit)
+    requests = []
+    for run, names in needs.items():
+        stage, _, *column = run.split("-")
+        waits = frozenset((jobs or {}).get(name, name) for name in names)
+        requests.append(Request(run, stage, waits, "".join(column)))
+    return arrange(requests, limit)
 
 
 def own_ancestors(runs: int, seeds: int = 1) -> dict[str, list[str]]:
@@ -99,10 +102,9 @@ def test_many_packs_of_one_run_each_need_few_arrays() -> None:
 
 
 def test_runs_that_ask_for_different_memory_are_in_different_arrays() -> None:
-    runs = ["train-0", "train-1", "train-2"]
-    stage_of = dict.fromkeys(runs, "train")
-    arrays = arrange(runs, stage_of, {}, {}, {}, 10, memory_of={"train-1": 48000})
-    assert [a.runs for a in arrays] == [("train-0", "train-2"), ("train-1",)]
+    requests = [Request(f"train-{n}", "train", memory_mb=48000 if n == 1 else 32000) for n in range(3)]
+    arrays = arrange(requests, 10)
+    assert [(a.runs, a.memory_mb) for a in arrays] == [(("train-0", "train-2"), 32000), (("train-1",), 48000)]
 
 
 @st.composite

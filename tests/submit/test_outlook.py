@@ -11,10 +11,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hpcseg.cli import app
+from hpcseg.runs.attempts import Attempt, begin, closed, end
 from hpcseg.runs.evidence import Verdict
+from hpcseg.runs.records import ArrayRecord, Submission, read_array
 from hpcseg.screens.plans import SHOWN_RUNS, left_out_line, plan_screen
 from hpcseg.study.plan import Plan
-from hpcseg.submit.outlook import Outlook, arrays_of, look_ahead, predict
+from hpcseg.submit import outlook
+from hpcseg.submit.apply import apply
+from hpcseg.submit.outlook import Outlook, look_ahead, predict
 from hpcseg.submit.profile import LocalProfile, Profile
 from hpcseg.submit.record import record
 
@@ -32,10 +36,10 @@ def trained(plan: Plan, run_id: str, seconds: float) -> None:
     (folder / "training.json").write_text(json.dumps(facts))
 
 
-def shown(plan: Plan, outlook: Outlook | None = None) -> str:
+def shown(plan: Plan, ahead: Outlook | None = None) -> str:
     out = io.StringIO()
     console = Console(file=out, width=200)
-    for part in plan_screen(plan, outlook or look_ahead(plan, "local", Profile())):
+    for part in plan_screen(plan, ahead or look_ahead(plan, "local", Profile())):
         console.print(part)
     return out.getvalue()
 
@@ -46,9 +50,20 @@ def in_state(plan: Plan, **verdicts: Verdict) -> Plan:
     return replace(plan, stages=stages)
 
 
+@pytest.fixture(autouse=True)
+def usual_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's own limit of an array's size, without asking a Slurm."""
+    monkeypatch.setattr(outlook, "max_array_size", lambda: 1001)
+
+
+def on_slurm(plan: Plan) -> Outlook:
+    return look_ahead(plan, "slurm", Profile())
+
+
 def test_arrays_are_shown_as_they_would_be_submitted(plan_study: Planner) -> None:
     plan = plan_study("strategy=transfer", "seed=[0, 1, 2]")
-    arrays, waiting = arrays_of(plan, 1001)
+    ahead = on_slurm(plan)
+    arrays = ahead.arrays
     assert [(array.stage, len(array.runs)) for array in arrays] == [
         ("pack", 1),
         ("pretrain", 3),
@@ -56,22 +71,48 @@ def test_arrays_are_shown_as_they_would_be_submitted(plan_study: Planner) -> Non
         ("train", 3),
     ]
     assert arrays[1].after == tuple(plan.of_stage("pack")) and arrays[3].same_task_of == (1, 2)
-    assert not waiting
-    text = shown(plan, Outlook("slurm", predict(plan), arrays))
+    assert not ahead.waiting and ahead.is_limit_known
+    text = shown(plan, ahead)
     assert "4 Slurm arrays" in text and "after the same task of arrays 2, 3" in text and "at once" in text
 
 
 def test_ancestors_in_the_queue_are_waited_for_by_their_jobs_id(plan_study: Planner) -> None:
     plan = in_state(plan_study("seed=[0, 1]"), pack=Verdict("queued", "Slurm job 7_0", job="7_0"))
-    ((array,), _) = arrays_of(plan, 1001)
+    (array,) = on_slurm(plan).arrays
     assert array.stage == "train" and array.after == ("7_0",)
 
 
 def test_what_waits_for_something_outside_slurm_is_told(plan_study: Planner) -> None:
     plan = in_state(plan_study(), pack=Verdict("running", "process 1 is alive"))
-    arrays, waiting = arrays_of(plan, 1001)
-    assert arrays == () and len(waiting) == 1
-    assert "1 run cannot be submitted yet: baseline-n2" in shown(plan, Outlook("slurm", predict(plan), (), waiting))
+    ahead = on_slurm(plan)
+    assert ahead.arrays == () and len(ahead.waiting) == 1
+    assert "1 run cannot be submitted yet: baseline-n2" in shown(plan, ahead)
+
+
+def test_after_a_run_out_of_memory_the_arrays_shown_are_those_submitted(
+    plan_study: Planner, slurm_tools: Callable[..., Path]
+) -> None:
+    ids = slurm_tools(scontrol="echo 'MaxArraySize = 1001'", squeue="exit 0") / "ids"
+    slurm_tools(sbatch=f"echo >> {ids}; wc -l < {ids}")
+    starved = plan_study("seed=[0, 1]").run(list(plan_study("seed=[0, 1]").of_stage("train"))[1])
+    starved.path.mkdir(parents=True)
+    (starved.path / "run.json").write_text("{}")
+    starved.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a"))
+    attempt = Attempt(number=1, job="1_0", node="n1", began=1.0, memory_mb=40_000)
+    begin(starved.path, attempt)
+    end(starved.path, closed(attempt, "memory", "used up 40000 MB", 2.0))
+    plan = plan_study("seed=[0, 1]")
+    shown = [(array.stage, array.runs, array.tasks) for array in on_slurm(plan).arrays]
+    assert len(apply(plan, "slurm", Profile()).submitted) == 3
+    records = sorted((read_array(plan.runs_root, path.name) for path in plan.runs_root.glob("slurm/*")), key=job_of)
+    assert shown == [(record.stage, record.runs, record.tasks) for record in records if record is not None]
+    assert [record.asked.memory_mb for record in records if record is not None] == [32_768, 32_768, 60_000]
+
+
+def job_of(record: ArrayRecord | None) -> int:
+    """Slurm's id of an array."""
+    assert record is not None and record.job_id is not None
+    return int(record.job_id)
 
 
 def test_cost_is_predicted_from_the_siblings_that_are_trained(plan_study: Planner) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from hpcseg.runs.records import ArrayRecord, Asked, Process
-from hpcseg.runs.recovery import Budgets
 from hpcseg.submit.profile import Profile, SlurmProfile
 from hpcseg.submit.script import (
     array_text,
     dependency_text,
-    grown_memory_mb,
     lead_for,
     longest_saves,
     sbatch_parameters,
@@ -49,7 +47,7 @@ def test_the_script_of_an_array_in_full() -> None:
         train={"time": 60, "cpus": 4, "gpus": 1, "array_parallelism": 2, "flags": {"mail_type": "END"}},
     )
     at = "/r/slurm/train-0123abcd"
-    text = script_text(profile, record_of(), Path(at), lead_s=90, after=["12_0"], same_task_of=["13"])
+    text = script_text(profile, record_of(), Path(at), lead_s=90, dependency="afterok:12_0,aftercorr:13")
     assert text.splitlines() == [
         "#!/bin/bash",
         "",
@@ -76,7 +74,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "# setup",
         f'cp -n {at}/task.pkl {at}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_submitted.pkl"',
         "module load cuda",
-        "told=; trap told=yes TERM",
+        "terminated=; trap terminated=yes TERM",
         "",
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
@@ -85,7 +83,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "",
         "",
         "# teardown",
-        f'code=$?; [ "$code$told" = 0 ] || /opt/python -m hpcseg.jobs.aftermath {at} $code; exit $code',
+        f'code=$?; [ "$code$terminated" = 0 ] || /opt/python -m hpcseg.jobs.aftermath {at} $code; exit $code',
     ]
 
 
@@ -147,13 +145,3 @@ def test_the_warning_comes_early_enough_for_the_longest_save_that_was_measured()
     assert lead_for(300, [100.0], 10) == 300  # half of the time at most
     saved = {"saves": 3, "seconds": 4.5, "last_seconds": 1.0, "bytes": 10}
     assert longest_saves([None, {"saves": 0, "seconds": 0.0, "bytes": 0}, saved]) == [4.5]
-
-
-def test_a_run_that_used_up_its_memory_asks_for_more_within_the_bound() -> None:
-    profile = profile_of(budgets={"memory_growth": 2.0, "memory_max": "100G"})
-    assert profile.budgets == Budgets(memory_growth=2.0, memory_max="100G")
-    assert grown_memory_mb(32768, 0, profile) == 32768
-    assert grown_memory_mb(32768, 32768, profile) == 65536
-    assert grown_memory_mb(32768, 65536, profile) == 102400
-    assert grown_memory_mb(200000, 65536, profile) == 200000  # the profile was raised since
-    assert grown_memory_mb(1000, 4000, profile_of()) == 6000

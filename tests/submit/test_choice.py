@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from hpcseg.runs.evidence import State, Verdict
-from hpcseg.submit.apply import Choice, choose
+from hpcseg.runs.recovery import Budgets
+from hpcseg.submit.choice import Choice, choose, grown_memory_mb
+from hpcseg.submit.profile import SlurmProfile
 
 NEEDS = {"pack": [], "pretrain": ["pack"], "train": ["pack", "pretrain"]}
 
@@ -27,3 +29,12 @@ def test_a_run_whose_ancestor_has_no_job_or_may_be_anywhere_waits() -> None:
     assert choice.taken == () and choice.waiting.keys() == {"pretrain", "train"}
     assert choice.waiting["pretrain"] == "needs pack, which is running (so)"
     assert chosen("done", "unknown", "new", pretrain="7_1").waiting.keys() == {"train"}
+
+
+def test_a_run_that_used_up_its_memory_asks_for_more_within_the_bound() -> None:
+    profile = SlurmProfile(budgets=Budgets(memory_growth=2.0, memory_max="100G"))
+    assert grown_memory_mb(32768, 0, profile) == 32768
+    assert grown_memory_mb(32768, 32768, profile) == 65536
+    assert grown_memory_mb(32768, 65536, profile) == 102400
+    assert grown_memory_mb(200000, 65536, profile) == 200000  # the profile was raised since
+    assert grown_memory_mb(1000, 4000, SlurmProfile()) == 6000
