@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.sections import Group, Key, groups_of, toml_text
+from hpcseg.sections import Group, Key, Section, groups_of, toml_text
+from hpcseg.study.tables import FigureDefinition, GridHeading, Heading, TableDefinition
 from hpcseg.submit.profile import Profile
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "run": "In [run] and [[grid]] of a sweep file, and with --set",
+    "sweep": "In the other tables of a sweep file",
     "profile": "In a job profile",
 }
 _PAGE = """# Every key
@@ -28,8 +30,18 @@ for; [fidelity.md](fidelity.md) has the longer reasons."""
 
 
 def every_group() -> Mapping[str, tuple[Group, ...]]:
-    """The groups of keys of each kind of file: run (what a run is) and profile (what a job may use)."""
-    return {"run": tuple(groups_of(RunConfig)), "profile": tuple(groups_of(Profile))}
+    """The groups of keys by where they stand: run (what a run is), sweep (how runs are laid out), profile (of jobs)."""
+    tables: dict[str, type[Section]] = {
+        "sweep": Heading,
+        "grid": GridHeading,
+        "table": TableDefinition,
+        "figure": FigureDefinition,
+    }
+    return {
+        "run": tuple(groups_of(RunConfig)),
+        "sweep": tuple(group for name, model in tables.items() for group in groups_of(model, name)),
+        "profile": tuple(groups_of(Profile)),
+    }
 
 
 def matching(pattern: str | None) -> Mapping[str, tuple[Group, ...]]:
@@ -54,7 +66,7 @@ def matching(pattern: str | None) -> Mapping[str, tuple[Group, ...]]:
 
 
 def keys_json(places: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:
-    """One object per key; `file` says which kind of file it stands in, and "" as unit that it has none."""
+    """One object per key; `file` says where it stands (run, sweep, profile), and "" as unit that it has none."""
     return [
         {"key": key.name, "file": place, "type": key.kind, "default": None if key.default is ... else key.default}
         | {"unit": key.unit, "source": key.source, "description": key.description}
@@ -71,7 +83,7 @@ def keys_tables(places: Mapping[str, Sequence[Group]]) -> Iterator[Table]:
     from rich.table import Table
 
     for group in (group for groups in places.values() for group in groups):
-        title = f"[bold]{escape(f'[{group.name}]')}[/] " if group.name else ""
+        title = f"[bold]{escape(_header(group))}[/] " if group.name else ""
         table = Table(title=f"{title}{escape(group.about)}", title_justify="left", title_style="", box=SIMPLE_HEAD)
         table.add_column("key", style="cyan", no_wrap=True)
         table.add_column("default", overflow="fold", max_width=15)
@@ -100,12 +112,17 @@ def keys_markdown() -> str:
     for place, groups in every_group().items():
         lines += ["", f"## {_PLACES[place]}"]
         for group in groups:
-            lines += ["", *([f"### `[{group.name}]`", ""] if group.name else []), group.about, ""]
+            lines += ["", *([f"### `{_header(group)}`", ""] if group.name else []), group.about, ""]
             lines += ["| key | default | unit | type | meaning | source |", "| --- | --- | --- | --- | --- | --- |"]
             for key in group.keys:
                 cells = (f"`{key.name}`", f"`{_default(key)}`", key.unit, key.kind, key.description, key.source)
                 lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _header(group: Group) -> str:
+    """The header of a section's table as TOML writes it; there may be several of a grid, a table, a figure."""
+    return f"[[{group.name}]]" if group.name in {"grid", "table", "figure"} else f"[{group.name}]"
 
 
 def _default(key: Key) -> str:

@@ -1,11 +1,10 @@
 """Sweep files: what a study consists of, and how its runs are laid out in tables and figures.
 
-    [sweep]     name (default: the file's), title, description
+    [sweep]     its name and title
     [run]       keys of every run
     [[grid]]    keys over [run]; lists are axes (see hpcseg.study.keys), a block is their product; blocks add up
-    [[table]]   name, title, grid (a name or several; default all), rows, columns, over (replicates), sets, baseline,
-                row_labels, column_labels
-    [[figure]]  name, title, grid, kind, x, hue, over, set
+    [[table]]   which axis of which grid is what (hpcseg.study.tables)
+    [[figure]]  likewise
 
 `--set key=value` replaces a key everywhere: in [run], and the value or list of every block that has it.
 """
@@ -23,7 +22,7 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.sections import Section, flatten
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
-from hpcseg.study.tables import CHOICE, CLASS, GRID, FigureDefinition, FileName, TableDefinition
+from hpcseg.study.tables import CHOICE, CLASS, GRID, FigureDefinition, GridHeading, Heading, TableDefinition
 from hpcseg.study.tomlfile import TomlFile, explain, nearest, read_toml
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
@@ -31,14 +30,6 @@ TABLES = ("sweep", "run", "grid", "table", "figure")
 
 SectionT = TypeVar("SectionT", bound=Section)
 DefinitionT = TypeVar("DefinitionT", TableDefinition, FigureDefinition)
-
-
-class Heading(Section):
-    """`[sweep]`."""
-
-    name: FileName
-    title: str = ""
-    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,11 +105,10 @@ def _read_run(source: TomlFile) -> dict[str, Any]:
 def _read_grids(source: TomlFile) -> list[Grid]:
     grids = []
     for index, block in enumerate(_blocks(source, "grid") or [{}]):
-        name = block.get("name", f"grid{index + 1}")
-        if not isinstance(name, str):
-            raise BadInput(f"{source.where('grid', index, 'name')}: name = {name!r}: should be a string")
+        given = {key: value for key, value in block.items() if key in GridHeading.model_fields}
+        name = _model(source, "grid", index, GridHeading, given).name or f"grid{index + 1}"
         axes = {}
-        for key, value in flatten({key: value for key, value in block.items() if key != "name"}).items():
+        for key, value in flatten({key: value for key, value in block.items() if key not in given}).items():
             where = source.where("grid", index, key)
             _check_key(key, where, "[[grid]]")
             if value == [] and not run_keys()[key]:

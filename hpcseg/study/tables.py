@@ -1,4 +1,4 @@
-"""Tables and figures as a sweep file defines them, and those of a sweep that defines none. Pure."""
+"""What a sweep file says beside its runs: [sweep], [[table]], [[figure]], and those of a sweep that says none. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hpcseg.inference.metrics import METRICS
-from hpcseg.sections import Section
+from hpcseg.sections import Section, key
 from hpcseg.study.tomlfile import nearest
 
 Axis = str | int | float | bool | tuple[Any, ...]
@@ -31,32 +31,58 @@ def _known_metric(key: str) -> str:
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 MetricKey = Annotated[str, AfterValidator(_known_metric)]
 FigureKind = Literal["box", "curve", "examples", "kernels", "learning", "reconstructions"]
+_FOUND = "ours: results are found and read by it"
+_SEVERAL = "ours: a sweep may hold several experiments"
+_METRIC = f"what is shown: {', '.join(METRICS)}"
+_BEYOND_DSC = "paper 3.1.3; all but dsc are ours: overlap says little of borders"
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 
 
-class TableDefinition(Section):
-    """`[[table]]`: DSC, or another `metric`, of a grid's runs: a row per value of `rows`, a column per value of
-    `columns` and set.
+class Heading(Section):
+    """The study as a whole; the table may be left out."""
 
-    `rows` and `columns` are axes, that is keys of the grid or of the run's configuration (dotted), "class" (otherwise a
-    case with several classes counts once, with their mean), "grid" (one for each grid) or "choice" (one for each value
-    of the axes that have no role, in the grid's order): `rows = "grid"`, `columns = "choice"` sets experiments that
-    vary different keys below each other.
+    name: FileName = key(..., "of the sweep; left out: the file's", source=_FOUND)
+    title: str = key("", "what stands above its report", source=_FOUND)
+
+
+class GridHeading(Section):
+    """The product of its lists, over [run]. Any key of a run may stand in it; blocks add up, and equal runs merge."""
+
+    name: str = key("", 'of the grid, for tables and figures; "": grid1, grid2, …', source=_SEVERAL)
+
+
+class TableDefinition(Section):
+    """DSC, or another metric, of a grid's runs: a row per value of `rows`, a column per value of `columns` and set.
+
+    Unless "class" is an axis, a case with several classes counts once, with their mean. `rows = "grid"` with
+    `columns = "choice"` sets experiments that vary different keys below each other.
     """
 
-    name: FileName
-    title: str = ""
-    grid: Names | None = None  # None: all
-    rows: str = "labelled"
-    columns: str = "strategy"
-    over: Names = ("fold",)  # axes that are replicates
-    sets: Annotated[tuple[SetName, ...], BeforeValidator(_as_list)] = SETS
-    metric: MetricKey = "dsc"
-    # Column that the others are compared with; None: "baseline", else the first; "none": no comparison.
-    baseline: str | int | float | bool | None = None
-    published: str | None = None  # table of another collection to stand beside (collect --against); None: of this name
-    row_labels: dict[str, str] = Field(default_factory=dict)  # value as TOML writes it -> as it is printed
-    column_labels: dict[str, str] = Field(default_factory=dict)
+    name: FileName = key(..., "of its files", source=_FOUND)
+    title: str = key("", "what stands above it", source=_FOUND)
+    grid: Names | None = key(None, "name or names of the grids that it shows; –: all of them", source=_SEVERAL)
+    rows: str = key(
+        "labelled",
+        'axis of its rows: a key of the grid or of [run], "class", "grid" (a row for each grid) or "choice" (a row for '
+        "each value of the axes without a role)",
+        source="paper, table 7",
+    )
+    columns: str = key("strategy", "axis of its columns, likewise; one for each set", source="paper, table 7")
+    over: Names = key(("fold",), "axes that are replicates: pooled", source="paper 5")
+    sets: Annotated[tuple[SetName, ...], BeforeValidator(_as_list)] = key(
+        SETS, "whose scans were measured", source="paper, table 7"
+    )
+    metric: MetricKey = key("dsc", _METRIC, source=_BEYOND_DSC)
+    baseline: str | int | float | bool | None = key(
+        None,
+        'column that the others are compared with, case by case; –: "baseline", else the first; "none": no comparison',
+        source="ours: differences within cases show more than means",
+    )
+    published: str | None = key(
+        None, "table that it stands beside with collect --against; –: the one of this name", source=_SEVERAL
+    )
+    row_labels: dict[str, str] = key({}, "value of rows as TOML writes it -> as it is printed", source=_FOUND)
+    column_labels: dict[str, str] = key({}, "the same for columns", source=_FOUND)
 
     @property
     def roles(self) -> Mapping[str, tuple[str, ...]]:
@@ -65,17 +91,22 @@ class TableDefinition(Section):
 
 
 class FigureDefinition(Section):
-    """`[[figure]]`: DSC, or another `metric`, of a grid's runs over the axis `x`, one colour per value of `hue`."""
+    """DSC, or another metric, of a grid's runs over the axis `x`, one colour per value of `hue`."""
 
-    name: FileName
-    title: str = ""
-    grid: Names | None = None
-    kind: FigureKind
-    x: str = "labelled"
-    hue: str = "strategy"
-    over: Names = ("fold",)
-    set: SetName = "test"
-    metric: MetricKey = "dsc"
+    name: FileName = key(..., "of its files", source=_FOUND)
+    title: str = key("", "what stands above it", source=_FOUND)
+    grid: Names | None = key(None, "name or names of the grids that it shows; –: all of them", source=_SEVERAL)
+    kind: FigureKind = key(
+        ...,
+        "what is drawn: values of cases, means with intervals, masks of one case, learned kernels, losses by epoch, "
+        "reconstructions of autoencoders",
+        source="paper, figures 2 to 8",
+    )
+    x: str = key("labelled", "axis along the figure", source="paper, figures 4 to 7")
+    hue: str = key("strategy", "axis with a colour for each value", source="paper, figures 4 to 7")
+    over: Names = key(("fold",), "axes that are replicates: pooled", source="paper 5")
+    set: SetName = key("test", "whose scans were measured", source="paper, figures 4 to 7")
+    metric: MetricKey = key("dsc", _METRIC, source=_BEYOND_DSC)
 
     @property
     def roles(self) -> Mapping[str, tuple[str, ...]]:
