@@ -1,25 +1,36 @@
-"""A minibatch on its way: read as codes into one buffer, one copy to the device that trains, windowed there.
+"""A minibatch on its way to a network: drawn, read as codes into one buffer, copied to the device, decoded there.
+
+    Drawn ── Layout.read ──▶ CodedBatch ── to(device) ──▶ Batch      volumes in a store: one copy to the device
+    Drawn ── Layout.plan ──▶ ResidentBatch ── to(device) ──▶ Batch   volumes on the device: nothing is copied
+
+`Layout` says what lies where in the buffer: boxes as they are (`plain`), or those that transformed patches show
+(`transformed`). Whichever it is, `Batch` is what is decoded, the same to the last bit wherever volumes lie.
 
 Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z, y, x. `table_B6`: see `codes`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from hpcseg import kernels
-from hpcseg.patches.buffers import Parts
-from hpcseg.patches.codes import COLUMNS, windowed
+from hpcseg.patches.augmentation import Transform
+from hpcseg.patches.buffers import new_buffer
+from hpcseg.patches.geometry import PatchGeometry, Triple
+from hpcseg.patches.resident import ResidentCase
+from hpcseg.patches.source import Source
+
+Plan = TypeVar("Plan")
 
 
 @dataclass
 class Batch:
-    """One minibatch.
+    """One minibatch, decoded.
 
     Attributes:
         images: (B, 1, D, D, D) float32, bfloat16 or float16 per requested level, in the order requested; normalised.
@@ -35,79 +46,98 @@ class Batch:
         return Batch([image.to(device) for image in self.images], label_BDHW)
 
 
-class RawBatch(Protocol):
-    """A minibatch that was read, but is not yet windowed."""
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Window on a device."""
-
-
 @dataclass(frozen=True)
-class CodedBatch:
-    """A minibatch as it is stored.
+class Drawn:
+    """Where the patches of a minibatch lie, before any voxel was read.
 
     Attributes:
-        images: (B, D, D, D) int16 codes per level.
-        label_BDHW: (B, P, P, P) uint8 classes, or None.
-        table_B6: (B, 6) float32, how each patch is windowed.
+        sources: (B) the volume of each.
+        origins: (B) first corner of each target, level-0 voxels.
+        table_B6: how each is decoded; in the host's memory.
+        transforms: (B) through which each is seen; empty for none.
     """
 
-    images: list[Tensor]
-    label_BDHW: Tensor | None
+    sources: Sequence[Source]
+    origins: Sequence[Triple]
     table_B6: Tensor
+    transforms: Sequence[Transform] = ()
 
-    def windowed(self, dtype: torch.dtype = torch.float32) -> Batch:
-        """Turn codes into a network's input of type `dtype`, on the device where they lie."""
-        if kernels.run_on(self.table_B6.device):
-            from hpcseg.patches.cubes import whole_rows
-            from hpcseg.patches.kernels.gather import cut
-
-            boxes = [*self.images, *([] if self.label_BDHW is None else [self.label_BDHW])]
-            return Batch(*cut(whole_rows(boxes), self.table_B6, dtype, self.table_B6.device))
-        images = [windowed(codes_BDHW, self.table_B6, dtype) for codes_BDHW in self.images]
-        return Batch(images, None if self.label_BDHW is None else self.label_BDHW.to(torch.int64))
+    @property
+    def residents(self) -> list[ResidentCase]:
+        """(B) the volumes on the device that trains; all sources have one."""
+        return [source.resident for source in self.sources if source.resident is not None]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the parts of a `CodedBatch` lie in one buffer: the table, then each level's boxes, then the labels.
+class Layout(ABC, Generic[Plan]):
+    """What the patches of a minibatch consist of, and how their codes lie in one buffer.
 
     Attributes:
         batch: patches.
-        edges: of the boxes of each level, voxels.
-        label: edge of the label; None: no labels.
+        geometry: sizes and places of the boxes.
+        levels: which boxes, in the order wanted.
+        labelled: whether there are labels.
         dtype: of the images that a network is given.
     """
 
     batch: int
-    edges: tuple[int, ...]
-    label: int | None
-    dtype: torch.dtype = torch.float32
+    geometry: PatchGeometry
+    levels: tuple[int, ...]
+    labelled: bool
+    dtype: torch.dtype
 
-    @cached_property
-    def _parts(self) -> Parts:
-        boxes = [((self.batch, edge, edge, edge), torch.int16) for edge in self.edges]
-        labels = [] if self.label is None else [((self.batch, *(self.label,) * 3), torch.uint8)]
-        return Parts((((self.batch, COLUMNS), torch.float32), *boxes, *labels))
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """Bytes of the largest minibatch."""
 
     def buffer(self, *, pinned: bool = False) -> Tensor:
-        """Allocate memory for one minibatch; see `buffers.new_buffer`."""
-        return self._parts.buffer(pinned=pinned)
+        """Allocate memory for any minibatch; see `buffers.new_buffer`."""
+        return new_buffer(self.capacity, pinned=pinned)
 
-    def parts(self, buffer: Tensor) -> CodedBatch:
-        """View a buffer, on whatever device, as its parts."""
-        table_B6, *boxes = self._parts.views(buffer)
-        return CodedBatch(boxes[: len(self.edges)], None if self.label is None else boxes[-1], table_B6)
+    @abstractmethod
+    def plan(self, drawn: Drawn) -> Plan:
+        """Find what has to be read for a minibatch."""
+
+    @abstractmethod
+    def read(self, plan: Plan, buffer: Tensor) -> Tensor:
+        """Read codes and labels from stores into a buffer, and return its used part."""
+
+    @abstractmethod
+    def cut(self, plan: Plan) -> Batch:
+        """Read the same from resident volumes, and decode it, on their device."""
+
+    @abstractmethod
+    def decoded(self, buffer: Tensor) -> Batch:
+        """Make a network's input of what was read, on the device where it lies."""
+
+
+class RawBatch(Protocol):
+    """A minibatch that is not decoded yet: a `CodedBatch` or a `ResidentBatch`."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Decode on a device."""
 
 
 @dataclass(frozen=True)
-class StreamedBatch:
-    """A minibatch in one buffer in the host's memory."""
+class CodedBatch:
+    """A minibatch of codes in one buffer in the host's memory."""
 
-    layout: Layout
+    layout: Layout[Any]
     buffer: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """Window on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
-        parts = self.layout.parts(self.buffer.to(device, non_blocking=True))
-        return parts.windowed(self.layout.dtype)
+        """Decode on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
+        return self.layout.decoded(self.buffer.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class ResidentBatch:
+    """A minibatch yet to be cut from resident volumes."""
+
+    layout: Layout[Any]
+    plan: Any
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Cut and decode where the volumes are, which should be `device`."""
+        return self.layout.cut(self.plan).to(device)

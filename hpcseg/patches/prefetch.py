@@ -16,13 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hpcseg.machine import usable_cores
 from hpcseg.patches.minibatch import Batch, RawBatch
+from hpcseg.patches.reading import reading_threads
 
-_THREADS_BESIDE_A_CPU = 2  # its cores are busy with the network
-_MOST_THREADS = (
-    8  # read faster than any GPU trains: a minibatch takes one thread some 10 to 20 ms, a step about as long
-)
 _UNFINISHED = 2  # minibatches in use on a GPU while the host prepares others; more would only take its memory
 
 
@@ -56,13 +52,6 @@ class Stage(Protocol):
 
     def close(self) -> None:
         """Hear that what was put and not taken will not be used."""
-
-
-def reading_threads(device: torch.device) -> int:
-    """How many threads read for a device: beside a GPU, one for each other core that this process may use, 2 to 8."""
-    if device.type != "cuda":
-        return _THREADS_BESIDE_A_CPU
-    return min(_MOST_THREADS, max(_THREADS_BESIDE_A_CPU, usable_cores() - 1))
 
 
 def prefetched(

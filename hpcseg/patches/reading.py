@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from hpcseg.machine import usable_cores
 from hpcseg.patches.codes import pool_codes
 from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.volumes.store import LEVELS
 
+_THREADS_BESIDE_A_CPU = 2  # its cores are busy with the network
+_MOST_THREADS = 8  # read faster than any GPU trains: a minibatch takes one some 10 to 20 ms, a step about as long
 Clip = tuple[float, float]
 Codes = NDArray[np.int16]
 
@@ -90,33 +94,6 @@ def clip_codes(case: Coded, clip: Clip | None) -> tuple[int, int] | None:
     return low, high
 
 
-def read_box(
-    case: BoxReader,
-    level: int,
-    corner_3: Triple,
-    size: int,
-    clip: Clip | None,
-    out: Codes | None = None,
-) -> Codes:
-    """Read a cube of one level, wherever it lies; voxels outside the volume have the padding's code.
-
-    Args:
-        case: the volume.
-        level: resolution, 0 the finest; may be coarser than the stored ones.
-        corner_3: first corner, in level-0 voxels.
-        size: edge, in voxels of `level`.
-        clip: the store's `pyramid_clip`, that is, what intensities were clipped to before they were averaged.
-        out: array of the box's shape, to be written to; None: a new one.
-
-    Returns:
-        (size, size, size) int16 codes. Means are exact and rounded once, half to even.
-    """
-    place = locate(level, corner_3, size)
-    if place.factor == 1:
-        return case.read(place.level, place.start_3, place.size_3, out)
-    return _made(case, place, case.read(place.level, place.start_3, place.size_3), clip, out)
-
-
 def read_sample(
     case: BoxReader,
     geometry: PatchGeometry,
@@ -125,7 +102,7 @@ def read_sample(
     clip: Clip | None,
     out: Sequence[Codes] | None = None,
 ) -> list[Codes]:
-    """Read the input boxes of one patch, each as `read_box` does.
+    """Read the input boxes of one patch, wherever it lies; voxels outside the volume have the padding's code.
 
     Boxes of a patch overlap: where the stored voxels of a coarser box hold those of a finer one, they are read once.
 
@@ -134,11 +111,11 @@ def read_sample(
         geometry: sizes and places of the boxes.
         origin_3: first corner of the target.
         levels: which boxes, in the order wanted; none twice.
-        clip: the store's `pyramid_clip`.
+        clip: the store's `pyramid_clip`, that is, what intensities were clipped to before they were averaged.
         out: one array per box, to be written to; None: new ones.
 
     Returns:
-        One cube of codes per level, of edge `geometry.inputs[level]`.
+        One cube of codes per level, of edge `geometry.inputs[level]`. Means are exact and rounded once, half to even.
     """
     targets = {} if out is None else dict(zip(levels, out, strict=True))
     boxes: dict[int, Codes] = {}
@@ -189,3 +166,10 @@ def overlap(start: int, size: int, length: int) -> tuple[slice, slice]:
     low = min(max(start, 0), length)
     high = max(min(start + size, length), low)
     return slice(low, high), slice(low - start, high - start)
+
+
+def reading_threads(device: torch.device) -> int:
+    """How many threads read for a device: beside a GPU, one for each other core that this process may use, 2 to 8."""
+    if device.type != "cuda":
+        return _THREADS_BESIDE_A_CPU
+    return min(_MOST_THREADS, max(_THREADS_BESIDE_A_CPU, usable_cores() - 1))

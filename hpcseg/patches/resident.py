@@ -1,13 +1,11 @@
-"""Volumes that live on the device that trains, and minibatches that are cut from them there.
+"""Volumes that live on the device that trains.
 
-The codes are those that streaming reads, by the same rule, so that the minibatches are the same to the last bit.
-
-Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z, y, x.
+The codes are those that streaming reads, by the same rule, so that minibatches are the same to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,13 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpcseg import kernels
 from hpcseg.patches.codes import pool_codes_on_device
-from hpcseg.patches.cubes import Rows, facts, foveal_rows
-from hpcseg.patches.geometry import PatchGeometry, Triple
-from hpcseg.patches.minibatch import Batch, CodedBatch
-from hpcseg.patches.prefetch import reading_threads
-from hpcseg.patches.reading import Clip, box_corner, clip_codes, locate, overlap
+from hpcseg.patches.cubes import Rows, facts
+from hpcseg.patches.geometry import Triple
+from hpcseg.patches.reading import Clip, clip_codes, locate, overlap, reading_threads
 from hpcseg.volumes.store import LEVELS, StoredCase
 
 _SLAB = 32  # planes that are read at a time: whole chunks of a store
@@ -64,6 +59,11 @@ class ResidentCase:
             bounds=clip_codes(case, clip),
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the case lies."""
+        return self.levels[0].device
+
     @cached_property
     def level_facts(self) -> Rows:
         """What rows of `cubes` say about each level, (LEVELS, 7); only level 0 is clipped before it is averaged."""
@@ -77,7 +77,7 @@ class ResidentCase:
         return np.array(facts(self.label_ZYX, 0), np.int64)
 
     def read_box(self, level: int, corner_3: Triple, out_ZYX: Tensor) -> None:
-        """Read a cube of one level into `out_ZYX`, as `reading.read_box` does; `corner_3` in level-0 voxels."""
+        """Read a cube of one level into `out_ZYX`, as `reading.read_sample` does; `corner_3` in level-0 voxels."""
         place = locate(level, corner_3, len(out_ZYX))
         volume, padding = self.levels[place.level], self.paddings[place.level]
         if place.factor == 1:
@@ -116,62 +116,6 @@ class ResidentCases:
 def resident_bytes(cases: Iterable[StoredCase]) -> int:
     """Bytes of device memory that cases take, each counted once: codes of all levels, and labels."""
     return sum(_bytes(case) for case in set(cases))
-
-
-@dataclass(frozen=True)
-class ResidentBatch:
-    """A minibatch yet to be cut from resident volumes.
-
-    Attributes:
-        cases: (B) the volume of each patch.
-        origins: (B) first corner of each target, level-0 voxels.
-        geometry: sizes and places of the boxes.
-        levels: which boxes, in the order wanted.
-        labelled: whether labels are wanted.
-        table_B6: how each patch is windowed; in the host's memory.
-        dtype: of the images.
-    """
-
-    cases: Sequence[ResidentCase]
-    origins: Sequence[Triple]
-    geometry: PatchGeometry
-    levels: Sequence[int]
-    labelled: bool
-    table_B6: Tensor
-    dtype: torch.dtype = torch.float32
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Cut and window where the volumes are, which should be `device`."""
-        home = self.cases[0].levels[0].device
-        if kernels.run_on(home):
-            from hpcseg.patches.kernels.gather import cut
-
-            return Batch(*cut(self.rows(), self.table_B6.numpy(), self.dtype, home)).to(device)
-        return self.assemble().windowed(self.dtype).to(device)
-
-    def rows(self) -> Rows:
-        """Where the boxes and labels lie, see `cubes.foveal_rows`."""
-        levels_BL7 = np.stack([case.level_facts for case in self.cases])
-        labels_B7 = np.stack([case.label_facts for case in self.cases]) if self.labelled else None
-        return foveal_rows(levels_BL7, labels_B7, self.origins, self.geometry, self.levels)
-
-    def assemble(self) -> CodedBatch:
-        """Cut all boxes and labels, on the volumes' device."""
-        device = self.cases[0].levels[0].device
-        count = len(self.cases)
-        images = []
-        for level in self.levels:
-            edge = self.geometry.inputs[level]
-            codes_BDDD = torch.empty((count, edge, edge, edge), dtype=torch.int16, device=device)
-            for case, origin_3, out in zip(self.cases, self.origins, codes_BDDD, strict=True):
-                case.read_box(level, box_corner(self.geometry, level, origin_3), out)
-            images.append(codes_BDDD)
-        label_BPPP = None
-        if self.labelled:
-            label_BPPP = torch.empty((count, *(self.geometry.patch,) * 3), dtype=torch.uint8, device=device)
-            for case, origin_3, out in zip(self.cases, self.origins, label_BPPP, strict=True):
-                case.read_label(origin_3, out)
-        return CodedBatch(images, label_BPPP, self.table_B6.to(device))
 
 
 class _Reader(Protocol):

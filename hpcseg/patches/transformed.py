@@ -19,16 +19,13 @@ from torch import Tensor
 
 from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
-from hpcseg.patches.augmentation import Transform, View, largest_box, view
-from hpcseg.patches.buffers import Parts, aligned, new_buffer, on_device
+from hpcseg.patches.augmentation import View, largest_box, view
+from hpcseg.patches.buffers import Parts, aligned, on_device
 from hpcseg.patches.codes import COLUMNS, windowed
 from hpcseg.patches.cubes import Rows, box_row
-from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.patches.interpolation import linear, nearest
-from hpcseg.patches.minibatch import Batch
+from hpcseg.patches.minibatch import Batch, Drawn, Layout
 from hpcseg.patches.reading import box_corner
-from hpcseg.patches.resident import ResidentCase
-from hpcseg.patches.source import Source
 
 
 class Box(NamedTuple):
@@ -40,63 +37,55 @@ class Box(NamedTuple):
     start: int
     end: int
 
+    def of(self, buffer: Tensor) -> Tensor:
+        """The box in a buffer: int16 codes, or uint8 classes."""
+        piece = buffer[self.start : self.end]
+        return (piece if self.is_label else piece.view(torch.int16)).view(self.view.shape_3)
+
 
 @dataclass(frozen=True)
 class Views:
     """A minibatch of transformed patches, before any voxel was read.
 
     Attributes:
+        drawn: where the patches lie.
         boxes: to be read.
         header: what says how to show them, the first bytes of the buffer, uint8; in the host's memory.
         used: bytes of the buffer, boxes included.
     """
 
+    drawn: Drawn
     boxes: Sequence[Box]
     header: Tensor
     used: int
 
 
 @dataclass(frozen=True)
-class ViewLayout:
-    """What transformed patches consist of, and how their boxes are packed.
-
-    A buffer holds the table (see `codes`), then the maps and places of all cubes (see `interpolation`), then boxes.
+class TransformedLayout(Layout[Views]):
+    """A buffer holds the table (see `codes`), then the maps and places of all cubes (see `interpolation`), then boxes.
 
     Attributes:
-        batch: patches.
-        geometry: sizes and places of the untransformed cubes.
-        levels: which cubes, in the order wanted.
-        labelled: whether there are labels.
-        config: bounds the transforms, and so the boxes.
-        dtype: of the images that a network is given.
+        augmentation: bounds the transforms, and so the boxes.
     """
 
-    batch: int
-    geometry: PatchGeometry
-    levels: tuple[int, ...]
-    labelled: bool
-    config: AugmentationConfig
-    dtype: torch.dtype = torch.float32
+    augmentation: AugmentationConfig
 
     @cached_property
     def capacity(self) -> int:
         """Bytes of the largest minibatch that can be drawn."""
         patch = sum(
-            aligned(largest_box(self.config, level, size) ** 3 * dtype.itemsize) for level, size, dtype in self._cubes
+            aligned(largest_box(self.augmentation, level, size) ** 3 * dtype.itemsize)
+            for level, size, dtype in self._cubes
         )
         return self._header.nbytes + self.batch * patch
 
-    def buffer(self, *, pinned: bool = False) -> Tensor:
-        """Allocate memory for any minibatch; see `buffers.new_buffer`."""
-        return new_buffer(self.capacity, pinned=pinned)
-
-    def views(self, origins: Sequence[Triple], transforms: Sequence[Transform], table_B6: Tensor) -> Views:
-        """Plan a minibatch: which boxes show the patches at `origins` through their `transforms`."""
+    def plan(self, drawn: Drawn) -> Views:
+        """Find the boxes that show the patches through their transforms."""
         header = torch.zeros(self._header.nbytes, dtype=torch.uint8)
         table, map_KB34, places_KB3 = self._header.views(header)
-        table[...] = table_B6
+        table[...] = drawn.table_B6
         boxes, used = [], len(header)
-        for slot, (origin_3, transform) in enumerate(zip(origins, transforms, strict=True)):
+        for slot, (origin_3, transform) in enumerate(zip(drawn.origins, drawn.transforms, strict=True)):
             for cube, (level, size, dtype) in enumerate(self._cubes):
                 is_label = cube == len(self.levels)
                 corner_3 = origin_3 if is_label else box_corner(self.geometry, level, origin_3)
@@ -107,10 +96,48 @@ class ViewLayout:
                 map_KB34[cube, slot] = torch.from_numpy(shown.map_34)
                 places_KB3[cube, slot] = torch.tensor([used // dtype.itemsize, height * width, width])
                 used = aligned(end)
-        return Views(boxes, header, used)
+        return Views(drawn, boxes, header, used)
 
-    def show(self, buffer: Tensor) -> Batch:
-        """Interpolate and window the patches of a filled buffer, on the device where it lies."""
+    def read(self, plan: Views, buffer: Tensor) -> Tensor:
+        """See `Layout`."""
+        buffer[: len(plan.header)] = plan.header
+        for box in plan.boxes:
+            case, (level, start_3, shape_3, _) = plan.drawn.sources[box.slot].case, box.view
+            if box.is_label:
+                case.read_label(start_3, shape_3, box.of(buffer).numpy())
+            else:
+                case.read(level, start_3, shape_3, box.of(buffer).numpy())
+        return buffer[: plan.used]
+
+    def cut(self, plan: Views) -> Batch:
+        """See `Layout`; boxes are copied by one kernel where kernels run."""
+        residents = plan.drawn.residents
+        home = residents[0].device
+        buffer = torch.empty(plan.used, dtype=torch.uint8, device=home)
+        (header,) = on_device(home, plan.header.numpy())
+        buffer[: len(header)] = header
+        if kernels.run_on(home):
+            from hpcseg.patches.kernels.gather import copy_boxes
+
+            copy_boxes(self.rows(plan, buffer), home)
+        else:
+            for box in plan.boxes:
+                if box.is_label:
+                    residents[box.slot].read_label(box.view.start_3, box.of(buffer))
+                else:
+                    residents[box.slot].read_stored(box.view.level, box.view.start_3, box.of(buffer))
+        return self.decoded(buffer)
+
+    def rows(self, plan: Views, buffer: Tensor) -> Rows:
+        """Where the boxes lie in resident volumes, and where they go in `buffer`, see `cubes.Column`."""
+        rows, residents = [], plan.drawn.residents
+        for slot, is_label, (level, start_3, shape_3, _), start, _ in plan.boxes:
+            facts_7 = residents[slot].label_facts if is_label else residents[slot].level_facts[level]
+            rows.append(box_row(facts_7.tolist(), start_3, shape_3, is_label, buffer.data_ptr() + start))
+        return np.array(rows, np.int64)
+
+    def decoded(self, buffer: Tensor) -> Batch:
+        """See `Layout`: interpolated, then decoded."""
         table_B6, map_KB34, places_KB3 = self._header.views(buffer)
         codes_N, images = buffer.view(torch.int16), []
         for cube, level in enumerate(self.levels):
@@ -133,71 +160,3 @@ class ViewLayout:
         count = len(self._cubes)
         maps, places = (count, self.batch, 3, 4), (count, self.batch, 3)
         return Parts((((self.batch, COLUMNS), torch.float32), (maps, torch.float32), (places, torch.int32)))
-
-
-@dataclass(frozen=True)
-class StreamedViews:
-    """A minibatch of transformed patches in one buffer in the host's memory; `buffer` is its used part."""
-
-    layout: ViewLayout
-    buffer: Tensor
-
-    @classmethod
-    def read(cls, layout: ViewLayout, sources: Sequence[Source], views: Views, buffer: Tensor) -> StreamedViews:
-        """Read all boxes from the stores of `sources` (B) into `buffer`."""
-        buffer[: len(views.header)] = views.header
-        memory = buffer.numpy()
-        for slot, is_label, (level, start_3, shape_3, _), start, end in views.boxes:
-            case, piece = sources[slot].case, memory[start:end]
-            if is_label:
-                case.read_label(start_3, shape_3, piece.reshape(shape_3))
-            else:
-                case.read(level, start_3, shape_3, piece.view(np.int16).reshape(shape_3))
-        return cls(layout, buffer[: views.used])
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Interpolate and window on a device, after one copy; from pinned memory without waiting."""
-        return self.layout.show(self.buffer.to(device, non_blocking=True))
-
-
-@dataclass(frozen=True)
-class ResidentViews:
-    """A minibatch of transformed patches, yet to be cut from the resident volumes `cases` (B)."""
-
-    layout: ViewLayout
-    cases: Sequence[ResidentCase]
-    views: Views
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Cut, interpolate and window where the volumes are, which should be `device`."""
-        home = self.cases[0].levels[0].device
-        if kernels.run_on(home):
-            return self.layout.show(self._copied(home)).to(device)
-        buffer = torch.empty(self.views.used, dtype=torch.uint8, device=home)
-        buffer[: len(self.views.header)] = self.views.header.to(home)
-        for slot, is_label, (level, start_3, shape_3, _), start, end in self.views.boxes:
-            case, piece = self.cases[slot], buffer[start:end]
-            if is_label:
-                case.read_label(start_3, piece.view(shape_3))
-            else:
-                case.read_stored(level, start_3, piece.view(torch.int16).view(shape_3))
-        return self.layout.show(buffer).to(device)
-
-    def _copied(self, home: torch.device) -> Tensor:
-        """The filled buffer, by one kernel."""
-        from hpcseg.patches.kernels.gather import copy_boxes
-
-        (header,) = on_device(home, self.views.header.numpy())
-        buffer = torch.empty(self.views.used, dtype=torch.uint8, device=home)
-        buffer[: len(header)] = header
-        copy_boxes(self.rows(buffer), home)
-        return buffer
-
-    def rows(self, buffer: Tensor) -> Rows:
-        """Where the boxes lie, and where they go in `buffer`, see `cubes.Column`."""
-        rows = []
-        for slot, is_label, (level, start_3, shape_3, _), start, _ in self.views.boxes:
-            case = self.cases[slot]
-            facts_7 = case.label_facts if is_label else case.level_facts[level]
-            rows.append(box_row(facts_7.tolist(), start_3, shape_3, is_label, buffer.data_ptr() + start))
-        return np.array(rows, np.int64)

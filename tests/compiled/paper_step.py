@@ -19,7 +19,7 @@ from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.convolution import Convolution, Plan
 from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.patches.minibatch import CodedBatch
+from hpcseg.patches.plain import PlainLayout
 from hpcseg.training.model import new_network
 from hpcseg.training.precision import place
 from tests.compiled.launches import Launch, launched_nowhere
@@ -31,9 +31,10 @@ CPU = torch.device("cpu")
 def minibatch(config: RunConfig) -> tuple[list[Tensor], Tensor]:
     """Images in bfloat16 and labels, windowed by the gathering kernel."""
     geometry = FovealGeometry(PATCH, config.network.kernel, config.network.levels)
-    codes = [torch.zeros((BATCH, *(edge,) * 3), dtype=torch.int16) for edge in geometry.inputs]
-    label = torch.zeros((BATCH, *(PATCH,) * 3), dtype=torch.uint8)
-    batch = CodedBatch(codes, label, torch.ones(BATCH, 6)).windowed(torch.bfloat16)
+    layout = PlainLayout(BATCH, geometry, tuple(range(geometry.levels)), labelled=True, dtype=torch.bfloat16)
+    buffer = torch.zeros(layout.capacity, dtype=torch.uint8)
+    layout.parts.views(buffer)[0].fill_(1)
+    batch = layout.decoded(buffer)
     assert batch.label_BDHW is not None
     return batch.images, batch.label_BDHW
 

@@ -17,10 +17,10 @@ from hpcseg.patches.augmentation import Transform, draw_transform, growth, large
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.interpolation import linear, nearest
-from hpcseg.patches.reading import read_box
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.volumes.normalise import Normalisation
+from tests.patches.boxes import read_box
 
 SHAPE = (96, 104, 100)
 SLOPES = np.array([2.0, 3.0, 1.0])

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.buffers import on_device
 from hpcseg.patches.codes import table_row, windowed
 from hpcseg.patches.cubes import Column, box_row, facts, foveal_rows, whole_rows
 from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.patches.minibatch import CodedBatch
+from hpcseg.patches.minibatch import Drawn, ResidentBatch
+from hpcseg.patches.plain import PlainLayout
 from hpcseg.patches.reading import box_corner
-from hpcseg.patches.resident import ResidentBatch, ResidentCase, ResidentCases
+from hpcseg.patches.resident import ResidentCase, ResidentCases
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
-from hpcseg.patches.transformed import ResidentViews
+from hpcseg.patches.transformed import TransformedLayout
 from hpcseg.volumes.normalise import Normalisation
 
 pytest.importorskip("triton")
@@ -109,8 +111,8 @@ def test_minibatches_are_the_streamed_ones(streamed, resident, kernel_device, ki
     apart, together = kind(streamed, lattice), kind(resident, lattice, dtype=dtype)
     for step in range(3 if kernel_device.type == "cuda" else 1):
         raw = together.raw(step)
-        assert isinstance(raw, ResidentBatch) and raw.dtype == dtype
-        images, label = _gathered(raw.rows(), raw.table_B6.numpy(), dtype, kernel_device)
+        assert isinstance(raw, ResidentBatch) and raw.layout.dtype == dtype
+        images, label = _gathered(raw.layout.rows(raw.plan), raw.plan.table_B6.numpy(), dtype, kernel_device)
         expected = apart.batch(step)
         for image, other in zip(images, expected.images, strict=True):
             assert torch.equal(image.cpu(), other.to(dtype))
@@ -138,11 +140,13 @@ def test_any_place_and_any_window(kernel_device, seed):
         levels,
     )
     images, label = _gathered(rows, table, torch.float32, kernel_device)
-    batch = ResidentBatch(cases, origins, geometry, levels, True, torch.from_numpy(table))
-    coded = batch.assemble()
-    for image, codes in zip(images, coded.images, strict=True):
-        assert torch.equal(image.cpu(), windowed(codes.cpu(), torch.from_numpy(table)))
-    assert torch.equal(label.cpu(), coded.label_BDHW.cpu().to(torch.int64))
+    sources = [Source(None, PLAIN, None, case) for case in cases]
+    with kernels.torch_alone():
+        layout = PlainLayout(3, geometry, levels, labelled=True, dtype=torch.float32)
+        expected = layout.cut(Drawn(sources, origins, torch.from_numpy(table)))
+    for image, other in zip(images, expected.images, strict=True):
+        assert torch.equal(image.cpu(), other.cpu())
+    assert torch.equal(label.cpu(), expected.label_BDHW.cpu())
 
 
 @pytest.mark.parametrize("shift", range(6))
@@ -183,11 +187,11 @@ def test_a_streamed_minibatch_is_windowed_by_the_same_kernel(kernel_device, seed
     images = [torch.from_numpy(generator.integers(-32768, 32768, (4, *(n,) * 3)).astype(np.int16)) for n in (9, 3)]
     label = torch.from_numpy(generator.integers(0, 256, (4, 5, 5, 5)).astype(np.uint8))
     table = torch.from_numpy(_table(generator, 4))
-    expected = CodedBatch(images, label, table).windowed(torch.bfloat16)
+    expected = [windowed(codes, table, torch.bfloat16) for codes in images]
     there = [part.to(kernel_device) for part in (*images, label)]
     found, classes = _gathered(whole_rows(there), table.to(kernel_device), torch.bfloat16, kernel_device)
-    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected.images, strict=True))
-    assert torch.equal(classes.cpu(), expected.label_BDHW)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(classes.cpu(), label.to(torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -202,7 +206,8 @@ def test_what_is_no_number_stays_none(kernel_device, bits, dtype):
 
 def test_the_same_again(resident, kernel_device):
     raw = _segmentation(resident, 2).raw(4)
-    first, second = (_gathered(raw.rows(), raw.table_B6.numpy(), torch.bfloat16, kernel_device)[0] for _ in range(2))
+    rows, table = raw.layout.rows(raw.plan), raw.plan.table_B6.numpy()
+    first, second = (_gathered(rows.copy(), table, torch.bfloat16, kernel_device)[0] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -223,12 +228,12 @@ def test_boxes_of_transformed_patches_are_copied(streamed, resident, kernel_devi
 
     config = AugmentationConfig(enabled=True, rotation=30)
     raw = kind(resident, 4, augmentation=config, dtype=torch.bfloat16).raw(1)
-    assert isinstance(raw, ResidentViews)
-    buffer = torch.full((raw.views.used,), 201, dtype=torch.uint8, device=kernel_device)
-    copy_boxes(raw.rows(buffer), kernel_device)
-    expected = torch.full((raw.views.used,), 201, dtype=torch.uint8)
-    for slot, is_label, (level, start_3, shape_3, _), start, end in raw.views.boxes:
-        case, piece = raw.cases[slot], expected[start:end]
+    assert isinstance(raw, ResidentBatch) and isinstance(raw.layout, TransformedLayout)
+    buffer = torch.full((raw.plan.used,), 201, dtype=torch.uint8, device=kernel_device)
+    copy_boxes(raw.layout.rows(raw.plan, buffer), kernel_device)
+    expected = torch.full((raw.plan.used,), 201, dtype=torch.uint8)
+    for slot, is_label, (level, start_3, shape_3, _), start, end in raw.plan.boxes:
+        case, piece = raw.plan.drawn.residents[slot], expected[start:end]
         if is_label:
             box = torch.empty(shape_3, dtype=torch.uint8, device=kernel_device)
             case.read_label(start_3, box)
@@ -249,8 +254,8 @@ def test_arrays_cross_in_one_piece(kernel_device):
 
 def test_rows_say_where_the_boxes_of_each_level_begin(resident):
     raw = _segmentation(resident, 1).raw(0)
-    rows = raw.rows()
-    for patch, origin_3 in enumerate(raw.origins):
+    rows = raw.layout.rows(raw.plan)
+    for patch, origin_3 in enumerate(raw.plan.origins):
         for level in range(GEOMETRY.levels):
             row = rows[patch, level]
             start_3 = row[Column.START_Z : Column.START_X + 1]
@@ -272,6 +277,6 @@ def test_the_papers_minibatches(packed, kernel_device, lattice, dtype):
     expected = SegmentationBatches([source], geometry, draw, foreground_share=0.3).batch(0)
     there = source.on_device(ResidentCases(kernel_device))
     raw = SegmentationBatches([there], geometry, draw, foreground_share=0.3).raw(0)
-    images, label = _gathered(raw.rows(), raw.table_B6.numpy(), dtype, kernel_device)
+    images, label = _gathered(raw.layout.rows(raw.plan), raw.plan.table_B6.numpy(), dtype, kernel_device)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(images, expected.images, strict=True))
     assert torch.equal(label.cpu(), expected.label_BDHW)

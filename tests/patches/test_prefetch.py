@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hpcseg.patches.minibatch import Batch
-from hpcseg.patches.prefetch import in_order, prefetched, reading_threads
+from hpcseg.patches.prefetch import in_order, prefetched
 
 
 class _Counting:
@@ -147,13 +147,6 @@ def test_an_error_waits_for_its_turn(staged):
         for batch in in_order(_read(range(6), failing=[2]), 2, _Noting(staged)):
             found.append(batch.images[0].item())
     assert found == [0, 1]
-
-
-@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (5, 4), (9, 8), (64, 8)])
-def test_a_gpu_is_read_for_by_the_cores_that_there_are(monkeypatch, cores, threads):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert reading_threads(torch.device("cuda")) == threads
-    assert reading_threads(torch.device("cpu")) == 2
 
 
 class _Filled:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.patches.geometry import FovealGeometry, target_lattice
-from hpcseg.patches.reading import clip_codes, overlap, read_box, read_sample, stored_level
+from hpcseg.patches.reading import clip_codes, overlap, read_sample, reading_threads, stored_level
 from hpcseg.volumes.pyramid import Coding
+from tests.patches.boxes import read_box
 
 SHAPE = (37, 50, 45)  # odd on purpose: the last voxels of the coarser levels are partly outside
 CLIP = (-200.0, 400.0)
@@ -171,3 +173,10 @@ def test_boxes_of_a_sample_are_those_read_one_by_one(noise, kernel, origin_3, un
         corner_3 = tuple(position + geometry.origins[level] for position in (z, y, x))
         np.testing.assert_array_equal(box, read_box(noise, level, corner_3, geometry.inputs[level], CLIP))
         assert room is None or box is room[index]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (5, 4), (9, 8), (64, 8)])
+def test_a_gpu_is_read_for_by_the_cores_that_there_are(monkeypatch, cores, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert reading_threads(torch.device("cuda")) == threads
+    assert reading_threads(torch.device("cpu")) == 2

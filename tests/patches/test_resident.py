@@ -12,14 +12,15 @@ from hpcseg import kernels
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.patches.minibatch import StreamedBatch
+from hpcseg.patches.minibatch import CodedBatch, ResidentBatch
+from hpcseg.patches.plain import PlainLayout
 from hpcseg.patches.prefetch import prefetched
-from hpcseg.patches.reading import read_box
-from hpcseg.patches.resident import ResidentBatch, ResidentCases, resident_bytes
+from hpcseg.patches.resident import ResidentCases, resident_bytes
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
-from hpcseg.patches.transformed import ResidentViews
+from hpcseg.patches.transformed import TransformedLayout
 from hpcseg.volumes.normalise import Normalisation
+from tests.patches.boxes import read_box
 
 GEOMETRY = FovealGeometry(8, 3, 4)
 CLIP = (-200.0, 400.0)
@@ -123,7 +124,7 @@ def test_unlabelled_cases_take_no_label(packed):
 
 def test_sources_of_both_kinds_are_streamed(streamed, resident):
     mixed = _segmentation([streamed[0], *resident[1:]], 4)
-    assert isinstance(mixed.raw(0), StreamedBatch)
+    assert isinstance(mixed.raw(0), CodedBatch)
     assert _equal(mixed.batch(3), _segmentation(streamed, 4).batch(3))
 
 
@@ -135,13 +136,13 @@ def test_transformed_patches_of_resident_volumes_are_the_streamed_ones(streamed,
     assert together.buffer() is None
     for step in range(8):
         raw = together.raw(step)
-        assert isinstance(raw, ResidentViews)
+        assert isinstance(raw, ResidentBatch) and isinstance(raw.layout, TransformedLayout)
         assert _equal(raw.to("cpu"), apart.batch(step))
 
 
 def test_augmentation_that_is_off_changes_nothing(streamed, resident):
     off = _segmentation(resident, 4, augmentation=AugmentationConfig())
-    assert isinstance(off.raw(0), ResidentBatch)
+    assert isinstance(off.raw(0).layout, PlainLayout)
     assert _equal(off.batch(1), _segmentation(streamed, 4).batch(1))
 
 
