@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hpcseg.volumes
+from hpcseg.machine import usable_cores
 from hpcseg.phantoms.dataset import write_phantoms
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
-from tests.benchmarks.hardware import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".bench"
@@ -99,5 +99,7 @@ def pack_spec(dataset: str, cases: tuple[CaseRef, ...], spacing_zyx: Spacing) ->
 def _packed(name: str, dataset: Path, cases: tuple[CaseRef, ...], spacing_zyx: Spacing) -> Path:
     spec = pack_spec("Phantoms", cases, spacing_zyx)
     return kept(
-        name, [*sorted(ROOM.glob("*.py")), spec.model_dump_json()], lambda path: pack(spec, path, workers=cores())
+        name,
+        [*sorted(ROOM.glob("*.py")), spec.model_dump_json()],
+        lambda path: pack(spec, path, workers=usable_cores()),
     )
