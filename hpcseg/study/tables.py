@@ -41,7 +41,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 class Heading(Section):
     """The study as a whole; the table may be left out."""
 
-    name: FileName = key(..., "of the sweep; left out: the file's", source=_FOUND)
+    name: FileName = key("", "of the sweep; left out: the file's", source=_FOUND)
     title: str = key("", "what stands above its report", source=_FOUND)
 
 
