@@ -38,9 +38,10 @@ class _SweepRecord(Record):
     @field_validator("tables", "figures", mode="before")
     @classmethod
     def _keys_of_today(cls, blocks: Any, info: ValidationInfo) -> Any:
-        """Definitions that another version wrote, without keys that this one does not have."""
+        """Definitions of another version: without keys that are unknown here, kinds under their present names."""
         known = (TableDefinition if info.field_name == "tables" else FigureDefinition).model_fields
-        return [{key: value for key, value in dict(block).items() if key in known} for block in blocks]
+        found = [{key: value for key, value in dict(block).items() if key in known} for block in blocks]
+        return [block | {"kind": "filters"} if block.get("kind") == "kernels" else block for block in found]
 
 
 def collect(runs_root: Path, sweep: str | None = None) -> Collection:

@@ -28,9 +28,17 @@ def _known_metric(key: str) -> str:
     return key
 
 
+def _present_kind(kind: Any) -> Any:
+    if kind == "kernels":
+        raise ValueError("kind = 'kernels' is now called 'filters'")
+    return kind
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 MetricKey = Annotated[str, AfterValidator(_known_metric)]
-FigureKind = Literal["box", "curve", "examples", "kernels", "learning", "reconstructions"]
+FigureKind = Annotated[
+    Literal["box", "curve", "examples", "filters", "learning", "reconstructions"], BeforeValidator(_present_kind)
+]
 _FOUND = "ours: results are found and read by it"
 _SEVERAL = "ours: a sweep may hold several experiments"
 _METRIC = f"what is shown: {', '.join(METRICS)}"
@@ -98,7 +106,7 @@ class FigureDefinition(Section):
     grid: Names | None = key(None, "name or names of the grids that it shows; –: all of them", source=_SEVERAL)
     kind: FigureKind = key(
         ...,
-        "what is drawn: values of cases, means with intervals, masks of one case, learned kernels, losses by epoch, "
+        "what is drawn: values of cases, means with intervals, masks of one case, learned filters, losses by epoch, "
         "reconstructions of autoencoders",
         source="paper, figures 2 to 8",
     )

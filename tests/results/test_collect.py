@@ -102,12 +102,12 @@ def test_a_sweep_without_definitions_gets_a_table_and_figures_per_grid(sweep_fil
     assert {kind for kind, _ in kinds} == {"box", "curve", "examples", "learning"}
 
 
-def test_a_definition_of_another_version_is_read_without_the_keys_that_are_unknown_here(sweep_files) -> None:
+def test_a_definition_of_another_version_is_read_in_the_words_of_this_one(sweep_files) -> None:
     files = sweep_files()
     files.record["tables"] = [{"name": "t", "rows": "fold", "colour": "red"}]
-    files.record["figures"] = [{"name": "f", "kind": "box", "depth": 3}]
+    files.record["figures"] = [{"name": "f", "kind": "kernels", "depth": 3}]
     collection = collect(files.save())
-    assert (collection.tables[0].rows, collection.figures[0].kind) == ("fold", "box")
+    assert (collection.tables[0].rows, collection.figures[0].kind) == ("fold", "filters")
 
 
 def test_tables_of_grids_with_any_name_stay_in_their_folder(sweep_files) -> None:

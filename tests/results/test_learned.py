@@ -1,4 +1,4 @@
-"""Figures of what was learned: kernels and reconstructions show the weights and the patches that are there."""
+"""Figures of what was learned: filters and reconstructions show the weights and the patches that are there."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def collection(sweep_files: Callable, as_scores: Callable, store: Path) -> Colle
 
 
 def _autoencoder() -> WTAutoencoder:
-    """Decoder kernels that put one voxel of the strength of a winner in its place; kernel 2 is the strongest."""
+    """Decoder filters that put one voxel of the strength of a winner in its place; filter 2 is the strongest."""
     network = WTAutoencoder(3, 4, 5, 1.0)
     with torch.no_grad():
         network.decoder.weight.zero_()
@@ -74,10 +74,10 @@ def _save(collection: Collection, network: WTAutoencoder) -> None:
         save_tensors(collection.root / path, {"weights": network.state_dict()})
 
 
-def test_kernels_are_central_slices_strongest_first_on_a_symmetric_grey_scale(collection: Collection) -> None:
+def test_filters_are_central_slices_strongest_first_on_a_symmetric_grey_scale(collection: Collection) -> None:
     network = _autoencoder()
     _save(collection, network)
-    figure = drawn(collection, kind="kernels")
+    figure = drawn(collection, kind="filters")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["(a) Resolution 0", "(b) Resolution 1"]
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["CBR1", "CBR2", "CBR3", "Dec"]
     images = figure.axes[0].images
@@ -115,12 +115,12 @@ def test_reconstructions_show_patches_of_validation_cases_and_winners_where_they
     assert problems(figure) == []
 
 
-def test_a_sweep_without_autoencoders_shows_the_kernels_of_its_networks(collection: Collection) -> None:
-    assert why_not(collection, kind="kernels") == "no run has left weights of autoencoders or of an F-Net yet"
+def test_a_sweep_without_autoencoders_shows_the_filters_of_its_networks(collection: Collection) -> None:
+    assert why_not(collection, kind="filters") == "no run has left weights of autoencoders or of an F-Net yet"
     network = new_network(RunConfig.model_validate(SMALL), 1)
     run = collection.root / "train" / collection.runs[0].id
     save_tensors(run / "model.pt", {"weights": network.state_dict()})
-    figure = drawn(collection, kind="kernels")
+    figure = drawn(collection, kind="filters")
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["CBR1", "CBR2", "CBR3"]
     assert "S-TL run has its autoencoders" in why_not(collection, kind="reconstructions")
 
@@ -130,13 +130,13 @@ def test_what_is_damaged_or_gone_is_a_reason_not_an_exception(collection: Collec
     (collection.root / STORE).unlink()
     assert "store.h5" in why_not(collection, kind="reconstructions")
     (collection.root / LEVELS[1]).write_bytes(b"hpcseg-tensors 1 0\nnothing")
-    for kind in ("kernels", "reconstructions"):
+    for kind in ("filters", "reconstructions"):
         assert "level1/model.pt: damaged" in why_not(collection, kind=kind)
 
 
 def test_learned_figures_are_the_same_to_the_byte(collection: Collection, tmp_path: Path) -> None:
     _save(collection, _autoencoder())
-    figures = [{"name": kind, "kind": kind} for kind in ("kernels", "reconstructions")]
+    figures = [{"name": kind, "kind": kind} for kind in ("filters", "reconstructions")]
     collection = type(collection)(
         **(vars(collection) | {"figures": tuple(map(type(collection.figures[0]).model_validate, figures))})
     )

@@ -134,6 +134,8 @@ def test_a_wrong_override_is_named_as_such(write_sweep: Writer) -> None:
 def test_figures_need_a_known_kind(write_sweep: Writer) -> None:
     text = GOOD + '\n[[figure]]\nname = "f"\nkind = "pie"\n'
     assert "study.toml:29: kind = 'pie' is not allowed: should be 'box'" in message_of(write_sweep, text)
+    text = text.replace("pie", "kernels")
+    assert "study.toml:29: kind = 'kernels' is now called 'filters'" in message_of(write_sweep, text)
 
 
 @pytest.mark.parametrize("name", ["paper", "demo", "hippocampus", "liver-ct"])

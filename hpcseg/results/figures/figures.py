@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcseg.results.figures.curves import draw_curve, draw_learning, sizes_of_all, tick_labels
 from hpcseg.results.figures.examples import draw_examples
-from hpcseg.results.figures.learned import draw_kernels
+from hpcseg.results.figures.learned import draw_filters
 from hpcseg.results.figures.legends import Labels, cells_note, labels_of, legend_hues, missing_note
 from hpcseg.results.figures.reconstructions import draw_reconstructions
 from hpcseg.results.figures.style import (
@@ -80,8 +80,8 @@ def draw(definition: FigureDefinition, collection: Collection, runs_root: Path) 
             return draw_learning(definition, collection, runs_root, labels)
         case "examples":
             return draw_examples(definition, collection, runs_root, labels)
-        case "kernels":
-            return draw_kernels(definition, collection, runs_root)
+        case "filters":
+            return draw_filters(definition, collection, runs_root)
         case "reconstructions":
             return draw_reconstructions(definition, collection, runs_root)
         case _:

@@ -1,6 +1,6 @@
-"""What the autoencoders have learned: kernels of encoder and decoder as central slices (paper, figure 2).
+"""What the autoencoders have learned: filters of encoder and decoder as central slices (paper, figure 2).
 
-Shapes: K kernels, n edge of a kernel (z, y, x).
+Shapes: K filters, n edge of a filter (z, y, x).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, Any]  # names to tensors
 
-SHOWN = {1: 8, 2: 8, 3: 6}  # kernels of a block, by panels side by side
+SHOWN = {1: 8, 2: 8, 3: 6}  # filters of a block, by panels side by side
 SATURATED = 1.0  # per cent of a block's weights that are black or white
-_GAP = 0.12  # between kernels, in kernels
+_GAP = 0.12  # between filters, in filters
 _LEFT, _RIGHT, _TITLE = 0.36, 0.38, 0.24  # inches for the blocks' names, their scales, and the panel's title
 
 
@@ -41,12 +41,12 @@ class Block:
     white: float
 
 
-def draw_kernels(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
-    """A panel per level: the strongest kernels of CBR1 to CBR3 and of the decoder, or why there are none.
+def draw_filters(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
+    """A panel per level: the strongest filters of CBR1 to CBR3 and of the decoder, or why there are none.
 
     They are of the autoencoders from which the first S-TL run with finished ones started; in a sweep without such a
     run, of the encoders of the first trained F-Net. Greys are symmetric about 0, with a scale for each block
-    of a level. A kernel of CBR2, CBR3 has one cube per input map: the one of largest norm is shown.
+    of a level. A filter of CBR2, CBR3 has one cube per input map: the one of largest norm is shown.
     """
     try:
         found = find_autoencoders(definition, collection, runs_root) or _encoders(definition, collection, runs_root)
@@ -58,14 +58,14 @@ def draw_kernels(definition: FigureDefinition, collection: Collection, runs_root
     across = side_by_side(len(levels))
     panels = [_blocks(weights, SHOWN[across]) for weights in levels]
     sizes = ", ".join(f"{block.name} {block.slices_Knn.shape[-1]}³" for block in panels[0])
-    note = f"{whose} {named(run)}: central slices of the kernels of largest norm ({sizes} weights)."
+    note = f"{whose} {named(run)}: central slices of the filters of largest norm ({sizes} weights)."
     return _draw(
         panels, across, f"{note} Middle grey is 0; black and white are minus and plus the number on the right."
     )
 
 
 def _draw(panels: list[list[Block]], across: int, note: str) -> Figure:
-    """A panel per level; in it a row per block, and kernels in squares of edge 1 with gaps."""
+    """A panel per level; in it a row per block, and filters in squares of edge 1 with gaps."""
     width, down = COLUMN if across == 1 else PAGE, -(-len(panels) // across)
     inner = width / across - _LEFT - _RIGHT
     rows, step = max(map(len, panels)), 1 + _GAP
@@ -156,7 +156,7 @@ def _blocks(weights: Weights, shown: int) -> list[Block]:
     for block, name in names.items():
         if name in weights:
             weight = weights[name].float().numpy()
-            # A transposed convolution's weight lists its input maps first, of which each has one kernel.
+            # A transposed convolution's weight lists its input maps first, of which each has one filter.
             blocks.append(_block(block, weight, shown))
     return blocks
 
@@ -167,7 +167,7 @@ def side_by_side(panels: int) -> int:
 
 
 def _block(name: str, weight_KJnnn: NDArray[np.float32], shown: int) -> Block:
-    """The `shown` strongest kernels, strongest first; of each the cube of largest norm."""
+    """The `shown` strongest filters, strongest first; of each the cube of largest norm."""
     norms_KJ = np.sqrt((weight_KJnnn.astype(np.float64) ** 2).sum(axis=(2, 3, 4)))
     best_K = norms_KJ.argmax(axis=1)
     order = np.argsort(-norms_KJ.max(axis=1), kind="stable")[:shown]

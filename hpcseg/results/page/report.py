@@ -200,7 +200,7 @@ def _usual_title(definition: FigureDefinition) -> str:
         "curve": "Mean scores on the {} set",
         "examples": "A case of the {} set",
         "learning": "Learning curves",
-        "kernels": "Learned kernels",
+        "filters": "Learned filters",
         "reconstructions": "Reconstructions",
     }
     return titles.get(definition.kind, definition.name).format(definition.set)
@@ -213,7 +213,7 @@ def _described(definition: FigureDefinition) -> str:
         "curve": "Mean score of the {set} set against {x}, a line with intervals for each {hue}",
         "examples": "Slices of one case of the {set} set with contours of reference and segmentation by {x} and {hue}",
         "learning": "Loss by epoch, a panel for each {x}, a colour for each {hue}",
-        "kernels": "Slices through the kernels that the networks have learned",
+        "filters": "Slices through the filters that the networks have learned",
         "reconstructions": "Patches beside what the autoencoders make of them",
     }
     shown = kinds.get(definition.kind, "Figure {name}")
