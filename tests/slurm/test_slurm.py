@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.paths import STAGES
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, read_status
@@ -22,9 +21,10 @@ from hpcseg.submit.profile import Profile
 from hpcseg.training.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster
 
-PROFILE = Profile.model_validate({"slurm": STAGES})
-HELD = Profile.model_validate({"slurm": STAGES | {"flags": {"hold": True}}})
-TWO_NODES = Profile.model_validate({"slurm": STAGES | {"train": STAGES["train"] | {"nodes": 2}}})
+RESOURCES = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0} for stage in ("pack", "pretrain", "train")}
+PROFILE = Profile.model_validate({"slurm": RESOURCES})
+HELD = Profile.model_validate({"slurm": RESOURCES | {"flags": {"hold": True}}})
+TWO_NODES = Profile.model_validate({"slurm": RESOURCES | {"train": RESOURCES["train"] | {"nodes": 2}}})
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 Planner = Callable[..., Plan]
 
