@@ -53,7 +53,7 @@ def sweep(
     if not yes:
         _confirm(made)
     if detach and backend == "local":
-        _detach(made, profile, json)
+        _detach(made, data, profile, json)
         return
     with following(made) as notify:
         outcome = apply(made, backend, profile, notify, say=terminal.note)
@@ -92,12 +92,11 @@ def _confirm(made: Plan) -> None:
         raise typer.Exit(1)
 
 
-def _detach(made: Plan, profile: Profile, json: bool) -> None:
+def _detach(made: Plan, data: Path, profile: Profile, json: bool) -> None:
     """Have a process of its own run the pool, and say how to follow and to stop it."""
     from hpcseg.submit import detach
-    from hpcseg.submit.apply import apply
 
-    begun = detach.detach(made, lambda notify, claimed: apply(made, "local", profile, notify, claimed).failed)
+    begun = detach.detach(made, data, profile)
     name, where = made.sweep.name, f"--runs {made.runs_root}"
     pools = [str(pid) for pid in detach.pools_of(made)]
     if json:

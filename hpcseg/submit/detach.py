@@ -1,26 +1,30 @@
 """A local pool that goes on after the terminal has closed: a process with a session of its own, whose output is
-`<runs>/sweeps/<name>/pool.log`. Whoever started it hears which runs it claimed, or what is wrong, and may go.
+`<runs>/sweeps/<name>/pool.log`. Whoever started it learns which runs it claimed, or what is wrong, and may go.
+
+The pool's process is `python -m hpcseg.submit.detach`. Its standard input says what to apply; its standard output is
+one answer: {"claimed": [ids]}, {"error": message, "exit_code": code}, or {"crash": traceback}.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
-import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hpcseg.errors import HpcsegError, Interrupted
 from hpcseg.paths import POOL_LOG, sweep_folder
-from hpcseg.study.plan import Plan
-from hpcseg.submit.slots import Claimed, Event, Notify
-
-Work = Callable[[Notify, Claimed], dict[str, str]]
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
+from hpcseg.submit.apply import apply
+from hpcseg.submit.profile import Profile
+from hpcseg.submit.slots import Event
 
 
 @dataclass(frozen=True)
@@ -38,38 +42,46 @@ class Detached:
     log: Path
 
 
-def detach(plan: Plan, work: Work) -> Detached:
-    """Do `work` in a process that the terminal's end does not reach; returns when it has claimed its runs.
+def detach(plan: Plan, data: Path, profile: Profile) -> Detached:
+    """Apply a plan on this machine, in a process that the terminal's end does not reach; returns when it has claimed
+    its runs.
 
     Args:
         plan: what is worked on.
-        work: runs a pool; it is given whom to tell of news and of the claimed runs, and returns why runs failed, by id.
+        data: folder of the datasets.
+        profile: of the jobs.
 
     Raises:
-        HpcsegError: what `work` raised before it claimed anything, as it would in the foreground.
+        HpcsegError: what `apply` raised before anything was claimed, as it would in the foreground.
         Interrupted: Ctrl-C before that; nothing was begun.
     """
-    log = sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG
-    inlet, outlet = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        os.close(inlet)
-        _be_the_pool(plan, log, work, outlet)
-    os.close(outlet)
-    with os.fdopen(inlet, "rb") as pipe:
-        try:
-            said = pipe.read()
-        except KeyboardInterrupt:
-            os.kill(child, signal.SIGTERM)
-            raise Interrupted("stopped before anything was begun") from None
-    if not said:
-        raise HpcsegError(f"the pool's process ended without a word; see {log}")
-    answer: tuple[str, ...] | BaseException = pickle.loads(said)
-    if isinstance(answer, BaseException):
-        raise answer
-    return Detached(answer, child, log)
+    request = {
+        "sweep": str(plan.sweep.source.path),
+        "overrides": list(plan.sweep.overrides.values()),
+        "data": str(data),
+        "runs": str(plan.runs_root),
+        "profile": profile.model_dump(mode="json"),
+    }
+    pool = subprocess.Popen(
+        [sys.executable, "-m", "hpcseg.submit.detach"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert pool.stdin is not None and pool.stdout is not None and pool.stderr is not None
+    try:
+        with suppress(BrokenPipeError), pool.stdin:
+            pool.stdin.write(json.dumps(request).encode())
+        text = pool.stdout.read()
+    except KeyboardInterrupt:
+        pool.terminate()
+        raise Interrupted("stopped before anything was begun") from None
+    with pool.stderr:
+        if not text:
+            last = pool.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise HpcsegError(f"the pool's process ended before it began: {last or 'without a word'}")
+    return Detached(_claimed(json.loads(text)), pool.pid, sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG)
 
 
 def pools_of(plan: Plan) -> list[int]:
@@ -84,70 +96,81 @@ def pools_of(plan: Plan) -> list[int]:
     return sorted(found)
 
 
-def _be_the_pool(plan: Plan, log: Path, work: Work, outlet: int) -> NoReturn:
-    """The forked process: leave the terminal, work, and end without what the one that forked still has to do."""
-    code = 1
+def _claimed(answer: dict[str, Any]) -> tuple[str, ...]:
+    """Runs that the pool claimed.
+
+    Raises:
+        HpcsegError: as the pool did.
+        RuntimeError: the pool met an error that nobody expected.
+    """
+    if "crash" in answer:
+        raise RuntimeError(answer["crash"])
+    if "error" in answer:
+        error = HpcsegError(answer["error"])
+        error.exit_code = answer["exit_code"]
+        raise error
+    return tuple(answer["claimed"])
+
+
+def main() -> int:
+    """The pool's process: plan what standard input asks for, apply it, and say on standard output what was claimed."""
+    request = json.load(sys.stdin)
+    pipe = os.dup(1)
+    _write_output_to(Path(os.devnull))
     claimed: list[str] = []
 
-    def report(answer: Any) -> None:
-        with suppress(BrokenPipeError), os.fdopen(outlet, "wb") as pipe:  # nobody may be listening any more
-            pipe.write(answer)
+    def answer(value: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError), os.fdopen(pipe, "w", encoding="utf-8") as file:  # its reader may have gone
+            json.dump(value, file)
 
-    def hear(run_ids: list[str]) -> None:
+    def begin(run_ids: list[str]) -> None:
         claimed.extend(run_ids)
         if run_ids:
-            _write_to(log)
-            _say(f"pool {os.getpid()} begins with {len(run_ids)} stages")
-        report(pickle.dumps(tuple(run_ids)))
+            _write_output_to(sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG)
+            _note(f"pool {os.getpid()} begins with {len(run_ids)} stages")
+        answer({"claimed": run_ids})
         if not run_ids:  # others work on all that is left
-            os._exit(0)
+            sys.exit(0)
 
     try:
-        os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(nothing, standard)
-        failed = work(_tell, hear)
-        left = f"{len(failed)} of {len(plan.stages)} stages are not done" if failed else "all is done"
-        _say(f"pool {os.getpid()} has ended; {left}")
-        code = 1 if failed else 0
-    except BaseException as error:
-        code = error.exit_code if isinstance(error, HpcsegError) else 1
+        sweep = read_sweep(Path(request["sweep"]), request["overrides"])
+        plan = make_plan(sweep, Path(request["data"]), Path(request["runs"]))
+        failed = apply(plan, "local", Profile.model_validate(request["profile"]), _note_event, begin).failed
+    except HpcsegError as error:
         if claimed:
-            _say(f"pool {os.getpid()} has ended: {error}")
-            if not isinstance(error, HpcsegError):
-                sys.excepthook(type(error), error, error.__traceback__)
+            _note(f"pool {os.getpid()} has ended: {error}")
         else:
-            report(_pickled(error))
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _pickled(error: BaseException) -> bytes:
-    try:
-        said = pickle.dumps(error)
-        pickle.loads(said)  # an exception with arguments of its own may fail only here
+            answer({"error": str(error), "exit_code": error.exit_code})
+        return error.exit_code
     except Exception:
-        said = pickle.dumps(HpcsegError(f"{type(error).__name__}: {error}"))
-    return said
+        if claimed:
+            _note(f"pool {os.getpid()} has ended: {traceback.format_exc()}")
+        else:
+            answer({"crash": traceback.format_exc()})
+        return 1
+    left = f"{len(failed)} of {len(plan.stages)} stages are not done" if failed else "all is done"
+    _note(f"pool {os.getpid()} has ended; {left}")
+    return 1 if failed else 0
 
 
-def _write_to(log: Path) -> None:
-    """From here on all output goes to the end of `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+def _write_output_to(path: Path) -> None:
+    """From here on all output goes to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
 
 
-def _tell(event: Event) -> None:
+def _note_event(event: Event) -> None:
     if event.heartbeat is None and event.state not in {"new", "queued"}:
-        _say(f"{event.state:8}{event.stage:9}{event.run_id}" + (f"  {event.message}" if event.message else ""))
+        _note(f"{event.state:8}{event.stage:9}{event.run_id}" + (f"  {event.message}" if event.message else ""))
 
 
-def _say(line: str) -> None:
+def _note(line: str) -> None:
     with suppress(OSError):  # a full disk is no reason to end the pool
         print(time.strftime("%Y-%m-%dT%H:%M:%S "), line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.errors import HpcsegError
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
+from hpcseg.submit.detach import detach as begin
+from hpcseg.submit.profile import Profile
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 HPCSEG = (sys.executable, "-m", "hpcseg")
@@ -115,3 +118,17 @@ def test_a_detached_sweep_with_bad_input_says_so_as_in_the_foreground(
     assert answer.returncode == 2 and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and "case_002.nii.gz" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_pool_that_cannot_begin_says_why(
+    plan_study: Callable[..., Plan], tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_study()
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(HpcsegError, match=r"the pool's process ended before it began: .*\w"):
+        begin(plan, tiny_dataset.parent, Profile())
+    monkeypatch.delenv("PYTHONHOME")
+    plan.sweep.source.path.unlink()
+    with pytest.raises(HpcsegError, match=r"study\.toml") as caught:
+        begin(plan, tiny_dataset.parent, Profile())
+    assert caught.value.exit_code == 2 and not plan.runs_root.exists()
