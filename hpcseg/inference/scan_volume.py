@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.config import Pair
-from hpcseg.patches.reading import overlap
+from hpcseg.volumes.boxes import intersection
 from hpcseg.volumes.preprocess import Preprocessed
 from hpcseg.volumes.pyramid import (
     CodedVolume,
@@ -65,8 +65,7 @@ class ScanVolume(CodedVolume):
         """Codes of a box in voxels of `level`, which may reach beyond the volume; written to `out` if given."""
         volume_zyx = self.levels_zyx[level]
         box = np.empty(tuple(size_3), np.int16) if out is None else out
-        axes = [overlap(*axis) for axis in zip(start_3, size_3, volume_zyx.shape, strict=True)]
-        source, target = (tuple(slices) for slices in zip(*axes, strict=True))
+        source, target = intersection(start_3, size_3, volume_zyx.shape)
         box[...] = self.paddings[level]
         box[target] = volume_zyx[source]
         return box

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.patches.geometry import PatchGeometry
-from hpcseg.patches.reading import overlap
+from hpcseg.volumes.boxes import Box, intersection
 
 Triple = tuple[int, int, int]
 Starts = tuple[list[int], list[int], list[int]]
-Box = tuple[slice, slice, slice]
 
 
 def tile_starts(length: int, tile: int, step: int, first: int) -> list[int]:
@@ -112,9 +111,7 @@ class Tiling:
 
     def places(self, tile: Triple) -> tuple[Box, Box]:
         """Where a tile and the volume meet: in the volume and in the tile; empty if nowhere."""
-        sizes = zip(self.origin(tile), self.shape_zyx, strict=True)
-        (z, own_z), (y, own_y), (x, own_x) = (overlap(origin, self.geometry.patch, length) for origin, length in sizes)
-        return (z, y, x), (own_z, own_y, own_x)
+        return intersection(self.origin(tile), (self.geometry.patch,) * 3, self.shape_zyx)
 
     def meets(self, tile: Triple) -> bool:
         """Whether any voxel of the tile lies in the volume."""

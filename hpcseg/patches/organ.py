@@ -20,6 +20,7 @@ from scipy import fft
 from hpcseg.errors import BadInput
 from hpcseg.patches.sampling import Centre
 from hpcseg.patches.source import Source
+from hpcseg.volumes.boxes import intersection
 from hpcseg.volumes.store import LEVELS, StoredCase
 
 TEMPLATES = 8  # more make the estimate slower, not better
@@ -148,9 +149,8 @@ class _Spectra:
 def _cut(image_zyx: Volume, start_3: NDArray[np.int64], size_3: NDArray[np.int64]) -> tuple[Volume, Volume]:
     """A box of a volume, 0 beyond it, and a mask that is 1 within the volume."""
     template_zyx, mask_zyx = np.zeros(size_3), np.zeros(size_3)
-    low_3, high_3 = np.maximum(start_3, 0), np.minimum(start_3 + size_3, image_zyx.shape)
-    inner = tuple(map(slice, low_3 - start_3, high_3 - start_3))
-    template_zyx[inner] = image_zyx[tuple(map(slice, low_3, high_3))]
+    source, inner = intersection(start_3.tolist(), size_3.tolist(), image_zyx.shape)
+    template_zyx[inner] = image_zyx[source]
     mask_zyx[inner] = 1
     return template_zyx, mask_zyx
 

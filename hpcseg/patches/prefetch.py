@@ -1,6 +1,6 @@
 """Reading minibatches ahead of the training loop, by threads: most of the reading leaves the interpreter's lock.
 
-For a GPU, a stream of its own copies, cuts and windows, one minibatch beyond the one in use. It and the training stream
+For a GPU, a stream of its own copies, cuts and decodes, one minibatch beyond the one in use. It and the training stream
 are ordered by events, so that the training stream waits for the host only where reading cannot keep up.
 """
 
@@ -32,8 +32,8 @@ class Batches(Protocol):
         """Allocate memory that a minibatch can be read into; None where none is needed."""
 
 
-class Stage(Protocol):
-    """Brings minibatches to a device, in order: each is put, taken, used, and done with.
+class DeviceQueue(Protocol):
+    """Minibatches on their way to a device, in order: each is put, taken, used, and done with.
 
     Attributes:
         ahead: minibatches that are put beyond the one that is taken.
@@ -48,10 +48,10 @@ class Stage(Protocol):
         """Let the consumer use the minibatch that was put first."""
 
     def done(self) -> None:
-        """Hear that the consumer asked for all that it does with the minibatch that it took last."""
+        """Note that the consumer asked for all that it does with the minibatch that it took last."""
 
     def close(self) -> None:
-        """Hear that what was put and not taken will not be used."""
+        """Drop what was put and not taken."""
 
 
 def prefetched(
@@ -59,8 +59,8 @@ def prefetched(
 ) -> Generator[Batch, None, None]:
     """Yield the minibatches of `steps` in order, on `device`, while the next ones are being read.
 
-    The reading threads window for a CPU. For a GPU they only read, into pinned memory; the consumer's thread asks a
-    second stream to copy and window. The stream that is current when a minibatch is asked for may use it at once. An
+    The reading threads decode for a CPU. For a GPU they only read, into pinned memory; the consumer's thread asks a
+    second stream to copy and decode. The stream that is current when a minibatch is asked for may use it at once. An
     error in reading is raised where its minibatch is due. When the iterator is closed, minibatches not yet begun are
     dropped and the reading threads end.
 
@@ -87,38 +87,38 @@ def prefetched(
         return pool.submit(read, step, batches.buffer(pinned=True) if device.type == "cuda" else None)
 
     pool = ThreadPoolExecutor(max_workers=max(1, ahead), thread_name_prefix="prefetch")
-    stage: Stage = _SideStream(device) if device.type == "cuda" else _Here(device)
+    queue: DeviceQueue = _SideStream(device) if device.type == "cuda" else _OneByOne(device)
     try:
-        yield from in_order(map(begun, steps), ahead, stage)
+        yield from in_order(map(begun, steps), ahead, queue)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        stage.close()
+        queue.close()
 
 
-def in_order(reading: Iterable[Future[RawBatch]], ahead: int, stage: Stage) -> Iterator[Batch]:
-    """Yield what is being read, in order, on the stage's device; `ahead` more are begun before one is waited for."""
+def in_order(reading: Iterable[Future[RawBatch]], ahead: int, queue: DeviceQueue) -> Iterator[Batch]:
+    """Yield what is being read, in order, on the queue's device; `ahead` more are begun before one is waited for."""
     waiting: deque[Future[RawBatch]] = deque()
-    staged: deque[Batch | Exception] = deque()
+    put: deque[Batch | Exception] = deque()
 
     def yielded(still: int) -> Iterator[Batch]:
-        while len(staged) > still:
-            yield stage.take(_unless_failed(staged.popleft()))
-            stage.done()
+        while len(put) > still:
+            yield queue.take(_unless_failed(put.popleft()))
+            queue.done()
 
     for future in reading:
         waiting.append(future)
         if len(waiting) > ahead:
-            staged.append(_put(stage, waiting.popleft()))
-            yield from yielded(stage.ahead)
+            put.append(_put(queue, waiting.popleft()))
+            yield from yielded(queue.ahead)
     while waiting:
-        staged.append(_put(stage, waiting.popleft()))
-        yield from yielded(stage.ahead)
+        put.append(_put(queue, waiting.popleft()))
+        yield from yielded(queue.ahead)
     yield from yielded(0)
 
 
-def _put(stage: Stage, reading: Future[RawBatch]) -> Batch | Exception:
+def _put(queue: DeviceQueue, reading: Future[RawBatch]) -> Batch | Exception:
     try:
-        return stage.put(reading.result())
+        return queue.put(reading.result())
     except Exception as error:  # raised when the minibatch is due
         return error
 
@@ -129,8 +129,8 @@ def _unless_failed(batch: Batch | Exception) -> Batch:
     return batch
 
 
-class _Here:
-    """Windows when a minibatch is due, in order with all else that the consumer does."""
+class _OneByOne:
+    """Decodes when a minibatch is due, in order with all else that the consumer does."""
 
     ahead = 0
 
@@ -157,7 +157,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class _SideStream:
-    """A stream of a GPU that copies, cuts and windows while another trains."""
+    """A stream of a GPU that copies, cuts and decodes while another trains."""
 
     ahead = 1
 

@@ -16,31 +16,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hpcseg.config import Pair
 from hpcseg.machine import usable_cores
 from hpcseg.patches.codes import pool_codes
 from hpcseg.patches.geometry import PatchGeometry, Triple
+from hpcseg.volumes.pyramid import Coding
 from hpcseg.volumes.store import LEVELS
 
 _THREADS_BESIDE_A_CPU = 2  # its cores are busy with the network
 _MOST_THREADS = 8  # read faster than any GPU trains: a minibatch takes one some 10 to 20 ms, a step about as long
-Clip = tuple[float, float]
 Codes = NDArray[np.int16]
 
 
-class Coded(Protocol):
-    """Something whose int16 codes stand for intensities: intensity = code · slope + intercept."""
-
-    @property
-    def slope(self) -> float:
-        """Width of a code."""
-
-    @property
-    def intercept(self) -> float:
-        """Intensity of code 0."""
-
-
-class BoxReader(Coded, Protocol):
+class BoxReader(Protocol):
     """A volume at all stored levels: a case of a store, or a scan in memory."""
+
+    @property
+    def coding(self) -> Coding:
+        """What its codes stand for."""
 
     def read(self, level: int, start_3: Sequence[int], size_3: Sequence[int], out: Codes | None = None) -> Codes:
         """Codes of a box, in voxels of `level`, written to `out` if given; outside the volume, of the padding."""
@@ -86,12 +79,9 @@ def stored_level(level: int, corner_3: Triple) -> int:
     return (bits & -bits).bit_length() - 1
 
 
-def clip_codes(case: Coded, clip: Clip | None) -> tuple[int, int] | None:
+def clip_codes(coding: Coding, clip: Pair | None) -> tuple[int, int] | None:
     """Return the codes of the bounds that intensities are clipped to before they are averaged; None for no clip."""
-    if clip is None:
-        return None
-    low, high = (min(max(round((bound - case.intercept) / case.slope), -32768), 32767) for bound in clip)
-    return low, high
+    return None if clip is None else (coding.code(clip[0]), coding.code(clip[1]))
 
 
 def read_sample(
@@ -99,7 +89,7 @@ def read_sample(
     geometry: PatchGeometry,
     origin_3: Triple,
     levels: Sequence[int],
-    clip: Clip | None,
+    clip: Pair | None,
     out: Sequence[Codes] | None = None,
 ) -> list[Codes]:
     """Read the input boxes of one patch, wherever it lies; voxels outside the volume have the padding's code.
@@ -130,7 +120,7 @@ def read_sample(
             codes = case.read(place.level, place.start_3, place.size_3)
             if not place.clipped:  # it is clipped in place
                 wide.setdefault(place.level, (place, codes))
-        boxes[level] = _made(case, place, codes, clip, targets.get(level))
+        boxes[level] = _made(case.coding, place, codes, clip, targets.get(level))
     return [boxes[level] for level in levels]
 
 
@@ -142,13 +132,13 @@ def _cut(wide: Place, codes: Codes, place: Place) -> Codes | None:
     return codes[z : z + place.edge, y : y + place.edge, x : x + place.edge]
 
 
-def _made(case: Coded, place: Place, codes: Codes, clip: Clip | None, out: Codes | None) -> Codes:
+def _made(coding: Coding, place: Place, codes: Codes, clip: Pair | None, out: Codes | None) -> Codes:
     """Clip (in place) and average the codes of a place, or copy them."""
     if place.factor == 1:
         out = np.empty_like(codes, order="C") if out is None else out
         out[...] = codes
         return out
-    bounds = clip_codes(case, clip) if place.clipped else None
+    bounds = clip_codes(coding, clip) if place.clipped else None
     if bounds is not None:
         np.clip(codes, *bounds, out=codes)
     return pool_codes(codes, place.factor, out)
@@ -159,13 +149,6 @@ def box_corner(geometry: PatchGeometry, level: int, origin_3: Triple) -> Triple:
     z, y, x = origin_3
     offset = geometry.origins[level]
     return z + offset, y + offset, x + offset
-
-
-def overlap(start: int, size: int, length: int) -> tuple[slice, slice]:
-    """Return where, along one axis, a box meets a volume: in the volume and in the box; both empty if nowhere."""
-    low = min(max(start, 0), length)
-    high = max(min(start + size, length), low)
-    return slice(low, high), slice(low - start, high - start)
 
 
 def reading_threads(device: torch.device) -> int:

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpcseg.config import Pair
 from hpcseg.patches.codes import pool_codes_on_device
 from hpcseg.patches.cubes import Rows, facts
 from hpcseg.patches.geometry import Triple
-from hpcseg.patches.reading import Clip, clip_codes, locate, overlap, reading_threads
+from hpcseg.patches.reading import clip_codes, locate, reading_threads
+from hpcseg.volumes.boxes import intersection
 from hpcseg.volumes.store import LEVELS, StoredCase
 
 _SLAB = 32  # planes that are read at a time: whole chunks of a store
@@ -42,7 +44,7 @@ class ResidentCase:
     bounds: tuple[int, int] | None
 
     @classmethod
-    def upload(cls, case: StoredCase, clip: Clip | None, device: torch.device) -> ResidentCase:
+    def upload(cls, case: StoredCase, clip: Pair | None, device: torch.device) -> ResidentCase:
         """Read all of a case and copy it to a device; any stream of it may use it then."""
         with ThreadPoolExecutor(reading_threads(device), thread_name_prefix="upload") as pool:
             levels = []
@@ -56,7 +58,7 @@ class ResidentCase:
             levels=tuple(levels),
             label_ZYX=label,
             paddings=tuple(case.padding_code(level) for level in range(LEVELS)),
-            bounds=clip_codes(case, clip),
+            bounds=clip_codes(case.coding, clip),
         )
 
     @property
@@ -106,7 +108,7 @@ class ResidentCases:
         self.device = torch.device(device)
         self._cases: dict[StoredCase, ResidentCase] = {}
 
-    def case(self, stored: StoredCase, clip: Clip | None) -> ResidentCase:
+    def case(self, stored: StoredCase, clip: Pair | None) -> ResidentCase:
         """Return a stored case as it lies on the device; `clip` is its store's `pyramid_clip`."""
         if stored not in self._cases:
             self._cases[stored] = ResidentCase.upload(stored, clip, self.device)
@@ -144,8 +146,7 @@ def _uploaded(
 
 def _copy(volume_ZYX: Tensor, start_3: Triple, out_ZYX: Tensor, outside: int) -> None:
     """Copy the box at `start_3` of a volume, which it may reach beyond."""
-    axes = [overlap(*axis) for axis in zip(start_3, out_ZYX.shape, volume_ZYX.shape, strict=True)]
-    source, target = (tuple(slices) for slices in zip(*axes, strict=True))
+    source, target = intersection(start_3, out_ZYX.shape, volume_ZYX.shape)
     inside = out_ZYX[target]
     if inside.shape != out_ZYX.shape:
         out_ZYX.fill_(outside)

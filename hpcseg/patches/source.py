@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hpcseg.patches.reading import Clip
+from hpcseg.config import Pair
 from hpcseg.patches.resident import ResidentCase, ResidentCases
 from hpcseg.patches.sampling import Centre
 from hpcseg.volumes.normalise import Normalisation
@@ -25,7 +25,7 @@ class Source:
 
     case: StoredCase
     normalisation: Normalisation
-    pyramid_clip: Clip | None
+    pyramid_clip: Pair | None
     resident: ResidentCase | None = None
     centre_3: Centre | None = None
 

@@ -12,6 +12,30 @@ from hpcseg.volumes.scratch import slabs
 Box = tuple[slice, slice, slice]
 
 
+def intersection(start_3: Sequence[int], size_3: Sequence[int], shape_zyx: Sequence[int]) -> tuple[Box, Box]:
+    """Return where a box meets a volume: in the volume and in the box; slices are empty where they do not meet.
+
+    >>> in_volume, in_box = intersection((-2, 4, 6), (5, 3, 4), (8, 8, 8))
+    >>> in_volume
+    (slice(0, 3, None), slice(4, 7, None), slice(6, 8, None))
+    >>> in_box
+    (slice(2, 5, None), slice(0, 3, None), slice(0, 2, None))
+
+    Args:
+        start_3: first voxel of the box, in the volume's voxels; may lie beyond it.
+        size_3: shape of the box.
+        shape_zyx: of the volume.
+    """
+    volume, box = [], []
+    for start, size, length in zip(start_3, size_3, shape_zyx, strict=True):
+        low = min(max(start, 0), length)
+        high = max(min(start + size, length), low)
+        volume.append(slice(low, high))
+        box.append(slice(low - start, high - start))
+    (z, y, x), (own_z, own_y, own_x) = volume, box
+    return (z, y, x), (own_z, own_y, own_x)
+
+
 def bounding_box(shape_zyx: Sequence[int], inside: Callable[[slice], NDArray[np.bool_]]) -> Box:
     """The smallest box that holds every voxel that is inside; three empty slices where none is.
 

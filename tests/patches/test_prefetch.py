@@ -90,22 +90,22 @@ def test_the_next_batches_are_read_while_one_is_in_use():
 
 
 class _Noting:
-    """A stage that says what it is told."""
+    """A queue that notes what is asked of it."""
 
     def __init__(self, ahead):
         self.ahead = ahead
-        self.heard = []
+        self.noted = []
 
     def put(self, raw):
-        self.heard.append(f"put {raw.buffer.item()}")
+        self.noted.append(f"put {raw.buffer.item()}")
         return raw.to("cpu")
 
     def take(self, batch):
-        self.heard.append(f"take {batch.images[0].item()}")
+        self.noted.append(f"take {batch.images[0].item()}")
         return batch
 
     def done(self):
-        self.heard.append("done")
+        self.noted.append("done")
 
 
 def _read(steps, failing=()):
@@ -118,11 +118,11 @@ def _read(steps, failing=()):
         yield future
 
 
-def test_a_stage_is_one_minibatch_ahead_of_the_consumer():
-    stage = _Noting(1)
-    for batch in in_order(_read(range(3)), 2, stage):
-        stage.heard.append(f"use {batch.images[0].item()}")
-    assert stage.heard == [
+def test_a_queue_is_one_minibatch_ahead_of_the_consumer():
+    queue = _Noting(1)
+    for batch in in_order(_read(range(3)), 2, queue):
+        queue.noted.append(f"use {batch.images[0].item()}")
+    assert queue.noted == [
         *("put 0", "put 1", "take 0", "use 0", "done"),
         *("put 2", "take 1", "use 1", "done"),
         *("take 2", "use 2", "done"),
@@ -131,20 +131,20 @@ def test_a_stage_is_one_minibatch_ahead_of_the_consumer():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 @pytest.mark.parametrize("ahead", [0, 1, 3])
-@pytest.mark.parametrize("staged", [0, 1, 2])
-def test_every_minibatch_passes_the_stage_once_and_in_order(count, ahead, staged):
-    stage = _Noting(staged)
-    assert [batch.images[0].item() for batch in in_order(_read(range(count)), ahead, stage)] == list(range(count))
+@pytest.mark.parametrize("put", [0, 1, 2])
+def test_every_minibatch_passes_the_queue_once_and_in_order(count, ahead, put):
+    queue = _Noting(put)
+    assert [batch.images[0].item() for batch in in_order(_read(range(count)), ahead, queue)] == list(range(count))
     for word in ("put", "take"):
-        assert [heard for heard in stage.heard if heard.startswith(word)] == [f"{word} {n}" for n in range(count)]
-    assert stage.heard.count("done") == count
+        assert [note for note in queue.noted if note.startswith(word)] == [f"{word} {n}" for n in range(count)]
+    assert queue.noted.count("done") == count
 
 
-@pytest.mark.parametrize("staged", [0, 1, 2])
-def test_an_error_waits_for_its_turn(staged):
+@pytest.mark.parametrize("put", [0, 1, 2])
+def test_an_error_waits_for_its_turn(put):
     found = []
     with pytest.raises(OSError, match="disk gone"):
-        for batch in in_order(_read(range(6), failing=[2]), 2, _Noting(staged)):
+        for batch in in_order(_read(range(6), failing=[2]), 2, _Noting(put)):
             found.append(batch.images[0].item())
     assert found == [0, 1]
 

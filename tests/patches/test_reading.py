@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.patches.geometry import FovealGeometry, target_lattice
-from hpcseg.patches.reading import clip_codes, overlap, read_sample, reading_threads, stored_level
+from hpcseg.patches.reading import clip_codes, read_sample, reading_threads, stored_level
 from hpcseg.volumes.pyramid import Coding
 from tests.patches.boxes import read_box
 
@@ -143,17 +143,9 @@ def test_levels_come_in_the_order_asked_for(noise):
 
 def test_the_clip_in_codes_is_what_the_store_would_write(noise):
     coding = Coding(noise.slope, noise.intercept)
-    assert clip_codes(noise, CLIP) == tuple(coding.encode(np.array(CLIP, np.float32)).tolist())
-    assert clip_codes(noise, (-1e9, 1e9)) == (-32768, 32767)
-    assert clip_codes(noise, None) is None
-
-
-@given(start=st.integers(-20, 20), size=st.integers(1, 9), length=st.integers(1, 9))
-def test_an_overlap_is_what_box_and_volume_share(start, size, length):
-    volume, box = overlap(start, size, length)
-    shared = [position for position in range(start, start + size) if 0 <= position < length]
-    assert list(range(length))[volume] == shared
-    assert list(range(start, start + size))[box] == shared
+    assert clip_codes(noise.coding, CLIP) == tuple(coding.encode(np.array(CLIP, np.float32)).tolist())
+    assert clip_codes(noise.coding, (-1e9, 1e9)) == (-32768, 32767)
+    assert clip_codes(noise.coding, None) is None
 
 
 @settings(max_examples=60, deadline=None)

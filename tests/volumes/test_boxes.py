@@ -1,4 +1,4 @@
-"""Bounding boxes."""
+"""Bounding boxes, and where a box meets a volume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hpcseg.volumes import scratch
-from hpcseg.volumes.boxes import bounding_box
+from hpcseg.volumes.boxes import bounding_box, intersection
 
 
 @given(shape=st.tuples(*[st.integers(1, 9)] * 3), voxels=st.integers(0, 4), seed=st.integers(0, 99))
@@ -25,3 +25,14 @@ def test_a_bounding_box_of_several_parts() -> None:
     assert len(list(scratch.slabs(mask.shape))) > 1
     box = bounding_box(mask.shape, lambda planes: mask[planes] == 4)
     assert box == (slice(1, 4), slice(2, 600), slice(2, 4))
+
+
+AXIS = st.tuples(st.integers(-20, 20), st.integers(1, 9), st.integers(1, 9))
+
+
+@given(st.tuples(AXIS, AXIS, AXIS))
+def test_an_intersection_is_what_box_and_volume_share(axes: tuple[tuple[int, int, int], ...]) -> None:
+    for (start, size, length), volume, box in zip(axes, *intersection(*zip(*axes, strict=True)), strict=True):
+        shared = [position for position in range(start, start + size) if 0 <= position < length]
+        assert list(range(length))[volume] == shared
+        assert list(range(start, start + size))[box] == shared
