@@ -17,7 +17,9 @@ ROOMS = (
     *("networks", "slurm", "volumes", "patches", "inspection", "phantoms", "runs", "training", "inference"),
     *("study", "jobs", "submit", "results", "screens", "commands"),
 )
-SHARED = {"config", "errors", "files", "heartbeat", "kernels", "machine", "paths", "sections", "spec", "text"}
+SHARED = {
+    *("config", "errors", "files", "heartbeat", "kernels", "machine", "paths", "sections", "spec", "text", "threads"),
+}
 SLURMS_COMMANDS = {"sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

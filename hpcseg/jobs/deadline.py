@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hpcseg.threads import beside
 from hpcseg.training.control import Control
 
 POLL_S = 2.0
@@ -36,7 +37,6 @@ def watched(
         A list that gets "limit" or "superseded" when that happened.
     """
     why: list[str] = []
-    over = threading.Event()
     began = now()
 
     def look() -> str:
@@ -48,7 +48,7 @@ def watched(
                 return "limit"
         return ""
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         while not over.wait(POLL_S):
             reason = look()
             if reason:
@@ -56,10 +56,5 @@ def watched(
                 control.ask_to_stop()
                 return
 
-    thread = threading.Thread(target=watch, name="deadline", daemon=True)
-    thread.start()
-    try:
+    with beside(watch, "deadline"):
         yield why
-    finally:
-        over.set()
-        thread.join()

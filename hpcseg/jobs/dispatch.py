@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 from hpcseg.paths import STORE_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.threads import beside
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo, check_shares
 
@@ -82,34 +82,19 @@ def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control)
         control.pulse()
         return control.should_stop()
 
-    pack(
-        spec,
-        run.path / STORE_FILE,
-        workers=submission.workers,
-        progress=progress,
-        should_stop=should_stop,
-    )
+    pack(spec, run.path / STORE_FILE, workers=submission.workers, progress=progress, should_stop=should_stop)
 
 
-@contextmanager
-def _watching_pool(submission: Submission, control: Control) -> Iterator[None]:
+def _watching_pool(submission: Submission, control: Control) -> AbstractContextManager[None]:
     """Ask the job to stop when the local pool that started it is gone, so that no job outlives it unnoticed."""
     pool = submission.pool
     if submission.backend != "local" or pool is None:
-        yield
-        return
-    over = threading.Event()
+        return nullcontext()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         while pool.alive(submission.host) is not False:
             if over.wait(POOL_WATCH_S):
                 return
         control.ask_to_stop()
 
-    thread = threading.Thread(target=watch, name="pool-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return beside(watch, "pool-watch")

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from hpcseg.errors import BadInput
+from hpcseg.threads import beside
 from hpcseg.volumes.memory import size_text
 
 Tier = Literal["gpu", "ram", "streamed"]
@@ -111,24 +113,16 @@ class StoreReading:
         return f"{some}{self.cases_in_all} case{'s' if self.cases_in_all > 1 else ''}"
 
 
-@contextmanager
-def read_into_memory(extents: Sequence[Extent], say: Callable[[str], None]) -> Iterator[None]:
-    """Meanwhile read parts of files once, in order, so that the system keeps them in its cache.
+def read_into_memory(extents: Sequence[Extent], say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """While its block runs, read parts of files once, in order, so that the system keeps them in its cache.
 
     A thread of its own reads; it is given up on the way out. An error in reading is only said: whoever needs the bytes
     meets it again.
     """
-    over = threading.Event()
-    thread = threading.Thread(target=_read_all, args=(extents, over, say), name="into-memory", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return beside(partial(_read_all, extents, say), "into-memory")
 
 
-def _read_all(extents: Sequence[Extent], over: threading.Event, say: Callable[[str], None]) -> None:
+def _read_all(extents: Sequence[Extent], say: Callable[[str], None], over: threading.Event) -> None:
     began, done = time.monotonic(), 0
     buffer = memoryview(bytearray(_BLOCK_BYTES))
     try:
