@@ -1,6 +1,6 @@
 """What the batch script calls when its job did not end well: `python -m hpcseg.jobs.aftermath FOLDER CODE`.
 
-The script outlives a job that was killed for its memory, or for a reason that nobody tells. Here the attempt's end is
+The script outlives a job that was killed for its memory, or for a reason that nobody knows. Here the attempt's end is
 noted, and the job goes back to the queue, or the run is marked as failed; what the job could say itself is left alone.
 """
 
@@ -25,7 +25,7 @@ SAVED: frozenset[Cause] = frozenset({"limit", "preempted", "requeued"})
 
 def main(arguments: list[str]) -> int:
     """Look at how the array task of this batch script ended; `arguments`: the array's folder, srun's exit code."""
-    # A job that is requeued is told to end at once, and there may be more to say to Slurm.
+    # A job that is requeued is asked to end at once, and there may be more to say to Slurm.
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     job = slurm_job()
@@ -57,17 +57,17 @@ def look_after(run: RunDir, job: SlurmJob, record: ArrayRecord, code: int) -> No
     log = log_since(run.runs_root, attempt)
     cause = attempt.cause
     if cause is None:
-        end = settled_end(end_of_failed(log, code, attempt.node), job, ask_about(job.task), submission.cancelled)
+        end = corrected_end(end_of_failed(log, code, attempt.node), job, ask_about(job.task), submission.cancelled)
         cause = closed_from_outside(run, attempt, end, time.time()).cause
         if end.cause in {"python", "disk"} and run.failure() is None:
             run.write_error(StageFailed(end.cause, _words(end, log, code)))
     elif cause in {"python", "killed"}:
         # What a rank or a pack saw of another process' end is the consequence; the log may know the reason.
-        said = end_of(log, attempt.node)
-        if said is not None and said.cause == "memory":
-            cause = closed_from_outside(run, attempt, said, attempt.ended).cause
+        reason = end_of(log, attempt.node)
+        if reason is not None and reason.cause == "memory":
+            cause = closed_from_outside(run, attempt, reason, attempt.ended).cause
     if cause in HELPED_BY_REPETITION or (cause in SAVED and _still_here(run, job)):
-        _follow(run, job, record, cause)
+        _requeue(run, job, record, cause)
 
 
 def _still_here(run: RunDir, job: SlurmJob) -> bool:
@@ -77,7 +77,7 @@ def _still_here(run: RunDir, job: SlurmJob) -> bool:
     return waits and run.failure() is None
 
 
-def settled_end(end: End, job: SlurmJob, facts: JobFacts | None, cancelled: float | None) -> End:
+def corrected_end(end: End, job: SlurmJob, facts: JobFacts | None, cancelled: float | None) -> End:
     """What the log says of the end, corrected by what Slurm says now. Pure."""
     if end.cause not in HELPED_BY_REPETITION:
         return end
@@ -112,11 +112,11 @@ def _words(end: End, log: str, code: int) -> str:
     return line if end.cause == "python" and line else f"{explain_code(code)}: {end.line}"
 
 
-def _follow(run: RunDir, job: SlurmJob, record: ArrayRecord, cause: Cause) -> None:
-    from hpcseg.jobs.sequel import follow
+def _requeue(run: RunDir, job: SlurmJob, record: ArrayRecord, cause: Cause) -> None:
+    from hpcseg.jobs.requeue import requeue_or_fail
 
     try:
-        print(f"{run.id}: {follow(run, job, record, cause)}", file=sys.stderr, flush=True)
+        print(f"{run.id}: {requeue_or_fail(run, job, record, cause)}", file=sys.stderr, flush=True)
     except StageFailed as failed:
         print(f"{run.id}: {failed}", file=sys.stderr, flush=True)
         try:

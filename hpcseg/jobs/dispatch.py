@@ -32,22 +32,17 @@ def run_spec(
         Exception: whatever the stage raised.
     """
     with _watching_pool(submission, control):
-        _dispatch(run, spec, submission, control, info)
+        if isinstance(spec, PackSpec):
+            _pack(run, spec, submission, control)
+        else:
+            check_shares(spec, info.world)
+            _train(run, spec, submission, control, info)
 
 
-def _dispatch(
-    run: RunDir,
-    spec: PackSpec | PretrainSpec | TrainSpec,
-    submission: Submission,
-    control: Control,
-    info: RankInfo,
+def _train(
+    run: RunDir, spec: PretrainSpec | TrainSpec, submission: Submission, control: Control, info: RankInfo
 ) -> None:
     began = time.monotonic()
-    if isinstance(spec, PackSpec):
-        _pack(run, spec, submission, control)
-        run.mark_done(seconds=round(time.monotonic() - began, 1))
-        return
-    check_shares(spec, info.world)
     if submission.backend == "local":
         os.environ["CUDA_VISIBLE_DEVICES"] = submission.gpus  # before torch looks
     import torch
@@ -74,6 +69,8 @@ def _dispatch(
 def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control) -> None:
     from hpcseg.volumes.packing import pack
 
+    began = time.monotonic()
+
     def progress(done: int, cases: int, name: str) -> None:
         control.reached(done)
         control.beat(phase="pack", step=done, steps=cases)
@@ -83,6 +80,7 @@ def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control)
         return control.should_stop()
 
     pack(spec, run.path / STORE_FILE, workers=submission.workers, progress=progress, should_stop=should_stop)
+    run.mark_done(seconds=round(time.monotonic() - began, 1))
 
 
 def _watching_pool(submission: Submission, control: Control) -> AbstractContextManager[None]:

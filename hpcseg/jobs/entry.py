@@ -29,7 +29,7 @@ from hpcseg.jobs.deadline import watched
 from hpcseg.jobs.dispatch import run_spec
 from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
 from hpcseg.jobs.remedies import explained
-from hpcseg.jobs.sequel import check_budget, follow, is_warning, why_stopped
+from hpcseg.jobs.requeue import check_budget, is_warning, requeue_or_fail, why_stopped
 from hpcseg.jobs.signals import Signals
 from hpcseg.paths import CLAIM_FILE
 from hpcseg.runs.attempts import Attempt, Cause
@@ -78,7 +78,7 @@ def execute(
     as_job: bool = False,
     reading: Reading = AS_IT_COMES,
 ) -> str:
-    """Run a stage in this process, as the job that `job.json` tells of or by hand; see `run_stage`.
+    """Run a stage in this process, as the job of `job.json` or by hand; see `run_stage`.
 
     By hand, the number of threads, workers and `kernels` are taken from `job.json`; stores are read as `reading` says.
     """
@@ -105,7 +105,7 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
     """Run the stage while the run directory is this process' own; False if it was stopped."""
     run, leads = job.run, job.rank_info.leads
     if leads and job.slurm is not None:
-        with suppress(OSError):  # a full disk; then nobody is told
+        with suppress(OSError):  # a full disk
             (run.path / CLAIM_FILE).write_text(_claim(job.slurm), encoding="utf-8")
     lock = run.lock(LOCK_WAIT_S) if leads else None
     try:
@@ -257,10 +257,10 @@ def _stopped(job: _Job) -> tuple[Cause, str]:
     job.signals.ignore()  # as do the processes that ask Slurm
     submission = job.run.submission()
     cancelled = submission is not None and submission.cancelled is not None
-    said = end_of(log_since(job.run.runs_root, job.attempt), job.slurm.node)
+    logged = end_of(log_since(job.run.runs_root, job.attempt), job.slurm.node)
     facts = ask_about(job.slurm.task)
     reasons = [*job.reasons, *(["limit"] if signal.SIGUSR2 in job.signals.received and is_warning(facts) else [])]
-    cause, job.again = why_stopped(reasons, cancelled, job.slurm.restart, facts, said)
+    cause, job.again = why_stopped(reasons, cancelled, job.slurm.restart, facts, logged)
     return cause, names
 
 
@@ -269,14 +269,14 @@ def _go_on(job: _Job, slurm: SlurmJob) -> None:
 
     Raises:
         StageFailed: its budget is exhausted, or Slurm does not take it.
-        HpcsegError: left to the batch script, which hears of it by the exit code.
+        HpcsegError: left to the batch script, which sees it by the exit code.
     """
     if not can_requeue():
         raise HpcsegError(f"{job.run.id}: saved; there is no scontrol here, so the batch script requeues the job")
     submission = job.run.submission()
     assert job.attempt is not None and job.attempt.cause is not None and submission is not None
     try:
-        print(follow(job.run, slurm, job.run.array(submission), job.attempt.cause), flush=True)
+        print(requeue_or_fail(job.run, slurm, job.run.array(submission), job.attempt.cause), flush=True)
     except StageFailed as failed:
         job.run.write_error(failed)
         raise

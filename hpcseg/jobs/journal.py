@@ -23,7 +23,7 @@ from hpcseg.slurm.job import SlurmJob
 from hpcseg.slurm.nodes import read_nodes, remember_bad
 from hpcseg.training.control import Control
 
-_TAIL_BYTES = 200_000  # of a log; an end is told at its end
+_TAIL_BYTES = 200_000  # of a log; what ended a job stands at its end
 
 
 def open_attempt(run: RunDir, job: SlurmJob | None, control: Control, submission: Submission) -> Attempt:
@@ -42,7 +42,7 @@ def open_attempt(run: RunDir, job: SlurmJob | None, control: Control, submission
         array=array,
         logs={path.name: path.stat().st_size for path in logs_of(run.runs_root, array, job.task)} if job else {},
     )
-    _noted(run, attempt)
+    _record(run, attempt)
     return attempt
 
 
@@ -52,7 +52,7 @@ def close_attempt(run: RunDir, attempt: Attempt, control: Control, cause: Cause,
     lost_s = 0.0 if cause == "done" else max(0.0, now - (control.progress_time or attempt.began))
     ended = closed(attempt, cause, detail, now, round(lost_s, 3))
     ended = replace(ended, progress_ended=control.progress)
-    _noted(run, ended)
+    _record(run, ended)
     return ended
 
 
@@ -76,7 +76,7 @@ def closed_from_outside(run: RunDir, attempt: Attempt, end: End, now: float | No
     kept_at = own.progress_time if own is not None and own.progress_time is not None else attempt.began
     ended = closed(attempt, end.cause, end.line, ended_at, round(max(0.0, ended_at - kept_at), 3))
     ended = replace(ended, progress_ended=attempt.progress_began if own is None else own.progress)
-    _noted(run, ended)
+    _record(run, ended)
     return ended
 
 
@@ -85,7 +85,7 @@ def note_superseded(run: RunDir, job: SlurmJob, why: str) -> None:
     now = time.time()
     before = read_attempts(run.path)
     number = before[-1].number if before else 0
-    _noted(run, Attempt(number, job.task, job.node, now, job.restart, ended=now, cause="superseded", detail=why))
+    _record(run, Attempt(number, job.task, job.node, now, job.restart, ended=now, cause="superseded", detail=why))
 
 
 def logs_of(runs_root: Path, array: str, task: str) -> list[Path]:
@@ -105,9 +105,9 @@ def log_since(runs_root: Path, attempt: Attempt) -> str:
 
 
 def _former_end(run: RunDir, attempt: Attempt, job: SlurmJob | None) -> End:
-    said = end_of(log_since(run.runs_root, attempt), attempt.node)
-    if said is not None and said.cause != "python":
-        return said
+    logged = end_of(log_since(run.runs_root, attempt), attempt.node)
+    if logged is not None and logged.cause != "python":
+        return logged
     if job is None or job.task != attempt.job:
         return End("killed", f"{attempt.job} on {attempt.node} ended without a word")
     node = next((node for node in read_nodes(job.partition) if node.name == attempt.node), None)
@@ -116,7 +116,7 @@ def _former_end(run: RunDir, attempt: Attempt, job: SlurmJob | None) -> End:
     return End("requeued", f"requeued from {attempt.node} without a word why")
 
 
-def _noted(run: RunDir, attempt: Attempt) -> None:
+def _record(run: RunDir, attempt: Attempt) -> None:
     try:
         (attempts.begin if attempt.ended is None else attempts.end)(run.path, attempt)
     except OSError as error:  # a full disk: no reason to end a healthy run

@@ -1,4 +1,4 @@
-"""What a job hears from outside: requests to stop, as signals."""
+"""Requests to stop that reach a job as signals."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ SBATCH_TIMEOUT_S = 60.0
 SCANCEL_TIMEOUT_S = 120.0
 JOBS_PER_CALL = 1000  # some 10 bytes each; a command line takes much more
 _OVER = ("already completing or completed", "Invalid job id specified")
-# What sbatch says when it was not heard, or did not hear: the jobs may exist.
-_NOT_HEARD = re.compile(r"timed out|contact|zero bytes|connect|communicat|transmi|protocol", re.IGNORECASE)
+# What sbatch says when its request or the answer was lost: the jobs may exist.
+_LOST = re.compile(r"timed out|contact|zero bytes|connect|communicat|transmi|protocol", re.IGNORECASE)
 
 
 def slurm_available() -> bool:
@@ -69,7 +69,7 @@ def sbatch(script: Path) -> str:
 def may_exist(error: CallError) -> bool:
     """Whether the job of an sbatch that failed so may exist all the same. Pure."""
     if error.failure == "refused":
-        return _NOT_HEARD.search(str(error)) is not None
+        return _LOST.search(str(error)) is not None
     return error.failure != "absent"
 
 

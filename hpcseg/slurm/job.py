@@ -19,11 +19,11 @@ TASK_IN_SHELL = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One task of an array, as its own environment tells.
+    """One task of an array, as its own environment says.
 
     Attributes:
         task: "12_3", the array's id and the index. Never SLURM_JOB_ID, which of an array's last task means the array.
-        name: of the job: tells the array's tag.
+        name: of the job: holds the array's tag.
         restart: how often it was requeued.
         node: the first of its nodes.
         nodes: how many.

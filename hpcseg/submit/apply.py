@@ -71,7 +71,7 @@ def apply(
 ) -> Outcome:
     """Submit what the plan lacks. `local` returns when everything is done, `slurm` when everything is queued.
 
-    `notify` hears of every change, `claimed` (local) of the runs that are submitted at once; `say` (Slurm) is told
+    `notify` is called with every change, `claimed` (local) with the runs that are submitted at once, `say` (Slurm) with
     what takes time.
 
     Raises:

@@ -2,7 +2,7 @@
 `<runs>/sweeps/<name>/pool.log`. Whoever started it learns which runs it claimed, or what is wrong, and may go.
 
 The pool's process is `python -m hpcseg.submit.detach`. Its standard input says what to apply; its standard output is
-one answer: {"claimed": [ids]}, {"error": message, "exit_code": code}, or {"crash": traceback}.
+one answer: {"claimed": [ids]}, or {"error": message, "exit_code": code}.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,44 +78,30 @@ def detach(plan: Plan, data: Path, profile: Profile) -> Detached:
         raise Interrupted("stopped before anything was begun") from None
     with pool.stderr:
         if not text:
-            last = pool.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise HpcsegError(f"the pool's process ended before it began: {last or 'without a word'}")
-    return Detached(_claimed(json.loads(text)), pool.pid, sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG)
-
-
-def pools_of(plan: Plan) -> list[int]:
-    """Processes of this host that hold runs of the plan that are not done."""
-    found: set[int] = set()
-    for run_id in plan.stages:
-        run = plan.run(run_id)
-        submission = None if run.is_done() else run.submission()
-        pool = submission.pool if submission is not None and submission.backend == "local" else None
-        if submission is not None and pool is not None and pool.alive(submission.host):
-            found.add(pool.pid)
-    return sorted(found)
-
-
-def _claimed(answer: dict[str, Any]) -> tuple[str, ...]:
-    """Runs that the pool claimed.
-
-    Raises:
-        HpcsegError: as the pool did.
-        RuntimeError: the pool met an error that nobody expected.
-    """
-    if "crash" in answer:
-        raise RuntimeError(answer["crash"])
+            crash = pool.stderr.read().decode(errors="replace").strip()
+            raise RuntimeError(crash) if crash else HpcsegError("the pool's process ended without a word; try again")
+    answer = json.loads(text)
     if "error" in answer:
         error = HpcsegError(answer["error"])
         error.exit_code = answer["exit_code"]
         raise error
-    return tuple(answer["claimed"])
+    log = sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG
+    return Detached(tuple(answer["claimed"]), pool.pid, log)
+
+
+def pools_of(plan: Plan) -> list[int]:
+    """Processes of this host that hold runs of the plan that are not done."""
+    runs = [plan.run(run_id) for run_id in plan.stages]
+    submissions = [run.submission() for run in runs if not run.is_done()]
+    pools = {(s.pool, s.host) for s in submissions if s is not None and s.backend == "local" and s.pool is not None}
+    return sorted(pool.pid for pool, host in pools if pool.alive(host))
 
 
 def main() -> int:
     """The pool's process: plan what standard input asks for, apply it, and say on standard output what was claimed."""
     request = json.load(sys.stdin)
     pipe = os.dup(1)
-    _write_output_to(Path(os.devnull))
+    os.dup2(2, 1)  # where an error shows that nobody expected
     claimed: list[str] = []
 
     def answer(value: dict[str, Any]) -> None:
@@ -142,12 +127,6 @@ def main() -> int:
         else:
             answer({"error": str(error), "exit_code": error.exit_code})
         return error.exit_code
-    except Exception:
-        if claimed:
-            _note(f"pool {os.getpid()} has ended: {traceback.format_exc()}")
-        else:
-            answer({"crash": traceback.format_exc()})
-        return 1
     left = f"{len(failed)} of {len(plan.stages)} stages are not done" if failed else "all is done"
     _note(f"pool {os.getpid()} has ended; {left}")
     return 1 if failed else 0

@@ -42,7 +42,7 @@ def run_here(
         data: folder of the datasets, for a sweep file.
         runs_root: folder of all runs, for a sweep file.
         threads: CPU threads of stages that were never submitted before; 0: all cores.
-        on_beat: hears every heartbeat.
+        on_beat: called with every heartbeat.
         reading: how stores are read.
 
     Raises:

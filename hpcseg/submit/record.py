@@ -47,7 +47,7 @@ def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
     """Dotted keys in which each configuration differs from the first one."""
     sections = Sections()
     first = next(iter(configs.values()), None)
-    told: dict[tuple[str, int], dict[str, Any]] = {}
+    parts: dict[tuple[str, int], dict[str, Any]] = {}
     found: dict[str, dict[str, Any]] = {}
     for run_id, config in configs.items():
         differs = found[run_id] = {}
@@ -59,9 +59,9 @@ def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
                 differs |= {name: part} if part != base else {}
                 continue
             key = (name, id(part))
-            if key not in told:
-                told[key] = {f"{name}.{item}": value for item, value in part.items() if value != base[item]}
-            differs |= told[key]
+            if key not in parts:
+                parts[key] = {f"{name}.{item}": value for item, value in part.items() if value != base[item]}
+            differs |= parts[key]
     return found
 
 

@@ -71,8 +71,8 @@ class Pool:
         slots: how many at once.
         gpus: names of the GPUs that slots are given in turn; none on a host without.
         claim: takes the runs that nobody works on for this process, and returns those that it got.
-        notify: hears of every change.
-        claimed: hears, once, which runs the pool got at its start.
+        notify: called with every change.
+        claimed: called once, with the runs that the pool got at its start.
     """
 
     plan: Plan

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.jobs import aftermath, sequel
+from hpcseg.jobs import aftermath, requeue
 from hpcseg.runs.attempts import Attempt, begin, closed, end, read_attempts
 from hpcseg.runs.causes import End
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
@@ -41,8 +41,8 @@ class Scheduler:
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     found = Scheduler()
     monkeypatch.setattr(aftermath, "ask_about", lambda task: found.facts)
-    monkeypatch.setattr(sequel, "requeue", found.requeue)
-    monkeypatch.setattr(sequel, "read_nodes", lambda partition: [])
+    monkeypatch.setattr(requeue, "requeue", found.requeue)
+    monkeypatch.setattr(requeue, "read_nodes", lambda partition: [])
     return found
 
 
@@ -181,11 +181,11 @@ def test_nothing_is_said_about_a_run_that_somebody_else_has(
 
 def test_a_cancelled_job_is_cancelled_whatever_killed_it() -> None:
     killed, limit = End("killed", "ended by SIGKILL"), End("timeout", "…")
-    assert aftermath.settled_end(killed, JOB, RUNS, 1.0).cause == "cancelled"
-    assert aftermath.settled_end(killed, JOB, None, None) == killed
-    assert aftermath.settled_end(killed, JOB, JobFacts("COMPLETING", "TimeLimit"), None).cause == "timeout"
-    assert aftermath.settled_end(limit, JOB, JobFacts("COMPLETING", "TimeLimit"), None) == limit
-    assert aftermath.settled_end(End("preempted", "…"), JOB, RUNS, 1.0).cause == "preempted"
+    assert aftermath.corrected_end(killed, JOB, RUNS, 1.0).cause == "cancelled"
+    assert aftermath.corrected_end(killed, JOB, None, None) == killed
+    assert aftermath.corrected_end(killed, JOB, JobFacts("COMPLETING", "TimeLimit"), None).cause == "timeout"
+    assert aftermath.corrected_end(limit, JOB, JobFacts("COMPLETING", "TimeLimit"), None) == limit
+    assert aftermath.corrected_end(End("preempted", "…"), JOB, RUNS, 1.0).cause == "preempted"
 
 
 def test_outside_a_job_it_explains_itself_and_starts_fast(tmp_path: Path) -> None:

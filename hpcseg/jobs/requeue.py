@@ -16,20 +16,20 @@ from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 
 
 def why_stopped(
-    reasons: Collection[str], cancelled: bool, restart: int, facts: JobFacts | None, said: End | None
+    reasons: Collection[str], cancelled: bool, restart: int, facts: JobFacts | None, logged: End | None
 ) -> tuple[Cause, bool]:
     """Why a job was asked to stop, and whether it has to be requeued for the run to go on. Pure.
 
     Args:
         reasons: why it asked itself (see `hpcseg.jobs.deadline`).
-        cancelled: whether `hpcseg cancel` was told to cancel it.
+        cancelled: whether `hpcseg cancel` cancelled it.
         restart: how often it had been requeued when it began.
         facts: what Slurm says now; None: it does not answer, and the log counts.
-        said: what the log says.
+        logged: what the log says.
     """
     if "superseded" in reasons or cancelled:
         return "superseded" if "superseded" in reasons else "cancelled", False
-    word = None if said is None else said.cause
+    word = None if logged is None else logged.cause
     if facts is None and word in {"cancelled", "requeued", "preempted", "node"}:
         return word, False
     if facts is not None and facts.restarts > restart:
@@ -61,7 +61,7 @@ def check_budget(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: C
         raise StageFailed(cause, decision.why)
 
 
-def follow(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> str:
+def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> str:
     """Requeue this job after an attempt that ended by `cause`, with what it needs now; says how.
 
     Raises:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.jobs.sequel import is_warning, why_stopped
+from hpcseg.jobs.requeue import is_warning, why_stopped
 from hpcseg.runs.causes import End
 from hpcseg.slurm.job import JobFacts
 
