@@ -45,7 +45,7 @@ def collect(
     collection = collect_runs(runs, sweep)
     tables = make_tables(collection, metrics=metric or (), beside=beside)
     folder = to or runs / RESULTS_FOLDER / collection.sweep
-    paths = write_collection(collection, folder, tables=tables, figures=figures, report=terminal.note)
+    paths = write_collection(collection, folder, tables=tables, figures=figures, note=terminal.note)
     for problem in collection.problems:
         terminal.note(problem)
     if json:
@@ -92,7 +92,7 @@ def report(
     path = to or runs / RESULTS_FOLDER / collection.sweep / "report.html"
     for problem in collection.problems:
         terminal.note(problem)
-    written = write_report(collection, path, tables=tables, force=force, report=terminal.note)
+    written = write_report(collection, path, tables=tables, force=force, note=terminal.note)
     if collection.missing:
         print(f"{len(collection.missing)} of {len(collection.runs)} runs have no result yet")
     print(written)

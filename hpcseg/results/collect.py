@@ -92,12 +92,12 @@ def _read_runs(runs_root: Path, record: _SweepRecord) -> tuple[list[Run], list[s
     for run in record.runs:
         folder = runs_root / "train" / run.id
         result, problem = _read_result(folder / RESULT_FILE, run.id)
-        stale = why_stale(folder, run.id, run.config, result) if result else ""
+        stale = why_stale(folder, run.config, result) if result else ""
         if stale:
             problem = f"{folder / RESULT_FILE}: stale: {stale}; delete it and run the sweep again"
         if problem:
             problems.append(problem)
-        runs.append(Run(run.id, run.config, run.cells, result, stale))
+        runs.append(Run(run.id, folder, run.config, run.cells, result, stale))
     return runs, problems
 
 
@@ -145,8 +145,8 @@ def _unusable(path: Path, error: ValidationError | OSError) -> str:
         return f"{path}: not a result ({_first(error)}); delete it and run the sweep again"
     try:
         read_json(path)
-    except BadInput as said:
-        return f"{said}; delete it and run the sweep again"
+    except BadInput as damage:
+        return f"{damage}; delete it and run the sweep again"
     return f"{path}: cannot be read ({error}); collect again"
 
 

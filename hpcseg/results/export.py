@@ -64,7 +64,7 @@ def write_collection(
     *,
     tables: Sequence[Table] | None = None,
     figures: bool = True,
-    report: Callable[[str], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Write every table (text, Markdown, CSV, JSON, LaTeX) and figure (PNG, PDF) of a sweep, each file atomically.
 
@@ -73,7 +73,7 @@ def write_collection(
     Args:
         tables: as `make_tables` made them; None: the sweep's own.
         figures: draw them, too.
-        report: called with one line for each figure that cannot be drawn yet.
+        note: called with one line for each figure that cannot be drawn yet.
 
     Raises:
         BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
@@ -89,7 +89,11 @@ def write_collection(
         return paths
     from hpcseg.results.figures.figures import draw_figures
 
-    return [*paths, *draw_figures(collection, collection.root, folder, report=report)]
+    for drawing in draw_figures(collection, folder):
+        paths += drawing.files
+        if drawing.remark:
+            note(drawing.remark)
+    return paths
 
 
 def summary(collection: Collection, tables: Sequence[Table] = ()) -> dict[str, object]:

@@ -36,7 +36,7 @@ class Mixture:
     odd: frozenset[str] = frozenset()
 
 
-def why_stale(folder: Path, run: str, config: Mapping[str, Any], result: Result) -> str:
+def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
     """Why the result in a run's directory may not be of the run as the sweep describes it; "" where nothing says so.
 
     Looked at: what the result says of its own run, what `run.json` asks for, and whether `run.json` or the trained
@@ -44,7 +44,6 @@ def why_stale(folder: Path, run: str, config: Mapping[str, Any], result: Result)
 
     Args:
         folder: of the run.
-        run: its id.
         config: its whole configuration, as the sweep was applied.
         result: of this run, by its id.
     """
@@ -52,7 +51,7 @@ def why_stale(folder: Path, run: str, config: Mapping[str, Any], result: Result)
         found = getattr(result, key)
         if found is not None and found != config.get(key, found):
             return f"it is of {key} = {found}, the sweep has {config[key]}"
-    return _of_another_plan(folder, run, config) or _outrun(folder, result)
+    return _of_another_plan(folder, result.id, config) or _overtaken(folder, result)
 
 
 def _of_another_plan(folder: Path, run: str, config: Mapping[str, Any]) -> str:
@@ -92,7 +91,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in values[0].keys() | values[1].keys() if values[0].get(key) != values[1].get(key))
 
 
-def _outrun(folder: Path, result: Result) -> str:
+def _overtaken(folder: Path, result: Result) -> str:
     """Which file of the run is younger than its result."""
     times = {name: _modified(folder / name) for name in (RESULT_FILE, RUN_FILE, TRAINING_FILE)}
     measured = times[RESULT_FILE]
@@ -128,8 +127,8 @@ def mixture(results: Iterable[Result]) -> Mixture:
         if len(counts) < 2:
             continue
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        told = [f"{value} ({counted(count, 'run')})" for value, count in ordered]
-        lines.append(f"{kind} {', '.join(told)}")
+        shown = [f"{value} ({counted(count, 'run')})" for value, count in ordered]
+        lines.append(f"{kind} {', '.join(shown)}")
         odd |= {run for run, one in made.items() if one[index] != ordered[0][0]}
     return Mixture(tuple(lines), frozenset(odd))
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from hpcseg.inference.metrics import DSC, METRICS, Metric
+from hpcseg.paths import RUN_FILE
+from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.study.tables import Axis, FigureDefinition, TableDefinition
 
 
@@ -87,10 +89,16 @@ class Run:
     """A training run of the sweep; `result` is None while it is missing, `stale` why it may not be of this run."""
 
     id: str
+    folder: Path
     config: Mapping[str, Any]
     places: tuple[Place, ...]
     result: Result | None
     stale: str = ""
+
+    def specification(self) -> TrainSpec | None:
+        """What the run had to do, as its folder has it; None where nothing is written."""
+        spec = read_spec(self.folder) if (self.folder / RUN_FILE).exists() else None
+        return spec if isinstance(spec, TrainSpec) else None
 
     def axis(self, place: Place, key: str) -> Axis | None:
         """Value of `key` among the axes of `place`, else in the configuration; None if neither has it."""

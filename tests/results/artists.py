@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import matplotlib
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from hpcseg.results.figures.figures import draw
+from hpcseg.results.figures.figures import Drawing, draw
 from hpcseg.results.figures.style import SETTINGS, SMALL
 from hpcseg.results.model import Collection
 from hpcseg.study.tables import FigureDefinition
@@ -19,7 +20,7 @@ def drawn(collection: Collection, **keys: object) -> Figure:
     """One figure, laid out."""
     definition = FigureDefinition.model_validate({"name": "figure", **keys})
     with matplotlib.rc_context(SETTINGS):
-        figure = draw(definition, collection, collection.root)
+        figure = draw(definition, collection)
         assert isinstance(figure, Figure), figure
         figure.canvas.draw()
     return figure
@@ -27,9 +28,14 @@ def drawn(collection: Collection, **keys: object) -> Figure:
 
 def why_not(collection: Collection, **keys: object) -> str:
     """Why a figure is not drawn."""
-    reason = draw(FigureDefinition.model_validate({"name": "figure", **keys}), collection, collection.root)
+    reason = draw(FigureDefinition.model_validate({"name": "figure", **keys}), collection)
     assert isinstance(reason, str)
     return reason
+
+
+def contents(drawings: Sequence[Drawing]) -> list[bytes]:
+    """What the files of figures hold."""
+    return [path.read_bytes() for drawing in drawings for path in drawing.files]
 
 
 def texts(figure: Figure) -> list[tuple[str, Bbox, float]]:

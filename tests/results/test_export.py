@@ -59,7 +59,7 @@ def test_a_metric_that_there_is_not_names_the_nearest(sweep_files) -> None:
 def test_a_sweep_without_any_result_still_gets_its_tables(sweep_files, tmp_path: Path) -> None:
     files = sweep_files()
     files.run(None, strategy="baseline", labelled=2, fold=0)
-    told: list[str] = []
-    write_collection(collect(files.save()), tmp_path / "results", report=told.append)
+    notes: list[str] = []
+    write_collection(collect(files.save()), tmp_path / "results", note=notes.append)
     assert "– (0/1)" in (tmp_path / "results" / "main.md").read_text()
-    assert len(told) == 4
+    assert len(notes) == 4

@@ -14,11 +14,14 @@ from matplotlib.image import imread
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import collect
-from hpcseg.results.figures.curves import read_history, x_positions
-from hpcseg.results.figures.figures import draw_figures
-from hpcseg.results.figures.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, colours
+from hpcseg.results.figures.figures import KINDS, draw_figures
+from hpcseg.results.figures.learning import read_history
+from hpcseg.results.figures.scores import x_positions
+from hpcseg.results.figures.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, looks
+from hpcseg.sections import spelled
 from hpcseg.spec import CaseRef, SourceRef, TrainSpec
-from tests.results.artists import drawn, problems, texts
+from hpcseg.study.tables import FigureDefinition
+from tests.results.artists import contents, drawn, problems, texts
 
 STRATEGIES = ("baseline", "transfer", "multitask")
 
@@ -81,10 +84,10 @@ def test_every_kind_of_figure_is_written_as_png_and_pdf(sweep_files, as_scores, 
         path = files.root / "train" / run["id"] / "history.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in history))
     files.record["figures"] = [_figure(kind) for kind in ("box", "curve", "examples", "learning")]
-    root, told = files.save(), []
     before = dict(matplotlib.rcParams)
-    paths = draw_figures(collect(root), root, tmp_path / "figures", report=told.append)
-    assert told == []
+    drawings = draw_figures(collect(files.save()), tmp_path / "figures")
+    assert [drawing.why_not for drawing in drawings] == [""] * 4
+    paths = [path for drawing in drawings for path in drawing.files]
     assert [path.name for path in paths] == [
         f"{kind}.{ending}" for kind in ("box", "curve", "examples", "learning") for ending in ("png", "pdf")
     ]
@@ -103,20 +106,20 @@ def test_the_same_results_give_the_same_bytes(sweep_files, as_scores, tmp_path: 
     files = sweep_files()
     _fill(files, as_scores)
     files.record["figures"] = [_figure("box"), _figure("curve")]
-    root = files.save()
-    one, other = (draw_figures(collect(root), root, tmp_path / name) for name in ("one", "other"))
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+    collection = collect(files.save())
+    one, other = (draw_figures(collection, tmp_path / name) for name in ("one", "other"))
+    assert contents(one) == contents(other)
 
 
 def test_a_figure_without_anything_to_show_is_named_not_drawn(sweep_files, as_scores, tmp_path: Path) -> None:
     files = sweep_files()
     files.run(as_scores(validation=[0.5]), strategy="baseline", labelled=2, fold=0)
     files.record["figures"] = [_figure(kind) for kind in ("box", "curve", "examples", "learning")]
-    root, told = files.save(), []
-    assert draw_figures(collect(root), root, tmp_path / "figures", report=told.append) == []
-    assert [line.split()[1] for line in told] == ["box", "curve", "examples", "learning"]
-    assert "no run has results for the test set yet" in told[0]
-    assert "save_masks" in told[2]
+    drawings = draw_figures(collect(files.save()), tmp_path / "figures")
+    assert not any(drawing.files for drawing in drawings)
+    assert [drawing.remark.split()[1] for drawing in drawings] == ["box", "curve", "examples", "learning"]
+    assert drawings[0].why_not == "no run has results for the test set yet"
+    assert "save_masks" in drawings[2].why_not
 
 
 def test_a_history_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
@@ -248,11 +251,15 @@ def test_long_names_of_grids_are_wrapped_or_slanted(sweep_files, as_scores, name
     assert slanted == ({35.0} if "." in names[0] else {0.0})
 
 
+def test_every_kind_that_a_sweep_file_may_name_can_be_drawn() -> None:
+    assert spelled(FigureDefinition.model_fields["kind"].annotation) == " or ".join(f'"{kind}"' for kind in KINDS)
+
+
 def test_what_differs_in_colour_differs_in_grey_too() -> None:
     assert len(set(MARKERS)) == len(set(HATCHES)) == len(set(COLOURS)) == 8
 
 
 def test_a_strategy_has_one_colour_everywhere_and_no_two_values_share_one() -> None:
-    assert colours(("baseline", "multitask"))["multitask"] == colours(STRATEGIES)["multitask"]
-    assert len(set(colours((3, 5, 7)).values()) | set(colours(STRATEGIES).values())) >= 3
+    assert looks(("baseline", "multitask"))["multitask"] == looks(STRATEGIES)["multitask"]
+    assert len({looks(("baseline", 3, 5))[value].colour for value in ("baseline", 3, 5)}) == 3
     assert SETTINGS["pdf.fonttype"] == 42

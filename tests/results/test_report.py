@@ -222,10 +222,10 @@ def test_a_folder_gets_report_html(study: Path, tmp_path: Path) -> None:
 
 
 def test_figures_that_cannot_be_drawn_are_named(study: Path) -> None:
-    said: list[str] = []
-    page = render_report(collect(study), report=said.append)
+    notes: list[str] = []
+    page = render_report(collect(study), note=notes.append)
     assert len(Page(page).all("img")) == 1
-    assert said == ["figure curves is not drawn: no run has a history yet"]
+    assert notes == ["figure curves is not drawn: no run has a history yet"]
     assert "Learning curves: not drawn, no run has a history yet." in page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import PREDICTIONS_FOLDER
-from hpcseg.results.figures.legends import Labels, seeds_note
-from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, finish, new_figure
+from hpcseg.results.figures.legends import labels_of, seeds_note
+from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, bare, finish, new_figure
 from hpcseg.results.model import Collection, Run
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import Replicate, select_runs
-from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.study.tables import Axis, FigureDefinition
+from hpcseg.volumes.boxes import bounding_box
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import ScanGrid, read_image, read_label
 
@@ -50,35 +51,32 @@ class Exemplar:
         return spacing_zyx[0] / spacing_zyx[1]
 
 
-def draw_examples(
-    definition: FigureDefinition, collection: Collection, runs_root: Path, labels: Labels
-) -> Figure | str:
+def draw_examples(definition: FigureDefinition, collection: Collection) -> Figure | str:
     """Sagittal slices of one case with the reference's and the prediction's contours, or why there are none.
 
     The case is the one of median DSC among those that all runs of one replicate have segmented. The slice is the one
     with most of the reference; front is left and head is up.
     """
+    name, labels = definition.set, labels_of(definition, collection)
     runs = select_runs(definition.as_table(), collection)
     columns, rows = sort_axis(x for x, _ in runs), sort_axis(hue for _, hue in runs)
-    replicate, chosen = _replicate_with_most_masks(runs, runs_root, definition.set)
+    replicate, chosen = _replicate_with_most_masks(runs, name)
     if not chosen:
-        return (
-            f"no finished run has masks of the {definition.set} set below {runs_root / 'train'} (inference.save_masks)"
-        )
-    case = _median_case(chosen, runs_root, definition.set)
-    exemplar = _exemplar(next(iter(chosen.values())), runs_root, definition.set, case) if case else None
+        return f"no finished run has masks of the {name} set below {collection.root / 'train'} (inference.save_masks)"
+    case = _median_case(list(chosen.values()), name)
+    exemplar = _exemplar(next(iter(chosen.values())), name, case) if case else None
     if exemplar is None:
-        return f"the runs have no case of the {definition.set} set with a mask and a reference in common"
+        return f"the runs have no case of the {name} set with a mask and a reference in common"
     figure = _empty_grid(exemplar, len(rows), len(columns))
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
         for axes, column in zip(line, columns, strict=True):
-            _panel(axes, exemplar, chosen.get((column, row)), runs_root, definition.set)
+            _panel(axes, exemplar, chosen.get((column, row)), name)
         line[0].set_ylabel(labels.hue(row))
     for axes, column in zip(panels[0], columns, strict=True):
         axes.set_title(labels.panel(column), fontsize=7)
     where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
-    note = f"{case}, the {definition.set} case of median DSC, sagittal, with its DSC"
+    note = f"{case}, the {name} case of median DSC, sagittal, with its DSC"
     finish(figure, _legend(), f"{note}; {where}, {seeds_note(definition, collection)}.")
     return figure
 
@@ -93,8 +91,8 @@ def _empty_grid(exemplar: Exemplar, rows: int, columns: int) -> Figure:
     return figure
 
 
-def _mask(runs_root: Path, run: Run, name: str, case: str) -> Path:
-    return runs_root / "train" / run.id / PREDICTIONS_FOLDER / name / f"{case}.nii.gz"
+def _mask(run: Run, name: str, case: str) -> Path:
+    return run.folder / PREDICTIONS_FOLDER / name / f"{case}.nii.gz"
 
 
 def _scores(run: Run, name: str) -> dict[str, float]:
@@ -103,74 +101,64 @@ def _scores(run: Run, name: str) -> dict[str, float]:
 
 
 def _replicate_with_most_masks(
-    runs: dict[Place, list[tuple[Replicate, Run]]], runs_root: Path, name: str
+    runs: Mapping[Place, Sequence[tuple[Replicate, Run]]], name: str
 ) -> tuple[Replicate, dict[Place, Run]]:
     """The replicate with most runs that left masks, and these; the first one on ties."""
     replicates: dict[Replicate, dict[Place, Run]] = {}
     for place, found in runs.items():
         for replicate, run in found:
-            if any(_mask(runs_root, run, name, case).exists() for case in _scores(run, name)):
+            if any(_mask(run, name, case).exists() for case in _scores(run, name)):
                 replicates.setdefault(replicate, {})[place] = run
     return max(replicates.items(), key=lambda item: len(item[1]), default=((), {}))
 
 
-def _median_case(chosen: dict[Place, Run], runs_root: Path, name: str) -> str | None:
-    scores = [_scores(run, name) for run in chosen.values()]
+def _median_case(runs: Sequence[Run], name: str) -> str | None:
+    scores = [_scores(run, name) for run in runs]
     common = [
         case
         for case in sorted(scores[0])
-        if all(case in found for found in scores)
-        and all(_mask(runs_root, run, name, case).exists() for run in chosen.values())
+        if all(case in found for found in scores) and all(_mask(run, name, case).exists() for run in runs)
     ]
     ranked = sorted(common, key=lambda case: fmean(found[case] for found in scores))
     return ranked[len(ranked) // 2] if ranked else None
 
 
-def _exemplar(run: Run, runs_root: Path, name: str, case: str) -> Exemplar | None:
+def _exemplar(run: Run, name: str, case: str) -> Exemplar | None:
     """The slice to show, or None where the run's specification has no reference for the case."""
-    spec = read_spec(runs_root / "train" / run.id)
-    if not isinstance(spec, TrainSpec):
-        return None
-    scans = spec.test_scans if name == "test" else spec.validation_scans
+    spec = run.specification()
+    scans = () if spec is None else spec.test_scans if name == "test" else spec.validation_scans
     scan = next((scan for scan in scans if scan.name == case), None)
-    if scan is None or scan.label is None:
+    if spec is None or scan is None or scan.label is None:
         return None
     image_zyx, grid = read_image(scan.image)
     reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes_in(name))
     x = int(np.count_nonzero(reference_zyx, axis=(0, 1)).argmax())
-    z = _extent(np.flatnonzero(reference_zyx[:, :, x].any(axis=1)), image_zyx.shape[0])
-    y = _extent(np.flatnonzero(reference_zyx[:, :, x].any(axis=0)), image_zyx.shape[1])
+    shown_xzy = reference_zyx[None, :, :, x]
+    _, z, y = bounding_box(shown_xzy.shape, lambda part: shown_xzy[part] > 0)
+    z, y = _with_margin(z, image_zyx.shape[0]), _with_margin(y, image_zyx.shape[1])
     low, high = np.percentile(image_zyx, (1, 99.5))
     window = CT_WINDOW if image_zyx.min() < -500 else (float(low), float(high))
     return Exemplar(case, image_zyx[z, y, x], reference_zyx[z, y, x], grid, (z, y, x), window)
 
 
-def _extent(found: NDArray[np.intp], size: int) -> slice:
-    if not len(found):
+def _with_margin(found: slice, size: int) -> slice:
+    """The extent with what is shown around it; all of it where it is empty."""
+    if found.start == found.stop:
         return slice(0, size)
-    margin = int(MARGIN * (found[-1] - found[0] + 1)) + 2
-    return slice(max(0, int(found[0]) - margin), min(size, int(found[-1]) + margin + 1))
+    margin = int(MARGIN * (found.stop - found.start)) + 2
+    return slice(max(0, found.start - margin), min(size, found.stop + margin))
 
 
-def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, runs_root: Path, name: str) -> None:
+def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, name: str) -> None:
     low, high = exemplar.window
-    axes.imshow(
-        exemplar.image_zy,
-        cmap="gray",
-        vmin=low,
-        vmax=high,
-        aspect=exemplar.aspect,
-        interpolation="bilinear",
-        origin="lower",
-    )
-    axes.invert_xaxis()  # front to the left
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+    image: Any = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "bilinear", "origin": "lower"}
+    axes.imshow(exemplar.image_zy, aspect=exemplar.aspect, **image)
+    bare(axes).invert_xaxis()  # front to the left
     _contours(axes, exemplar.reference_zy, YELLOW, 1.4)
     if run is None:
         _write(axes, 0.5, 0.5, "missing", "center")
         return
-    mask_zyx = read_label(_mask(runs_root, run, name, exemplar.case), exemplar.grid)
+    mask_zyx = read_label(_mask(run, name, exemplar.case), exemplar.grid)
     _contours(axes, mask_zyx[exemplar.at], SKY, 0.7)
     _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}", "right")
 

@@ -5,20 +5,19 @@ Shapes: K filters, n edge of a filter (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.paths import MODEL_FILE
 from hpcseg.results.figures.legends import runs_of
-from hpcseg.results.figures.style import COLUMN, PAGE, SMALL, finish, lettered, new_mosaic, tile
+from hpcseg.results.figures.style import SMALL, finish, lettered, new_mosaic, side_by_side, tile
 from hpcseg.results.model import Collection, Run
-from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.spec import TrainSpec
 from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
@@ -34,14 +33,31 @@ _LEFT, _RIGHT, _TITLE = 0.36, 0.38, 0.24  # inches for the blocks' names, their 
 
 @dataclass(frozen=True)
 class Block:
-    """Kernels of one block of one level: slices (K, n, n) through their middles, and the weight that is drawn white."""
+    """Filters of one block of one level: slices (K, n, n) through their middles, and the weight that is drawn white."""
 
     name: str
     slices_Knn: NDArray[np.float32]
     white: float
 
 
-def draw_filters(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
+@dataclass(frozen=True)
+class Learned:
+    """Weights of each level's network, and of which run they are."""
+
+    what: str
+    run: Run
+    spec: TrainSpec
+    levels: Sequence[Weights]
+
+    @property
+    def whose(self) -> str:
+        """What they are, with what tells the run from others."""
+        config = self.run.config
+        labelled, fold, seed = config.get("labelled", "?"), config.get("fold", "?"), config.get("seed", 0)
+        return f"{self.what} of {self.run.id} (n = {labelled}, fold {fold}, seed {seed})"
+
+
+def draw_filters(definition: FigureDefinition, collection: Collection) -> Figure | str:
     """A panel per level: the strongest filters of CBR1 to CBR3 and of the decoder, or why there are none.
 
     They are of the autoencoders from which the first S-TL run with finished ones started; in a sweep without such a
@@ -49,31 +65,27 @@ def draw_filters(definition: FigureDefinition, collection: Collection, runs_root
     of a level. A filter of CBR2, CBR3 has one cube per input map: the one of largest norm is shown.
     """
     try:
-        found = find_autoencoders(definition, collection, runs_root) or _encoders(definition, collection, runs_root)
+        found = find_autoencoders(definition, collection) or _find_encoders(definition, collection)
     except BadInput as error:
         return str(error)
     if found is None:
         return "no run has left weights of autoencoders or of an F-Net yet"
-    run, levels, whose = found
-    across = side_by_side(len(levels))
-    panels = [_blocks(weights, SHOWN[across]) for weights in levels]
+    shown = SHOWN[side_by_side(len(found.levels))[0]]
+    panels = [_blocks(weights, shown) for weights in found.levels]
     sizes = ", ".join(f"{block.name} {block.slices_Knn.shape[-1]}³" for block in panels[0])
-    note = f"{whose} {named(run)}: central slices of the filters of largest norm ({sizes} weights)."
-    return _draw(
-        panels, across, f"{note} Middle grey is 0; black and white are minus and plus the number on the right."
-    )
+    note = f"{found.whose}: central slices of the filters of largest norm ({sizes} weights)."
+    note += " Middle grey is 0; black and white are minus and plus the number on the right."
+    return _draw(panels, shown, note)
 
 
-def _draw(panels: list[list[Block]], across: int, note: str) -> Figure:
+def _draw(panels: Sequence[Sequence[Block]], shown: int, note: str) -> Figure:
     """A panel per level; in it a row per block, and filters in squares of edge 1 with gaps."""
-    width, down = COLUMN if across == 1 else PAGE, -(-len(panels) // across)
-    inner = width / across - _LEFT - _RIGHT
+    width = side_by_side(len(panels))[1] - _LEFT - _RIGHT
     rows, step = max(map(len, panels)), 1 + _GAP
-    height = rows * inner / SHOWN[across]
-    figure = new_mosaic(width, down * (height + _TITLE), note)
-    for level, blocks in enumerate(panels):
-        left, top = level % across * width / across + _LEFT, level // across * (height + _TITLE) + _TITLE
-        axes = tile(figure, left, top, inner, height)
+    height = rows * width / shown
+    figure, corners = new_mosaic(len(panels), height + _TITLE, note)
+    for level, (blocks, (left, top)) in enumerate(zip(panels, corners, strict=True)):
+        axes = tile(figure, left + _LEFT, top + _TITLE, width, height)
         for row, block in enumerate(blocks):
             for place, slice_nn in enumerate(block.slices_Knn):
                 extent = (place * step, place * step + 1, row * step + 1, row * step)
@@ -83,60 +95,33 @@ def _draw(panels: list[list[Block]], across: int, note: str) -> Figure:
             axes.text(end, row * step + 0.5, f"±{block.white:.2g}", va="center", fontsize=SMALL)
         axes.set_yticks([row * step + 0.5 for row in range(len(blocks))], [block.name for block in blocks])
         axes.tick_params(length=0, pad=2)
-        axes.set(xlim=(0, SHOWN[across] * step), ylim=(rows * step, 0), aspect="auto")
+        axes.set(xlim=(0, shown * step), ylim=(rows * step, 0), aspect="auto")
         axes.set_title(lettered(level, len(panels), f"Resolution {level}"), loc="left", pad=3)
     finish(figure, [], note)
     return figure
 
 
-def find_autoencoders(
-    definition: FigureDefinition, collection: Collection, runs_root: Path
-) -> tuple[Run, list[Weights], str] | None:
-    """The first S-TL run of the figure's grids whose autoencoders are all trained, their weights, and whose they are.
+def find_autoencoders(definition: FigureDefinition, collection: Collection) -> Learned | None:
+    """The autoencoders of the first S-TL run of the figure's grids of which all are trained.
 
     Raises:
         BadInput: the sweep has no such grid, or a file is damaged.
     """
     from hpcseg.training.checkpoint import load_tensors
 
-    for run, spec in specifications(definition, collection, runs_root):
-        paths = [runs_root / path for path in spec.pretrained]
+    for run, spec in _specifications(definition, collection):
+        paths = [collection.root / path for path in spec.pretrained]
         if paths and all(path.exists() for path in paths):
-            return run, [load_tensors(path)["weights"] for path in paths], "Autoencoders of"
+            return Learned("Autoencoders", run, spec, [load_tensors(path)["weights"] for path in paths])
     return None
 
 
-def named(run: Run) -> str:
-    """A run with what tells it from others."""
-    config = run.config
-    return f"{run.id} (n = {config.get('labelled', '?')}, fold {config.get('fold', '?')}, seed {config.get('seed', 0)})"
-
-
-def specifications(
-    definition: FigureDefinition, collection: Collection, runs_root: Path
-) -> list[tuple[Run, TrainSpec]]:
-    """What the runs of the figure's grids had to do, as far as that is written.
-
-    Raises:
-        BadInput: as `find_autoencoders`.
-    """
-    found = []
-    for run in runs_of(definition, collection):
-        folder = runs_root / "train" / run.id
-        spec = read_spec(folder) if (folder / RUN_FILE).exists() else None
-        if isinstance(spec, TrainSpec):
-            found.append((run, spec))
-    return found
-
-
-def _encoders(
-    definition: FigureDefinition, collection: Collection, runs_root: Path
-) -> tuple[Run, list[Weights], str] | None:
-    """The first trained F-Net, the weights of its levels' encoders, and whose they are."""
+def _find_encoders(definition: FigureDefinition, collection: Collection) -> Learned | None:
+    """The encoders of the first trained F-Net of the figure's grids."""
     from hpcseg.training.checkpoint import load_tensors
 
-    for run, spec in specifications(definition, collection, runs_root):
-        path = runs_root / "train" / run.id / MODEL_FILE
+    for run, spec in _specifications(definition, collection):
+        path = run.folder / MODEL_FILE
         if spec.config.network.kind == "fnet" and path.exists():
             weights = load_tensors(path)["weights"]
             levels: list[Weights] = []
@@ -144,8 +129,16 @@ def _encoders(
                 prefix = f"encoders.{level}."
                 own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
                 levels.append({f"encoder.{name}": weight for name, weight in own.items()})
-            return run, levels, "Encoders of"
+            return Learned("Encoders", run, spec, levels)
     return None
+
+
+def _specifications(definition: FigureDefinition, collection: Collection) -> Iterator[tuple[Run, TrainSpec]]:
+    """What the runs of the figure's grids had to do, as far as that is written."""
+    for run in runs_of(definition, collection):
+        spec = run.specification()
+        if spec is not None:
+            yield run, spec
 
 
 def _blocks(weights: Weights, shown: int) -> list[Block]:
@@ -159,11 +152,6 @@ def _blocks(weights: Weights, shown: int) -> list[Block]:
             # A transposed convolution's weight lists its input maps first, of which each has one filter.
             blocks.append(_block(block, weight, shown))
     return blocks
-
-
-def side_by_side(panels: int) -> int:
-    """How many panels of levels stand in a row."""
-    return {1: 1, 2: 2, 4: 2}.get(panels, 3)
 
 
 def _block(name: str, weight_KJnnn: NDArray[np.float32], shown: int) -> Block:

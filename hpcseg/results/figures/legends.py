@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpcseg.results.model import Collection, Run
 from hpcseg.results.tables.axes import as_toml, label, places
-from hpcseg.results.tables.tables import Cell, Table
+from hpcseg.results.tables.tables import Table
 from hpcseg.study.tables import CHOICE, GRID, Axis, FigureDefinition
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 MOST_SEEDS = 8  # named one by one
 
@@ -64,9 +68,18 @@ def labels_of(definition: FigureDefinition, collection: Collection) -> Labels:
     return Labels(definition, found.get(definition.x, {}), found.get(definition.hue, {}))
 
 
-def legend_hues(labels: Labels, values: Sequence[Axis]) -> list[tuple[Axis, str]]:
-    """Values of hue with their labels for the legend; none where there is nothing to tell apart."""
-    return [(value, labels.hue(value)) for value in values] if len(values) > 1 else []
+def hue_handles(labels: Labels, values: Sequence[Axis], handle: Callable[[Axis, str], Artist]) -> list[Artist]:
+    """A legend of the values of hue, headed by the axis where they need it; none where there is nothing to tell apart.
+
+    Args:
+        handle: draws a value beside its label.
+    """
+    from matplotlib.lines import Line2D
+
+    if len(values) < 2:
+        return []
+    head: list[Artist] = [Line2D([], [], ls="", label=f"{labels.hue_axis}:")] if labels.hue_axis else []
+    return [*head, *(handle(value, labels.hue(value)) for value in values)]
 
 
 def cells_note(definition: FigureDefinition, table: Table, collection: Collection) -> str:
@@ -76,11 +89,6 @@ def cells_note(definition: FigureDefinition, table: Table, collection: Collectio
         f"{_span(map(len, (cell.values for cell in cells)), 'score')} of "
         f"{_span((cell.present for cell in cells), _replicate(definition))} each; {seeds_note(definition, collection)}."
     )
-
-
-def missing_note(cells: Iterable[Cell], mark: str) -> str:
-    """What `mark` means, where a run is missing; else ""."""
-    return f" {mark}" if any(cell.present < cell.expected for cell in cells) else ""
 
 
 def runs_note(definition: FigureDefinition, counts: Iterable[int], collection: Collection) -> str:

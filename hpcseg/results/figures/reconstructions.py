@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.results.figures.learned import Weights, find_autoencoders, named, side_by_side
-from hpcseg.results.figures.style import COLUMN, PAGE, YELLOW, finish, lettered, new_mosaic, tile
+from hpcseg.results.figures.learned import Weights, find_autoencoders
+from hpcseg.results.figures.style import YELLOW, finish, lettered, new_mosaic, side_by_side, tile
 from hpcseg.results.model import Collection
-from hpcseg.spec import TrainSpec, read_spec
+from hpcseg.spec import TrainSpec
 from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
@@ -40,24 +40,21 @@ class Reconstruction:
     error: float  # mean absolute error over whole patches, in normalised intensities
 
 
-def draw_reconstructions(definition: FigureDefinition, collection: Collection, runs_root: Path) -> Figure | str:
+def draw_reconstructions(definition: FigureDefinition, collection: Collection) -> Figure | str:
     """A panel per level with input, winners and reconstruction of a few patches, or why there is none.
 
     The autoencoders are those of `hpcseg.results.figures.learned`. The patches lie around foreground voxels of the
     validation cases and are the same for all levels.
     """
     try:
-        found = find_autoencoders(definition, collection, runs_root)
+        found = find_autoencoders(definition, collection)
         if found is None:
             return "no S-TL run has its autoencoders trained yet; others leave no decoders"
-        run, levels, _ = found
-        spec = read_spec(runs_root / "train" / run.id)
-        assert isinstance(spec, TrainSpec)
-        patches = read_patches(spec, runs_root, PATCHES[side_by_side(len(levels))])
+        patches = read_patches(found.spec, collection.root, PATCHES[side_by_side(len(found.levels))[0]])
     except BadInput as error:
         return str(error)
-    panels = [reconstruct(spec, level, weights, patches[level]) for level, weights in enumerate(levels)]
-    return _draw(panels, f"Autoencoders of {named(run)}")
+    panels = [reconstruct(found.spec, level, weights, patches[level]) for level, weights in enumerate(found.levels)]
+    return _draw(panels, found.whose)
 
 
 def read_patches(spec: TrainSpec, runs_root: Path, count: int) -> list[Any]:
@@ -128,16 +125,14 @@ def reconstruct(spec: TrainSpec, level: int, weights: Weights, image_B1DHW: Any)
 
 
 def _draw(panels: Sequence[Reconstruction], whose: str) -> Figure:
-    across, patches = side_by_side(len(panels)), len(panels[0].winners)
+    patches = len(panels[0].winners)
     note = f"{whose}: middle slices of {patches} patches around foreground of validation cases"
     note += "; dots: winners of all slices, the larger the stronger"
     note += "; error: mean absolute difference of normalised intensities."
-    width, down = COLUMN if across == 1 else PAGE, -(-len(panels) // across)
-    edge = (width / across - _LEFT) / patches
-    height = len(ROWS) * edge + _TITLE
-    figure = new_mosaic(width, down * height, note)
-    for level, panel in enumerate(panels):
-        left, top = level % across * width / across + _LEFT, level // across * height + _TITLE
+    edge = (side_by_side(len(panels))[1] - _LEFT) / patches
+    figure, corners = new_mosaic(len(panels), len(ROWS) * edge + _TITLE, note)
+    for level, (panel, corner) in enumerate(zip(panels, corners, strict=True)):
+        left, top = corner[0] + _LEFT, corner[1] + _TITLE
         title = lettered(level, len(panels), f"Resolution {level} (error {panel.error:.2f})")
         for patch in range(patches):
             column = [tile(figure, left + patch * edge, top + row * edge, edge - _GAP, edge - _GAP) for row in range(3)]

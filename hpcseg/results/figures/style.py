@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,17 +54,32 @@ SETTINGS: Any = {
 }
 
 
-def ranks(values: Sequence[Axis]) -> dict[Axis, int]:
-    """The place of each value in `COLOURS`, `MARKERS` and so on; a strategy has the same one in every figure."""
+@dataclass(frozen=True)
+class Look:
+    """What tells the values of one axis apart."""
+
+    colour: str
+    marker: str
+    line: Any
+    hatch: str
+
+
+def looks(values: Sequence[Axis]) -> dict[Axis, Look]:
+    """A look for each value; a strategy has the same one in every figure."""
     others = [value for value in values if value not in STRATEGIES]
     start = len(STRATEGIES) if len(others) < len(values) else 0
-    fixed: dict[Axis, int] = {strategy: n for n, strategy in enumerate(STRATEGIES)}
-    return fixed | {value: start + n for n, value in enumerate(others)}
+    ranks: dict[Axis, int] = {strategy: n for n, strategy in enumerate(STRATEGIES)}
+    ranks |= {value: start + n for n, value in enumerate(others)}
+    kinds: tuple[Sequence[Any], ...] = (COLOURS, MARKERS, LINES, HATCHES)
+    return {value: Look(*(kind[rank % len(kind)] for kind in kinds)) for value, rank in ranks.items()}
 
 
-def colours(values: Sequence[Axis]) -> dict[Axis, str]:
-    """A colour for each value; a strategy has the same one in every figure."""
-    return {value: COLOURS[rank % len(COLOURS)] for value, rank in ranks(values).items()}
+def pale(colour: str) -> tuple[float, float, float]:
+    """The colour as a filling: half way to white."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(colour)
+    return (1 + red) / 2, (1 + green) / 2, (1 + blue) / 2
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
@@ -76,19 +92,31 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return figure
 
 
-def new_mosaic(width: float, height: float, note: str) -> Figure:
-    """An empty figure without a layout: room of this size in inches for `tile`, and below it for the note."""
-    return new_figure(width, height + _note_inches(note, width), layout=None)
+def side_by_side(panels: int) -> tuple[int, float]:
+    """How many of these panels stand in a row, and how wide each is, in inches."""
+    across = {1: 1, 2: 2, 4: 2}.get(panels, 3)
+    return across, (COLUMN if across == 1 else PAGE) / across
+
+
+def new_mosaic(panels: int, height: float, note: str) -> tuple[Figure, list[tuple[float, float]]]:
+    """An empty figure without a layout: panels for `tile` of this height in inches, and below them room for the note.
+
+    Returns:
+        The figure, and of each panel its left and its top, in inches.
+    """
+    across, each = side_by_side(panels)
+    width = COLUMN if across == 1 else PAGE
+    below = len(wrapped(note, width, SMALL).splitlines()) * SMALL / 72 * 1.3 + 2 * _EDGE
+    figure = new_figure(width, -(-panels // across) * height + below, layout=None)
+    return figure, [(panel % across * each, panel // across * height) for panel in range(panels)]
 
 
 def tile(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes without ticks or frame, placed in inches from the figure's upper left corner."""
     whole_width, whole_height = figure.get_size_inches()
     bottom = whole_height - top - height
-    axes = figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    return axes
+    place = (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
+    return bare(figure.add_axes(place))
 
 
 def arrange(figure: Figure, **options: Any) -> None:
@@ -106,6 +134,13 @@ def wrapped(text: str, inches: float, points: float = 7) -> str:
 def set_title(axes: Axes, text: str, inches: float) -> None:
     """A title above the axes, on the left, in lines that fit `inches`."""
     axes.set_title(wrapped(text, inches, 7.5), loc="left")
+
+
+def bare(axes: Axes) -> Axes:
+    """The axes without ticks or frame, for an image."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return axes
 
 
 def set_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], inches: float) -> None:
@@ -162,13 +197,9 @@ def finish(figure: Figure, handles: Sequence[Artist], note: str) -> None:
     arrange(figure, rect=(0.0, bottom, 1.0, 1.0 - bottom))
 
 
-def _note_inches(note: str, width: float) -> float:
-    return len(wrapped(note, width, SMALL).splitlines()) * SMALL / 72 * 1.3 + 2 * _EDGE
-
-
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.pdf into `folder`, each atomically and the same to the byte for the same figure."""
-    _settle(figure)
+    _fix_layout(figure)
     paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
     for path, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
         with replacing(path) as temporary:
@@ -176,7 +207,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def _settle(figure: Figure) -> None:
+def _fix_layout(figure: Figure) -> None:
     """Lay the figure out for good; the solver's rounding errors differ from call to call, so places are rounded."""
     if figure.get_layout_engine() is None:
         return

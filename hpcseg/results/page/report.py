@@ -33,7 +33,6 @@ from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.rendering import DASH, STALE
 from hpcseg.results.tables.tables import Improved, Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
-from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,7 +64,7 @@ def write_report(
     *,
     tables: Sequence[Table] | None = None,
     force: bool = False,
-    report: Callable[[str], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write the page of a sweep to `path`, atomically.
 
@@ -73,7 +72,7 @@ def write_report(
         path: a file, or a folder in which the page is called report.html.
         tables: to show; by default those of the sweep (`export.make_tables`).
         force: replace whatever is there; otherwise only an earlier report of the same sweep.
-        report: called with one line for each figure that cannot be drawn yet.
+        note: called with one line for each figure that cannot be drawn yet.
 
     Raises:
         BadInput: another file is there; or a table or figure names an axis or grid that the sweep does not have.
@@ -81,7 +80,7 @@ def write_report(
     path = path / "report.html" if path.is_dir() else path
     if not force:
         refuse_foreign(path, collection.sweep)
-    write_text(path, render_report(collection, tables=tables, report=report))
+    write_text(path, render_report(collection, tables=tables, note=note))
     return path
 
 
@@ -105,7 +104,7 @@ def render_report(
     collection: Collection,
     *,
     tables: Sequence[Table] | None = None,
-    report: Callable[[str], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> str:
     """The page as HTML.
 
@@ -128,7 +127,7 @@ def render_report(
         sheets=[sheet_of(table) for table in tables],
         improved=_improved(tables),
         stale={run.id: run.stale for run in collection.runs if run.stale},
-        pictures=_pictures(collection, report or (lambda line: None)),
+        pictures=_pictures(collection, note),
         entries=entries,
         axes=_axes(entries),
         sets=_sets(entries),
@@ -164,27 +163,20 @@ def _improved(tables: Sequence[Table]) -> Improved | None:
     return Improved((first.definition.name,), *first.improved, *beside)
 
 
-def _pictures(collection: Collection, report: Callable[[str], None]) -> list[Picture]:
+def _pictures(collection: Collection, note: Callable[[str], None]) -> list[Picture]:
     """Every figure of the sweep, drawn as `collect` draws it."""
     from hpcseg.results.figures.figures import draw_figures
 
-    said: list[str] = []
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        draw_figures(collection, collection.root, Path(folder), report=said.append)
-        for definition in collection.figures:
-            path = Path(folder) / f"{definition.name}.png"
-            title = definition.title or _usual_title(definition)
-            if path.exists():
-                png = path.read_bytes()
-                size = _size(png)
-                found.append(Picture(definition.name, title, _described(definition), data_uri(png, "image/png"), size))
+        for drawing in draw_figures(collection, Path(folder)):
+            name = drawing.definition.name
+            if drawing.files:
+                png = next(path for path in drawing.files if path.suffix == ".png").read_bytes()
+                found.append(Picture(name, drawing.title, drawing.shows, data_uri(png, "image/png"), _size(png)))
             else:
-                start = f"figure {definition.name} is not drawn: "
-                why = next((line.removeprefix(start) for line in said if line.startswith(start)), "not drawn")
-                found.append(Picture(definition.name, title, "", why_not=why))
-    for line in said:
-        report(line)
+                found.append(Picture(name, drawing.title, "", why_not=drawing.why_not))
+                note(drawing.remark)
     return found
 
 
@@ -192,37 +184,6 @@ def _size(png: bytes) -> tuple[int, int]:
     """Width and height at which a PNG of 200 dpi is shown: a little larger than in print."""
     width, height = struct.unpack(">II", png[16:24])
     return round(width * SCREEN_SCALE), round(height * SCREEN_SCALE)
-
-
-def _usual_title(definition: FigureDefinition) -> str:
-    titles = {
-        "box": "Scores on the {} set",
-        "curve": "Mean scores on the {} set",
-        "examples": "A case of the {} set",
-        "learning": "Learning curves",
-        "filters": "Learned filters",
-        "reconstructions": "Reconstructions",
-    }
-    return titles.get(definition.kind, definition.name).format(definition.set)
-
-
-def _described(definition: FigureDefinition) -> str:
-    """What a figure shows, for those who do not see it."""
-    kinds = {
-        "box": "Box plots of the {set} set's scores by {x} and {hue}, means as triangles",
-        "curve": "Mean score of the {set} set against {x}, a line with intervals for each {hue}",
-        "examples": "Slices of one case of the {set} set with contours of reference and segmentation by {x} and {hue}",
-        "learning": "Loss by epoch, a panel for each {x}, a colour for each {hue}",
-        "filters": "Slices through the filters that the networks have learned",
-        "reconstructions": "Patches beside what the autoencoders make of them",
-    }
-    shown = kinds.get(definition.kind, "Figure {name}")
-    words = shown.format(set=definition.set, x=_word(definition.x), hue=_word(definition.hue), name=definition.name)
-    return f"{words}. The tables give the numbers." if definition.kind in {"box", "curve"} else f"{words}."
-
-
-def _word(axis: str) -> str:
-    return {"labelled": "number of labelled volumes"}.get(axis, axis)
 
 
 def _asked(root: Path, record: Mapping[str, Any]) -> dict[str, Any]:

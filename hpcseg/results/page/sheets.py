@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hpcseg.inference.metrics import Metric
-from hpcseg.results.figures.style import colours
+from hpcseg.results.figures.style import looks
 from hpcseg.results.tables.cells import Cell, Key
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.machine import to_summary_csv
@@ -86,14 +86,16 @@ class Sheet:
 def sheet_of(table: Table) -> Sheet:
     """A table as the page shows it."""
     definition = table.definition
-    palette = colours(table.columns) if definition.columns == "strategy" else {}
+    look = looks(table.columns) if definition.columns == "strategy" else {}
     largest = max((cell.expected for cell in table.cells.values()), default=0)
     return Sheet(
         name=definition.name,
         title=definition.title or definition.name,
         corner=table.row_label(definition.rows),
         sets=table.sets,
-        columns=tuple(Heading(table.column_label(value), palette.get(value, "")) for value in table.columns),
+        columns=tuple(
+            Heading(table.column_label(value), look[value].colour if look else "") for value in table.columns
+        ),
         rows=tuple(
             (table.row_label(row), tuple(square for name in table.sets for square in _squares(table, name, row)))
             for row in table.rows

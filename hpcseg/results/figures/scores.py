@@ -1,0 +1,227 @@
+"""Scores against x with a colour for each hue: box plots, and means with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from hpcseg.results.figures.legends import Labels, cells_note, hue_handles, labels_of
+from hpcseg.results.figures.style import (
+    COLUMN,
+    PAGE,
+    SMALL,
+    YELLOW,
+    Look,
+    finish,
+    looks,
+    new_figure,
+    pale,
+    set_scale,
+    set_ticks,
+    set_title,
+)
+from hpcseg.results.model import Collection
+from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, build_table, select_runs
+from hpcseg.study.tables import Axis, FigureDefinition
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDEST = 0.45  # inches for a box
+_APART = 0.1  # between the means of hues at one x, in steps of x
+_MEAN: Any = {"marker": "^", "ms": 4, "mfc": YELLOW, "mec": "black", "mew": 0.4}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a figure shows: rows of the table along x, a column for each hue.
+
+    Attributes:
+        sizes: number that a value of x that is none stands for ("all": the volumes of its runs).
+        note: how many scores there are, of which seeds.
+    """
+
+    definition: FigureDefinition
+    table: Table
+    labels: Labels
+    sizes: Mapping[Axis, float]
+    note: str
+
+    def cells(self) -> Iterator[tuple[Axis, Axis, float, Cell]]:
+        """Every cell with its x, its hue, and how far right of the middle of the hues that stands, in hues."""
+        columns = self.table.columns
+        for row in self.table.rows:
+            for index, column in enumerate(columns):
+                cell = self.table.cells.get((self.definition.set, row, column))
+                if cell is not None:
+                    yield row, column, index - (len(columns) - 1) / 2, cell
+
+    def missing_note(self, mark: str) -> str:
+        """What `mark` means, where a run is missing; else ""."""
+        return f" {mark}" if any(cell.present < cell.expected for cell in self.table.cells.values()) else ""
+
+
+def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure | str:
+    """Box plots of all cases and folds, means as yellow triangles, whiskers of 1.5 IQR (paper, figures 4 to 7)."""
+    scores = _read_scores(definition, collection)
+    if isinstance(scores, str):
+        return scores
+    table, look = scores.table, looks(scores.table.columns)
+    page = PAGE if len(table.rows) * len(table.columns) > 9 else COLUMN
+    where = {row: float(position) for position, row in enumerate(table.rows)}
+    figure, axes = _axes(scores, page, 2.7, where)
+    width = min(0.8 / len(table.columns), WIDEST * len(table.rows) / (page - 0.6))
+    for row, column, shift, cell in scores.cells():
+        x = where[row] + shift * width
+        if cell.values:
+            _box(axes, x, 0.8 * width, list(cell.values.values()), look[column])
+        if cell.present < cell.expected:
+            text, inside = f"{cell.present}/{cell.expected}", axes.get_xaxis_transform()
+            axes.text(x, 0.01, text, transform=inside, ha="center", va="bottom", fontsize=SMALL)
+    _limits(axes, table)
+    note = f"Boxes: {scores.note} Whiskers: 1.5 IQR."
+    note += scores.missing_note("k/m: k of m runs have results.")
+    finish(figure, _box_handles(scores.labels, table.columns), note)
+    return figure
+
+
+def draw_curve(definition: FigureDefinition, collection: Collection) -> Figure | str:
+    """Mean score against x with 95 % bootstrap intervals over cases; a hollow marker where runs are missing."""
+    scores = _read_scores(definition, collection)
+    if isinstance(scores, str):
+        return scores
+    table, look = scores.table, looks(scores.table.columns)
+    where = x_positions(table.rows, scores.sizes)
+    figure, axes = _axes(scores, COLUMN, 2.6, where)
+    points: dict[Axis, list[tuple[float, Cell]]] = {column: [] for column in table.columns}
+    for row, column, shift, cell in scores.cells():
+        points[column].append((where[row] + shift * _APART, cell))
+    for column, found in points.items():
+        _curve(axes, found, look[column])
+    note = f"Means with 95 % bootstrap intervals over cases; {scores.note}"
+    note += scores.missing_note("Hollow: some runs are missing.")
+    finish(figure, line_handles(scores.labels, table.columns), note)
+    return figure
+
+
+def x_positions(values: Sequence[Axis], sizes: Mapping[Axis, float]) -> dict[Axis, float]:
+    """Where values of x stand: on a logarithmic axis (base 2) if most are powers of 2, else one after the other."""
+    numbers = {value: sizes.get(value, value) for value in values}
+    powers = [n for n in numbers.values() if isinstance(n, int) and not isinstance(n, bool) and _is_power(n)]
+    others = [n for n in numbers.values() if not isinstance(n, int | float) or isinstance(n, bool) or n <= 0]
+    if others or len(powers) < 2 or len(powers) < len(values) - 1:
+        return {value: float(position) for position, value in enumerate(values)}
+    return {value: math.log2(float(n)) for value, n in numbers.items() if isinstance(n, int | float)}
+
+
+def line_handles(labels: Labels, columns: Sequence[Axis], *, solid: bool = False) -> list[Artist]:
+    """A legend of the hues' lines with their markers."""
+    from matplotlib.lines import Line2D
+
+    look = looks(columns)
+
+    def handle(value: Axis, text: str) -> Artist:
+        one = look[value]
+        style = "-" if solid else one.line
+        return Line2D([], [], color=one.colour, marker=one.marker, ms=3.5, lw=1.0, ls=style, label=text)
+
+    return hue_handles(labels, columns, handle)
+
+
+def _read_scores(definition: FigureDefinition, collection: Collection) -> Scores | str:
+    """What there is to show, or why there is nothing."""
+    table = build_table(definition.as_table(), collection)
+    if not any(cell.values for cell in table.cells.values()):
+        return f"no run has results for the {definition.set} set yet"
+    labels, sizes = labels_of(definition, collection), _sizes_of_all(definition, collection)
+    return Scores(definition, table, labels, sizes, cells_note(definition, table, collection))
+
+
+def _sizes_of_all(definition: FigureDefinition, collection: Collection) -> dict[Axis, float]:
+    """Mean number of labelled volumes of the runs with `labelled = "all"`, as far as their specifications are there."""
+    if definition.x != "labelled":
+        return {}
+    found = select_runs(definition.as_table(), collection).items()
+    specs = [run.specification() for (row, _), runs in found if row == "all" for _, run in runs]
+    counts = [len(spec.labelled.cases) for spec in specs if spec is not None]
+    return {"all": fmean(counts)} if counts else {}
+
+
+def _is_power(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+def _axes(scores: Scores, width: float, height: float, where: Mapping[Axis, float]) -> tuple[Figure, Axes]:
+    """A figure of this size in inches, with the values of x at their places."""
+    figure = new_figure(width, height)
+    axes = figure.subplots()
+    set_title(axes, scores.definition.title, width)
+    sizes = scores.sizes
+    texts = [scores.labels.x(row) + (f" ({sizes[row]:.0f})" if row in sizes else "") for row in where]
+    set_ticks(axes, list(where.values()), texts, width - 0.6)
+    axes.set_xlim(min(where.values()) - 0.5, max(where.values()) + 0.5)
+    axes.set_xlabel(scores.labels.x_axis)
+    axes.set_ylabel(scores.table.metric.name)
+    set_scale(axes)
+    return figure, axes
+
+
+def _limits(axes: Axes, table: Table) -> None:
+    """A share ends at 1 and begins on a twentieth below the data; marks of missing runs have room below the boxes."""
+    if table.metric.highest != 1:
+        axes.margins(y=0.12)
+        return
+    lowest = min(value for cell in table.cells.values() for value in cell.values.values())
+    missing = any(cell.present < cell.expected for cell in table.cells.values())
+    floor = max(0.0, math.floor(20 * (lowest - 0.01)) / 20)
+    axes.set_ylim(floor - (0.07 * (1 - floor) if missing else 0), 1.0)
+
+
+def _box(axes: Axes, x: float, width: float, values: list[float], look: Look) -> None:
+    line = {"color": look.colour, "linewidth": 0.8}
+    axes.boxplot(
+        values,
+        positions=[x],
+        widths=width,
+        whis=1.5,
+        showmeans=True,
+        manage_ticks=False,
+        patch_artist=True,
+        boxprops={"facecolor": pale(look.colour), "edgecolor": look.colour, "linewidth": 0.8, "hatch": look.hatch},
+        whiskerprops=line,
+        capprops=line,
+        medianprops={"color": "black", "linewidth": 1.0, "solid_capstyle": "butt"},
+        meanprops=_MEAN,
+        flierprops={"marker": "o", "markersize": 1.6, "markerfacecolor": look.colour, "markeredgecolor": "none"},
+    )
+
+
+def _box_handles(labels: Labels, columns: Sequence[Axis]) -> list[Artist]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    look = looks(columns)
+
+    def handle(value: Axis, text: str) -> Artist:
+        one = look[value]
+        return Patch(facecolor=pale(one.colour), edgecolor=one.colour, hatch=one.hatch, lw=0.8, label=text)
+
+    return [*hue_handles(labels, columns, handle), Line2D([], [], ls="", label="mean", **_MEAN)]
+
+
+def _curve(axes: Axes, found: Sequence[tuple[float, Cell]], look: Look) -> None:
+    cells = [(x, cell, cell.mean) for x, cell in found if cell.mean is not None]
+    axes.plot(
+        [x for x, _, _ in cells], [mean for _, _, mean in cells], color=look.colour, lw=1.0, ls=look.line, zorder=2
+    )
+    for x, cell, mean in cells:
+        interval = bootstrap_interval(cell)
+        if interval is not None:
+            axes.plot([x, x], interval, color=look.colour, lw=0.9, solid_capstyle="butt", zorder=2)
+        face = look.colour if cell.present == cell.expected else "white"
+        axes.plot(x, mean, look.marker, ms=3.5, color=look.colour, mfc=face, mew=0.9, zorder=3)
