@@ -10,7 +10,7 @@ from typing import Literal
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.machine import is_alive
+from hpcseg.host import is_alive
 from hpcseg.paths import HEARTBEAT_FILE
 
 HeartbeatState = Literal["running", "stopped", "done", "failed"]

@@ -18,7 +18,8 @@ ROOMS = (
     *("study", "jobs", "submit", "results", "screens", "commands"),
 )
 SHARED = {
-    *("config", "errors", "files", "heartbeat", "kernels", "machine", "paths", "sections", "spec", "text", "threads"),
+    *("config", "errors", "files", "heartbeat", "host", "kernels"),
+    *("paths", "sections", "spec", "text", "threads", "version"),
 }
 SLURMS_COMMANDS = {"sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}
 MODULES = {

@@ -44,7 +44,7 @@ def pack(
     force: Annotated[bool, typer.Option(help="Replace a store that exists.")] = False,
 ) -> None:
     """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
-    from hpcseg.machine import usable_cores
+    from hpcseg.host import usable_cores
     from hpcseg.study.catalogue import dataset_pack
     from hpcseg.study.keys import parse_config
     from hpcseg.volumes import packing
@@ -94,7 +94,7 @@ def inspect(
 
 
 def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
-    from hpcseg.machine import usable_cores
+    from hpcseg.host import usable_cores
 
     if path.is_dir() and (path / RUN_FILE).exists():
         from hpcseg.runs.why import inspect_run

@@ -10,7 +10,7 @@ import typer
 
 from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage
 from hpcseg.screens import terminal
-from hpcseg.screens.runs import rehearsal_table
+from hpcseg.screens.status_tables import rehearsal_table
 
 
 class Mode(enum.StrEnum):
@@ -58,7 +58,7 @@ def rehearse(
 
     The run itself is not touched. Exit code 1 if the two differ; then both are kept.
     """
-    from hpcseg.machine import usable_cores
+    from hpcseg.host import usable_cores
     from hpcseg.runs.selection import select_run
     from hpcseg.training.rehearsal import rehearse as rehearse_run
 

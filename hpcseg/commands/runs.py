@@ -29,7 +29,7 @@ def status(
     from hpcseg.runs.ends import Ends
     from hpcseg.runs.evidence import OPEN
     from hpcseg.runs.status import RunStatus, Totals, add_up, read_status
-    from hpcseg.screens.runs import print_status, watch_status, why_lines
+    from hpcseg.screens.status_tables import print_status, watch_status, why_lines
 
     if why is not None:
         from hpcseg.runs.why import explain

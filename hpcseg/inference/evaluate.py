@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from hpcseg import __version__
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import append_line, read_json, write_json
 from hpcseg.inference.metrics import measure
@@ -29,6 +28,7 @@ from hpcseg.training.checkpoint import remove_checkpoints
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.ranks import ALONE, Ranks
+from hpcseg.version import code_version
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_label, write_mask
 
@@ -135,7 +135,7 @@ def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> 
             "ranks": training["ranks"],
             "host": platform.node(),
         },
-        "code": {"version": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        "code": {**code_version(), "torch": str(torch.__version__), "python": platform.python_version()},
         "gpu_hours": training["rank_seconds"] / 3600 if device.type == "cuda" else 0.0,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

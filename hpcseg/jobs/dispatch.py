@@ -14,6 +14,7 @@ from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
 from hpcseg.threads import beside
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo, check_shares
+from hpcseg.version import code_version
 
 POOL_WATCH_S = 1.0
 
@@ -43,6 +44,7 @@ def _train(
     run: RunDir, spec: PretrainSpec | TrainSpec, submission: Submission, control: Control, info: RankInfo
 ) -> None:
     began = time.monotonic()
+    code_version()  # asked now: the checkout may move on while the job runs
     if submission.backend == "local":
         os.environ["CUDA_VISIBLE_DEVICES"] = submission.gpus  # before torch looks
     import torch

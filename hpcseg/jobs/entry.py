@@ -174,7 +174,7 @@ def _recorded(job: _Job, control: Control) -> bool:
         former = []
         if job.rank_info.leads:
             former = close_former(run, job.slurm)  # while the heartbeat is still the last one's
-            run.forgive()  # of an attempt that Slurm requeued: what follows is another one
+            run.clear_failure()  # of an attempt that Slurm requeued: what follows is another one
         control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
         submission = run.submission()
         if submission is None:

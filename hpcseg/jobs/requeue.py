@@ -70,7 +70,7 @@ def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause
     decision = _decide(run, job, array, cause)
     if not decision.again:
         raise StageFailed(cause, decision.why)
-    run.forgive()
+    run.clear_failure()
     try:
         how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
     except SchedulerError as error:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpcseg.config import Pair
-from hpcseg.machine import usable_cores
+from hpcseg.host import usable_cores
 from hpcseg.patches.codes import pool_codes
 from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.volumes.pyramid import Coding

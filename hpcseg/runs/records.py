@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
-from hpcseg.machine import is_alive, process_start
+from hpcseg.host import is_alive, process_start
 from hpcseg.paths import ARRAY_FILE, array_folder
 from hpcseg.runs.recovery import Budgets
 from hpcseg.spec import AS_IT_COMES, Reading

@@ -176,7 +176,7 @@ class RunDir:
         }
         write_json(self.path / paths.ERROR_FILE, value)
 
-    def forgive(self) -> bool:
+    def clear_failure(self) -> bool:
         """Move `error.json` to the next free `error.N.json`: the failure is history. False if there is none."""
         path = self.path / paths.ERROR_FILE
         if not path.exists():

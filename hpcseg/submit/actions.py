@@ -71,7 +71,7 @@ def retry(runs_root: Path, pattern: str, cause: str = "") -> list[str]:
         verdict, submission = verdicts[run.id], evidence[run.id].submission
         if cause and verdict.cause != cause:
             continue
-        if verdict.state == "failed" and run.forgive():
+        if verdict.state == "failed" and run.clear_failure():
             freed.append(run.id)
         elif verdict.state == "unknown" and submission is not None and submission.backend == "local":
             run.write_submission(submission.model_copy(update={"cancelled": time.time()}))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hpcseg.machine import memory_gib, usable_cores
+from hpcseg.host import memory_gib, usable_cores
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.lock import locked

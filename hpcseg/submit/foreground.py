@@ -11,8 +11,8 @@ from typing import Any
 from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.files import read_json
 from hpcseg.heartbeat import Heartbeat
+from hpcseg.host import usable_cores
 from hpcseg.jobs.entry import execute
-from hpcseg.machine import usable_cores
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir

@@ -30,7 +30,7 @@ def write_intents(
     texts = [(array_folder(plan.runs_root, r.tag) / ARRAY_FILE, json_text(r.model_dump(mode="json"))) for r in arrays]
     for run_id, submission in submissions.items():
         run, evidence = plan.run(run_id), found[run_id]
-        run.forgive()
+        run.clear_failure()
         text = plan.stages[run_id].spec.model_dump_json(indent=1) + "\n"
         if not evidence.planned or (run.path / RUN_FILE).read_text(encoding="utf-8") != text:
             texts.append((run.path / RUN_FILE, text))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hpcseg.errors import Interrupted
 from hpcseg.heartbeat import Heartbeat, HeartbeatState, read_heartbeat
-from hpcseg.machine import process_start
+from hpcseg.host import process_start
 from hpcseg.paths import HEARTBEAT_FILE
 
 

@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hpcseg.machine import memory_gib, usable_cores
+from hpcseg.host import memory_gib, usable_cores
 
 PACKAGES = ("numpy", "torch", "h5py")
 

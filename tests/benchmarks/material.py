@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hpcseg.volumes
-from hpcseg.machine import usable_cores
+from hpcseg.host import usable_cores
 from hpcseg.phantoms.dataset import write_phantoms
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import open_dataset

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpcseg.machine import usable_cores
+from hpcseg.host import usable_cores
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import dice_ce
 from hpcseg.networks.unet import UNet

@@ -10,7 +10,7 @@ from contextlib import closing
 import torch
 
 from hpcseg.config import AugmentationConfig, PatchesConfig, RunConfig
-from hpcseg.machine import usable_cores
+from hpcseg.host import usable_cores
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import RawBatch

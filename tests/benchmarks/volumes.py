@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from hpcseg.config import PreprocessingConfig
-from hpcseg.machine import usable_cores
+from hpcseg.host import usable_cores
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.heartbeat import Heartbeat
-from hpcseg.machine import process_start
+from hpcseg.host import process_start
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure
 from hpcseg.runs.judge import judge, judge_all
@@ -284,7 +284,7 @@ def test_no_process_is_asked_after_while_judging(evidence: Evidence, queue: Queu
         raise AssertionError("judging is pure")
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("os.getpid", "os.kill", "socket.gethostname", "hpcseg.machine.process_start"):
+        for name in ("os.getpid", "os.kill", "socket.gethostname", "hpcseg.host.process_start"):
             patch.setattr(name, ask)
         assert judge(evidence, queue, NOW) == judge(evidence, queue, NOW)
 

@@ -51,8 +51,8 @@ def test_expected_errors_keep_their_message_as_it_is(run: RunDir) -> None:
 def test_forgiving_numbers_the_failures(run: RunDir) -> None:
     for _ in range(2):
         run.write_error(ValueError("no"))
-        assert run.forgive()
-    assert not run.forgive()
+        assert run.clear_failure()
+    assert not run.clear_failure()
     assert sorted(path.name for path in run.path.glob("error*")) == ["error.1.json", "error.2.json"]
     assert run.failure() is None
 

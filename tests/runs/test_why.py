@@ -16,7 +16,7 @@ from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_a
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, Totals, add_up
 from hpcseg.runs.why import explain, inspect_run, next_step
-from hpcseg.screens.runs import ATTENTION, ROWS, print_status, status_tables, watch_status, why_lines
+from hpcseg.screens.status_tables import ATTENTION, ROWS, print_status, status_tables, watch_status, why_lines
 from hpcseg.screens.terminal import STYLES
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.study.plan import Plan
@@ -86,7 +86,7 @@ def test_why_tells_everything_that_is_known_of_a_run(run: RunDir, monkeypatch: p
 
 
 def test_why_says_what_squeue_said_when_it_fails(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.forgive()
+    run.clear_failure()
     monkeypatch.setattr("hpcseg.runs.states.read_queue", lambda: Queue({}, "Socket timed out"))
     report = explain(run.runs_root, "train-a")
     assert report["state"] == "unknown" and report["queue"] == {"error": "Socket timed out"}

@@ -59,7 +59,7 @@ def test_an_array_is_abandoned_when_nobody_is_left_to_confirm_it() -> None:
 
 
 def _started(pid: int) -> float:
-    from hpcseg.machine import process_start
+    from hpcseg.host import process_start
 
     return process_start(pid) or 0.0
 

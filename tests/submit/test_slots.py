@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcseg.machine import process_start
+from hpcseg.host import process_start
 from hpcseg.runs.records import Process, Submission
 from hpcseg.study.plan import Plan
 from hpcseg.submit.apply import apply, claim

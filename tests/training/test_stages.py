@@ -16,12 +16,15 @@ from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.inference.evaluate import evaluate
 from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE, PREVIOUS_FILE, RUN_FILE
+from hpcseg.results.freshness import mixture
+from hpcseg.results.model import Result
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel, new_network
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import pretrain, train
+from hpcseg.version import code_version
 from tests.training.stopping import StopAfter
 
 STRATEGIES = ("baseline", "transfer", "multitask")
@@ -107,7 +110,7 @@ class StopAfterOneScan(Control):
 
 
 def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
-    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = train_spec(network={"kind": "unet", "levels": 3, "kernel": 3, "maps": (3, 4, 5)})
     whole, parts = new_run("whole"), new_run("parts")
@@ -133,8 +136,13 @@ def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
         dsc_only = {"set": "validation", "case": case, "classes": [{"case": case, "class": 1, "dsc": 0.5}]}
         file.write(json.dumps(dsc_only) + "\n")  # of an older version: measured again
         file.write('{"set": "valid')  # torn by a crash
+    monkeypatch.setattr("hpcseg.inference.evaluate.code_version", lambda: {"version": "0.1.0", "commit": "another"})
     evaluate(parts, spec, Control(parts))
-    assert read_json(parts / "result.json")["sets"] == read_json(whole / "result.json")["sets"]
+    one, other = (read_json(run / "result.json") for run in (whole, parts))
+    assert one["sets"] == other["sets"]
+    assert one["code"].items() > code_version().items()
+    mixed = mixture(Result.model_validate(result | {"id": name}) for name, result in (("a", one), ("b", other)))
+    assert mixed.odd and "(another) (1 run)" in mixed.lines[0]
     assert not (parts / "evaluation.jsonl").exists()
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from hpcseg.machine import is_alive, process_start
+from hpcseg.host import is_alive, process_start
 
 
 def test_a_process_is_known_by_pid_and_start() -> None:

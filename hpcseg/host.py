@@ -1,4 +1,4 @@
-"""This machine: its cores, its memory, its processes."""
+"""This host: its cores, its memory, its processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def usable_cores() -> int:
 
 
 def memory_gib() -> float:
-    """Memory of this machine, in GiB."""
+    """Memory of this host, in GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
