@@ -5,7 +5,7 @@
 <runs>/sweeps/<name>/runs.json   `base`: a configuration; `runs`: of each training run its cells in the grids, and the
                                  dotted keys in which its configuration differs from the base
 
-Status needs the first only. Records of earlier versions hold the runs, with whole configurations, in sweep.json.
+Status needs the first only.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
         BadInput: the record is missing or damaged.
     """
     path = sweep_folder(runs_root, name) / RUNS_FILE
-    if not path.exists():
-        return _early_runs(runs_root, name)
-    kept = read_json(path)
+    kept = read_json(path, optional=True)
+    if kept is None:
+        raise BadInput(f"{path}: no such file; apply the sweep again with `hpcseg sweep FILE`")
     try:
         return [
             {"id": run["id"], "config": _whole(kept["base"], run["differs"]), "cells": run["cells"]}
@@ -79,15 +79,6 @@ class Sections:
         if id(part) not in self._known:
             self._known[id(part)] = (part, part.model_dump(mode="json"))
         return self._known[id(part)][1]
-
-
-def _early_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
-    """The runs of a record that holds them in sweep.json."""
-    runs = read_sweep_record(runs_root, name).get("runs")
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        path = sweep_folder(runs_root, name) / SWEEP_FILE
-        raise BadInput(f"{path}: runs are missing; apply the sweep again with `hpcseg sweep FILE`")
-    return [run for run in runs if run.get("stage", "train") == "train"]
 
 
 def _whole(base: Mapping[str, Any], differs: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,10 +39,23 @@ class SweepFiles:
         return path
 
     def save(self) -> Path:
-        path = self.root / "sweeps" / self.record["name"] / "sweep.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.record))
+        folder = self.root / "sweeps" / self.record["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        runs = [
+            {"id": run["id"], "differs": nested(run["config"]), "cells": run["cells"]} for run in self.record["runs"]
+        ]
+        (folder / "runs.json").write_text(json.dumps({"base": {}, "runs": runs}))
+        (folder / "sweep.json").write_text(json.dumps({k: v for k, v in self.record.items() if k != "runs"}))
         return self.root
+
+
+def nested(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose dotted keys stand in their sections."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        section, _, name = key.rpartition(".")
+        found |= {section: found.get(section, {}) | {name: value}} if section else {key: value}
+    return found
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ def test_a_folder_without_sweeps_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_broken_record_of_the_sweep_is_an_error_that_names_it(sweep_files) -> None:
     root = sweep_files().save()
-    (root / "sweeps" / "study" / "sweep.json").write_text(json.dumps({"name": "study"}))
-    with pytest.raises(BadInput, match=r"sweep\.json: runs"):
+    (root / "sweeps" / "study" / "sweep.json").write_text(json.dumps({"applied": "yesterday"}))
+    with pytest.raises(BadInput, match=r"sweep\.json: name"):
         collect(root, None)
 
 

@@ -11,7 +11,6 @@ from hpcseg.results.collect import collect
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.study.plan import Plan
 from hpcseg.submit.record import record
-from tests.earlier import record_as_before
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 Planner = Callable[..., Plan]
@@ -46,12 +45,9 @@ def test_many_runs_take_little_room(plan_study: Planner) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 400 * 400
 
 
-@pytest.mark.parametrize("write", [record, record_as_before], ids=["new", "earlier"])
-def test_collect_reads_records_of_this_and_of_earlier_versions(
-    plan_study: Planner, write: Callable[[Plan], None]
-) -> None:
+def test_collect_reads_the_record(plan_study: Planner) -> None:
     plan = plan_study("labelled=[1, 2]", "seed=[0, 1]")
-    write(plan)
+    record(plan)
     collection = collect(plan.runs_root)
     assert collection.missing == tuple(plan.of_stage("train"))
     for run in collection.runs:
@@ -66,4 +62,7 @@ def test_a_damaged_list_of_runs_is_one_line_that_names_it(plan_study: Planner) -
     record(plan)
     (plan.runs_root / "sweeps" / "study" / "runs.json").write_text('{"runs": [{}]}')
     with pytest.raises(BadInput, match=r"runs\.json: not a record of runs"):
+        read_runs(plan.runs_root, "study")
+    (plan.runs_root / "sweeps" / "study" / "runs.json").unlink()
+    with pytest.raises(BadInput, match=r"runs\.json: no such file; apply the sweep again"):
         read_runs(plan.runs_root, "study")
