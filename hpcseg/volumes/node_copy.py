@@ -14,13 +14,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from filelock import FileLock, Timeout
 
@@ -33,7 +33,6 @@ MEMORY_SHARE = 0.5  # of the available memory that a copy may take where the fol
 LOCK_WAIT_S = 3600.0  # longer than any copy takes: its holder is suspended
 _POLL_S = 0.5
 _BLOCK_BYTES = 16 << 20
-_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 Progress = Callable[[int, int], None]
 
@@ -78,11 +77,10 @@ def expand(folder: str, environment: Mapping[str, str]) -> Path:
     Raises:
         _NotCopied: a variable is unset, or the outcome is no absolute path.
     """
-    names = [found.strip("{}") for found in _VARIABLE.findall(folder)]
-    for name in names:
-        if not environment.get(name):
-            raise _NotCopied(f"${name} is not set on this node")
-    text = _VARIABLE.sub(lambda found: environment[found[1].strip("{}")], folder)
+    try:
+        text = Template(folder).substitute({name: value for name, value in environment.items() if value})
+    except (KeyError, ValueError) as error:
+        raise _NotCopied(f"${error.args[0]} is not set on this node") from None
     path = Path(text).expanduser()
     if not path.is_absolute():
         raise _NotCopied(f"{path} is not an absolute path")
@@ -157,14 +155,10 @@ def _check_space(size: int, folder: Path) -> None:
 
 
 def _copy(store: Path, target: Path, progress: Progress | None) -> None:
-    buffer = memoryview(bytearray(_BLOCK_BYTES))
     done = 0
-    with store.open("rb", buffering=0) as source, target.open("wb", buffering=0) as file:
-        while count := source.readinto(buffer):
-            block = buffer[:count]
-            while block:
-                block = block[file.write(block) :]
-            done += count
+    with store.open("rb", buffering=0) as source, target.open("wb") as file:
+        while block := source.read(_BLOCK_BYTES):
+            done += file.write(block)
             _notify(progress, done, store)
 
 
