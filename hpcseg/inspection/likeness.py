@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from hpcseg.inspection.fingerprints import SAME_STEP, Fingerprint, Floats
 
@@ -152,16 +154,13 @@ def _same_steps(prints: Sequence[Fingerprint], cases: Sequence[int]) -> list[Lik
     return sorted(found, key=lambda item: item.cases)
 
 
-def _joined(kind: str, names: Sequence[int], pairs: Iterable[tuple[int, int, float]]) -> list[Likeness]:
+def _joined(kind: str, names: Sequence[int], pairs: Sequence[tuple[int, int, float]]) -> list[Likeness]:
     """Sets of cases that pairs join; `names` gives the case of each index of a pair."""
-    home: dict[int, int] = {}
-    lowest: dict[int, float] = {}
-    for a, b, score in pairs:
-        first, second = home.setdefault(a, a), home.setdefault(b, b)
-        keep, gone = min(first, second), max(first, second)
-        home |= {n: keep for n, of in home.items() if of == gone}
-        lowest[keep] = min(score, lowest.get(keep, 1.0), lowest.get(gone, 1.0))
-    sets: defaultdict[int, list[int]] = defaultdict(list)
-    for n, of in sorted(home.items()):
-        sets[of].append(names[n])
-    return [Likeness(kind, tuple(cases), lowest[of]) for of, cases in sorted(sets.items())]
+    ends = tuple(np.array([pair[:2] for pair in pairs], dtype=int).reshape(-1, 2).T)
+    graph = coo_array((np.ones(len(pairs)), ends), shape=(len(names), len(names)))
+    members, scores = defaultdict(list), defaultdict(list)
+    for name, component in zip(names, components := connected_components(graph, directed=False)[1], strict=True):
+        members[component].append(name)
+    for a, _, score in pairs:
+        scores[components[a]].append(score)
+    return [Likeness(kind, tuple(cases), min(1.0, *scores[n])) for n, cases in members.items() if len(cases) > 1]
