@@ -10,7 +10,7 @@ from hpcseg.errors import BadInput
 from hpcseg.inference.predict import Advance, Mode
 from hpcseg.inference.segment import Segmenter
 from hpcseg.training.model import TrainedModel
-from hpcseg.volumes.datasets import ENDINGS
+from hpcseg.volumes.datasets import ENDINGS, scan_name
 from hpcseg.volumes.scans import read_grid, write_mask, write_shares
 
 Progress = Callable[[int, int, str], None]  # scans done, scans in all, name
@@ -92,11 +92,6 @@ def segment_files(
         yield from (mask, *maps)
     if progress:
         progress(len(images), len(images), "")
-
-
-def scan_name(image: Path) -> str:
-    """Name of a scan without its NIfTI ending."""
-    return image.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _outputs(folder: Path, image: Path, classes: Sequence[int]) -> list[Path]:

@@ -136,6 +136,11 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
     return {name: group_of.get(name, name) for name in names}
 
 
+def scan_name(path: Path) -> str:
+    """Name of a scan without its NIfTI ending."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
 def scan_digest(path: Path) -> str:
     """Digest of a scan's content for the price of one small read.
 
@@ -181,14 +186,14 @@ def _msd_cases(root: Path, description: Mapping[str, Any]) -> tuple[list[CaseRef
         if not (isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label"), str)):
             raise BadInput(f'{path}: training must list {{"image": ..., "label": ...}}, not {item!r}; correct it')
         image = root / item["image"]
-        training.append(CaseRef(name=_stem(image.name), image=image, label=root / item["label"]))
+        training.append(CaseRef(name=scan_name(image), image=image, label=root / item["label"]))
     for item in _listed(path, description, "test"):
         entry = item.get("image") if isinstance(item, dict) else item
         if not isinstance(entry, str):
             raise BadInput(f"{path}: test must list paths of images, not {item!r}; correct it")
         image = root / entry
         label = root / "labelsTs" / image.name
-        test.append(CaseRef(name=_stem(image.name), image=image, label=label if label.is_file() else None))
+        test.append(CaseRef(name=scan_name(image), image=image, label=label if label.is_file() else None))
     return training, test
 
 
@@ -229,12 +234,6 @@ def _require_files(path: Path, case: CaseRef) -> None:
         raise BadInput(f"image missing: {case.image}; add the file or remove the case from {path}")
     if case.label is not None and not case.label.is_file():
         raise BadInput(f"label missing: {case.label}; add the file or remove the case from {path}")
-
-
-def _stem(name: str) -> str:
-    for ending in ENDINGS:
-        name = name.removesuffix(ending)
-    return name
 
 
 def _pair(dataset: Dataset, name: str) -> str:

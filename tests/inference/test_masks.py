@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
-from hpcseg.inference.masks import Wanted, models_and_images, scan_name, segment_files
+from hpcseg.inference.masks import Wanted, models_and_images, segment_files
 from tests.inference.untrained import model, save
 
 
@@ -59,11 +59,6 @@ def test_missing_model_and_equal_names_are_one_line(image: Path, tmp_path: Path)
         next(segment_files([tmp_path], [image], tmp_path / "masks"))
     with pytest.raises(BadInput, match="second scan named case_007"):
         next(segment_files([save(model(), tmp_path)], [image, image], tmp_path / "masks"))
-
-
-def test_scan_name_drops_the_nifti_ending_only() -> None:
-    assert scan_name(Path("a/b.c.nii.gz")) == "b.c"
-    assert scan_name(Path("b.nii")) == "b"
 
 
 def test_progress_tells_of_scans_and_tiles(image: Path, tmp_path: Path) -> None:

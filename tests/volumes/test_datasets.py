@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.datasets import case_groups, find_dataset, open_dataset, scan_digest
+from hpcseg.volumes.datasets import case_groups, find_dataset, open_dataset, scan_digest, scan_name
 
 
 @pytest.fixture
@@ -192,3 +192,8 @@ def test_real_datasets_open(shared_data: Path) -> None:
     hippocampus = open_dataset(find_dataset("Task04_Hippocampus", shared_data))
     assert (len(hippocampus.training), hippocampus.is_ct) == (200, False)
     assert case_groups(hippocampus, "pairs")["hippocampus_003"] == case_groups(hippocampus, "pairs")["hippocampus_004"]
+
+
+def test_scan_name_drops_the_nifti_ending_only() -> None:
+    assert scan_name(Path("a/b.c.nii.gz")) == "b.c"
+    assert scan_name(Path("b.nii")) == "b"
