@@ -21,8 +21,7 @@ ScanWriter = Callable[..., Path]
 
 def restore(scan: Preprocessed, values_zyx: np.ndarray) -> np.ndarray:
     """Values on the network's grid, back on all of the scan's."""
-    shape = values_zyx.shape
-    slabs = restored(iter([values_zyx[None]]), shape, 1, scan.crop, scan.grid.shape_zyx)
+    slabs = restored(iter([values_zyx[None]]), (1, *values_zyx.shape), scan.crop, scan.grid.shape_zyx)
     return np.concatenate([slab[0] for _, slab in slabs])
 
 

@@ -45,7 +45,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         BadInput: a scan or its label is not sound.
     """
     segmenter = Segmenter(TrainedModel.load(run / MODEL_FILE))
-    scans = [("validation", scan) for scan in spec.validation_scans] + [("test", scan) for scan in spec.test_scans]
+    scans = [(group, scan) for group, scans in _scans(spec).items() for scan in scans]
     nsd_mm = spec.config.inference.nsd_mm
     left = ranks.of_leader(lambda: _left(run, scans, nsd_mm))
     partial = run / (EVALUATION_FILE if ranks.leads else RANK_EVALUATION_FILE.format(ranks.rank))
@@ -90,6 +90,11 @@ def _measure(
     return [{"case": scan.name, "class": label, **values} for label, values in enumerate(found_values, start=1)]
 
 
+def _scans(spec: TrainSpec) -> dict[str, tuple[CaseRef, ...]]:
+    """Set -> its scans, in the order in which they are measured."""
+    return {"validation": spec.validation_scans, "test": spec.test_scans}
+
+
 def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], nsd_mm: float) -> list[int]:
     """Which scans are not measured yet."""
     done = _partial(run, nsd_mm)
@@ -116,10 +121,7 @@ def _partial(run: Path, nsd_mm: float) -> _Scores:
 def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> dict[str, Any]:
     config = spec.config
     training = read_json(run / TRAINING_FILE)
-    sets: dict[str, list[dict[str, Any]]] = {"validation": [], "test": []}
-    for group, scans in (("validation", spec.validation_scans), ("test", spec.test_scans)):
-        for scan in scans:
-            sets[group] += done[group, scan.name]
+    sets = {group: [line for scan in scans for line in done[group, scan.name]] for group, scans in _scans(spec).items()}
     return {
         "id": spec.id,
         "strategy": config.strategy,

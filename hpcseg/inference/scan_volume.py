@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.config import Pair
-from hpcseg.volumes.boxes import intersection
+from hpcseg.volumes.boxes import Box, intersection
 from hpcseg.volumes.preprocess import Preprocessed
 from hpcseg.volumes.pyramid import (
     CodedVolume,
@@ -30,6 +30,7 @@ class ScanVolume(CodedVolume):
     levels_zyx: tuple[NDArray[np.int16], ...]
     paddings: tuple[int, ...]  # code outside the volume, per level
     coding: Coding
+    crop: Box  # where the volume lies in the scan
 
     @classmethod
     def of(cls, scan: Preprocessed, clip: Pair | None, levels: int) -> ScanVolume:
@@ -40,6 +41,7 @@ class ScanVolume(CodedVolume):
             levels_zyx=tuple(coding.encode(level) for level in pyramid),
             paddings=padding_codes(coding, scan.padding, clip, levels),
             coding=coding,
+            crop=scan.crop,
         )
 
     @property

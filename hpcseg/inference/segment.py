@@ -9,23 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpcseg.config import Pair
 from hpcseg.errors import BadInput
 from hpcseg.inference.components import keep_largest
 from hpcseg.inference.predict import Advance, Mode, Predictor
 from hpcseg.inference.restore import restored
 from hpcseg.inference.scan_volume import ScanVolume
-from hpcseg.spec import Spacing
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.volumes import scratch
-from hpcseg.volumes.boxes import Box
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.scans import WHOLE, ScanGrid, read_grid
 from hpcseg.volumes.store import LEVELS
@@ -87,15 +83,17 @@ class Segmenter:
         mask_zyx = scratch.empty(grid.shape_zyx, np.uint8)
         share_CZYX = scratch.empty((classes, *grid.shape_zyx), np.uint16) if probabilities else None
         total_CZYX = scratch.zeros((classes, *grid.shape_zyx), np.float32) if count > 1 else None
-        prepared: _Prepared | None = None
+        volume: ScanVolume | None = None
+        recipe: tuple[object, ...] = ()
         for index, predictor in enumerate(self.predictors):
-            recipe = _Recipe.of(predictor.model)
-            if prepared is None or prepared.recipe != recipe:
-                prepared = None  # the one before makes room
-                prepared = _Prepared.of(image, recipe)
-            predicted = predictor.slabs(prepared.volume, _over_all(advance, index, count))
-            shapes = prepared.volume.shape_zyx, classes, prepared.crop, grid.shape_zyx
-            for planes, own_CZYX in restored(predicted, *shapes):
+            model = predictor.model
+            if volume is None or recipe != (model.spacing_zyx, model.padding, model.pyramid_clip):
+                volume = None  # the one before makes room
+                volume = _prepared(image, model)
+                recipe = model.spacing_zyx, model.padding, model.pyramid_clip
+            predicted = predictor.slabs(volume, _over_all(advance, index, count))
+            shape_CZYX = classes, *volume.shape_zyx
+            for planes, own_CZYX in restored(predicted, shape_CZYX, volume.crop, grid.shape_zyx):
                 sum_CZYX = own_CZYX
                 if total_CZYX is not None:
                     sum_CZYX = total_CZYX[:, planes] = total_CZYX[:, planes] + own_CZYX
@@ -122,31 +120,10 @@ def most_probable(probability_CZYX: NDArray[np.float32]) -> NDArray[np.uint8]:
     return mask_zyx
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """What the network grid of a scan depends on."""
-
-    spacing_zyx: Spacing
-    padding: Literal["minimum"] | float
-    pyramid_clip: Pair | None
-
-    @classmethod
-    def of(cls, model: TrainedModel) -> _Recipe:
-        return cls(model.spacing_zyx, model.padding, model.pyramid_clip)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A scan on the network grid."""
-
-    recipe: _Recipe
-    volume: ScanVolume
-    crop: Box
-
-    @classmethod
-    def of(cls, image: Path, recipe: _Recipe) -> _Prepared:
-        scan = preprocess(image, None, spacing_zyx=recipe.spacing_zyx, classes=(), padding=recipe.padding)
-        return cls(recipe, ScanVolume.of(scan, recipe.pyramid_clip, levels=LEVELS), scan.crop)
+def _prepared(image: Path, model: TrainedModel) -> ScanVolume:
+    """A scan on the network grid of a model."""
+    scan = preprocess(image, None, spacing_zyx=model.spacing_zyx, classes=(), padding=model.padding)
+    return ScanVolume.of(scan, model.pyramid_clip, LEVELS)
 
 
 def _over_all(advance: Advance | None, index: int, count: int) -> Advance | None:

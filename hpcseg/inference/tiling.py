@@ -5,6 +5,7 @@ All lengths are voxels of the network's grid; axes are z, y, x.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,8 @@ class Tiling:
 
     def __iter__(self) -> Iterator[Triple]:
         """All tiles, layer after layer."""
-        for z in range(len(self.starts[0])):
-            for y in range(len(self.starts[1])):
-                for x in range(len(self.starts[2])):
-                    yield z, y, x
+        z, y, x = (range(len(starts)) for starts in self.starts)
+        return itertools.product(z, y, x)
 
     @property
     def per_layer(self) -> int:

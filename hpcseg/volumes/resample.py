@@ -80,25 +80,33 @@ def resample_cubic(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.f
 
 
 def linear_slabs(
-    volumes: Sequence[Planes], shape_zyx: Sequence[int], fetch: Callable[[int], None]
+    arriving: Iterator[NDArray[np.float32]], shape_CZYX: Sequence[int], shape_zyx: Sequence[int]
 ) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
-    """Resample several volumes of one shape linearly, a few planes of the result at a time.
+    """Resample volumes linearly, a few planes of the result at a time, while their own planes arrive.
 
     Args:
-        volumes: each is asked for every plane once, in ascending order; all for those of one slab before the next.
+        arriving: (C, planes, Y, X), from the first plane to the last; asked for no sooner than they are needed.
+        shape_CZYX: of all that arrives.
         shape_zyx: wanted shape.
-        fetch: called before each slab with the number of the volumes' first planes that have to be there.
 
     Yields:
-        Planes of the result, ascending, and their values in each volume, valid until the next are asked for.
+        Planes of the result, ascending, and their values in each of the C volumes, valid until the next are asked for.
     """
-    zooms = [_Zoom(volume.shape, shape_zyx, linear_matrix) for volume in volumes]
-    streams = [zoom.slabs(volume, zoom.bands) for zoom, volume in zip(zooms, volumes, strict=True)]
+    zooms = [_Zoom(shape_CZYX[1:], shape_zyx, linear_matrix) for _ in range(shape_CZYX[0])]
+    windows = [_Window(tuple(shape_CZYX[1:])) for _ in zooms]
+    streams = [zoom.slabs(window, zoom.bands) for zoom, window in zip(zooms, windows, strict=True)]
+    waiting = np.empty((shape_CZYX[0], 0, *shape_CZYX[2:]), np.float32)
+    first = 0  # of the planes that wait
     for band in zooms[0].bands:
-        fetch(band.columns.stop)
+        while first + waiting.shape[1] < band.columns.stop:
+            slab = next(arriving)
+            waiting = np.concatenate([waiting, slab], axis=1) if waiting.shape[1] else slab
+        for window, own in zip(windows, waiting, strict=True):
+            window.first, window.values = first, own
         with one_thread():
             slabs_of_all = [next(stream) for stream in streams]
         yield band.rows, slabs_of_all
+        waiting, first = waiting[:, max(band.columns.stop - first, 0) :], max(first, band.columns.stop)
 
 
 def one_thread() -> threadpool_limits:
@@ -143,6 +151,18 @@ def target_shape(shape_zyx: Sequence[int], spacing_zyx: Spacing, target_zyx: Spa
         for n, spacing, target in zip(shape_zyx, spacing_zyx, target_zyx, strict=True)
     )
     return z, y, x
+
+
+class _Window:
+    """Those planes of a volume that are there at the moment; as `Planes`."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.first = 0
+        self.values: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def __getitem__(self, planes: slice) -> NDArray[Any]:
+        return self.values[planes.start - self.first : planes.stop - self.first]
 
 
 class _OneHot:

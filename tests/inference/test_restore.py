@@ -29,11 +29,11 @@ def test_restoring_slab_by_slab_is_restoring_at_once(
 ) -> None:
     values = np.random.default_rng(0).random((classes, *shape), np.float32)
     slabs = (values[:, first : first + thickness] for first in range(0, shape[0], thickness))
-    found = list(restored(slabs, shape, classes, crop, SCAN))
+    found = list(restored(slabs, values.shape, crop, SCAN))
     assert [plane for planes, _ in found for plane in range(planes.start, planes.stop)] == list(range(SCAN[0]))
     expected = np.zeros((classes, *SCAN), np.float32)
     inner = [axis.stop - axis.start for axis in crop]
-    for planes, whole in linear_slabs(list(values), inner, lambda planes: None):
+    for planes, whole in linear_slabs(iter([values]), values.shape, inner):
         expected[:, *crop][:, planes] = whole
     np.testing.assert_array_equal(np.concatenate([slab for _, slab in found], axis=1), expected)
 
@@ -49,5 +49,5 @@ def test_no_plane_is_made_before_it_is_needed(finer: float) -> None:
 
     scan = (round(planes * finer), 3, 3)
     crop = tuple(slice(0, n) for n in scan)
-    for done, _ in restored(predicted(), (planes, 3, 3), 2, crop, scan):
+    for done, _ in restored(predicted(), (2, planes, 3, 3), crop, scan):
         assert made[0] <= done.stop / finer + 20
