@@ -9,17 +9,20 @@ brings is declared in the same way.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Annotated, Any, Literal, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -49,6 +52,25 @@ def key(default: Any, description: str, *, unit: str = "", source: str) -> Any:
         source: the section of the paper ("paper 3.1.1"), or "ours: " and why we chose so where the paper is silent.
     """
     return Field(default, description=description, json_schema_extra={"unit": unit, "source": source})
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Beside `str` in `Annotated`: a name out of those that are there when a value is read."""
+
+    names: Callable[[], Sequence[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, name: str) -> str:
+        known = self.names()
+        if name not in known:
+            *first, last = map(repr, known)
+            meant = next(iter(difflib.get_close_matches(name, known, n=1)), "")
+            near = f"; did you mean '{meant}'?" if meant else ""
+            raise PydanticCustomError("unknown_name", f"Input should be {', '.join(first)} or {last}{near}")
+        return name
 
 
 @dataclass(frozen=True)
@@ -165,6 +187,9 @@ def spelled(annotation: Any) -> str:
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
+        for mark in parts[1:]:
+            if isinstance(mark, OneOf):
+                return " or ".join(map(toml_text, mark.names()))
         return _bounded(spelled(parts[0]), dict(_bounds(parts[1:])))
     if origin is Literal:
         return " or ".join(toml_text(value) for value in parts)

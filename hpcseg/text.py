@@ -1,6 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers and names as people read them."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 def duration(seconds: float | None) -> str:
@@ -23,3 +26,15 @@ def counted(number: int, thing: str) -> str:
     ('1 run', '1,250 runs')
     """
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near."""
+    words = sorted(valid)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if not close and "." not in word:
+        leaves = {name.rpartition(".")[2]: name for name in words}
+        close = [leaves[leaf] for leaf in difflib.get_close_matches(word, leaves, n=1, cutoff=0.75)]
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; valid: {', '.join(words)}" if len(words) <= 20 else ""

@@ -152,40 +152,12 @@ class AutoencoderConfig(Section):
     with_validation: bool = key(True, "the validation images are seen, too", source="paper 4.2, 4.4")
     with_supplementary: bool = key(False, "the images of data.supplementary are seen, too", source="paper 5")
 
-
-class TransferConfig(Section):
-    """S-TL: autoencoder weights as the F-Net's start (paper 4.1, 4.2; room `training`)."""
-
-    phi: Literal["auto"] | Positive = key(
-        "auto",
-        "what transferred weights are multiplied by; auto: per layer, so that their RMS is that of fresh ones",
-        unit="factor",
-        source="paper 4.1; auto is ours: it names no value",
-    )
-    scheme: Literal["freeze_all", "tune_3", "tune_2_3", "tune_1_3", "tune_2_3_retrain_coarsest"] = key(
-        "tune_2_3",
-        "which of the three transferred blocks of a level are tuned (the others are frozen); "
-        "retrain_coarsest: the coarsest level begins fresh",
-        source="paper 4.2",
-    )
-    fine_tune_rate: Positive = key(
-        8e-5, "learning rate of tuned blocks, at the start", unit="per step", source="paper 4.2"
-    )
-
-
-class MultitaskConfig(Section):
-    """S-MTL: F-Net and autoencoders side by side (paper 4.3, 4.4; room `training`)."""
-
-    levels: Count = key(2, "that have an autoencoder, from the finest", unit="levels", source="paper 4.4")
-    batch: Count = key(5, "patches of the F-Net's minibatch", unit="patches", source="paper 4.3")
-    autoencoder_batch: Count = key(8, "patches of each autoencoder's minibatch", unit="patches", source="paper 4.3")
-    gamma: Literal["auto"] | Positive = key(
-        "auto",
-        "weight of the autoencoders' mean loss; auto: the power of ten of the losses' mean ratio over epoch 1",
-        unit="factor",
-        source="paper 4.4: equal orders of magnitude",
-    )
-    factor: Positive = key(1.0, "what gamma is multiplied by (the paper's f)", unit="factor", source="paper 4.4")
+    @property
+    def resolved_sampling(self) -> Literal["gaussian", "uniform", "organ"]:
+        """`sampling`, with what auto stands for."""
+        if self.sampling == "auto":
+            return "uniform" if self.with_supplementary else "gaussian"
+        return self.sampling
 
 
 class InferenceConfig(Section):

@@ -13,7 +13,8 @@ from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
 from hpcseg.threads import beside
 from hpcseg.training.control import Control
-from hpcseg.training.rank_info import RankInfo, check_shares
+from hpcseg.training.rank_info import RankInfo
+from hpcseg.training.strategy import check_shares
 from hpcseg.version import code_version
 
 POOL_WATCH_S = 1.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpcseg.errors import HpcsegError, StageFailed
 from hpcseg.runs.rundir import cause_of
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.training.strategy import strategy_of
 
 Spec = PackSpec | PretrainSpec | TrainSpec
 
@@ -53,11 +54,9 @@ def cuda_words(spec: Spec, phase: str, on_slurm: bool) -> str:
     precision = "bfloat16" if precision == "auto" else precision
     if isinstance(spec, PretrainSpec):
         what, reduce = f"batches of {config.autoencoder.batch} patches", ["autoencoder.batch"]
-    elif config.strategy == "multitask":
-        what = f"batches of {config.multitask.batch} + {config.multitask.autoencoder_batch} patches"
-        reduce = ["multitask.batch", "multitask.autoencoder_batch"]
     else:
-        what, reduce = f"batches of {config.training.batch} patches", ["training.batch"]
+        batches = strategy_of(config).batches(config)
+        what, reduce = f"batches of {' + '.join(map(str, batches.values()))} patches", [*batches]
     reduce.append("network.maps")
     if precision == "float32":
         larger = f"set training.precision = 'bfloat16', or {larger}"

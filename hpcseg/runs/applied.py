@@ -2,8 +2,8 @@
 
 <runs>/sweeps/<name>/sweep.json  name, title, file, overrides, applied, tables, figures; `stages`: runs of each stage,
                                  `needs`: what each run needs
-<runs>/sweeps/<name>/runs.json   `base`: a configuration; `runs`: of each training run its cells in the grids, and the
-                                 dotted keys in which its configuration differs from the base
+<runs>/sweeps/<name>/runs.json   `base`: a configuration without sections of strategies; `runs`: of each training run
+                                 its cells in the grids, and the dotted keys in which it differs from the base
 
 Status needs the first only.
 """
@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, sweep_folder
@@ -71,9 +70,8 @@ class Sections:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, Any]] = {}
 
-    def of(self, config: RunConfig, name: str) -> Any:
-        """Section or plain key `name` of `config`."""
-        part = getattr(config, name)
+    def of(self, part: Any) -> Any:
+        """A section, or the value of a plain key."""
         if not hasattr(part, "model_dump"):
             return part
         if id(part) not in self._known:
@@ -87,7 +85,7 @@ def _whole(base: Mapping[str, Any], differs: Mapping[str, Any]) -> dict[str, Any
     for key, value in differs.items():
         section, _, name = key.rpartition(".")
         if section:
-            config[section] = {**config[section], name: value}
+            config[section] = {**config.get(section, {}), name: value}
         else:
             config[name] = value
     return config

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.config import RunConfig
+from hpcseg.config import key_groups
 from hpcseg.errors import BadInput
 from hpcseg.sections import Group, Key, Section, groups_of, toml_text
 from hpcseg.study.tables import FigureDefinition, GridHeading, Heading, TableDefinition
@@ -38,7 +38,7 @@ def every_group() -> Mapping[str, tuple[Group, ...]]:
         "figure": FigureDefinition,
     }
     return {
-        "run": tuple(groups_of(RunConfig)),
+        "run": tuple(key_groups()),
         "sweep": tuple(group for name, model in tables.items() for group in groups_of(model, name)),
         "profile": tuple(groups_of(Profile)),
     }

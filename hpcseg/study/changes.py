@@ -147,8 +147,8 @@ def _differences(
         config = work[run_id].config
         if config is None:
             continue
-        for name in type(config).model_fields:
-            old, now = before[other].get(name), sections.of(config, name)
+        for name, part in config:
+            old, now = before[other].get(name), sections.of(part)
             if old == now:
                 continue
             old_keys, now_keys = flatten({name: old}), flatten({name: now})

@@ -12,12 +12,10 @@ from typing import Any
 
 from hpcseg.config import (
     AutoencoderConfig,
-    MultitaskConfig,
     NetworkConfig,
     PatchesConfig,
     RunConfig,
     TrainingConfig,
-    TransferConfig,
 )
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
@@ -25,6 +23,7 @@ from hpcseg.paths import TRAINING_FILE
 from hpcseg.runs.rundir import RunDir
 from hpcseg.sections import Section
 from hpcseg.study.identity import remembered
+from hpcseg.training.strategy import strategy_of
 
 MEASURED_SIBLINGS = 12  # of a run; more do not make the mean better
 PHASES = {"training", "pretraining"}  # in which a heartbeat counts steps of training
@@ -40,8 +39,6 @@ _FREE: dict[type[Section], set[str]] = {
     AutoencoderConfig: {
         *("epochs", "learning_rate", "huber_delta", "sampling", "sigma", "with_validation", "with_supplementary"),
     },
-    TransferConfig: {"phi", "fine_tune_rate"},
-    MultitaskConfig: {"gamma", "factor"},
 }
 _OF_PRETRAINING = {"precision", "compile"}  # what it reads of the training section, as far as it costs
 
@@ -158,10 +155,10 @@ def kind_of(stage: str, config: RunConfig, level: int | None = None) -> Kind:
     if stage == "pretrain":
         shared = (_costs(config.patches), _costs(config.network), _costs(config.augmentation))
         return (stage, str(level), *shared, _pretraining_costs(config.training), _costs(config.autoencoder))
-    sections: list[Section] = [config.patches, config.network, config.augmentation, config.training]
-    sections += [config.transfer] if config.strategy == "transfer" else []
-    sections += [config.multitask, config.autoencoder] if config.strategy == "multitask" else []
-    return (stage, config.strategy, *[_costs(section) for section in sections])
+    strategy = strategy_of(config)
+    sections = [config.patches, config.network, config.augmentation, config.training]
+    sections += [config.autoencoder] if strategy.needs(config).unlabelled else []
+    return (stage, config.strategy, *map(_costs, sections), _costs(strategy.section(config), *strategy.free_keys))
 
 
 def epochs_of(stage: str, config: RunConfig) -> int:
@@ -196,8 +193,8 @@ def epochs_done(run: RunDir) -> float:
 
 
 @remembered
-def _costs(section: Section) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude=_FREE.get(type(section)))
+def _costs(section: Section, *free: str) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude={*free, *_FREE.get(type(section), ())})
 
 
 @remembered

@@ -11,19 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from hpcseg.config import RunConfig
+from hpcseg.config import RunConfig, sections
 from hpcseg.errors import BadInput
 from hpcseg.study.keys import nest, run_keys
 from hpcseg.study.sweepfile import Sweep
 from hpcseg.study.tomlfile import explain
-
-_SECTIONS = {
-    name: field.annotation
-    for name, field in RunConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-}
 
 
 @dataclass(frozen=True)
@@ -58,18 +52,20 @@ def _configs(run: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Itera
     for place, key in enumerate(axes):
         section, _, name = key.rpartition(".")
         of_section.setdefault(section, []).append((place, key, name))
-    plain = {key: value for key, value in base.items() if key not in _SECTIONS}
+    given = {*RunConfig.model_fields, *base, *of_section}  # a strategy's section only where something is set in it
+    kinds = {name: kind for name, kind in sections().items() if name in given}
+    plain = {key: value for key, value in base.items() if key not in kinds}
     known: dict[tuple[str, tuple[int, ...]], Any] = {}
     for choice in itertools.product(*(range(len(values)) for values in axes.values())):
         point = {key: values[number] for (key, values), number in zip(axes.items(), choice, strict=True)}
         try:
             made = plain | {name: point[key] for _, key, name in of_section.get("", ())}
-            for section, model in _SECTIONS.items():
+            for section, kind in kinds.items():
                 own = of_section.get(section, ())
                 chosen = (section, tuple([choice[place] for place, _, _ in own]) if own else ())
                 if chosen not in known:
                     values = base.get(section, {}) | {name: point[key] for _, key, name in own}
-                    known[chosen] = model.model_validate(values)
+                    known[chosen] = kind.model_validate(values)
                 made[section] = known[chosen]
             config = RunConfig.model_validate(made)
         except ValidationError:

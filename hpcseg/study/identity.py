@@ -16,27 +16,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hpcseg.config import (
-    AugmentationConfig,
     AutoencoderConfig,
     InferenceConfig,
-    MultitaskConfig,
     NetworkConfig,
     PatchesConfig,
     PreprocessingConfig,
     RunConfig,
     TrainingConfig,
-    TransferConfig,
 )
 from hpcseg.patches.geometry import PaddedGeometry
 from hpcseg.sections import Section
 from hpcseg.spec import PackSpec, SourceRef, Spacing
+from hpcseg.training.strategy import strategy_of
 
 _F_NET_ONLY = (
     *("epochs", "steps", "validation_steps", "batch", "loss", "focal_gamma"),
     *("learning_rate", "ema_validation", "stop_epochs"),
 )
-_PRETRAINING_ONLY = ("epochs", "steps", "batch")  # joint training has keys of its own for them
-
 
 _KEPT = 4096  # sections whose JSON is remembered
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -78,21 +74,21 @@ def run_id(slug: str, payload: Mapping[str, Any]) -> str:
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Canonical]:
-    """Canonical JSON of what `make` gives for some sections, made once for the same sections.
+    """Canonical JSON of what `make` gives for some sections and names, made once for the same ones.
 
     The same objects, not equal ones: 1 and 1.0 are equal, and not written alike.
     """
-    known: dict[tuple[int, ...], tuple[tuple[Section, ...], Canonical]] = {}
+    known: dict[tuple[int | str, ...], tuple[tuple[Section | str, ...], Canonical]] = {}
 
     @functools.wraps(make)
-    def made(*sections: Section) -> Canonical:
-        key = tuple([id(section) for section in sections])
+    def made(*parts: Section | str) -> Canonical:
+        key = tuple([part if isinstance(part, str) else id(part) for part in parts])
         found = known.get(key)
         if found is None:
             if len(known) >= _KEPT:
                 known.clear()
             # The sections are kept with their JSON, or another object could get the id of one of them.
-            found = known[key] = (sections, canonical(make(*sections)))
+            found = known[key] = (parts, canonical(make(*parts)))
         return found[1]
 
     return made
@@ -101,39 +97,39 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Canonical]:
 def relevant(config: RunConfig) -> dict[str, Any]:
     """The resolved values that a training run of this strategy depends on, without its data; sections as JSON.
 
-    Left out: `data` and the geometry of preprocessing (they enter as cases and pack), what other strategies use, and
-    what changes no mask (`inference.save_masks`, `inference.nsd_mm`, `training.checkpoint_epochs`).
+    Left out: `data` and the geometry of preprocessing (they enter as cases and pack), what the strategy or another key
+    leaves unused, and what changes no mask (`inference.save_masks`, `inference.nsd_mm`, `training.checkpoint_epochs`).
     """
-    values = {
-        "strategy": config.strategy,
-        "labelled": config.labelled,
-        "fold": config.fold,
-        "seed": config.seed,
+    strategy = strategy_of(config)
+    unused = strategy.unused(config)
+
+    def left_out(section: str) -> tuple[str, ...]:
+        return tuple(sorted([key.removeprefix(f"{section}.") for key in unused if key.startswith(f"{section}.")]))
+
+    made = {
         "intensities": _intensities(config.preprocessing),
-        "patches": _dump(config.patches),
+        "patches": _plain(config.patches, *left_out("patches")),
         **_augmentation(config),
         "network": _network(config.network, config.patches),
-        "training": _training(config.training),
+        "training": _training(config.training, *left_out("training")),
         "inference": _inference(config.inference),
+        "autoencoder": _autoencoder(config.autoencoder, *left_out("autoencoder")),
     }
-    if config.strategy == "transfer":
-        values["autoencoder"] = _autoencoder(config.autoencoder)
-        values["transfer"] = _dump(config.transfer)
-    if config.strategy == "multitask":
-        values["autoencoder"] = _autoencoder_beside(config.autoencoder)
-        values["multitask"] = _dump(config.multitask)
-    return values
+    if strategy.section_type.model_fields:
+        made[strategy.name] = _plain(strategy.section(config), *left_out(strategy.name))
+    place = {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
+    return place | {section: text for section, text in made.items() if section not in unused}
 
 
 def _augmentation(config: RunConfig) -> dict[str, Canonical]:
     """The augmentation section under its name; nothing where it is off."""
-    return {"augmentation": _dump(config.augmentation)} if config.augmentation.enabled else {}
+    return {"augmentation": _plain(config.augmentation)} if config.augmentation.enabled else {}
 
 
 @remembered
-def _dump(section: PatchesConfig | AugmentationConfig | TransferConfig | MultitaskConfig) -> dict[str, Any]:
-    """All of a section."""
-    return _values(section)
+def _plain(section: Section, *unused: str) -> dict[str, Any]:
+    """A section without unused keys."""
+    return _without(_values(section), *unused)
 
 
 @remembered
@@ -148,64 +144,35 @@ def _network(section: NetworkConfig, patches: PatchesConfig) -> dict[str, Any]:
 
 
 @remembered
-def _training(section: TrainingConfig) -> dict[str, Any]:
-    """The training section of a training run."""
-    return _training_values(section)
-
-
-@remembered
-def _pretraining(section: TrainingConfig) -> dict[str, Any]:
-    """What pretraining reads of the training section."""
-    return _without(_training_values(section), *_F_NET_ONLY)
-
-
-def _training_values(section: TrainingConfig) -> dict[str, Any]:
+def _training(section: TrainingConfig, *unused: str) -> dict[str, Any]:
     """The training section, without how often it is saved; `focal_gamma` and `compile` only where they are used."""
-    unused = {"focal_gamma": section.loss != "focal", "compile": not section.compile}
-    return _without(_values(section), "checkpoint_epochs", *(key for key, left_out in unused.items() if left_out))
+    conditions = {"focal_gamma": section.loss != "focal", "compile": not section.compile}
+    return _without(_values(section), "checkpoint_epochs", *unused, *_where(conditions))
 
 
 @remembered
 def _inference(section: InferenceConfig) -> dict[str, Any]:
-    """The inference section, without what is kept and measured of it."""
-    return _without(_values(section), "save_masks", "nsd_mm")
+    """What the mode reads of the inference section, without what is kept and measured of a mask."""
+    other = ("overlap", "sigma") if section.mode == "tiles" else ("tile",)
+    return _without(_values(section), "save_masks", "nsd_mm", *other)
 
 
 @remembered
-def _pretraining_patches(section: PatchesConfig) -> dict[str, Any]:
-    """What pretraining reads of the patches section."""
-    return _without(_values(section), "foreground_share")
-
-
-@remembered
-def _autoencoder(section: AutoencoderConfig) -> dict[str, Any]:
-    """The autoencoder section of a pretraining."""
-    return _autoencoder_values(section)
-
-
-@remembered
-def _autoencoder_beside(section: AutoencoderConfig) -> dict[str, Any]:
-    """The autoencoder section of joint training, which has keys of its own for some of it."""
-    return _without(_autoencoder_values(section), *_PRETRAINING_ONLY)
-
-
-def _autoencoder_values(section: AutoencoderConfig) -> dict[str, Any]:
+def _autoencoder(section: AutoencoderConfig, *unused: str) -> dict[str, Any]:
     """The autoencoder section with `sampling` resolved; its volumes enter as cases.
 
     Left out: `sigma` where nothing is drawn from a Gaussian, `huber_delta` without that loss, and `lifetime`,
     `decoder` and `loss` where they are the published ones.
     """
-    values = _without(_values(section), "with_validation", "with_supplementary")
-    if section.sampling == "auto":
-        values["sampling"] = "uniform" if section.with_supplementary else "gaussian"
-    unused = {
-        "sigma": values["sampling"] == "uniform",
+    values = _without(_values(section), "with_validation", "with_supplementary", *unused)
+    conditions = {
+        "sigma": section.resolved_sampling == "uniform",
         "huber_delta": section.loss != "huber",
         "loss": section.loss == "huber",
         "lifetime": section.lifetime == 0,
         "decoder": section.decoder == "transposed",
     }
-    return _without(values, *(key for key, left_out in unused.items() if left_out))
+    return _without(values | {"sampling": section.resolved_sampling}, *_where(conditions))
 
 
 @remembered
@@ -248,10 +215,10 @@ def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: S
         "level": level,
         "seed": config.seed,
         "network": _network(config.network, config.patches),
-        "patches": _pretraining_patches(config.patches),
+        "patches": _plain(config.patches, "foreground_share"),
         **_augmentation(config),
         "intensities": _intensities(config.preprocessing),
-        "training": _pretraining(config.training),
+        "training": _training(config.training, *_F_NET_ONLY),
         "autoencoder": _autoencoder(config.autoencoder),
         "statistics": None if shared else _source(statistics),
         "sources": Canonical(f"[{','.join(map(_source, sources))}]"),
@@ -289,3 +256,7 @@ def _values(section: Section) -> dict[str, Any]:
 
 def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in keys}
+
+
+def _where(conditions: Mapping[str, bool]) -> list[str]:
+    return [key for key, holds in conditions.items() if holds]

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpcseg.config import RunConfig
+from hpcseg.config import RunConfig, key_groups
 from hpcseg.errors import BadInput
-from hpcseg.sections import keys_of
-from hpcseg.study.tomlfile import explain, nearest
+from hpcseg.study.tomlfile import explain
+from hpcseg.text import nearest
 
 _BARE_WORD = re.compile(r"""(?<![\w."'/-])[A-Za-z_][\w./-]*""")
 _LITERALS = {"true", "false", "inf", "nan"}
@@ -27,7 +27,7 @@ _LITERALS = {"true", "false", "inf", "nan"}
 @functools.cache
 def run_keys() -> dict[str, bool]:
     """Every dotted key of a run, and whether it holds a list."""
-    return {key.name: key.holds_list for key in keys_of(RunConfig)}
+    return {key.name: key.holds_list for group in key_groups() for key in group.keys}
 
 
 def is_axis(key: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""From a run's configuration to its stages: a pack, pretrainings where the strategy has any, and the training run.
+"""From a run's configuration to its stages: packs, pretrainings where the strategy needs them, and the training run.
 
 What is the same for several runs is worked out once: each shared ancestor, and whatever depends on the data alone. A
 stage's specification is written only when somebody asks for it; a plan of many runs seldom needs many of them.
@@ -18,6 +18,7 @@ from hpcseg.paths import MODEL_FILE, STORE_FILE
 from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.study.catalogue import Catalogue, resolve_padding, resolve_pyramid_clip
 from hpcseg.study.identity import Canonical, canonical, is_shared, pack_id, pretrain_id, train_id
+from hpcseg.training.strategy import Needs, strategy_of
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Dataset
 
@@ -52,9 +53,10 @@ class Work:
 
 @dataclass(frozen=True)
 class _Material:
-    """What the data of a run resolve to, for all runs that have the same data, fold, subset and strategy."""
+    """What the data of a run resolve to, for all runs that have the same data, fold, subset and needs."""
 
     config: RunConfig  # the first of them
+    needs: Needs
     pack: PackSpec
     labelled: SourceRef
     validation: SourceRef
@@ -88,13 +90,12 @@ class Resolver:
             BadInput: a dataset or a file of it is missing, a split is impossible, a label does not exist.
         """
         material = self._material(config)
-        levels = range(config.network.levels) if config.strategy == "transfer" else ()
-        pretrained = tuple([self._pretrain(config, level, material) for level in levels])
+        pretrained = tuple([self._pretrain(config, level, material) for level in material.needs.autoencoders])
         run_id = train_id(config, {**material.identity, "pretrained": pretrained})
         if run_id not in self.work:
-            needs = material.packs if config.strategy == "multitask" else (material.pack.id, *pretrained)
+            packs = material.packs if material.needs.unlabelled else (material.pack.id,)
             write = functools.partial(_train_spec, run_id, config, material, pretrained)
-            self.work[run_id] = Work(run_id, "train", needs, config, None, write)
+            self.work[run_id] = Work(run_id, "train", (*packs, *pretrained), config, None, write)
         return run_id
 
     def _pretrain(self, config: RunConfig, level: int, material: _Material) -> str:
@@ -112,21 +113,23 @@ class Resolver:
         return self._pretrainings[key][1]
 
     def _material(self, config: RunConfig) -> _Material:
-        shown = None if config.strategy == "baseline" else id(config.autoencoder)
-        key = (id(config.data), id(config.preprocessing), config.fold, config.labelled, config.strategy, shown)
+        needs = strategy_of(config).needs(config)
+        shown = id(config.autoencoder) if needs.sees_unlabelled else None
+        key = (id(config.data), id(config.preprocessing), config.fold, config.labelled, needs, shown)
         if key not in self._materials:
-            self._materials[key] = self._new_material(config)
+            self._materials[key] = self._new_material(config, needs)
         return self._materials[key]
 
-    def _new_material(self, config: RunConfig) -> _Material:
+    def _new_material(self, config: RunConfig, needs: Needs) -> _Material:
         dataset, split = self.catalogue.main(config), self.catalogue.split(config)
         pack = self._main_pack(config, dataset)
-        seen = () if config.strategy == "baseline" else self._autoencoder_sources(config, dataset, pack)
+        seen = self._autoencoder_sources(config, dataset, pack) if needs.sees_unlabelled else ()
         test, test_classes, test_json = self._test(config)
         scans = self.catalogue.training_scans(config)
-        joint = seen if config.strategy == "multitask" else ()
+        joint = seen if needs.unlabelled else ()
         return _Material(
             config=config,
+            needs=needs,
             pack=pack,
             labelled=self._source(pack, split.labelled),
             validation=self._source(pack, split.validation),
@@ -239,7 +242,7 @@ def _train_spec(run_id: str, config: RunConfig, material: _Material, pretrained:
         config=config,
         labelled=material.labelled,
         validation=material.validation,
-        autoencoder_sources=material.seen if config.strategy == "multitask" else (),
+        autoencoder_sources=material.seen if material.needs.unlabelled else (),
         pretrained=tuple(Path("pretrain") / name / MODEL_FILE for name in pretrained),
         spacing_zyx=pack.spacing_zyx,
         classes=pack.classes,

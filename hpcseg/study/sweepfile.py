@@ -23,7 +23,8 @@ from hpcseg.errors import BadInput
 from hpcseg.sections import Section, flatten
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
 from hpcseg.study.tables import CHOICE, CLASS, GRID, FigureDefinition, GridHeading, Heading, TableDefinition
-from hpcseg.study.tomlfile import TomlFile, explain, nearest, read_toml
+from hpcseg.study.tomlfile import TomlFile, explain, read_toml
+from hpcseg.text import nearest
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from hpcseg.inference.metrics import METRICS
 from hpcseg.sections import Section, key
-from hpcseg.study.tomlfile import nearest
+from hpcseg.text import nearest
 
 Axis = str | int | float | bool | tuple[Any, ...]
 SetName = Literal["validation", "test"]

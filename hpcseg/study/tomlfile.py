@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
+from hpcseg.text import nearest
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
@@ -65,18 +65,6 @@ def read_toml(path: Path) -> TomlFile:
             raise BadInput(f"{path}: not valid TOML: {message}") from None
         line, column = place.groups()
         raise BadInput(f"{path}:{line}: not valid TOML: {message[: place.start()]} (column {column})") from None
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near."""
-    words = sorted(valid)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if not close and "." not in word:
-        leaves = {name.rpartition(".")[2]: name for name in words}
-        close = [leaves[leaf] for leaf in difflib.get_close_matches(word, leaves, n=1, cutoff=0.75)]
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; valid: {', '.join(words)}" if len(words) <= 20 else ""
 
 
 def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from hpcseg.submit.intents import write_intents
 from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, resolve
 from hpcseg.submit.record import record
 from hpcseg.submit.slots import Claimed, Event, Notify, Pool, visible_gpus
-from hpcseg.training.rank_info import check_shares
+from hpcseg.training.strategy import check_shares
 
 ENDING_WAIT_S = 60.0
 Backend = Literal["local", "slurm"]

@@ -14,6 +14,8 @@ from hpcseg.runs.applied import Sections
 from hpcseg.runs.lock import locked
 from hpcseg.study.plan import Plan
 
+_COMMON = set(RunConfig.model_fields)  # of runs of every strategy
+
 
 def record(plan: Plan) -> None:
     """Write what status and collect read of a sweep, and a copy of the sweep file beside it."""
@@ -34,7 +36,7 @@ def record(plan: Plan) -> None:
         "needs": {run_id: planned.needs for run_id, planned in plan.stages.items()},
     }
     kept = {
-        "base": {} if first is None else first.model_dump(mode="json"),
+        "base": {} if first is None else first.model_dump(mode="json", include=_COMMON),
         "runs": [{"id": i, "differs": differs, "cells": plan.cells[i]} for i, differs in runs.items()],
     }
     with locked(plan.runs_root):
@@ -44,23 +46,25 @@ def record(plan: Plan) -> None:
 
 
 def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
-    """Dotted keys in which each configuration differs from the first one."""
+    """Dotted keys in which each configuration differs from the first one without sections of strategies."""
     sections = Sections()
     first = next(iter(configs.values()), None)
+    base = {} if first is None else {name: sections.of(part) for name, part in first if name in _COMMON}
     parts: dict[tuple[str, int], dict[str, Any]] = {}
     found: dict[str, dict[str, Any]] = {}
     for run_id, config in configs.items():
         differs = found[run_id] = {}
-        for name in type(config).model_fields:
-            part, base = sections.of(config, name), sections.of(first or config, name)
-            if part is base:
+        for name, part in config:
+            now, before = sections.of(part), base.get(name, {})
+            if now is before:
                 continue
-            if not isinstance(part, dict):
-                differs |= {name: part} if part != base else {}
+            if not isinstance(now, dict):
+                differs |= {name: now} if now != before else {}
                 continue
-            key = (name, id(part))
+            key = (name, id(now))
             if key not in parts:
-                parts[key] = {f"{name}.{item}": value for item, value in part.items() if value != base[item]}
+                keys = (item for item, value in now.items() if item not in before or value != before[item])
+                parts[key] = {f"{name}.{item}": now[item] for item in keys}
             differs |= parts[key]
     return found
 

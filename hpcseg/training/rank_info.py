@@ -1,11 +1,8 @@
-"""Which of a job's processes this one is, and which runs several may share; needs no torch."""
+"""Which of a job's processes this one is; needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from hpcseg.errors import BadInput
-from hpcseg.spec import PretrainSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -30,32 +27,3 @@ class RankInfo:
     def leads(self) -> bool:
         """Whether this process is rank 0."""
         return self.rank == 0
-
-
-def check_shares(spec: PretrainSpec | TrainSpec, world: int) -> None:
-    """Refuse runs whose minibatches `world` processes cannot share with the outcome of one.
-
-    Raises:
-        BadInput: a minibatch has fewer patches than there are processes, or its patches are compared with each other.
-    """
-    if world == 1:
-        return
-    config = spec.config
-    batches = {"training.batch": config.training.batch}
-    if isinstance(spec, PretrainSpec):
-        batches = {"autoencoder.batch": config.autoencoder.batch}
-    elif config.strategy == "multitask":  # validates minibatches of training.batch
-        batches["multitask.batch"] = config.multitask.batch
-        batches["multitask.autoencoder_batch"] = config.multitask.autoencoder_batch
-    for key, batch in batches.items():
-        if batch < world:
-            raise BadInput(
-                f"{spec.id}: {key} = {batch} cannot be shared by {world} ranks; "
-                f"let the job profile give a {spec.stage} job at most {batch} GPUs"
-            )
-    autoencoders = isinstance(spec, PretrainSpec) or config.strategy == "multitask"
-    if autoencoders and config.autoencoder.lifetime > 0:
-        raise BadInput(
-            f"{spec.id}: autoencoder.lifetime compares all patches of a minibatch, which {world} ranks share; "
-            f"let the job profile give a {spec.stage} job one GPU"
-        )

@@ -8,26 +8,20 @@ from typing import Any
 
 import torch
 
-from hpcseg.config import RunConfig
 from hpcseg.files import write_json
-from hpcseg.networks.autoencoder import WTAutoencoder
-from hpcseg.networks.fnet import FNet
-from hpcseg.patches.source import Source
 from hpcseg.paths import MODEL_FILE, TRAINING_FILE
 from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, TrainSpec, runs_root
-from hpcseg.training.checkpoint import load_tensors, save_tensors
+from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import tune
 from hpcseg.training.loop import Progress, fit
-from hpcseg.training.model import TrainedModel, new_network
+from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.training.stores import Stores, around_organ
-from hpcseg.training.task import Task
-from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
-from hpcseg.training.transfer import parameter_groups, transfer
-
-_AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
+from hpcseg.training.strategy import strategy_of
+from hpcseg.training.task import Inputs, Task
+from hpcseg.training.tasks import AutoencoderTask
 
 
 def pretrain(
@@ -54,8 +48,7 @@ def pretrain(
             labelled = stores.sources(spec.config.preprocessing, [spec.statistics], window)
         if spec.config.autoencoder.sampling == "organ":
             sources = around_organ(run, labelled, sources, control, ranks)
-        network = _new_autoencoder(spec.config, spec.level)
-        task = AutoencoderTask(spec.config, spec.level, network, sources, device, ranks)
+        task = AutoencoderTask(Inputs(spec.config, device, ranks, unlabelled=sources), spec.level)
         chosen = tune(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
@@ -90,52 +83,23 @@ def train(run: Path, spec: TrainSpec, control: Control, reading: Reading = AS_IT
             unlabelled = stores.sources(preprocessing, spec.autoencoder_sources, window)
         if unlabelled and spec.config.autoencoder.sampling == "organ":
             unlabelled = around_organ(run, labelled, unlabelled, control, ranks)
-        task = _task(run, spec, labelled, validation, unlabelled, device, ranks)
+        inputs = Inputs(
+            config=spec.config,
+            device=device,
+            ranks=ranks,
+            classes=max(len(spec.classes), 1),
+            labelled=labelled,
+            validation=validation,
+            unlabelled=unlabelled,
+            pretrained=[runs_root(run) / path for path in spec.pretrained],
+        )
+        task = strategy_of(spec.config).task(inputs)
         chosen = tune(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
         TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL_FILE)
         write_json(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
     ranks.wait()
-
-
-def _task(
-    run: Path,
-    spec: TrainSpec,
-    labelled: list[Source],
-    validation: list[Source],
-    unlabelled: list[Source],
-    device: torch.device,
-    ranks: Ranks,
-) -> SegmentationTask:
-    config = spec.config
-    network = new_network(config, max(len(spec.classes), 1), torch.Generator().manual_seed(config.seed))
-    groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-    if config.strategy == "baseline":
-        return SegmentationTask(config, network, groups, labelled, validation, device, ranks)
-    assert isinstance(network, FNet)  # `RunConfig` refuses other networks for what follows
-    if config.strategy == "multitask":
-        autoencoders = [_new_autoencoder(config, level, network) for level in range(config.multitask.levels)]
-        return MultitaskTask(config, network, autoencoders, labelled, validation, unlabelled, device, ranks)
-    models = [load_tensors(runs_root(run) / path)["weights"] for path in spec.pretrained]
-    prefix = "encoder."
-    encoders = [{name.removeprefix(prefix): w for name, w in m.items() if name.startswith(prefix)} for m in models]
-    transfer(config, network, encoders)
-    return SegmentationTask(config, network, parameter_groups(config, network), labelled, validation, device, ranks)
-
-
-def _new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) -> WTAutoencoder:
-    """A fresh autoencoder of one level; with `network`, on that network's convolutions."""
-    return WTAutoencoder(
-        config.network.kernel,
-        config.network.maps_per_level[level],
-        config.autoencoder.winners,
-        config.network.init_gain,
-        lifetime=config.autoencoder.lifetime,
-        decoder=config.autoencoder.decoder,
-        encoder=None if network is None else network.encoder(level).twin(),
-        generator=torch.Generator().manual_seed(_AUTOENCODER_SEED * (level + 1) + config.seed),
-    )
 
 
 def _gpu(device: torch.device) -> torch.device | None:

@@ -1,18 +1,47 @@
-"""What a strategy gives to the training loop; importing it needs no torch, so that runs are planned without."""
+"""What a strategy gets, and what it gives to the training loop; importing it needs no torch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
+    from hpcseg.config import RunConfig
+    from hpcseg.patches.source import Source
     from hpcseg.training.precision import Precision
     from hpcseg.training.ranks import Ranks
     from hpcseg.training.update import Update
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a task is made from.
+
+    Attributes:
+        config: of the run.
+        device: that trains.
+        ranks: who trains together.
+        classes: of foreground.
+        labelled, validation: volumes with labels.
+        unlabelled: what autoencoders see; empty where the strategy does not need it.
+        pretrained: model of each autoencoder that was trained before, finest level first.
+    """
+
+    config: RunConfig
+    device: torch.device
+    ranks: Ranks
+    classes: int = 1
+    labelled: Sequence[Source] = ()
+    validation: Sequence[Source] = ()
+    unlabelled: Sequence[Source] = ()
+    pretrained: Sequence[Path] = ()
 
 
 class Task(ABC):

@@ -1,4 +1,4 @@
-"""What the loop trains: an F-Net, an autoencoder, or both side by side (paper 3.1.1, 3.3.1, 4.3).
+"""What the loop trains: a segmentation network, or an autoencoder (paper 3.1.1, 3.3.1); importing it needs no torch.
 
 Shape legend: B batch, C classes, D/H/W the axes z, y, x of a patch; an input has one channel (B1DHW).
 """
@@ -8,61 +8,74 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from hpcseg.training.task import Inputs, Task
 
-from hpcseg.config import RunConfig
-from hpcseg.networks.autoencoder import WTAutoencoder
-from hpcseg.networks.fnet import FNet
-from hpcseg.networks.losses import reconstruction_error, segmentation_loss
-from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
-from hpcseg.patches.minibatch import Batch
-from hpcseg.patches.prefetch import prefetched
-from hpcseg.patches.sampling import Draw, Stream
-from hpcseg.patches.source import Source
-from hpcseg.training.model import SegmentationNetwork, geometry_of
-from hpcseg.training.norm import share_statistics
-from hpcseg.training.precision import Precision
-from hpcseg.training.ranks import ALONE, Ranks
-from hpcseg.training.task import Task
-from hpcseg.training.update import ParameterGroup, Update, adam
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from hpcseg.config import RunConfig
+    from hpcseg.networks.autoencoder import WTAutoencoder
+    from hpcseg.networks.fnet import FNet
+    from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
+    from hpcseg.patches.minibatch import Batch
+    from hpcseg.patches.source import Source
+    from hpcseg.training.model import SegmentationNetwork
+    from hpcseg.training.update import ParameterGroup
+
+_AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
 
 
 class SegmentationTask(Task):
-    """A network on labelled patches: the baseline (F-Net or U-Net) and, with other parameter groups, S-TL."""
+    """A network on labelled patches: the baseline; other strategies begin with other weights, or add to it.
+
+    Args:
+        inputs: configuration, volumes, and where and with whom to train.
+        network: None for a fresh one.
+        groups: its weights with their rates; None: all at the configured one.
+        batch: patches of a training minibatch; None: as configured.
+    """
 
     phase = "training"
 
     def __init__(
         self,
-        config: RunConfig,
-        network: SegmentationNetwork,
-        groups: Sequence[ParameterGroup],
-        training: Sequence[Source],
-        validation: Sequence[Source],
-        device: torch.device,
-        ranks: Ranks = ALONE,
+        inputs: Inputs,
+        network: SegmentationNetwork | None = None,
+        groups: Sequence[ParameterGroup] | None = None,
         batch: int | None = None,
     ) -> None:
-        self.config, self.device, self.ranks = config, device, ranks
+        from hpcseg.patches.sampling import Stream
+        from hpcseg.training.norm import share_statistics
+        from hpcseg.training.precision import Precision
+        from hpcseg.training.update import Update, adam
+
+        config = inputs.config
+        self.inputs, self.config, self.device, self.ranks = inputs, config, inputs.device, inputs.ranks
         self.epochs, self.steps = config.training.epochs, config.training.steps
-        self.precision = Precision.of(config.training, device)
-        share_statistics(network, ranks, compiled=self.precision.compiled)
+        self.precision = Precision.of(config.training, inputs.device)
+        network = network or fresh_network(inputs)
+        groups = groups or [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
+        share_statistics(network, inputs.ranks, compiled=self.precision.compiled)
         self.network = self.precision.place(network)
         self.modules: dict[str, nn.Module] = {config.network.kind: network}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"segmentation": adam(config, groups)}
-        self.update = Update(self.precision, self.optimizers, ranks)
-        self._training = self._batches(training, Stream.TRAINING, batch or config.training.batch)
-        self._validation = self._batches(validation, Stream.VALIDATION, config.training.batch)
+        self.update = Update(self.precision, self.optimizers, inputs.ranks)
+        self._training = self._batches(inputs.labelled, Stream.TRAINING, batch or config.training.batch)
+        self._validation = self._batches(inputs.validation, Stream.VALIDATION, config.training.batch)
 
     @property
     def kept(self) -> nn.Module:
         """The network."""
         return self.network
 
-    def _batches(self, sources: Sequence[Source], stream: Stream, batch: int) -> SegmentationBatches:
+    def _batches(self, sources: Sequence[Source], stream: int, batch: int) -> SegmentationBatches:
+        from hpcseg.patches.batches import SegmentationBatches
+        from hpcseg.patches.sampling import Draw, Stream
+        from hpcseg.training.model import geometry_of
+
         config = self.config
         draw = Draw(
             batch=batch,
@@ -78,6 +91,8 @@ class SegmentationTask(Task):
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Training batches from the global step `first_step` on."""
+        from hpcseg.patches.prefetch import prefetched
+
         return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -88,19 +103,23 @@ class SegmentationTask(Task):
 
     def segmentation_loss(self, batch: Batch) -> Tensor:
         """The configured loss of one batch."""
+        from hpcseg.networks.losses import segmentation_loss
+
         assert batch.label_BDHW is not None
         with self.precision.autocast():
             logits_BCDHW = self.network(batch.images)
         return segmentation_loss(self.config.training, logits_BCDHW, batch.label_BDHW, self.ranks.reduce)
 
-    @torch.no_grad()
     def validation_loss(self, epoch: int) -> float:
         """Mean loss over the validation batches of `epoch`, batch norm in evaluation mode."""
+        import torch
+
+        from hpcseg.patches.prefetch import prefetched
+
         self.network.eval()
         count = self.config.training.validation_steps
-        with closing(
-            prefetched(self._validation, range(epoch * count, (epoch + 1) * count), device=self.device)
-        ) as batches:
+        steps = range(epoch * count, (epoch + 1) * count)
+        with torch.no_grad(), closing(prefetched(self._validation, steps, device=self.device)) as batches:
             losses = torch.stack([self._validated(batch) for batch in batches])
         return math.fsum(losses.tolist()) / count
 
@@ -111,29 +130,26 @@ class SegmentationTask(Task):
 
 
 class AutoencoderTask(Task):
-    """The winner-take-all autoencoder of one level on patches without labels (paper 3.3.1)."""
+    """The winner-take-all autoencoder of one level on the unlabelled volumes of `inputs` (paper 3.3.1)."""
 
     phase = "pretraining"
 
-    def __init__(
-        self,
-        config: RunConfig,
-        level: int,
-        network: WTAutoencoder,
-        sources: Sequence[Source],
-        device: torch.device,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        self.config, self.device, self.ranks = config, device, ranks
+    def __init__(self, inputs: Inputs, level: int) -> None:
+        from hpcseg.training.norm import share_statistics
+        from hpcseg.training.precision import Precision
+        from hpcseg.training.update import Update, adam
+
+        config, network = inputs.config, new_autoencoder(inputs.config, level)
+        self.inputs, self.config, self.device, self.ranks = inputs, config, inputs.device, inputs.ranks
         self.epochs, self.steps = config.autoencoder.epochs, config.autoencoder.steps
-        self.precision = Precision.of(config.training, device)
-        share_statistics(network, ranks, compiled=self.precision.compiled)
+        self.precision = Precision.of(config.training, inputs.device)
+        share_statistics(network, inputs.ranks, compiled=self.precision.compiled)
         self.network = self.precision.place(network)
         self.modules: dict[str, nn.Module] = {"autoencoder": network}
         groups = [{"params": list(network.parameters()), "lr": config.autoencoder.learning_rate}]
         self.optimizers: dict[str, torch.optim.Optimizer] = {"reconstruction": adam(config, groups)}
-        self.update = Update(self.precision, self.optimizers, ranks)
-        self._training = autoencoder_batches(config, [level], sources, config.autoencoder.batch, ranks)
+        self.update = Update(self.precision, self.optimizers, inputs.ranks)
+        self._training = unlabelled_batches(inputs, [level], config.autoencoder.batch)
 
     @property
     def kept(self) -> nn.Module:
@@ -142,110 +158,69 @@ class AutoencoderTask(Task):
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Training batches from the global step `first_step` on."""
+        from hpcseg.patches.prefetch import prefetched
+
         return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The reconstruction's loss."""
         self.network.train()
-        loss = reconstruction_loss(self.config, self.network, batch.images[0], self.precision, self.ranks)
+        loss = reconstruction_loss(self, self.network, batch.images[0])
         return loss, {"reconstruction": loss}
 
 
-class MultitaskTask(SegmentationTask):
-    """F-Net and autoencoders side by side on tied convolutions (paper 4.3, 4.4): L = L_FNet + γ f mean(L_WTA).
+def fresh_network(inputs: Inputs) -> SegmentationNetwork:
+    """The network of a run as its seed makes it."""
+    import torch
 
-    One backward pass; optimizer "segmentation" owns encoders and integration, "reconstruction" owns the decoders and
-    the autoencoders' batch norms. γ is 1 in the first epoch and then the power of ten of that epoch's mean
-    L_FNet / L_WTA, unless the configuration gives it.
-    """
+    from hpcseg.training.model import new_network
 
-    def __init__(
-        self,
-        config: RunConfig,
-        network: FNet,
-        autoencoders: Sequence[WTAutoencoder],
-        training: Sequence[Source],
-        validation: Sequence[Source],
-        unlabelled: Sequence[Source],
-        device: torch.device,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-        super().__init__(config, network, groups, training, validation, device, ranks, config.multitask.batch)
-        for one in autoencoders:
-            share_statistics(one, ranks, compiled=self.precision.compiled)
-        self.autoencoders = nn.ModuleList(map(self.precision.place, autoencoders))
-        self.modules["autoencoders"] = self.autoencoders
-        own = [p for one in autoencoders for p in (*one.encoder.norm_parameters(), *one.decoder_parameters())]
-        self.optimizers["reconstruction"] = adam(config, [{"params": own, "lr": config.autoencoder.learning_rate}])
-        levels = range(config.multitask.levels)
-        self._unlabelled = autoencoder_batches(config, levels, unlabelled, config.multitask.autoencoder_batch, ranks)
-        self._weight = torch.empty((), device=device)  # γ f where the step reads it, and a recorded one reads it anew
-        self._set_gamma(1.0 if config.multitask.gamma == "auto" else config.multitask.gamma)
-
-    def batches(self, first_step: int) -> Generator[Any]:
-        """Pairs of a labelled and an unlabelled batch, from the global step `first_step` on."""
-        steps = range(first_step, self.epochs * self.steps)
-        with (
-            closing(prefetched(self._training, steps, device=self.device)) as labelled,
-            closing(prefetched(self._unlabelled, steps, device=self.device)) as unlabelled,
-        ):
-            yield from zip(labelled, unlabelled, strict=True)
-
-    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Their weighted sum, and the losses of the segmentation and of all reconstructions."""
-        labelled, unlabelled = cast(tuple[Batch, Batch], batch)
-        self.network.train()
-        self.autoencoders.train()
-        segmentation = self.segmentation_loss(labelled)
-        pairs = zip(self.autoencoders, unlabelled.images, strict=True)
-        losses = [reconstruction_loss(self.config, *pair, self.precision, self.ranks) for pair in pairs]
-        reconstruction = torch.stack(losses).mean()
-        total = segmentation + self._weight * reconstruction
-        return total, {"segmentation": segmentation, "reconstruction": reconstruction}
-
-    def on_epoch_end(self, epoch: int, means: dict[str, float]) -> None:
-        """Fix γ after the first epoch."""
-        if epoch == 0 and self.config.multitask.gamma == "auto":
-            ratio = means["segmentation"] / max(means["reconstruction"], 1e-12)
-            self._set_gamma(10.0 ** round(math.log10(max(ratio, 1e-12))))
-
-    def extra_state(self) -> dict[str, float]:
-        """γ, which the first epoch fixed."""
-        return {"gamma": self.gamma}
-
-    def load_extra_state(self, state: dict[str, float]) -> None:
-        """Take γ back."""
-        self._set_gamma(state["gamma"])
-
-    def _set_gamma(self, gamma: float) -> None:
-        self.gamma = gamma
-        self._weight.fill_(gamma * self.config.multitask.factor)
+    return new_network(inputs.config, inputs.classes, torch.Generator().manual_seed(inputs.config.seed))
 
 
-def autoencoder_batches(
-    config: RunConfig, levels: Sequence[int], sources: Sequence[Source], batch: int, ranks: Ranks
-) -> AutoencoderBatches:
-    """Unlabelled batches of the given levels, sampled as the configuration says."""
-    sampling = config.autoencoder.sampling
-    if sampling == "auto":
-        sampling = "uniform" if config.autoencoder.with_supplementary else "gaussian"
+def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) -> WTAutoencoder:
+    """A fresh autoencoder of one level; with `network`, on that network's convolutions."""
+    import torch
+
+    from hpcseg.networks.autoencoder import WTAutoencoder
+
+    return WTAutoencoder(
+        config.network.kernel,
+        config.network.maps_per_level[level],
+        config.autoencoder.winners,
+        config.network.init_gain,
+        lifetime=config.autoencoder.lifetime,
+        decoder=config.autoencoder.decoder,
+        encoder=None if network is None else network.encoder(level).twin(),
+        generator=torch.Generator().manual_seed(_AUTOENCODER_SEED * (level + 1) + config.seed),
+    )
+
+
+def unlabelled_batches(inputs: Inputs, levels: Sequence[int], batch: int) -> AutoencoderBatches:
+    """Minibatches of the given levels of unlabelled volumes, sampled as the autoencoders' section says."""
+    from hpcseg.patches.batches import AutoencoderBatches
+    from hpcseg.patches.sampling import Draw, Stream
+    from hpcseg.training.model import geometry_of
+
+    config = inputs.config
     draw = Draw(
         batch=batch,
         seed=config.seed,
         stream=Stream.AUTOENCODER,
         lattice=config.patches.lattice,
         augmentation=config.augmentation,
-        part=ranks.part,
+        part=inputs.ranks.part,
     )
-    sigma = config.autoencoder.sigma
-    return AutoencoderBatches(sources, geometry_of(config), draw, levels=levels, sampling=sampling, sigma=sigma)
+    sampling, sigma = config.autoencoder.resolved_sampling, config.autoencoder.sigma
+    return AutoencoderBatches(
+        inputs.unlabelled, geometry_of(config), draw, levels=levels, sampling=sampling, sigma=sigma
+    )
 
 
-def reconstruction_loss(
-    config: RunConfig, network: nn.Module, image_B1DHW: Tensor, precision: Precision, ranks: Ranks
-) -> Tensor:
+def reconstruction_loss(task: SegmentationTask | AutoencoderTask, network: nn.Module, image_B1DHW: Tensor) -> Tensor:
     """The configured loss of an autoencoder over its whole input patch."""
-    with precision.autocast():
+    from hpcseg.networks.losses import reconstruction_error
+
+    with task.precision.autocast():
         reconstruction_B1DHW = network(image_B1DHW)
-    return reconstruction_error(config.autoencoder, reconstruction_B1DHW, image_B1DHW, ranks.reduce)
+    return reconstruction_error(task.config.autoencoder, reconstruction_B1DHW, image_B1DHW, task.ranks.reduce)

@@ -16,7 +16,8 @@ from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import RawBatch
 from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
-from hpcseg.training.model import new_network
+from hpcseg.training.ranks import ALONE
+from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import SegmentationTask
 from hpcseg.volumes.normalise import Normalisation
 from hpcseg.volumes.store import Store
@@ -112,9 +113,7 @@ def augmentation() -> Measured:
 def _steps(sources: Sequence[Source]) -> list[float]:
     """Seconds of training steps of the paper's F-Net."""
     config = RunConfig.model_validate({"training": {"batch": STEP_BATCH}})
-    network = new_network(config, 1, torch.Generator().manual_seed(0))
-    groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-    task = SegmentationTask(config, network, groups, sources, sources, torch.device("cpu"))
+    task = SegmentationTask(Inputs(config, torch.device("cpu"), ALONE, labelled=sources, validation=sources))
     with closing(task.batches(0)) as batches:
         batch = next(batches)
     return [one for (one,) in interleaved(STEP_ROUNDS, lambda: task.train_step(batch), warm=False)]

@@ -12,13 +12,12 @@ import torch
 
 from hpcseg.config import RunConfig
 from hpcseg.kernels import torch_alone
-from hpcseg.networks.autoencoder import WTAutoencoder
-from hpcseg.networks.fnet import FNet
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.source import Source
-from hpcseg.training.model import new_network
-from hpcseg.training.task import Task
-from hpcseg.training.tasks import AutoencoderTask, MultitaskTask, SegmentationTask
+from hpcseg.training.ranks import ALONE
+from hpcseg.training.strategies.multitask import Multitask
+from hpcseg.training.task import Inputs, Task
+from hpcseg.training.tasks import AutoencoderTask, SegmentationTask
 from tests.gpu import ceilings, planning
 from tests.gpu.device import Timing
 from tests.gpu.floor import Stage, autoencoder_step, fnet_step, multitask_step, operations, seconds
@@ -91,7 +90,7 @@ def strategies(kit: Kit) -> None:
             name = f"autoencoder, level {level}"
             found = _in_a_graph_or_not(kit, name, partial(_autoencoder, kit, config, level, sources))
             _add(kit, rows, name, f"autoencoder{level}_ms", found, floor)
-        both = config.multitask
+        both = Multitask().section(config)
         floor = multitask_step(shape, both.batch, both.autoencoder_batch, both.levels)
         found = _in_a_graph_or_not(kit, "S-MTL", partial(_multitask, kit, config, sources))
         _add(kit, rows, "S-MTL", "multitask_ms", found, floor)
@@ -101,9 +100,11 @@ def strategies(kit: Kit) -> None:
 def segmentation_task(kit: Kit, sources: Sequence[Source], way: Way | None = None) -> SegmentationTask:
     """An F-Net's task, as `hpcseg.training.stages` makes it."""
     config = _configured(kit, way or Way(precision(kit)))
-    network = new_network(config, 1, torch.Generator().manual_seed(0))
-    groups = [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-    return SegmentationTask(config, network, groups, sources, sources, kit.machine.device)
+    return SegmentationTask(_inputs(kit, config, sources))
+
+
+def _inputs(kit: Kit, config: RunConfig, sources: Sequence[Source]) -> Inputs:
+    return Inputs(config, kit.machine.device, ALONE, labelled=sources, validation=sources, unlabelled=sources)
 
 
 def _table(kit: Kit, title: str, ways: Sequence[Way]) -> None:
@@ -182,7 +183,7 @@ def _autoencoder(
     kit: Kit, config: RunConfig, level: int, sources: Sequence[Source], graph: bool
 ) -> tuple[Timing, float | None]:
     device = kit.machine.device
-    task = AutoencoderTask(config, level, _new_autoencoder(config, level), sources, device)
+    task = AutoencoderTask(_inputs(kit, config, sources), level)
     planning.plan(kit, task, f"autoencoder{level}")
     size = config.autoencoder.batch
     batches = [
@@ -193,11 +194,8 @@ def _autoencoder(
 
 def _multitask(kit: Kit, config: RunConfig, sources: Sequence[Source], graph: bool) -> tuple[Timing, float | None]:
     config = configured(config, strategy="multitask")
-    device, both = kit.machine.device, config.multitask
-    network = new_network(config, 1, torch.Generator().manual_seed(0))
-    assert isinstance(network, FNet)
-    beside = [_new_autoencoder(config, level, network) for level in range(both.levels)]
-    task = MultitaskTask(config, network, beside, sources, sources, sources, device)
+    device, strategy = kit.machine.device, Multitask()
+    task, both = strategy.task(_inputs(kit, config, sources)), strategy.section(config)
     planning.plan(kit, task, "multitask")
     dtype = getattr(torch, task.precision.convolutions)
     pairs = []
@@ -205,12 +203,6 @@ def _multitask(kit: Kit, config: RunConfig, sources: Sequence[Source], graph: bo
         unlabelled = random_batch(kit.sizes, both.autoencoder_batch, torch.float32, device, 10 + seed).images
         pairs.append((random_batch(kit.sizes, both.batch, dtype, device, seed), Batch(unlabelled[: both.levels], None)))
     return _timed(kit, task, pairs, graph)
-
-
-def _new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) -> WTAutoencoder:
-    encoder = None if network is None else network.encoder(level).twin()
-    kernel, maps = config.network.kernel, config.network.maps_per_level[level]
-    return WTAutoencoder(kernel, maps, config.autoencoder.winners, config.network.init_gain, encoder=encoder)
 
 
 def _timed(kit: Kit, task: Task, batches: Sequence[Any], graph: bool) -> tuple[Timing, float | None]:

@@ -10,6 +10,7 @@ from hpcseg.config import RunConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.training.strategies.multitask import MultitaskConfig
 from tests.gpu import performance
 from tests.gpu.floor import (
     PAPER,
@@ -137,5 +138,5 @@ def test_the_page_s_batches_are_the_paper_s() -> None:
     config = RunConfig()
     assert config.training.batch == performance.BATCH
     assert config.autoencoder.batch == performance.AUTOENCODER_BATCH
-    both = config.multitask
+    both = MultitaskConfig()
     assert (both.batch, both.autoencoder_batch, both.levels) == performance.MULTITASK

@@ -16,9 +16,9 @@ ATTEMPT = Attempt(number=1, job="1_0", node="gpu01", began=0.0)
 def test_costs_are_added_up_by_kind_of_work_in_the_order_of_the_stages() -> None:
     entries = [
         replace(ENTRY, strategy="multitask"),
-        replace(ENTRY, gpu_hours=6.0),
-        ENTRY,
-        replace(ENTRY, stage="pretrain", strategy="", gpu_hours=3.0, hours=None),
+        replace(ENTRY, gpu_hours=6.0, needs=("pack", "level0")),
+        replace(ENTRY, needs=("pack", "level0")),
+        replace(ENTRY, id="level0", stage="pretrain", strategy="", gpu_hours=3.0, hours=None),
         replace(ENTRY, stage="pack", strategy="", gpu_hours=0.0),
     ]
     costs = add_costs(entries)

@@ -63,7 +63,7 @@ def test_cells_share_the_sections_that_they_have_in_common() -> None:
     [
         ("training.epochs = [1, 0]", r":5: training.epochs = 0 is not allowed"),
         ("fold = [0, 7]", r":5: fold 7 does not exist"),
-        ("network.levels = [4, 1]", r"multitask.levels = 2 exceeds network.levels = 1"),
+        ("strategy = 'multitask'\nnetwork.levels = [4, 1]", r"multitask.levels = 2 exceeds network.levels = 1"),
         ("seed = ['a']", r":5: seed = 'a' is not allowed"),
     ],
 )

@@ -93,6 +93,19 @@ def test_sigma_counts_only_for_gaussian_sampling() -> None:
         ("baseline", {"training": {"loss": "focal"}}, {"training": {"loss": "focal", "focal_gamma": 1.0}}, True),
         ("transfer", {"autoencoder": {"loss": "l2"}}, {"autoencoder": {"loss": "l2", "huber_delta": 2.0}}, False),
         ("transfer", {}, {"autoencoder": {"huber_delta": 2.0}}, True),
+        ("baseline", {}, {"inference": {"sigma": 0.1}}, False),  # tiles do not overlap
+        ("baseline", {}, {"inference": {"overlap": 0.1}}, False),
+        ("baseline", {}, {"inference": {"tile": 64}}, True),
+        ("baseline", {"inference": {"mode": "paper"}}, {"inference": {"mode": "paper", "tile": 64}}, False),
+        ("baseline", {"inference": {"mode": "paper"}}, {"inference": {"mode": "paper", "sigma": 0.1}}, True),
+        ("baseline", {"inference": {"mode": "paper"}}, {"inference": {"mode": "paper", "overlap": 0.1}}, True),
+        ("transfer", {}, {"transfer": {"fine_tune_rate": 1e-3}}, True),
+        (
+            "transfer",
+            {"transfer": {"scheme": "freeze_all"}},
+            {"transfer": {"scheme": "freeze_all", "fine_tune_rate": 1e-3}},
+            False,
+        ),
     ],
 )
 def test_a_key_counts_only_beside_the_choice_that_reads_it(
@@ -150,7 +163,7 @@ def test_spacing_is_short_where_it_is_isotropic() -> None:
 
 def test_ids_stay_the_same_in_another_release() -> None:
     """A changed id would orphan every finished run: change this only together with what the result depends on."""
-    assert train_id(config(), {"pack": "p"}) == "baseline-n4-f0-93e0955e0a"
+    assert train_id(config(), {"pack": "p"}) == "baseline-n4-f0-8db1cb0119"
 
 
 def test_augmentation_counts_where_it_is_on() -> None:

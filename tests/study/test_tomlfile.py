@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.study.tomlfile import flatten, nearest, read_toml
+from hpcseg.sections import flatten
+from hpcseg.study.tomlfile import read_toml
+from hpcseg.text import nearest
 
 TEXT = '''\
 # a comment with grid = 1

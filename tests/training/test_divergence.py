@@ -26,6 +26,7 @@ from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
+from hpcseg.training.strategies.multitask import MultitaskTask
 from tests.training.stopping import StopAfter
 
 SETTINGS: dict[str, Any] = {"epochs": 4, "steps": 5, "validation_steps": 1, "batch": 2, "checkpoint_epochs": 1}
@@ -47,7 +48,7 @@ def poisoned(spoilt: int, *, watch: bool = True) -> Iterator[list[bool]]:
         return plain_losses[type(task)](task, batch)
 
     stores_normalisation = stores.normalisation
-    plain_losses: dict[type, Any] = {kind: kind.losses for kind in (tasks.SegmentationTask, tasks.MultitaskTask)}
+    plain_losses: dict[type, Any] = {kind: kind.losses for kind in (tasks.SegmentationTask, MultitaskTask)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "normalisation", normalisation)
         for kind in plain_losses if watch else ():

@@ -19,9 +19,10 @@ from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.rank_info import RankInfo, check_shares
+from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.ranks import joined
 from hpcseg.training.stages import pretrain, train
+from hpcseg.training.strategy import check_shares
 
 STEPS: dict[str, object] = {
     "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpcseg.files import replacing
-from hpcseg.results.tables.axes import STRATEGIES
 from hpcseg.study.tables import Axis
+from hpcseg.training.strategy import strategies
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -66,9 +66,9 @@ class Look:
 
 def looks(values: Sequence[Axis]) -> dict[Axis, Look]:
     """A look for each value; a strategy has the same one in every figure."""
-    others = [value for value in values if value not in STRATEGIES]
-    start = len(STRATEGIES) if len(others) < len(values) else 0
-    ranks: dict[Axis, int] = {strategy: n for n, strategy in enumerate(STRATEGIES)}
+    ranks: dict[Axis, int] = {strategy: n for n, strategy in enumerate(strategies())}
+    others = [value for value in values if value not in ranks]
+    start = len(ranks) if len(others) < len(values) else 0
     ranks |= {value: start + n for n, value in enumerate(others)}
     kinds: tuple[Sequence[Any], ...] = (COLOURS, MARKERS, LINES, HATCHES)
     return {value: Look(*(kind[rank % len(kind)] for kind in kinds)) for value, rank in ranks.items()}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcseg.config import RunConfig
+from hpcseg.config import key_groups
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RUN_FILE, STORE_FILE
@@ -77,7 +77,7 @@ class Data:
 
 def settings(configs: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """Every key of the configurations in the order of the sections. Pure."""
-    defaults = flatten(RunConfig().model_dump(mode="json"))
+    defaults = {key.name: key.default for group in key_groups() for key in group.keys}
     counts: dict[str, Counter[str]] = {}
     for config in configs:
         for key, value in flatten(config).items():

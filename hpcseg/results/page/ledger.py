@@ -15,7 +15,7 @@ from typing import Any
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import STAGES
 from hpcseg.results.model import Collection, Result, Run
-from hpcseg.results.tables.axes import STRATEGIES, label
+from hpcseg.results.tables.axes import label, sort_axis
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.ends import Ends
@@ -42,6 +42,7 @@ class Entry:
         gpu_hours, gpu_hours_lost: of all attempts; lost: done again after an interruption.
         dsc: mean over cases and classes of each set.
         finished: local time, "" before that.
+        needs: ids of what had to be done before.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Entry:
     where: str
     dsc: Mapping[str, float]
     finished: str
+    needs: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -104,33 +106,35 @@ def read_ledger(collection: Collection) -> list[Entry]:
     ids = {stage: list(stages.get(stage, ())) for stage in STAGES}
     ids["train"] = [run.id for run in collection.runs]
     runs = [RunDir.of(collection.root, stage, run_id) for stage in STAGES for run_id in ids[stage]]
-    found = read_states(runs, record.get("needs", {}), Ends(), attempts=True)
+    needs = record.get("needs", {})
+    found = read_states(runs, needs, Ends(), attempts=True)
     training = {run.id: run for run in collection.runs}
     now, file = time.time(), str(record.get("file", ""))
     return [
-        _entry(run, found.verdicts[run.id], found.evidence[run.id], training.get(run.id), file, now) for run in runs
+        replace(
+            _entry(run, found.verdicts[run.id], found.evidence[run.id], training.get(run.id), file, now),
+            needs=tuple(needs.get(run.id, ())),
+        )
+        for run in runs
     ]
 
 
 def add_costs(entries: Sequence[Entry]) -> list[Cost]:
     """Cost by kind of work: packing, pretraining, and training by strategy. Pure.
 
-    `per_folds` of S-TL contains the pretraining that its runs share, as the paper's hours do.
+    `per_folds` contains the pretraining that the runs share, as the paper's hours of S-TL do.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.stage, entry.strategy), []).append(entry)
-    pretraining = sum(entry.gpu_hours for entry in entries if entry.stage == "pretrain")
-
-    def place(key: tuple[str, str]) -> tuple[int, int]:
-        stage, strategy = key
-        return STAGES.index(stage), STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
-
+    pretraining = {entry.id: entry.gpu_hours for entry in entries if entry.stage == "pretrain"}
+    columns = sort_axis(strategy for _, strategy in groups)
     costs = []
-    for stage, strategy in sorted(groups, key=place):
+    for stage, strategy in sorted(groups, key=lambda key: (STAGES.index(key[0]), columns.index(key[1]))):
         found = groups[stage, strategy]
         done, gpu_hours = sum(entry.done for entry in found), sum(entry.gpu_hours for entry in found)
-        whole = gpu_hours + (pretraining if strategy == "transfer" else 0.0)
+        shared = pretraining.keys() & {needed for entry in found for needed in entry.needs}
+        whole = gpu_hours + sum(pretraining[run_id] for run_id in sorted(shared))
         costs.append(
             Cost(
                 name={"pack": "Packing", "pretrain": "Pretraining"}.get(stage) or f"Training: {label(strategy)}",

@@ -33,6 +33,7 @@ from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.rendering import DASH, STALE
 from hpcseg.results.tables.tables import Improved, Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
+from hpcseg.training.strategy import strategies
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -43,7 +44,6 @@ SCREEN_SCALE = 0.6  # CSS pixels per pixel of a figure
 FEW = 60  # rows that are shown unasked; more stand folded
 MANY = 300  # runs that are listed of a state in which they wait for attention
 PAPER_DATA = "Task03_Liver"  # on which the paper's hours were measured
-PAPER_HOURS = {"baseline": 80, "transfer": 130, "multitask": 195}  # of five folds on one GTX 1080 Ti (paper, 5.5)
 
 
 @dataclass(frozen=True)
@@ -228,9 +228,11 @@ def _interruptions(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def _paper_hours(collection: Collection, costs: Sequence[Cost]) -> dict[str, int]:
+def _paper_hours(collection: Collection, costs: Sequence[Cost]) -> dict[str, float]:
     """The paper's hours by strategy, where the sweep trains on its volumes and on GPUs."""
-    return PAPER_HOURS if datasets_of(collection) == {PAPER_DATA} and any(cost.gpu_hours for cost in costs) else {}
+    if datasets_of(collection) != {PAPER_DATA} or not any(cost.gpu_hours for cost in costs):
+        return {}
+    return {name: one.paper_hours for name, one in strategies().items() if one.paper_hours is not None}
 
 
 def _heading(axis: str) -> str:

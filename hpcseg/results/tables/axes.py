@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from hpcseg.errors import BadInput
 from hpcseg.results.model import Collection, Place, Run
 from hpcseg.study.tables import CHOICE, GRID, Axis, TableDefinition
+from hpcseg.training.strategy import strategies
 
-STRATEGIES = ("baseline", "transfer", "multitask")
-LABELS = {"baseline": "Baseline", "transfer": "S-TL", "multitask": "S-MTL", "labelled": "n", "strategy": "Strategy"}
-LABELS |= {"grid": "Experiment", "choice": "Choice"}
+LABELS = {"labelled": "n", "strategy": "Strategy", GRID: "Experiment", CHOICE: "Choice"}
 
 
 def places(definition: TableDefinition, collection: Collection) -> list[tuple[Run, Place]]:
@@ -56,13 +55,13 @@ def axis_value(definition: TableDefinition, run: Run, place: Place, key: str) ->
 
 def sort_axis(values: Iterable[Axis]) -> tuple[Axis, ...]:
     """Distinct values as a table orders them: numbers by size, then "all"; strategies as the paper; others as met."""
-    distinct = list(dict.fromkeys(values))
+    distinct, ranks = list(dict.fromkeys(values)), [*strategies()]
 
     def place(value: Axis) -> tuple[int, float]:
         if isinstance(value, int | float):
             return 0, float(value)
-        if value in STRATEGIES:
-            return 1, STRATEGIES.index(str(value))
+        if value in ranks:
+            return 1, ranks.index(str(value))
         return (3, 0) if value == "all" else (2, distinct.index(value))
 
     return tuple(sorted(distinct, key=place))
@@ -72,7 +71,10 @@ def label(value: Axis) -> str:
     """An axis' name or value as it is printed."""
     if isinstance(value, tuple):
         return ", ".join(map(label, value))
-    return LABELS.get(value, value) if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    strategy = strategies().get(value)
+    return LABELS.get(value, value) if strategy is None else strategy.label
 
 
 def as_toml(value: Axis) -> str:

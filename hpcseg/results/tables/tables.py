@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS, Metric
+from hpcseg.registry import REFERENCE
 from hpcseg.results.freshness import Mixture, mixture
 from hpcseg.results.model import Collection, Place, Run
 from hpcseg.results.tables.axes import as_toml, axis_value, label, places, sort_axis
@@ -255,6 +256,6 @@ def _baseline(definition: TableDefinition, columns: tuple[Axis, ...]) -> Axis | 
             raise BadInput(f"{definition.name!r}: baseline {definition.baseline!r} is none of its columns {columns}")
         chosen: Axis = definition.baseline
         return chosen
-    if "baseline" in columns:
-        return "baseline"
+    if REFERENCE in columns:
+        return REFERENCE
     return columns[0] if len(columns) > 1 else None

@@ -1,0 +1,150 @@
+"""What hpcseg asks of a strategy: all that planning, running and reporting a run depend on, in one class.
+
+Importing it needs no torch, nor do the strategies themselves (`hpcseg.training.strategies`): torch is imported where a
+run is trained. docs/strategies.md shows a strategy of another package.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from hpcseg.config import RunConfig
+from hpcseg.errors import BadInput
+from hpcseg.registry import described, names
+from hpcseg.sections import Section
+from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.training.task import Inputs, Task
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs besides its labelled and validation cases.
+
+    Attributes:
+        autoencoders: levels whose autoencoder is trained before, finest first; the run waits for them.
+        unlabelled: whether it reads the volumes that autoencoders see while it trains.
+    """
+
+    autoencoders: Sequence[int] = ()
+    unlabelled: bool = False
+
+    @property
+    def sees_unlabelled(self) -> bool:
+        """Whether volumes without labels are read for it, before or while it trains."""
+        return bool(self.autoencoders) or self.unlabelled
+
+
+class Strategy(ABC, Generic[SectionT]):
+    """One way to train a segmentation network.
+
+    Attributes:
+        name: in sweep files, ids and results; its section of the configuration has the same.
+        label: in tables, figures and the report.
+        order: place in tables, and among colours and markers; those of other packages follow hpcseg's own.
+        section_type: its keys; `Section` where it has none.
+        networks: values of `network.kind` that it trains.
+        free_keys: of its section, those that change what is learnt, and not what a step costs.
+        paper_hours: of five folds on one GTX 1080 Ti (paper, 5.5); None where the paper has none.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    order: ClassVar[int] = 100
+    section_type: type[SectionT]
+    networks: ClassVar[Collection[str]] = ("fnet", "unet")
+    free_keys: ClassVar[frozenset[str]] = frozenset()
+    paper_hours: ClassVar[float | None] = None
+
+    @abstractmethod
+    def task(self, inputs: Inputs) -> Task:
+        """What is trained; called in the job. Here torch may be imported."""
+
+    def section(self, config: RunConfig) -> SectionT:
+        """Its section of a run's configuration."""
+        found = (config.model_extra or {}).get(self.name)
+        return found if isinstance(found, self.section_type) else self._default
+
+    @functools.cached_property
+    def _default(self) -> SectionT:
+        return self.section_type()
+
+    def check(self, config: RunConfig) -> None:
+        """Raise ValueError where keys do not go together; the message begins with the key to blame."""
+
+    def needs(self, config: RunConfig) -> Needs:
+        """What a run needs besides its labelled and validation cases."""
+        return Needs()
+
+    def unused(self, config: RunConfig) -> frozenset[str]:
+        """Dotted keys and whole sections that a run does not read: they are no part of its identity."""
+        return frozenset() if self.needs(config).sees_unlabelled else frozenset({"autoencoder"})
+
+    def batches(self, config: RunConfig) -> Mapping[str, int]:
+        """Patches of the minibatches of a training step, by the key that sets their number."""
+        return {"training.batch": config.training.batch}
+
+    def comparing_key(self, config: RunConfig) -> str:
+        """The key that makes patches of a minibatch compete, which ranks cannot share; "" where they do not."""
+        return ""
+
+
+def strategy_of(config: RunConfig) -> Strategy[Any]:
+    """The strategy of a run."""
+    return find_strategy(config.strategy)
+
+
+def find_strategy(name: str) -> Strategy[Any]:
+    """The strategy of this name.
+
+    Raises:
+        BadInput: there is none, or it cannot be used.
+    """
+    found = described(name)
+    if not isinstance(found, Strategy):
+        raise BadInput(f"strategy '{name}' is no hpcseg.training.strategy.Strategy; repair the package that brings it")
+    return found
+
+
+@functools.cache
+def strategies() -> Mapping[str, Strategy[Any]]:
+    """All strategies by name, in the order of tables and figures.
+
+    Raises:
+        BadInput: one of another package cannot be used.
+    """
+    return {one.name: one for one in sorted(map(find_strategy, names()), key=lambda one: (one.order, one.name))}
+
+
+def check_shares(spec: PretrainSpec | TrainSpec, world: int) -> None:
+    """Refuse runs whose minibatches `world` processes cannot share with the outcome of one.
+
+    Raises:
+        BadInput: a minibatch has fewer patches than there are processes, or its patches are compared with each other.
+    """
+    if world == 1:
+        return
+    config = spec.config
+    if isinstance(spec, PretrainSpec):
+        batches: Mapping[str, int] = {"autoencoder.batch": config.autoencoder.batch}
+        comparing = "autoencoder.lifetime" if config.autoencoder.lifetime > 0 else ""
+    else:
+        strategy = strategy_of(config)
+        batches = {"training.batch": config.training.batch, **strategy.batches(config)}  # the first one validates
+        comparing = strategy.comparing_key(config)
+    for key, batch in batches.items():
+        if batch < world:
+            raise BadInput(
+                f"{spec.id}: {key} = {batch} cannot be shared by {world} ranks; "
+                f"let the job profile give a {spec.stage} job at most {batch} GPUs"
+            )
+    if comparing:
+        raise BadInput(
+            f"{spec.id}: {comparing} compares all patches of a minibatch, which {world} ranks share; "
+            f"let the job profile give a {spec.stage} job one GPU"
+        )
