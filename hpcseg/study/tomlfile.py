@@ -80,7 +80,10 @@ def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:
         if detail["type"] == "extra_forbidden":
             key = ".".join(str(part) for part in detail["loc"])
             return key, f"unknown key '{key}'{nearest(key, known)}"
+        if detail["type"] == "missing":
+            return key, f"{key} is missing"
         message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = message.replace("String should match pattern", "a text like")
         problems.setdefault(key, [])
         if message not in problems[key]:
             problems[key].append(message)

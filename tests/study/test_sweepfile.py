@@ -109,7 +109,9 @@ def test_the_last_of_two_overrides_of_a_key_counts(write_sweep: Writer) -> None:
         ('grid = "a"', 'grid = "c"', "study.toml:23: grid = 'c': there is no such [[grid]]; valid: a, b"),
         ('name = "b"', 'name = "a"', "study.toml:15: name = 'a': another [[grid]] has this name"),
         ("fold = [0, 1]", "fold = 0\nseed = [0, 1]", "table 't' gives no role to the axis 'seed' of grid 'a'"),
-        ('name = "t"', 'name = "../t"', "study.toml:22: name = '../t' is not allowed"),
+        ('name = "t"', 'name = "../t"', "study.toml:22: name = '../t' is not allowed: should be a text like '^[A-Za"),
+        ('name = "t"\n', "", "study.toml:21: name is missing ([[table]])"),
+        ('name = "b"', "name = 5", "study.toml:15: name = 5 is not allowed: should be a valid string ([[grid]])"),
         ('[[grid]]\nname = "a"', '[grid]\nname = "a"', "study.toml"),
         (
             'title = "A study"',
