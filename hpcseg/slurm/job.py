@@ -135,18 +135,15 @@ def requeue(task: str, memory_mb: int | None = None, exclude: Sequence[str] = ()
     until = time.monotonic() + REQUEUE_S
     _scontrol(until, "requeue", task)
     done = ["requeued"]
-    changes = []
-    if memory_mb is not None:
-        changes.append((f"MinMemoryNode={memory_mb}", f"ask for {memory_mb} MB", f"asks for {memory_mb} MB"))
+    changes = {} if memory_mb is None else {f"MinMemoryNode={memory_mb}": f"with {memory_mb} MB"}
     if exclude:
-        names = ", ".join(exclude)
-        changes.append((f"ExcNodeList={','.join(exclude)}", f"do without {names}", f"without {names}"))
-    for change, what, taken in changes:
+        changes[f"ExcNodeList={','.join(exclude)}"] = f"without {', '.join(exclude)}"
+    for change, words in changes.items():
         try:
             _scontrol(until, "update", f"JobId={task}", change)
-            done.append(taken)
+            done.append(words)
         except CallError as error:
-            done.append(f"could not {what}: {error}")
+            done.append(f"not {words}: {error}")
     return ", ".join(done)
 
 

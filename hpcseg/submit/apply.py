@@ -26,7 +26,7 @@ from hpcseg.submit.choice import arrays_of, choose, needs_of
 from hpcseg.submit.intents import write_intents
 from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, resolve
 from hpcseg.submit.record import record
-from hpcseg.submit.slots import Claimed, Event, Notify, Pool, visible_gpus
+from hpcseg.submit.slots import Claimed, Notify, Pool, visible_gpus
 from hpcseg.training.strategy import check_shares
 
 ENDING_WAIT_S = 60.0
@@ -85,7 +85,7 @@ def apply(
     with locked(plan.runs_root):
         record(plan)
     if on == "slurm":
-        return _apply_slurm(plan, profile.slurm, say or _mute)
+        return _apply_slurm(plan, profile.slurm, say or _ignore)
     gpus = visible_gpus()
     counts = {stage: len(plan.of_stage(stage)) for stage in STAGES}
     slots = resolve(
@@ -103,7 +103,7 @@ def apply(
         submitted.extend(taken)
         return taken
 
-    pool = Pool(plan, slots, gpus, take, notify or _silent, claimed)
+    pool = Pool(plan, slots, gpus, take, notify or _ignore, claimed)
     verdicts = pool.run()
     return Outcome(tuple(submitted), verdicts)
 
@@ -197,9 +197,5 @@ def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submis
     )
 
 
-def _silent(event: Event) -> None:
-    pass
-
-
-def _mute(line: str) -> None:
+def _ignore(_: object) -> None:
     pass

@@ -17,7 +17,7 @@ from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import AS_IT_COMES, Reading
-from hpcseg.study.plan import make_plan
+from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.apply import check_new_packs, claim
 from hpcseg.submit.record import record
@@ -50,47 +50,40 @@ def run_here(
         Interrupted: the process was asked to stop, and has saved.
         HpcsegError: another process works on a stage.
     """
+
+    def do(run: RunDir) -> None:
+        if execute(run, on_beat, reading=reading) == "stopped":
+            raise Interrupted(f"{run.id}: stopped and saved; the same command goes on from there")
+
     if (target / RUN_FILE).exists():
         run = RunDir(target.resolve())
-        _execute(run, on_beat, reading)
+        do(run)
     else:
-        run = _run_sweep_of_one(target, overrides, data, runs_root, threads, on_beat, reading)
+        plan = make_plan(read_sweep(target, overrides), data, runs_root)
+        cores = usable_cores()
+        submission = Submission(
+            backend="foreground",
+            submitted=time.time(),
+            host=socket.gethostname(),
+            threads=threads or cores,
+            workers=cores,
+            reading=reading,
+        )
+        run = _run_sweep_of_one(plan, submission, do)
     result: dict[str, Any] = read_json(run.path / RESULT_FILE)
     return result
 
 
-def _run_sweep_of_one(
-    file: Path,
-    overrides: Sequence[str],
-    data: Path,
-    runs_root: Path,
-    threads: int,
-    on_beat: OnBeat | None,
-    reading: Reading,
-) -> RunDir:
-    plan = make_plan(read_sweep(file, overrides), data, runs_root)
+def _run_sweep_of_one(plan: Plan, submission: Submission, do: Callable[[RunDir], None]) -> RunDir:
     training = list(plan.of_stage("train"))
     if len(training) != 1:
+        file = plan.sweep.source.path
         raise BadInput(f"{file}: has {len(training)} training runs; leave one with --set, e.g. --set fold=0")
     check_new_packs(plan)
     record(plan)
-    cores = usable_cores()
-    submission = Submission(
-        backend="foreground",
-        submitted=time.time(),
-        host=socket.gethostname(),
-        threads=threads or cores,
-        workers=cores,
-        reading=reading,
-    )
     for run_id, planned in plan.stages.items():
         if planned.verdict.state != "done":
             if not claim(plan, [run_id], lambda _: submission):
                 raise HpcsegError(f"{run_id}: another process works on it; see hpcseg status")
-            _execute(plan.run(run_id), on_beat, reading)
+            do(plan.run(run_id))
     return plan.run(training[0])
-
-
-def _execute(run: RunDir, on_beat: OnBeat | None, reading: Reading) -> None:
-    if execute(run, on_beat, reading=reading) == "stopped":
-        raise Interrupted(f"{run.id}: stopped and saved; the same command goes on from there")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hpcseg.errors import SchedulerError
@@ -52,16 +52,7 @@ class Outlook:
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
-        arrays = [
-            {
-                "stage": array.stage,
-                "runs": list(array.runs),
-                "tasks": list(array.tasks),
-                "after": list(array.after),
-                "same_task_of": list(array.same_task_of),
-            }
-            for array in self.arrays
-        ]
+        arrays = [asdict(array) for array in self.arrays]
         cost = self.cost.as_json() | {"wall_hours": None if self.wall_hours is None else round(self.wall_hours, 3)}
         return {"backend": self.backend, "arrays": arrays, "waiting": dict(self.waiting), "forecast": cost}
 

@@ -71,14 +71,9 @@ def sbatch_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, d
         # One task per rank; srun ends all of them when one fails, so that none waits for it.
         parameters |= {"nodes": resources.nodes, "ntasks_per_node": resources.tasks_per_node}
         parameters["srun_args"].append("--kill-on-bad-exit=1")
-    if resources.gpus:
-        parameters["gpus_per_node"] = resources.gpus
-    if profile.partition:
-        parameters["partition"] = profile.partition
-    if profile.account:
-        parameters["account"] = profile.account
-    if asked.exclude:
-        parameters["exclude"] = ",".join(asked.exclude)
+    wishes = {"gpus_per_node": resources.gpus, "partition": profile.partition, "account": profile.account}
+    wishes |= {"exclude": ",".join(asked.exclude)}
+    parameters |= {name: value for name, value in wishes.items() if value}
     own: dict[str, Any] = {"requeue": True, "array": array_text(record.tasks, resources.array_parallelism)}
     if dependency:
         own |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}

@@ -44,7 +44,7 @@ def test_a_job_is_requeued_first_and_changed_then(slurm_tools: Callable[..., Pat
     log = slurm_tools() / "calls"
     slurm_tools(scontrol=f'echo "$@" >> {log}')
     assert requeue("4_2") == "requeued"
-    assert requeue("4_2", 1500, ["n1", "n2"]) == "requeued, asks for 1500 MB, without n1, n2"
+    assert requeue("4_2", 1500, ["n1", "n2"]) == "requeued, with 1500 MB, without n1, n2"
     assert log.read_text().splitlines() == [
         "requeue 4_2",
         "requeue 4_2",
@@ -59,7 +59,7 @@ def test_what_slurm_does_not_take_is_tried_again_and_then_said(
     monkeypatch.setattr(job, "REQUEUE_S", 0.5)
     once = slurm_tools() / "once"
     slurm_tools(scontrol=f"mkdir {once} 2>/dev/null && exit 1\n[ $1 = requeue ] || {{ echo busy >&2; exit 1; }}")
-    assert requeue("4_2", 1500) == "requeued, could not ask for 1500 MB: busy"
+    assert requeue("4_2", 1500) == "requeued, not with 1500 MB: busy"
     slurm_tools(scontrol="echo 'Job/step already completing' >&2; exit 1")
     with pytest.raises(CallError, match="already completing"):
         requeue("4_2", 1500)
