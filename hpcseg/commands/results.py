@@ -36,7 +36,7 @@ def collect(
 
     from hpcseg.results.collect import collect as collect_runs
     from hpcseg.results.export import make_tables, summary, write_collection
-    from hpcseg.results.tables.machine import to_json
+    from hpcseg.results.tables.machine_readable import to_json
     from hpcseg.results.tables.published import read_publication
     from hpcseg.results.tables.rendering import overall, to_rich
     from hpcseg.results.tables.tables import improved_in_all

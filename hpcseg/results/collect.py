@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RESULT_FILE, SWEEP_FILE, sweep_folder
+from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
-from hpcseg.results.model import Collection, Place, Record, Result, Run
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 

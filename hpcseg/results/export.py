@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from hpcseg.files import json_text, write_text
 from hpcseg.inference.metrics import DSC, find_metric
-from hpcseg.results.model import Collection
+from hpcseg.results.collection import Collection
 from hpcseg.results.tables.latex import to_latex
-from hpcseg.results.tables.machine import to_csv, to_json, to_runs_csv, to_summary_csv
+from hpcseg.results.tables.machine_readable import to_csv, to_json, to_lines, to_runs_csv, to_summary_csv
 from hpcseg.results.tables.published import Publication, datasets_of, set_beside
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
@@ -115,11 +113,8 @@ def summary(collection: Collection, tables: Sequence[Table] = ()) -> dict[str, o
 
 def _runs(collection: Collection) -> str:
     """One line per run and grid."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["run", "grid", "axes", "state", "epochs", "best_epoch", "seconds", "gpu_hours", "version", "finished"]
-    )
+    head = ["run", "grid", "axes", "state", "epochs", "best_epoch", "seconds", "gpu_hours", "version", "finished"]
+    lines = []
     for run in collection.runs:
         result = run.result
         state = "missing" if result is None else "stale" if run.stale else "finished"
@@ -128,5 +123,5 @@ def _runs(collection: Collection) -> str:
         end = [result.gpu_hours, result.code.get("version", ""), result.finished] if result else ["", "", ""]
         for place in run.places:
             axes = " ".join(f"{key}={value}" for key, value in place.axes.items())
-            writer.writerow([run.id, place.grid, axes, state, *made, *end])
-    return stream.getvalue()
+            lines.append([run.id, place.grid, axes, state, *made, *end])
+    return to_lines(head, lines)

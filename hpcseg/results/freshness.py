@@ -16,7 +16,7 @@ from hpcseg.sections import flatten
 from hpcseg.text import counted
 
 if TYPE_CHECKING:
-    from hpcseg.results.model import Result
+    from hpcseg.results.collection import Result
 
 COPIED_S = 3600.0  # a result.json this much younger than what it says was copied: file times tell nothing then
 SAME_MOMENT_S = 1.0  # resolution of some file systems' times

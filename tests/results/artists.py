@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from hpcseg.results.collection import Collection
 from hpcseg.results.figures.figures import Drawing, draw
 from hpcseg.results.figures.style import SETTINGS, SMALL
-from hpcseg.results.model import Collection
 from hpcseg.study.tables import FigureDefinition
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from hpcseg.config import RunConfig
 from hpcseg.results.collect import collect
-from hpcseg.results.model import Run
+from hpcseg.results.collection import Run
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import build_table
 from hpcseg.study.tables import TableDefinition

@@ -12,9 +12,9 @@ import torch
 from hpcseg.config import RunConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.results.collect import collect
+from hpcseg.results.collection import Collection
 from hpcseg.results.figures.figures import draw_figures
 from hpcseg.results.figures.reconstructions import read_patches
-from hpcseg.results.model import Collection
 from hpcseg.spec import PackSpec, SourceRef, TrainSpec, read_spec
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.model import new_network

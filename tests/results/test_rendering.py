@@ -13,7 +13,7 @@ import pytest
 
 from hpcseg.results.collect import collect
 from hpcseg.results.tables.latex import to_latex
-from hpcseg.results.tables.machine import to_csv, to_json, to_summary_csv
+from hpcseg.results.tables.machine_readable import to_csv, to_json, to_summary_csv
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table
 from hpcseg.study.tables import TableDefinition

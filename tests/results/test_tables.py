@@ -13,9 +13,10 @@ from hpcseg.cli import app
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS
 from hpcseg.results.collect import collect
-from hpcseg.results.model import Score
+from hpcseg.results.collection import Score
+from hpcseg.results.tables.cells import Cell, bootstrap_interval, contrast_cells
 from hpcseg.results.tables.rendering import to_markdown
-from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, build_table, contrast_cells
+from hpcseg.results.tables.tables import Table, build_table, improved_in_all
 from hpcseg.study.tables import TableDefinition
 
 VALIDATION = ("validation",)
@@ -115,9 +116,9 @@ def test_a_contrast_pairs_by_fold_and_case() -> None:
     assert contrast.pairs == 3
     assert contrast.mean == pytest.approx(fmean([0.1, 0.0, 0.3]))
     assert contrast.sd == pytest.approx(stdev([0.1, 0.0, 0.3]))
-    assert contrast.replicates == 2
-    assert contrast.replicate_mean == pytest.approx(fmean([0.05, 0.3]))
-    assert contrast.replicate_sd == pytest.approx(stdev([0.05, 0.3]))
+    assert contrast.by_replicate.units == 2
+    assert contrast.by_replicate.mean == pytest.approx(fmean([0.05, 0.3]))
+    assert contrast.by_replicate.sd == pytest.approx(stdev([0.05, 0.3]))
 
 
 def test_cells_without_common_cases_have_no_contrast() -> None:
@@ -197,6 +198,11 @@ def test_volumes_are_compared_by_the_size_of_their_difference(sweep_files) -> No
     contrast = table.contrasts["validation", 4, "transfer"]
     assert (contrast.mean, contrast.improved) == (-5.0, True)
     assert "Nearer to zero than Baseline in 1 of 1" in to_markdown(table)
+
+
+def test_no_share_is_made_of_a_metric_of_which_neither_way_is_better(sweep_files) -> None:
+    compared = [_metric(sweep_files, metric, [10.0, 12.0], [8.0, 9.0]) for metric in ("hd95", "volume_ml")]
+    assert [improved_in_all([table, table]) is None for table in compared] == [False, True]
 
 
 def test_wilcoxons_p_is_of_cases_and_of_folds_and_corrected_over_the_table(sweep_files, as_scores) -> None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import PREDICTIONS_FOLDER
+from hpcseg.results.collection import Collection, Run
 from hpcseg.results.figures.legends import labels_of, seeds_note
 from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, bare, finish, new_figure
-from hpcseg.results.model import Collection, Run
 from hpcseg.results.tables.axes import sort_axis
-from hpcseg.results.tables.tables import Replicate, select_runs
+from hpcseg.results.tables.cells import Replicate
+from hpcseg.results.tables.tables import select_runs
 from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.boxes import bounding_box
 from hpcseg.volumes.preprocess import merge_labels

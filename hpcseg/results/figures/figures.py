@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcseg.results.collection import Collection
 from hpcseg.results.figures.examples import draw_examples
 from hpcseg.results.figures.learned import draw_filters
 from hpcseg.results.figures.learning import draw_learning
 from hpcseg.results.figures.reconstructions import draw_reconstructions
 from hpcseg.results.figures.scores import draw_boxes, draw_curve
 from hpcseg.results.figures.style import SETTINGS, save
-from hpcseg.results.model import Collection
 from hpcseg.study.tables import FigureDefinition, FigureKind
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE
+from hpcseg.results.collection import Collection, Run
 from hpcseg.results.figures.legends import runs_of
 from hpcseg.results.figures.style import SMALL, finish, lettered, new_mosaic, side_by_side, tile
-from hpcseg.results.model import Collection, Run
 from hpcseg.spec import TrainSpec
 from hpcseg.study.tables import FigureDefinition
 

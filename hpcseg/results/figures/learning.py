@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import HISTORY_FILE
+from hpcseg.results.collection import Collection
 from hpcseg.results.figures.legends import labels_of, runs_note
 from hpcseg.results.figures.scores import line_handles
 from hpcseg.results.figures.style import (
@@ -25,7 +26,6 @@ from hpcseg.results.figures.style import (
     set_scale,
     set_title,
 )
-from hpcseg.results.model import Collection
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import select_runs
 from hpcseg.study.tables import FigureDefinition

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpcseg.results.model import Collection, Run
+from hpcseg.results.collection import Collection, Run
 from hpcseg.results.tables.axes import as_toml, label, places
 from hpcseg.results.tables.tables import Table
 from hpcseg.study.tables import CHOICE, GRID, Axis, FigureDefinition

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
+from hpcseg.results.collection import Collection
 from hpcseg.results.figures.learned import Weights, find_autoencoders
 from hpcseg.results.figures.style import YELLOW, finish, lettered, new_mosaic, side_by_side, tile
-from hpcseg.results.model import Collection
 from hpcseg.spec import TrainSpec
 from hpcseg.study.tables import FigureDefinition
 

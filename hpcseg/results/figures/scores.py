@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from hpcseg.results.collection import Collection
 from hpcseg.results.figures.legends import Labels, cells_note, hue_handles, labels_of
 from hpcseg.results.figures.style import (
     COLUMN,
@@ -23,8 +24,8 @@ from hpcseg.results.figures.style import (
     set_ticks,
     set_title,
 )
-from hpcseg.results.model import Collection
-from hpcseg.results.tables.tables import Cell, Table, bootstrap_interval, build_table, select_runs
+from hpcseg.results.tables.cells import Cell, bootstrap_interval
+from hpcseg.results.tables.tables import Table, build_table, select_runs
 from hpcseg.study.tables import Axis, FigureDefinition
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hpcseg.config import key_groups
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RUN_FILE, STORE_FILE
-from hpcseg.results.model import Collection, Run
+from hpcseg.results.collection import Collection, Run
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.rundir import RunDir
 from hpcseg.sections import flatten

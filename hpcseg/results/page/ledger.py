@@ -14,7 +14,7 @@ from typing import Any
 
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import STAGES
-from hpcseg.results.model import Collection, Result, Run
+from hpcseg.results.collection import Collection, Result, Run
 from hpcseg.results.tables.axes import label, sort_axis
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.attempts import Attempt

@@ -23,15 +23,15 @@ from hpcseg.errors import BadInput
 from hpcseg.files import write_text
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
+from hpcseg.results.collection import Collection
 from hpcseg.results.export import make_tables
-from hpcseg.results.model import Collection
 from hpcseg.results.page.circumstances import environments, read_data, settings
 from hpcseg.results.page.ledger import Cost, Entry, add_costs, clock, lasted, read_ledger
 from hpcseg.results.page.sheets import data_uri, sheet_of
 from hpcseg.results.tables.axes import label
 from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.rendering import DASH, STALE
-from hpcseg.results.tables.tables import Improved, Table, improved_in_all
+from hpcseg.results.tables.tables import Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.training.strategy import strategies
 
@@ -125,7 +125,7 @@ def render_report(
         title=record.get("title") or collection.sweep,
         asked=_asked(collection.root, record),
         sheets=[sheet_of(table) for table in tables],
-        improved=_improved(tables),
+        improved=improved_in_all(tables, least=1),
         stale={run.id: run.stale for run in collection.runs if run.stale},
         pictures=_pictures(collection, note),
         entries=entries,
@@ -150,17 +150,6 @@ def render_report(
         dash=DASH,
         stale_mark=STALE,
     )
-
-
-def _improved(tables: Sequence[Table]) -> Improved | None:
-    """The share of improved cells in the first tables that have one."""
-    found = improved_in_all(tables)
-    first = next((table for table in tables if table.contrasts and table.metric.better), None)
-    if found is not None or first is None:
-        return found
-    theirs = first.beside if first.beside and first.beside.improved[1] else None
-    beside = (theirs.label, theirs.improved) if theirs else ("", (0, 0))
-    return Improved((first.definition.name,), *first.improved, *beside)
 
 
 def _pictures(collection: Collection, note: Callable[[str], None]) -> list[Picture]:

@@ -10,7 +10,7 @@ from hpcseg.inference.metrics import Metric
 from hpcseg.results.figures.style import looks
 from hpcseg.results.tables.cells import Cell, Key
 from hpcseg.results.tables.latex import to_latex
-from hpcseg.results.tables.machine import to_summary_csv
+from hpcseg.results.tables.machine_readable import to_summary_csv
 from hpcseg.results.tables.rendering import (
     against,
     format_beside,
@@ -124,15 +124,14 @@ def _squares(table: Table, name: str, row: Axis) -> list[Square]:
 
 
 def _square(table: Table, key: Key, *, best: bool) -> Square:
-    cell, contrast, metric = table.cells.get(key), table.contrasts.get(key), table.metric
-    text = format_contrast(contrast, metric)
+    cell, contrast, text = table.cells.get(key), table.contrasts.get(key), format_contrast(table, key)
     shown = any(digit in text.partition(" ")[0] for digit in "123456789")  # a difference that is printed as 0 is none
-    direction = "" if contrast is None or not metric.better or not shown else "worse"
+    direction = "" if contrast is None or not table.metric.better or not shown else "worse"
     return Square(
-        text=format_cell(cell, metric),
+        text=format_cell(table, key),
         value=None if cell is None else cell.mean,
         contrast=text,
-        p=format_p(contrast.p) if contrast else "",
+        p=format_p(table, key),
         direction="better" if direction and contrast is not None and contrast.improved else direction,
         beside=format_beside(table, key),
         runs=format_replicates(table, key),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hpcseg.errors import BadInput
-from hpcseg.results.model import Collection, Place, Run
+from hpcseg.results.collection import Collection, Place, Run
 from hpcseg.study.tables import CHOICE, GRID, Axis, TableDefinition
 from hpcseg.training.strategy import strategies
 

@@ -95,21 +95,6 @@ class Contrast:
     p: float | None = None
     replicate_p: float | None = None
 
-    @property
-    def replicates(self) -> int:
-        """Replicates with pairs."""
-        return self.by_replicate.units
-
-    @property
-    def replicate_mean(self) -> float:
-        """Mean over replicates of the mean difference within each."""
-        return self.by_replicate.mean
-
-    @property
-    def replicate_sd(self) -> float | None:
-        """Sample standard deviation of the replicates' mean differences."""
-        return self.by_replicate.sd
-
 
 @dataclass(frozen=True)
 class Beside:

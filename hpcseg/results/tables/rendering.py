@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from hpcseg.inference.metrics import DSC, Metric
+from hpcseg.inference.metrics import Metric
 from hpcseg.results.tables.axes import label
-from hpcseg.results.tables.cells import Cell, Contrast, Key
+from hpcseg.results.tables.cells import Cell, Key
 from hpcseg.results.tables.tables import Improved, Table
 from hpcseg.study.tables import Axis
 
@@ -25,41 +26,34 @@ SIGNIFICANT, STALE, ODD = "†", "‡", "§"
 ALPHA = 0.05
 
 
-def format_cell(cell: Cell | None, metric: Metric = DSC) -> str:
+def format_cell(table: Table, key: Key) -> str:
     """Mean ± SD, with marks for what is missing, undefined, stale or made otherwise."""
+    cell = table.cells.get(key)
     if cell is None:
         return ""
     marks = "" if cell.present == cell.expected else f" ({cell.present}/{cell.expected})"
     marks += f" {{{cell.undefined}}}" if cell.undefined else ""
     marks += STALE * bool(cell.stale) + ODD * bool(cell.odd)
-    return (DASH if cell.mean is None else format_pair(cell.mean, cell.sd, metric)) + marks
+    return (DASH if cell.mean is None else _pair(cell.mean, cell.sd, table.metric)) + marks
 
 
-def format_pair(value: float, sd: float | None, metric: Metric = DSC) -> str:
-    """A mean and its standard deviation, to the metric's decimals."""
-    spread = "" if sd is None else f" ± {sd:.{metric.decimals}f}"
-    return f"{value:.{metric.decimals}f}{spread}".replace("-", "−")
-
-
-def format_contrast(contrast: Contrast | None, metric: Metric = DSC) -> str:
+def format_contrast(table: Table, key: Key) -> str:
     """Signed paired mean difference with its interval, marked where it is significant and where runs are missing."""
+    contrast = table.contrasts.get(key)
     if contrast is None:
         return ""
     interval = contrast.by_case.interval
-    bounds = f" [{', '.join(signed(bound, metric) for bound in interval)}]" if interval else ""
+    bounds = f" [{', '.join(_signed(bound, table.metric) for bound in interval)}]" if interval else ""
     sure = SIGNIFICANT if contrast.p is not None and contrast.p < ALPHA else ""
-    return f"{signed(contrast.mean, metric)}{bounds}{sure}{'' if contrast.complete else ' *'}"
+    return f"{_signed(contrast.mean, table.metric)}{bounds}{sure}{'' if contrast.complete else ' *'}"
 
 
-def signed(value: float, metric: Metric = DSC) -> str:
-    """A difference with its sign, to the metric's decimals; 0 has none."""
-    text = f"{value:+.{metric.decimals}f}".replace("-", "−")
-    return text if any(digit in text for digit in "123456789") else text[1:]
-
-
-def format_p(p: float | None) -> str:
-    """A p-value to three decimals."""
-    return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def format_p(table: Table, key: Key) -> str:
+    """A contrast's p after Holm's correction, to three decimals."""
+    contrast = table.contrasts.get(key)
+    if contrast is None or contrast.p is None:
+        return ""
+    return "p < 0.001" if contrast.p < 0.001 else f"p = {contrast.p:.3f}"
 
 
 def format_beside(table: Table, key: Key) -> str:
@@ -68,8 +62,8 @@ def format_beside(table: Table, key: Key) -> str:
     if pair is None:
         return ""
     ours = table.cells[key].mean
-    difference = "" if ours is None else f" ({signed(ours - pair[0], table.metric)})"
-    return format_pair(*pair, table.metric) + difference
+    difference = "" if ours is None else f" ({_signed(ours - pair[0], table.metric)})"
+    return _pair(*pair, table.metric) + difference
 
 
 def format_replicates(table: Table, key: Key) -> str:
@@ -78,7 +72,45 @@ def format_replicates(table: Table, key: Key) -> str:
     if cell is None:
         return ""
     means = [cell.replicate_means.get(replicate) for replicate in replicates_of(cell)]
-    return " ".join(DASH if mean is None else format_pair(mean, None, table.metric) for mean in means)
+    return " ".join(DASH if mean is None else _pair(mean, None, table.metric) for mean in means)
+
+
+def _pair(value: float, sd: float | None, metric: Metric) -> str:
+    """A mean and its standard deviation, to the metric's decimals."""
+    spread = "" if sd is None else f" ± {sd:.{metric.decimals}f}"
+    return f"{value:.{metric.decimals}f}{spread}".replace("-", "−")
+
+
+def _signed(value: float, metric: Metric) -> str:
+    """A difference with its sign, to the metric's decimals; 0 has none."""
+    text = f"{value:+.{metric.decimals}f}".replace("-", "−")
+    return text if any(digit in text for digit in "123456789") else text[1:]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the grids in which a table is written: a text for each of its rows, and of its sets and these columns."""
+
+    kind: Literal["cells", "differences", "beside", "runs"]
+    columns: tuple[Axis, ...]
+    text: Callable[[Key], str]
+
+
+def parts_of(table: Table) -> list[Part]:
+    """Cells, then contrasts with the baseline, what stands beside and the single runs' means, where there are any."""
+
+    def contrast(key: Key) -> str:
+        return ", ".join(filter(None, (format_contrast(table, key), format_p(table, key))))
+
+    parts = [Part("cells", table.columns, lambda key: format_cell(table, key))]
+    if table.contrasts:
+        others = tuple(column for column in table.columns if column != table.baseline)
+        parts.append(Part("differences", others, contrast))
+    if table.beside:
+        parts.append(Part("beside", table.columns, lambda key: format_beside(table, key)))
+    if has_replicates(table):
+        parts.append(Part("runs", table.columns, lambda key: format_replicates(table, key)))
+    return parts
 
 
 def replicates_of(cell: Cell) -> list[tuple[Axis, ...]]:
@@ -148,12 +180,11 @@ def against(table: Table) -> str:
 def to_rich(table: Table) -> RichTable:
     """For a terminal: a section per set; below each cell, in dim type, its contrast and what stands beside it."""
 
-    def cell(key: Key) -> tuple[str, ...]:
+    def lines_of(key: Key) -> tuple[str, ...]:
         beside = format_beside(table, key)
-        lines = [format_contrast(table.contrasts.get(key), table.metric), f"vs. {beside}" if beside else ""]
-        return format_cell(table.cells.get(key), table.metric), *(line for line in lines if line)
+        return format_cell(table, key), format_contrast(table, key), f"vs. {beside}" if beside else ""
 
-    return _rich(table, cell, "\n".join(remarks(table)))
+    return _rich(table, lines_of, "\n".join(remarks(table)))
 
 
 def _rich(table: Table, lines_of: Callable[[Key], tuple[str, ...]], caption: str) -> RichTable:
@@ -162,14 +193,13 @@ def _rich(table: Table, lines_of: Callable[[Key], tuple[str, ...]], caption: str
 
     def text(key: Key) -> str:
         first, *others = (escape(line) for line in lines_of(key))
-        return "\n".join([first, *(f"[dim]{line}[/dim]" for line in others)])
+        return "\n".join([first, *(f"[dim]{line}[/dim]" for line in others if line)])
 
     title = escape(table.definition.title or table.definition.name)
     rich = RichTable(title=title, caption=escape(caption))
     rich.title_justify = rich.caption_justify = "left"
-    rich.add_column(escape(table.row_label(table.definition.rows)), justify="right")
-    for column in table.columns:
-        rich.add_column(escape(table.column_label(column)), justify="right")
+    for name in (table.row_label(table.definition.rows), *map(table.column_label, table.columns)):
+        rich.add_column(escape(name), justify="right")
     for name in table.sets:
         rich.add_row(f"[bold]{name}[/bold]")
         for row in table.rows:
@@ -194,45 +224,29 @@ def replicates_title(table: Table) -> str:
     """Over a table of the single runs' means."""
     largest = max(table.cells.values(), key=lambda cell: cell.expected)
     names = [", ".join(map(label, replicate[: len(table.definition.over)])) for replicate in replicates_of(largest)]
-    told = f" ({'; '.join(names)})" if len(names) <= 10 else ""
-    return f"Mean {table.metric.label} of each {' and '.join(map(label, table.definition.over))}{told}:"
+    named = f" ({'; '.join(names)})" if len(names) <= 10 else ""
+    return f"Mean {table.metric.label} of each {' and '.join(map(label, table.definition.over))}{named}:"
 
 
 def to_markdown(table: Table) -> str:
-    """Cells, then contrasts with the baseline, what stands beside, and the single runs' means, as Markdown."""
+    """Every part of a table, each below what it is, as Markdown."""
     blocks = [f"## {table.definition.title or table.definition.name}"]
-    blocks.append(_grid(table, table.columns, lambda key: format_cell(table.cells.get(key), table.metric)))
-    if table.contrasts:
-        blocks.append(f"Difference from {against(table)}, paired by case: mean [95 % interval], p after Holm:")
-        blocks.append(_grid(table, others(table), lambda key: contrast_with_p(table, key)))
-    if table.beside:
-        blocks.append(f"{table.beside.label.capitalize()}'s {table.beside.table} (ours − theirs):")
-        blocks.append(_grid(table, table.columns, lambda key: format_beside(table, key)))
-    if has_replicates(table):
-        blocks += [replicates_title(table), _grid(table, table.columns, lambda key: format_replicates(table, key))]
+    for part in parts_of(table):
+        if part.kind == "differences":
+            blocks.append(f"Difference from {against(table)}, paired by case: mean [95 % interval], p after Holm:")
+        elif part.kind == "beside" and table.beside:
+            blocks.append(f"{table.beside.label.capitalize()}'s {table.beside.table} (ours − theirs):")
+        elif part.kind == "runs":
+            blocks.append(replicates_title(table))
+        blocks.append(_grid(table, part))
     return "\n\n".join([*blocks, "  \n".join(remarks(table))]) + "\n"
 
 
-def contrast_with_p(table: Table, key: Key) -> str:
-    """A contrast and its p after Holm's correction."""
-    contrast = table.contrasts.get(key)
-    text = format_contrast(contrast, table.metric)
-    return f"{text}, {format_p(contrast.p)}" if contrast and contrast.p is not None else text
-
-
-def others(table: Table) -> tuple[Axis, ...]:
-    """The columns that are compared with the baseline."""
-    return tuple(column for column in table.columns if column != table.baseline)
-
-
-def _grid(table: Table, columns: tuple[Axis, ...], text: Callable[[Key], str]) -> str:
-    head = [
-        table.row_label(table.definition.rows),
-        *(f"{name}: {table.column_label(column)}" for name in table.sets for column in columns),
+def _grid(table: Table, part: Part) -> str:
+    places = [(name, column) for name in table.sets for column in part.columns]
+    lines = [
+        [table.row_label(table.definition.rows), *(f"{name}: {table.column_label(column)}" for name, column in places)],
+        ["---:"] * (1 + len(places)),
+        *([table.row_label(row), *(part.text((name, row, column)) for name, column in places)] for row in table.rows),
     ]
-    rows = [
-        [table.row_label(row), *(text((name, row, column)) for name in table.sets for column in columns)]
-        for row in table.rows
-    ]
-    lines = [head, ["---:"] * len(head), *rows]
     return "\n".join("| " + " | ".join(item.replace("|", r"\|") for item in line) + " |" for line in lines)

@@ -8,14 +8,15 @@ the cross-validation folds" and does not say which of these its SDs are; see doc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS, Metric
 from hpcseg.registry import REFERENCE
+from hpcseg.results.collection import Collection, Result, Run, Score
 from hpcseg.results.freshness import Mixture, mixture
-from hpcseg.results.model import Collection, Place, Run
 from hpcseg.results.tables.axes import as_toml, axis_value, label, places, sort_axis
 from hpcseg.results.tables.cells import (
     Beside,
@@ -23,14 +24,10 @@ from hpcseg.results.tables.cells import (
     Contrast,
     Key,
     Replicate,
-    bootstrap_interval,
     contrast_cells,
 )
 from hpcseg.results.tables.statistics import holm
 from hpcseg.study.tables import CLASS, Axis, TableDefinition
-
-__all__ = ["Beside", "Cell", "Contrast", "Improved", "Key", "Replicate", "Table", "bootstrap_interval", "build_table"]
-__all__ += ["contrast_cells", "improved_in_all", "select_runs"]
 
 
 @dataclass(frozen=True)
@@ -66,14 +63,31 @@ class Table:
         return self.definition.column_labels.get(as_toml(value), label(value))
 
 
-@dataclass
-class _Filling:
-    """A cell under construction."""
+@dataclass(frozen=True)
+class _Entry:
+    """A run's part in a cell; class None: the mean over classes."""
 
-    runs: dict[str, Replicate] = field(default_factory=dict)
-    found: dict[str, Run] = field(default_factory=dict)
-    values: dict[tuple[Replicate, str], float] = field(default_factory=dict)
-    undefined: int = 0
+    run: Run
+    replicate: Replicate
+    class_: int | None
+
+    def scores(self, name: str, metric: Metric) -> tuple[Score, ...]:
+        """Those of the set; none where the run has no result of it, or one of other metrics only."""
+        found = self.run.result.sets.get(name, ()) if self.run.result else ()
+        return found if any(metric.key in score.model_fields_set for score in found) else ()
+
+    def undefined(self, name: str, metric: Metric) -> int:
+        """How many of the set are undefined."""
+        found = self.scores(name, metric)
+        return sum(self.class_ in (None, score.class_) and score.value(metric) is None for score in found)
+
+    def values(self, name: str, metric: Metric) -> dict[tuple[Replicate, str], float]:
+        """Those of the set that are defined."""
+        means = self.run.result.case_means(name, metric, self.class_) if self.run.result else {}
+        return {(self.replicate, case): value for case, value in means.items()}
+
+
+Entries = Mapping[Key, Mapping[str, _Entry]]  # by cell and id of the run
 
 
 def build_table(definition: TableDefinition, collection: Collection) -> Table:
@@ -83,36 +97,23 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
         BadInput: the definition names an axis, a grid or a baseline that there is not.
     """
     metric = METRICS[definition.metric]
-    fillings: dict[Key, _Filling] = {}
-    clashes: set[str] = set()
-    unmeasured: set[str] = set()
-    by_class = _classes(collection) if CLASS in (definition.rows, definition.columns) else (None,)
-    for run, place in places(definition, collection):
-        for row, column, class_ in _positions(definition, run, place, by_class):
-            for name in definition.sets:
-                filling = fillings.setdefault((name, row, column), _Filling())
-                if run.id in filling.runs:
-                    continue  # the same run in two grids
-                replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
-                if replicate in filling.runs.values():
-                    clashes.add(f"row {row}, column {column}")
-                    replicate = (*replicate, run.id)
-                if not _fill(filling, run, replicate, metric, name, class_):
-                    unmeasured.add(run.id)
-    found = {run.id: run.result for filling in fillings.values() for run in filling.found.values() if run.result}
-    mixed = mixture(found.values())
-    cells = {key: _finish(filling, mixed) for key, filling in fillings.items()}
+    entries, notes = _arrange(definition, collection)
+    with_scores: dict[str, Result] = {}
+    others: set[str] = set()
+    for (name, _, _), found in entries.items():
+        for run_id, entry in found.items():
+            result = entry.run.result
+            if result and entry.scores(name, metric):
+                with_scores[run_id] = result
+            elif result and result.sets.get(name):
+                others.add(run_id)
+    mixed = mixture(with_scores.values())
+    cells = {key: _cell(found, key[0], metric, mixed) for key, found in entries.items()}
     columns = sort_axis(column for _, _, column in cells)
     baseline = _baseline(definition, columns)
-    notes = [f"several runs per {' and '.join(definition.over)} are pooled in {clash}" for clash in sorted(clashes)]
-    if undefined := sum(cell.undefined for cell in cells.values()):
-        notes.append(f"{{k}}: {undefined} undefined values of the {metric.label} (a mask is empty) are left out")
-    tolerances = sorted({f"{result.nsd_mm:g}" for result in found.values() if result.nsd_mm is not None})
-    if metric.key == "nsd" and tolerances:
-        many = "; values of different ones cannot be compared" if len(tolerances) > 1 else ""
-        notes.append(f"tolerance {' and '.join(tolerances)} mm{many}")
-    if unmeasured:
-        notes.append(f"{len(unmeasured)} runs were measured without the {metric.label}, and count as missing")
+    notes += _notes(metric, cells.values(), with_scores.values())
+    if others:
+        notes.append(f"{len(others)} runs were measured without the {metric.label}, and count as missing")
     return Table(
         definition,
         metric,
@@ -125,6 +126,55 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
         notes=tuple(notes),
         mixed=mixed,
     )
+
+
+def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entries, list[str]]:
+    """The runs of every cell, and a note for each in which several stand in one place."""
+    entries: dict[Key, dict[str, _Entry]] = {}
+    clashes: set[str] = set()
+    by_class = _classes(collection) if CLASS in (definition.rows, definition.columns) else (None,)
+    for run, place in places(definition, collection):
+        for class_, name in itertools.product(by_class, definition.sets):
+            row, column = (
+                class_ if key == CLASS and class_ is not None else axis_value(definition, run, place, key)
+                for key in (definition.rows, definition.columns)
+            )
+            found = entries.setdefault((name, row, column), {})
+            if run.id in found:
+                continue  # the same run in two grids
+            replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
+            if any(replicate == entry.replicate for entry in found.values()):
+                clashes.add(f"row {row}, column {column}")
+                replicate = (*replicate, run.id)
+            found[run.id] = _Entry(run, replicate, class_)
+    over = " and ".join(definition.over)
+    return entries, [f"several runs per {over} are pooled in {clash}" for clash in sorted(clashes)]
+
+
+def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture) -> Cell:
+    present = {run: entry for run, entry in found.items() if entry.scores(name, metric)}
+    return Cell(
+        values={place: value for entry in present.values() for place, value in entry.values(name, metric).items()},
+        expected=len(found),
+        present=len(present),
+        missing=tuple(entry.replicate for run, entry in found.items() if run not in present),
+        undefined=sum(entry.undefined(name, metric) for entry in present.values()),
+        runs={run: entry.replicate for run, entry in found.items()},
+        stale=tuple(run for run, entry in present.items() if entry.run.stale),
+        odd=tuple(run for run in present if run in mixed.odd),
+    )
+
+
+def _notes(metric: Metric, cells: Iterable[Cell], results: Iterable[Result]) -> list[str]:
+    """What is to be known of the values themselves."""
+    notes = []
+    if undefined := sum(cell.undefined for cell in cells):
+        notes.append(f"{{k}}: {undefined} undefined values of the {metric.label} (a mask is empty) are left out")
+    tolerances = sorted({f"{result.nsd_mm:g}" for result in results if result.nsd_mm is not None})
+    if metric.key == "nsd" and tolerances:
+        many = "; values of different ones cannot be compared" if len(tolerances) > 1 else ""
+        notes.append(f"tolerance {' and '.join(tolerances)} mm{many}")
+    return notes
 
 
 def _contrasts(cells: Mapping[Key, Cell], baseline: Axis, metric: Metric) -> dict[Key, Contrast]:
@@ -154,22 +204,22 @@ class Improved:
     beside: tuple[int, int] = (0, 0)
 
 
-def improved_in_all(tables: Iterable[Table]) -> Improved | None:
+def improved_in_all(tables: Iterable[Table], least: int = 2) -> Improved | None:
     """Improved and compared cells of all tables with the same metric, columns' key and baseline as the first of them.
 
     The paper's "75 % of the experiments" are those of its tables 7 and 8 together. A cell of the same runs against the
-    same baseline's counts once. None where fewer than two tables can be taken together.
+    same baseline's counts once. None where fewer than `least` tables can be taken together.
     """
     chosen: list[Table] = []
     better: dict[object, bool] = {}
     for table in tables:
-        if table.contrasts and (not chosen or _kind(table) == _kind(chosen[0])):
+        if table.contrasts and table.metric.better and (not chosen or _kind(table) == _kind(chosen[0])):
             chosen.append(table)
             for key, contrast in table.contrasts.items():
                 against = table.cells.get((*key[:2], table.baseline)) if table.baseline is not None else None
                 runs = [tuple(sorted(cell.runs)) for cell in (table.cells[key], against) if cell]
                 better[key[0], *runs] = contrast.improved
-    if len(chosen) < 2:
+    if len(chosen) < max(least, 1):
         return None
     others = [table.beside for table in chosen if table.beside and table.beside.improved[1]]
     return Improved(
@@ -204,48 +254,6 @@ def select_runs(
 def _classes(collection: Collection) -> tuple[int, ...]:
     scores = (score for run in collection.runs if run.result for found in run.result.sets.values() for score in found)
     return tuple(sorted({score.class_ for score in scores})) or (1,)
-
-
-def _positions(
-    definition: TableDefinition, run: Run, place: Place, classes: Sequence[int | None]
-) -> list[tuple[Axis, Axis, int | None]]:
-    """Row, column and class of every cell that the run contributes to; class None: the mean over classes."""
-    positions: list[tuple[Axis, Axis, int | None]] = []
-    for class_ in classes:
-        row, column = (
-            class_ if key == CLASS and class_ is not None else axis_value(definition, run, place, key)
-            for key in (definition.rows, definition.columns)
-        )
-        positions.append((row, column, class_))
-    return positions
-
-
-def _fill(filling: _Filling, run: Run, replicate: Replicate, metric: Metric, name: str, class_: int | None) -> bool:
-    """Add a run's values; False where it has scores of the set, but of other metrics only."""
-    filling.runs[run.id] = replicate
-    scores = run.result.sets.get(name) if run.result else None
-    if not run.result or not scores:
-        return True
-    if not any(metric.key in score.model_fields_set for score in scores):
-        return False
-    filling.found[run.id] = run
-    filling.undefined += sum(class_ in (None, score.class_) and score.value(metric) is None for score in scores)
-    for case, value in run.result.case_means(name, metric, class_).items():
-        filling.values[replicate, case] = value
-    return True
-
-
-def _finish(filling: _Filling, mixed: Mixture) -> Cell:
-    return Cell(
-        values=filling.values,
-        expected=len(filling.runs),
-        present=len(filling.found),
-        missing=tuple(replicate for run, replicate in filling.runs.items() if run not in filling.found),
-        undefined=filling.undefined,
-        runs=filling.runs,
-        stale=tuple(run.id for run in filling.found.values() if run.stale),
-        odd=tuple(run for run in filling.found if run in mixed.odd),
-    )
 
 
 def _baseline(definition: TableDefinition, columns: tuple[Axis, ...]) -> Axis | None:

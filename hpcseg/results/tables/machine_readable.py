@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hpcseg.results.tables.axes import label
@@ -27,7 +27,7 @@ def to_csv(table: Table) -> str:
         places = {one: _place(table, key, one) for one in runs}
         lines += [[*places[one], case, repr(value), *ends[one]] for (one, case), value in cell.values.items()]
         lines += [[*_place(table, key, missing), "", "", "missing", runs[missing]] for missing in cell.missing]
-    return _csv(head, lines)
+    return to_lines(head, lines)
 
 
 def to_runs_csv(table: Table) -> str:
@@ -36,16 +36,19 @@ def to_runs_csv(table: Table) -> str:
     head = ["set", *place, "run", "status", "cases", "mean", "sd"]
     lines = []
     for key, cell in _ordered(table):
-        for run in _runs(cell):
-            values = [len(cell.replicates.get(run["replicate"], ())), run["mean"], run["sd"]]
-            lines.append([*_place(table, key, run["replicate"]), run["run"], run["status"], *values])
-    return _csv(head, lines)
+        runs = {replicate: run for run, replicate in cell.runs.items()}
+        for one in replicates_of(cell):
+            values = cell.replicates.get(one, [])
+            state = "missing" if one in cell.missing else "stale" if runs[one] in cell.stale else "present"
+            line = [runs[one], state, len(values), cell.replicate_means.get(one), sample_sd(values)]
+            lines.append([*_place(table, key, one), *line])
+    return to_lines(head, lines)
 
 
 def to_summary_csv(table: Table) -> str:
     """One line per set, row and column: the cell, its contrast with the baseline, and what stands beside it."""
     cells = [_summary(table, key, cell) for key, cell in _ordered(table)]
-    return _csv(list(cells[0]), (cell.values() for cell in cells)) if cells else ""
+    return to_lines(list(cells[0]), (cell.values() for cell in cells)) if cells else ""
 
 
 def to_json(table: Table) -> str:
@@ -113,26 +116,21 @@ def _summary(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
 
 def _contrast(contrast: Contrast | None) -> dict[str, Any]:
     """A contrast's numbers; the same keys where there is none."""
+    by_case, by_run = (contrast.by_case, contrast.by_replicate) if contrast else (None, None)
     return {
         "pairs": contrast and contrast.pairs,
         "difference": contrast and contrast.mean,
         "difference_sd": contrast and contrast.sd,
         "improved": contrast and contrast.improved,
-        **_compared("by_case", contrast),
-        "difference_of_run_means": contrast and contrast.replicate_mean,
-        "difference_of_run_means_sd": contrast and contrast.replicate_sd,
-        **_compared("by_run", contrast),
+        **_compared("by_case", by_case, contrast.p if contrast else None),
+        "difference_of_run_means": by_run and by_run.mean,
+        "difference_of_run_means_sd": by_run and by_run.sd,
+        **_compared("by_run", by_run, contrast.replicate_p if contrast else None),
     }
 
 
-def _compared(name: str, contrast: Contrast | None) -> dict[str, Any]:
+def _compared(name: str, comparison: Comparison | None, adjusted: float | None) -> dict[str, Any]:
     """What is known with cases, or with runs, as units."""
-    comparison: Comparison | None = None
-    adjusted: float | None = None
-    if contrast is not None:
-        by_case = name == "by_case"
-        comparison = contrast.by_case if by_case else contrast.by_replicate
-        adjusted = contrast.p if by_case else contrast.replicate_p
     low, high = (comparison and comparison.interval) or (None, None)
     return {
         f"{name}_units": comparison and comparison.units,
@@ -141,22 +139,6 @@ def _compared(name: str, contrast: Contrast | None) -> dict[str, Any]:
         f"{name}_p": comparison and comparison.p,
         f"{name}_p_holm": adjusted,
     }
-
-
-def _runs(cell: Cell) -> Iterator[dict[str, Any]]:
-    """The runs of a cell in the order of their replicates."""
-    runs = {replicate: run for run, replicate in cell.runs.items()}
-    for replicate in replicates_of(cell):
-        run = runs[replicate]
-        status = "missing" if replicate in cell.missing else "stale" if run in cell.stale else "present"
-        values = cell.replicates.get(replicate, [])
-        yield {
-            "run": run,
-            "replicate": replicate,
-            "status": status,
-            "mean": cell.replicate_means.get(replicate),
-            "sd": sample_sd(values),
-        }
 
 
 def _ordered(table: Table) -> list[tuple[Key, Cell]]:
@@ -173,7 +155,8 @@ def plain(value: Axis) -> str | int | float:
     return value if isinstance(value, str | int | float) else label(value)
 
 
-def _csv(head: list[str], lines: Iterable[Iterable[Any]]) -> str:
+def to_lines(head: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
+    """CSV."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(head)
