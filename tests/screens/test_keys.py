@@ -8,15 +8,36 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hpcseg import registry
 from hpcseg.errors import BadInput
 from hpcseg.screens.keys import every_group, keys_json, keys_lines, keys_markdown, keys_tables, matching
+from hpcseg.sections import Section, key
 
 
 def names(pattern: str | None) -> list[str]:
     return [found["key"] for found in keys_json(matching(pattern))]
 
 
-def test_the_page_of_keys_is_up_to_date() -> None:
+class Shrinking(Section):
+    """Another package's section."""
+
+    amount: float = key(0.5, "by how much", unit="share", source="another paper")
+
+
+class Shrink:
+    """As much of a strategy as keys ask for."""
+
+    name, networks, section_type = "shrink", ("fnet",), Shrinking
+
+
+class Installed:
+    """Its entry point."""
+
+    value, dist, load = "elsewhere:Shrink", None, staticmethod(lambda: Shrink)
+
+
+def test_the_page_of_keys_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_brought", dict)  # the page knows nothing of what is installed here
     page = Path(__file__).parents[2] / "docs" / "keys.md"
     assert page.read_text(encoding="utf-8") == keys_markdown(), "make keys writes it anew"
 
@@ -27,6 +48,14 @@ def test_a_pattern_is_a_section_a_key_a_glob_or_a_part_of_a_name() -> None:
     assert names("slurm.*.nodes") == ["slurm.pack.nodes", "slurm.pretrain.nodes", "slurm.train.nodes"]
     assert names("fine_tune") == ["transfer.fine_tune_rate"]
     assert {"training.epochs", "local.slots", "slurm.budgets.node"} <= set(names(None))
+
+
+def test_keys_of_another_package_are_shown_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_brought", lambda: {"shrink": Installed()})
+    assert "shrink.amount" in names(None)
+    assert keys_lines(matching("shrink")) == ["shrink.amount  0.5  share  by how much · number · another paper"]
+    (strategy,) = keys_json(matching("strategy"))
+    assert strategy["type"] == '"baseline" or "transfer" or "multitask" or "shrink"'
 
 
 def test_a_pattern_without_a_key_names_those_that_are_near() -> None:
