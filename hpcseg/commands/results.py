@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.inference.metrics import METRICS
 from hpcseg.paths import RESULTS_FOLDER
 from hpcseg.screens import terminal
+
+if TYPE_CHECKING:
+    from hpcseg.results.collection import Collection
+    from hpcseg.results.tables.tables import Table
 
 Against = Annotated[
     str | None,
@@ -34,20 +38,14 @@ def collect(
     """Collect what was measured over all runs of a sweep: tables (text, Markdown, CSV, JSON, LaTeX) and figures."""
     import json as json_module
 
-    from hpcseg.results.collect import collect as collect_runs
-    from hpcseg.results.export import make_tables, summary, write_collection
+    from hpcseg.results.export import summary, write_collection
     from hpcseg.results.tables.machine_readable import to_json
-    from hpcseg.results.tables.published import read_publication
     from hpcseg.results.tables.rendering import overall, to_rich
     from hpcseg.results.tables.tables import improved_in_all
 
-    beside = None if against is None else read_publication(against)
-    collection = collect_runs(runs, sweep)
-    tables = make_tables(collection, metrics=metric or (), beside=beside)
+    collection, tables = _collected(runs, sweep, against, metric)
     folder = to or runs / RESULTS_FOLDER / collection.sweep
     paths = write_collection(collection, folder, tables=tables, figures=figures, note=terminal.note)
-    for problem in collection.problems:
-        terminal.note(problem)
     if json:
         whole = summary(collection, tables) | {"tables": [json_module.loads(to_json(table)) for table in tables]}
         terminal.print_json(whole | {"files": [str(path) for path in paths]})
@@ -81,18 +79,26 @@ def report(
 
     The page is complete in itself and loads nothing; an earlier report of the same sweep is replaced.
     """
-    from hpcseg.results.collect import collect as collect_runs
-    from hpcseg.results.export import make_tables
     from hpcseg.results.page.report import write_report
-    from hpcseg.results.tables.published import read_publication
 
-    beside = None if against is None else read_publication(against)
-    collection = collect_runs(runs, sweep)
-    tables = make_tables(collection, metrics=metric or (), beside=beside)
+    collection, tables = _collected(runs, sweep, against, metric)
     path = to or runs / RESULTS_FOLDER / collection.sweep / "report.html"
-    for problem in collection.problems:
-        terminal.note(problem)
     written = write_report(collection, path, tables=tables, force=force, note=terminal.note)
     if collection.missing:
         print(f"{len(collection.missing)} of {len(collection.runs)} runs have no result yet")
     print(written)
+
+
+def _collected(
+    runs: Path, sweep: str | None, against: str | None, metric: list[str] | None
+) -> tuple[Collection, list[Table]]:
+    """What was measured and its tables; a note of each file that could not be used."""
+    from hpcseg.results.collect import collect as collect_runs
+    from hpcseg.results.export import make_tables
+    from hpcseg.results.tables.published import read_publication
+
+    beside = None if against is None else read_publication(against)
+    collection = collect_runs(runs, sweep)
+    for problem in collection.problems:
+        terminal.note(problem)
+    return collection, make_tables(collection, metrics=metric or (), beside=beside)

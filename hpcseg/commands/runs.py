@@ -27,18 +27,17 @@ def status(
 ) -> None:
     """Say where every run is, and why."""
     from hpcseg.runs.ends import Ends
-    from hpcseg.runs.evidence import OPEN
     from hpcseg.runs.status import RunStatus, Totals, add_up, read_status
     from hpcseg.screens.status_tables import print_status, watch_status, why_lines
 
     if why is not None:
         from hpcseg.runs.why import explain
 
-        report = explain(runs, why)
+        known = explain(runs, why)
         if json:
-            terminal.print_json(report)
+            terminal.print_json(known)
         else:
-            print("\n".join(why_lines(report)))
+            print("\n".join(why_lines(known)))
         return
     ends = Ends()
 
@@ -52,7 +51,7 @@ def status(
 
     if watch:
         with terminal.quiet_interrupt():
-            watch_status(read, lambda state: state in OPEN)
+            watch_status(read)
         return
     lines, sums = read()
     if json and totals:

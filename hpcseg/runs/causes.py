@@ -15,7 +15,7 @@ _DUE_TO: dict[str, Cause] = {
     "TIME LIMIT": "timeout",
     "NODE FAILURE": "node",
 }
-_SAID: tuple[tuple[re.Pattern[str], Cause], ...] = (
+_CAUSES: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (
         re.compile(r"oom[-_]kill event|exceeded (?:job |step )?memory limit|: task [\d,\-]+: Out Of Memory", re.I),
         "memory",
@@ -60,8 +60,8 @@ def end_of_failed(log: str, code: int, node: str = "") -> End:
     found = end_of(log, node)
     if found is not None:
         return found
-    said = [line.strip() for line in log.splitlines() if _TASK_ENDED.match(line.strip())]
-    return End("killed", said[-1] if said else explain_code(code))
+    ended = [line.strip() for line in log.splitlines() if _TASK_ENDED.match(line.strip())]
+    return End("killed", ended[-1] if ended else explain_code(code))
 
 
 def explain_code(code: int) -> str:
@@ -90,4 +90,4 @@ def _cause_in(line: str, node: str) -> Cause | None:
             # srun also ends its step by itself, when one of its tasks failed.
             return "cancelled" if what == "JOB" else None
         return next((cause for words, cause in _DUE_TO.items() if why.startswith(words)), "requeued")
-    return next((cause for pattern, cause in _SAID if pattern.search(line)), None)
+    return next((cause for pattern, cause in _CAUSES if pattern.search(line)), None)

@@ -19,18 +19,18 @@ ASKED_AGAIN_S = 30.0  # accounting may be late, or there may be none
 class Ends:
     """What was found out about jobs that left the queue without a word, kept for whoever asks again and again."""
 
-    _told: dict[str, Fate] = field(default_factory=dict)
+    _accounted: dict[str, Fate] = field(default_factory=dict)
     _guessed: dict[str, Fate | None] = field(default_factory=dict)
     _asked: float = 0.0
 
     def of(self, gone: Mapping[str, RunDir]) -> dict[str, Fate]:
         """By job: what accounting says, asked once at most, or else what the job's own output does."""
-        open_ = [job for job in gone if job not in self._told]
+        open_ = [job for job in gone if job not in self._accounted]
         if any(job not in self._guessed for job in open_) or (open_ and time.monotonic() > self._asked + ASKED_AGAIN_S):
             self._asked = time.monotonic()
-            self._told |= read_accounts(open_)
-            self._guessed |= {job: _last_words(gone[job]) for job in open_ if job not in self._told}
-        fates = {job: self._told.get(job) or self._guessed.get(job) for job in gone}
+            self._accounted |= read_accounts(open_)
+            self._guessed |= {job: _last_words(gone[job]) for job in open_ if job not in self._accounted}
+        fates = {job: self._accounted.get(job) or self._guessed.get(job) for job in gone}
         return {job: fate for job, fate in fates.items() if fate is not None}
 
 

@@ -13,23 +13,13 @@ from typing import Literal
 
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.records import ArrayRecord, Submission
+from hpcseg.runs.records import ArrayRecord, Failure, Submission
 
 State = Literal[
     "new", "queued", "running", "stalled", "requeued", "stopped", "done", "failed", "lost", "blocked", "unknown"
 ]
 TO_SUBMIT: frozenset[State] = frozenset({"new", "stopped", "failed", "lost", "blocked"})
 OPEN: frozenset[State] = frozenset({"queued", "running", "stalled", "requeued", "unknown"})  # may go on by itself
-
-
-@dataclass(frozen=True)
-class Failure:
-    """`error.json`: why the last attempt failed."""
-
-    time: float
-    cause: str
-    message: str
-    traceback: str
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.evidence import Evidence, Failure, State, Verdict
-from hpcseg.runs.records import JOB_NAME, Submission
+from hpcseg.runs.evidence import Evidence, State, Verdict
+from hpcseg.runs.records import JOB_NAME, Failure, Submission
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.text import duration

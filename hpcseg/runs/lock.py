@@ -1,4 +1,4 @@
-"""The lock of the folder of all runs: who submits, cancels or records holds it."""
+"""Locks: of the folder of all runs, which who submits or records holds, and of one run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,22 @@ def locked(runs_root: Path) -> Iterator[None]:
         HpcsegError: another process holds it for too long.
     """
     runs_root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(runs_root / LOCK_FILE, is_singleton=True)
-    try:
-        lock.acquire(timeout=LOCK_WAIT_S, poll_interval=0.1)
-    except Timeout:
-        raise HpcsegError(f"{runs_root}: another hpcseg is submitting since {LOCK_WAIT_S:.0f} s; try again") from None
+    busy = f"{runs_root}: another hpcseg is submitting since {LOCK_WAIT_S:.0f} s; try again"
+    lock = acquire(FileLock(runs_root / LOCK_FILE, is_singleton=True), LOCK_WAIT_S, busy)
     try:
         yield
     finally:
         lock.release()
+
+
+def acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:
+    """Take a lock; the system frees it when the process dies.
+
+    Raises:
+        HpcsegError: another process holds it for too long; with `busy` as message.
+    """
+    try:
+        lock.acquire(timeout=timeout_s, poll_interval=0.1)
+    except Timeout:
+        raise HpcsegError(busy) from None
+    return lock

@@ -1,6 +1,7 @@
-"""What is written when runs are submitted, and read by whoever looks at them.
+"""What is written when runs are submitted or fail, and read by whoever looks at them.
 
 <run>/job.json                who was asked to do a run, with what (`Submission`)
+<run>/error.json              why its last attempt failed (`Failure`)
 <runs>/slurm/<tag>/array.json the runs of one Slurm array (`ArrayRecord`): written before sbatch is called, and again
                               with the id that Slurm gave it; the tag is in the array's job name, so that an array
                               whose id was never heard is found in the queue
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,6 +24,7 @@ from hpcseg.runs.recovery import Budgets
 from hpcseg.spec import AS_IT_COMES, Reading
 
 JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
+ModelT = TypeVar("ModelT", bound=BaseModel)
 Kernels = Literal["auto", "torch"]  # on GPUs hpcseg's own where they are faster, or torch's alone
 
 
@@ -82,6 +84,17 @@ class Submission(BaseModel):
         return submitter is not None and submitter.pid != os.getpid() and submitter.alive(self.host)
 
 
+class Failure(BaseModel):
+    """`error.json`: why the last attempt failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: float  # Unix seconds
+    cause: str
+    message: str
+    traceback: str
+
+
 class Asked(BaseModel):
     """What one job of an array asks Slurm for."""
 
@@ -123,19 +136,29 @@ class ArrayRecord(BaseModel):
         return JOB_NAME + self.tag
 
 
+def read_record(path: str, model: type[ModelT]) -> ModelT | None:
+    """A record in a JSON file; None where there is none.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        value = read_json(path, optional=True)
+        return None if value is None else model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+        kind = model.__name__.lower()
+        raise BadInput(f"{path}: not a {kind} ({what}); remove the file and apply the sweep again") from None
+
+
 def read_array(runs_root: Path, tag: str) -> ArrayRecord | None:
     """Record of one array; None where there is none.
 
     Raises:
         BadInput: it is damaged.
     """
-    path = array_folder(runs_root, tag) / ARRAY_FILE
-    if not tag or not path.exists():
-        return None
-    try:
-        return ArrayRecord.model_validate(read_json(path))
-    except ValidationError as error:
-        raise BadInput(f"{path}: {error.errors()[0]['msg']}; remove the file and apply the sweep again") from None
+    return read_record(f"{array_folder(runs_root, tag)}/{ARRAY_FILE}", ArrayRecord) if tag else None
 
 
 def write_array(runs_root: Path, record: ArrayRecord) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Annotated
 
 from pydantic import Field
@@ -124,12 +125,7 @@ def mebibytes(text: str) -> int:
 
 def _idle(attempts: Sequence[Attempt]) -> list[Attempt]:
     """The last attempts, as many as did nothing that the next one could go on from."""
-    found: list[Attempt] = []
-    for attempt in reversed(attempts):
-        if attempt.progress_ended is not None and attempt.progress_ended > attempt.progress_began:
-            break
-        found.append(attempt)
-    return found
+    return list(takewhile(lambda one: (one.progress_ended or 0) <= one.progress_began, reversed(attempts)))
 
 
 def _within(times: int, budget: int, what: str, over: str) -> Decision:

@@ -12,16 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from filelock import FileLock
 
 from hpcseg import paths
 from hpcseg.errors import BadInput, HpcsegError, StageFailed
-from hpcseg.files import read_json, write_json
+from hpcseg.files import write_json
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import read_attempts
-from hpcseg.runs.evidence import Evidence, Failure
-from hpcseg.runs.records import ArrayRecord, Submission, read_array
+from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.lock import acquire
+from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec, read_spec
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -79,13 +79,7 @@ class RunDir:
         Raises:
             BadInput: `job.json` cannot be read.
         """
-        path = f"{self.path}/{paths.JOB_FILE}"
-        try:
-            value = read_json(path, optional=True)
-            return None if value is None else Submission.model_validate(value)
-        except ValidationError as error:
-            what = error.errors()[0]["msg"]
-            raise BadInput(f"{path}: {what}; remove the file and apply the sweep again") from None
+        return read_record(f"{self.path}/{paths.JOB_FILE}", Submission)
 
     def write_submission(self, submission: Submission) -> None:
         """Replace `job.json`."""
@@ -96,15 +90,12 @@ class RunDir:
         return read_heartbeat(self.path)
 
     def failure(self) -> Failure | None:
-        """Why the last attempt failed; None if it did not."""
-        path = f"{self.path}/{paths.ERROR_FILE}"
-        value = read_json(path, optional=True)
-        if value is None:
-            return None
-        try:
-            return Failure(float(value["time"]), value["cause"], value["message"], value["traceback"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{path}: not an error record ({error!r}); remove the file") from None
+        """Why the last attempt failed; None if it did not.
+
+        Raises:
+            BadInput: `error.json` cannot be read.
+        """
+        return read_record(f"{self.path}/{paths.ERROR_FILE}", Failure)
 
     def is_done(self) -> bool:
         """Whether the stage is complete: its record is there, and so is what later stages read."""
@@ -168,13 +159,9 @@ class RunDir:
         message = lines[-1] if lines else ""
         if not isinstance(error, HpcsegError):
             message = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        value = {
-            "time": time.time(),
-            "cause": cause_of(error),
-            "message": message,
-            "traceback": "".join(traceback.format_exception(error)),
-        }
-        write_json(self.path / paths.ERROR_FILE, value)
+        story = "".join(traceback.format_exception(error))
+        failure = Failure(time=time.time(), cause=cause_of(error), message=message, traceback=story)
+        write_json(self.path / paths.ERROR_FILE, failure.model_dump())
 
     def clear_failure(self) -> bool:
         """Move `error.json` to the next free `error.N.json`: the failure is history. False if there is none."""
@@ -215,12 +202,8 @@ class RunDir:
         Raises:
             HpcsegError: another process works here.
         """
-        lock = FileLock(self.path / paths.LOCK_FILE)
-        try:
-            lock.acquire(timeout=timeout_s, poll_interval=0.2)
-        except Timeout:
-            raise HpcsegError(f"{self.path}: another process works on this run; see hpcseg status {self.id}") from None
-        return lock
+        busy = f"{self.path}: another process works on this run; see hpcseg status {self.id}"
+        return acquire(FileLock(self.path / paths.LOCK_FILE), timeout_s, busy)
 
 
 def cause_of(error: BaseException) -> str:

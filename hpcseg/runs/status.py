@@ -81,22 +81,20 @@ def read_status(runs_root: Path, sweeps: Sequence[str] = (), ends: Ends | None =
     return [line_of(run.id, run.stage, verdicts[run.id], evidence[run.id], now) for run in runs]
 
 
+_OF_HEARTBEAT = ("phase", "step", "steps", "epoch", "loss", "eta_s", "attempt")
+
+
 def line_of(run_id: str, stage: str, verdict: Verdict, evidence: Evidence, now: float) -> RunStatus:
     """The line of one run at Unix time `now`; its evidence holds its attempts."""
     attempts, heartbeat = evidence.attempts, evidence.heartbeat
     used_s, lost_s = gpu_seconds_of(evidence, verdict, now) if attempts else (0.0, 0.0)
+    last = {name: getattr(heartbeat, name) for name in _OF_HEARTBEAT} if heartbeat is not None else {}
     return RunStatus(
         id=run_id,
         stage=stage,
         state=verdict.state,
         why=verdict.why,
-        phase=heartbeat.phase if heartbeat else "",
-        step=heartbeat.step if heartbeat else 0,
-        steps=heartbeat.steps if heartbeat else 0,
-        epoch=heartbeat.epoch if heartbeat else 0,
-        loss=heartbeat.loss if heartbeat else None,
-        eta_s=heartbeat.eta_s if heartbeat and verdict.state == "running" else None,
-        attempt=heartbeat.attempt if heartbeat else 0,
+        **(last if verdict.state == "running" else last | {"eta_s": None}),
         job=verdict.job or evidence.job or "",
         node=verdict.node or (attempts[-1].node if attempts else ""),
         cause=verdict.cause,

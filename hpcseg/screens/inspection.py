@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from hpcseg.screens.terminal import table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,7 +35,7 @@ def report_tables(report: dict[str, Any], *, every: bool = False) -> list[Table 
         found.append(f"{len(rows)} cases, of which {len(odd)} stand out; --all lists every case, --json everything")
         rows = sorted(odd, key=lambda row: "problem" not in row["remarks"])[:MANY_CASES]
     if rows:
-        found.append(_table(rows))
+        found.append(table(rows))
     return found
 
 
@@ -70,7 +72,7 @@ def _summary(cases: Iterable[dict[str, Any]]) -> Table:
         for key, name in (("foreground_voxels", "foreground voxels"), ("size_bytes", "bytes")):
             if key in case:
                 measured.setdefault(name, []).append(case[key])
-    return _table(
+    return table(
         [
             {
                 "": name,
@@ -82,18 +84,6 @@ def _summary(cases: Iterable[dict[str, Any]]) -> Table:
             for name, values in measured.items()
         ]
     )
-
-
-def _table(rows: Sequence[dict[str, str]]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table()
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(row.get(name, "")) for name in rows[0]))
-    return table
 
 
 def _fact(key: str, value: Any) -> str:

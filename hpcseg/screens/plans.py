@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.screens.terminal import STYLES, advance, bars
+from hpcseg.screens.terminal import STYLES, advance, bars, table
 from hpcseg.text import counted
 
 if TYPE_CHECKING:
@@ -50,56 +50,38 @@ def left_out_line(changes: Changes) -> str:
 
 
 def _runs(plan: Plan, chosen: list[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(title="to submit", title_justify="left", caption_justify="left")
-    for name in ("stage", "run", "state", "needs"):
-        table.add_column(name, overflow="fold")
-    for run_id in chosen[:SHOWN_RUNS]:
-        planned = plan.stages[run_id]
-        table.add_row(planned.stage, run_id, planned.verdict.state, _some(planned.needs))
-    if len(chosen) > SHOWN_RUNS:
-        table.caption = f"and {len(chosen) - SHOWN_RUNS} more; --json lists all"
-    return table
+    rows = [
+        {"stage": one.stage, "run": run_id, "state": one.verdict.state, "needs": _some(one.needs)}
+        for run_id, one in ((run_id, plan.stages[run_id]) for run_id in chosen[:SHOWN_RUNS])
+    ]
+    return table(rows, title="to submit", caption=_more(chosen, SHOWN_RUNS))
 
 
 def _arrays(arrays: tuple[Array, ...]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=f"{counted(len(arrays), 'Slurm array')}", title_justify="left", caption_justify="left")
-    table.add_column("array", justify="right")
-    table.add_column("stage")
-    table.add_column("runs", justify="right")
-    table.add_column("begins", overflow="fold")
+    rows = []
     for number, array in enumerate(arrays[:SHOWN_ARRAYS], 1):
         others = ", ".join(str(other + 1) for other in array.same_task_of)
         waits = [f"after the same task of {'arrays' if array.same_task_of[1:] else 'array'} {others}"] if others else []
         waits += [f"after {_some(array.after)}"] if array.after else []
-        table.add_row(str(number), array.stage, str(len(array.runs)), "; ".join(waits) or "at once")
-    if len(arrays) > SHOWN_ARRAYS:
-        table.caption = f"and {len(arrays) - SHOWN_ARRAYS} more; --json lists all"
-    return table
+        row = {"array": str(number), "stage": array.stage, "runs": str(len(array.runs))}
+        rows.append(row | {"begins": "; ".join(waits) or "at once"})
+    title = counted(len(arrays), "Slurm array")
+    return table(rows, title=title, caption=_more(arrays, SHOWN_ARRAYS), right={"array", "runs"})
 
 
 def _summary(plan: Plan) -> Table:
-    from rich.table import Table
-
     counts, changes = plan.counts(), plan.changes
     there = {state for stage in counts.values() for state in stage}
     states = [*(state for state in STYLES if state in there), *sorted(there - STYLES.keys())]
-    table = Table(title=f"plan of {plan.sweep.name}", title_justify="left")
-    table.add_column("stage")
-    table.add_column("runs", justify="right")
-    for state in states:
-        table.add_column(_TITLES.get(state, state), justify="right", style=STYLES.get(state, ""))
-    for title in ("changed", "orphaned") if changes.applied else ():
-        table.add_column(title, justify="right")
+    rows = []
     for stage, found in counts.items():
-        cells = [stage, str(sum(found.values())), *(str(found.get(state, 0)) for state in states)]
+        cells = {"runs": sum(found.values())} | {_TITLES.get(state, state): found.get(state, 0) for state in states}
         if changes.applied:
-            cells += [str(len(changes.changed) if stage == "train" else 0), str(len(changes.orphaned.get(stage, ())))]
-        table.add_row(*cells)
-    return table
+            cells["changed"] = len(changes.changed) if stage == "train" else 0
+            cells["orphaned"] = len(changes.orphaned.get(stage, ()))
+        rows.append({"stage": stage} | {name: str(number) for name, number in cells.items()})
+    styles = {_TITLES.get(state, state): STYLES.get(state, "") for state in states}
+    return table(rows, title=f"plan of {plan.sweep.name}", right=rows[0].keys() - {"stage"}, styles=styles)
 
 
 def _change_lines(changes: Changes) -> Iterator[str]:
@@ -138,6 +120,11 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
 def _some(names: tuple[str, ...] | list[str]) -> str:
     more = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _more(things: Sequence[object], shown: int) -> str:
+    """What to say below the first ones."""
+    return f"and {len(things) - shown} more; --json lists all" if len(things) > shown else ""
 
 
 def _hours(hours: float | None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.screens.terminal import STYLES, console
+from hpcseg.screens.terminal import STYLES, console, table
 from hpcseg.text import duration
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from hpcseg.runs.status import RunStatus, Totals
     from hpcseg.training.rehearsal import Rehearsal
+
+    Read = Callable[[], tuple[Sequence[RunStatus], Totals]]
 
 ROWS = 60  # of a table; more are chosen, or written as plain lines, which takes a hundredth of the time
 ATTENTION = (
@@ -50,23 +52,17 @@ def status_tables(lines: Sequence[RunStatus], totals: Totals, rows: int = ROWS) 
     shown = list(lines)
     if len(lines) > rows:
         shown = sorted(lines, key=lambda line: ATTENTION.index(line.state))[:rows]
-    table = Table()
+    runs = Table()
     for name in ("stage", "run", "state"):
-        table.add_column(name, no_wrap=name != "run", overflow="fold")
+        runs.add_column(name, no_wrap=name != "run", overflow="fold")
     for name in ("progress", "loss", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+        runs.add_column(name, justify="right", no_wrap=True)
+    runs.add_column("why", overflow="fold")
     for line in shown:
-        table.add_row(
-            line.stage,
-            line.id,
-            f"[{STYLES[line.state]}]{line.state}[/]",
-            _progress(line),
-            "" if line.loss is None else f"{line.loss:.4f}",
-            duration(line.eta_s),
-            escape(line.why),
-        )
-    items: list[RenderableType] = [table] if shown else []
+        stage, run_id, state, progress, loss = _cells(line)
+        state = f"[{STYLES[state]}]{state}[/]"
+        runs.add_row(stage, run_id, state, progress, loss, duration(line.eta_s), escape(line.why))
+    items: list[RenderableType] = [runs] if shown else []
     if len(shown) < len(lines):
         items.append(f"and {len(lines) - len(shown)} more; --all lists every run")
     return items + _totals(totals)
@@ -96,10 +92,7 @@ def _totals(totals: Totals) -> list[RenderableType]:
 
 
 def _plain(lines: Sequence[RunStatus]) -> list[str]:
-    rows = [
-        (line.stage, line.id, line.state, _progress(line), "" if line.loss is None else f"{line.loss:.4f}")
-        for line in lines
-    ]
+    rows = [_cells(line) for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + f"  {line.why}"
@@ -107,16 +100,14 @@ def _plain(lines: Sequence[RunStatus]) -> list[str]:
     ]
 
 
-def _progress(line: RunStatus) -> str:
-    if line.state == "done":
-        return ""
+def _cells(line: RunStatus) -> tuple[str, str, str, str, str]:
+    """Stage, id, state, progress and loss of a run."""
     share = f"{line.step}/{line.steps}" if line.steps else ""
-    return f"{line.phase} {share}".strip()
+    progress = "" if line.state == "done" else f"{line.phase} {share}".strip()
+    return line.stage, line.id, line.state, progress, "" if line.loss is None else f"{line.loss:.4f}"
 
 
-def watch_status(
-    read: Callable[[], tuple[Sequence[RunStatus], Totals]], is_open: Callable[[str], bool], interval_s: float = 2.0
-) -> None:
+def watch_status(read: Read, interval_s: float = 2.0) -> None:
     """Show the status anew every `interval_s` seconds until nothing may go on by itself any more.
 
     Where that takes long (many runs, a slow file system), the pauses grow with it. Where standard output is no
@@ -127,73 +118,76 @@ def watch_status(
 
     screen = console()
     if not screen.is_terminal:
-        _watch_lines(read, is_open, interval_s)
+        _watch_lines(read, interval_s)
         return
     with Live(console=screen, auto_refresh=False) as live:
-        while True:
-            began = time.monotonic()
-            try:
-                lines, totals = read()
-            except OSError as error:
-                live.update(f"{error.filename}: {error.strerror}; tries again", refresh=True)
+        for found in _readings(read, interval_s):
+            if isinstance(found, str):
+                live.update(found, refresh=True)
             else:
-                rows = max(5, min(ROWS, screen.height - 12))
-                table, *sums = status_tables(lines, totals, rows)
-                live.update(Group(*sums, table), refresh=True)  # of what is too high, the end is left out
-                if not any(is_open(line.state) for line in lines):
-                    return
-            time.sleep(max(interval_s, 3 * (time.monotonic() - began)))
+                first, *sums = status_tables(*found, rows=max(5, min(ROWS, screen.height - 12)))
+                live.update(Group(*sums, first), refresh=True)  # of what is too high, the end is left out
 
 
-def _watch_lines(
-    read: Callable[[], tuple[Sequence[RunStatus], Totals]], is_open: Callable[[str], bool], interval_s: float
-) -> None:
+def _watch_lines(read: Read, interval_s: float) -> None:
     known: dict[str, str] = {}
+    for found in _readings(read, interval_s):
+        if isinstance(found, str):
+            print(found, flush=True)
+            continue
+        lines, totals = found
+        changes = [line for line in lines if known.get(line.id) != line.state]
+        for line in changes if known else ():
+            print(f"{time.strftime('%H:%M:%S')}  {line.id}  {known[line.id]} → {line.state}  {line.why}")
+        if changes:
+            print(f"{time.strftime('%H:%M:%S')}  {totals_line(totals)}", flush=True)
+        known = {line.id: line.state for line in lines}
+
+
+def _readings(read: Read, interval_s: float) -> Iterator[tuple[Sequence[RunStatus], Totals] | str]:
+    """What is read again and again until all runs have ended, or why it cannot be read just now."""
+    from hpcseg.runs.evidence import OPEN
+
     while True:
         began = time.monotonic()
         try:
             lines, totals = read()
         except OSError as error:
-            print(f"{error.filename}: {error.strerror}; tries again", flush=True)
+            yield f"{error.filename}: {error.strerror}; tries again"
         else:
-            changes = [line for line in lines if known.get(line.id) != line.state]
-            for line in changes if known else ():
-                print(f"{time.strftime('%H:%M:%S')}  {line.id}  {known[line.id]} → {line.state}  {line.why}")
-            if changes:
-                print(f"{time.strftime('%H:%M:%S')}  {totals_line(totals)}", flush=True)
-            known = {line.id: line.state for line in lines}
-            if not any(is_open(line.state) for line in lines):
+            yield lines, totals
+            if not any(line.state in OPEN for line in lines):
                 return
         time.sleep(max(interval_s, 3 * (time.monotonic() - began)))
 
 
-def why_lines(report: Mapping[str, Any]) -> list[str]:
+def why_lines(known: Mapping[str, Any]) -> list[str]:
     """What is known of one run, as lines for people."""
-    found = [f"{report['id']} is {report['state']}: {report['why']}", f"next: {report['next']}", ""]
-    found += [f"folder      {report['path']}"]
-    found += [f"needs       {one['id']}: {one['state']}, {one['why']}" for one in report.get("needs", ())]
-    found += _told("submitted", report.get("submission"), since="submitted", left_out=("reading",))
-    found += _told("asked for", report.get("asked"))
-    found += _told("queue", report.get("queue"))
-    found += _told("ended", report.get("accounting"))
-    heartbeat = report.get("heartbeat")
+    found = [f"{known['id']} is {known['state']}: {known['why']}", f"next: {known['next']}", ""]
+    found += [f"folder      {known['path']}"]
+    found += [f"needs       {one['id']}: {one['state']}, {one['why']}" for one in known.get("needs", ())]
+    found += _facts("submitted", known.get("submission"), since="submitted", left_out=("reading",))
+    found += _facts("asked for", known.get("asked"))
+    found += _facts("queue", known.get("queue"))
+    found += _facts("ended", known.get("accounting"))
+    heartbeat = known.get("heartbeat")
     if heartbeat:
         share = f" {heartbeat['step']}/{heartbeat['steps']}" if heartbeat["steps"] else ""
         found.append(
             f"heartbeat   {heartbeat['state']}, {heartbeat['phase']}{share}, {duration(heartbeat['age_s'])} ago, "
             f"process {heartbeat['pid']} on {heartbeat['host']}, attempt {heartbeat['attempt']}"
         )
-    found += _told("failure", report.get("failure"), since="time")
-    found += [f"attempt     {_attempt(attempt)}" for attempt in report["attempts"]]
-    if report["gpu_hours"]:
-        found.append(f"GPU hours   {report['gpu_hours']:.2f} used, {report['gpu_hours_lost']:.2f} of them lost")
-    files = (f"{name} {duration(known['age_s'])} ago" for name, known in report["files"].items())
+    found += _facts("failure", known.get("failure"), since="time")
+    found += [f"attempt     {_attempt(attempt)}" for attempt in known["attempts"]]
+    if known["gpu_hours"]:
+        found.append(f"GPU hours   {known['gpu_hours']:.2f} used, {known['gpu_hours_lost']:.2f} of them lost")
+    files = (f"{name} {duration(one['age_s'])} ago" for name, one in known["files"].items())
     found.append(f"files       {', '.join(files) or 'none'}")
-    log = report["log"]
+    log = known["log"]
     return found + ([f"log         {log['path']}", *(f"    {line}" for line in log["lines"])] if log else [])
 
 
-def _told(name: str, facts: Mapping[str, Any] | None, since: str = "", left_out: Sequence[str] = ()) -> list[str]:
+def _facts(name: str, facts: Mapping[str, Any] | None, since: str = "", left_out: Sequence[str] = ()) -> list[str]:
     if not facts:
         return []
     words = []
@@ -219,12 +213,12 @@ def _clock(seconds: float) -> str:
 
 def rehearsal_table(done: Rehearsal) -> Table:
     """One row per interruption."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("signal")
-    table.add_column("step", justify="right")
-    table.add_column("resumed from", justify="right")
-    for each in done.interruptions:
-        table.add_row(each.signal, str(each.step), "too late" if each.resumed_from is None else str(each.resumed_from))
-    return table
+    rows = [
+        {
+            "signal": each.signal,
+            "step": str(each.step),
+            "resumed from": "too late" if each.resumed_from is None else str(each.resumed_from),
+        }
+        for each in done.interruptions
+    ]
+    return table(rows or [{"signal": "none", "step": "", "resumed from": ""}], right={"step", "resumed from"})

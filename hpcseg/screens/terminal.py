@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
     from hpcseg.heartbeat import Heartbeat
 
@@ -101,6 +103,35 @@ def counting(description: str) -> Iterator[Callable[[int, int, str], None]]:
             progress.update(task, completed=done, total=total, says=name)
 
         yield report
+
+
+def table(
+    rows: Sequence[Mapping[str, str]],
+    *,
+    title: str = "",
+    caption: str = "",
+    right: Collection[str] = (),
+    styles: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
+    """Rows as a table, with a column for each key of the first one.
+
+    Args:
+        rows: at least one; none has more keys than the first.
+        title, caption: above and below.
+        right: columns that are set right.
+        styles: of columns.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = Table(title=title or None, title_justify="left", caption=caption or None, caption_justify="left")
+    for name in rows[0]:
+        found.add_column(
+            name, justify="right" if name in right else "left", style=styles.get(name, ""), overflow="fold"
+        )
+    for row in rows:
+        found.add_row(*(escape(row.get(name, "")) for name in rows[0]))
+    return found
 
 
 def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.host import process_start
 from hpcseg.runs.attempts import Attempt
-from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence, Failure
+from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence
 from hpcseg.runs.judge import judge, judge_all
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
+from hpcseg.runs.records import ArrayRecord, Asked, Failure, Process, Submission
 from hpcseg.runs.states import NOT_ASKED
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, QueueEntry

@@ -66,10 +66,10 @@ def test_a_submission_is_read_back(run: RunDir) -> None:
 
 def test_damaged_records_are_named_with_a_remedy(run: RunDir) -> None:
     (run.path / "job.json").write_text(json.dumps({"backend": "pbs"}))
-    with pytest.raises(BadInput, match=r"job\.json: .*remove the file"):
+    with pytest.raises(BadInput, match=r"job\.json: not a submission \(backend: .*remove the file"):
         run.submission()
     (run.path / "error.json").write_text("[]")
-    with pytest.raises(BadInput, match=r"error\.json: not an error record"):
+    with pytest.raises(BadInput, match=r"error\.json: not a failure \(content: .*remove the file"):
         run.failure()
     with pytest.raises(BadInput, match=r"run\.json: .*apply the sweep again"):
         run.spec()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hpcseg.runs.attempts import Attempt, begin, end
-from hpcseg.runs.evidence import OPEN, State, Verdict
+from hpcseg.runs.evidence import State, Verdict
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, Totals, add_up
@@ -150,7 +150,7 @@ def test_watching_without_a_terminal_prints_changes_and_outlives_errors(capsys: 
         lines = [RunStatus("r", "train", state, f"why {state}")]  # type: ignore[arg-type]
         return lines, add_up(lines)
 
-    watch_status(read, lambda state: state in OPEN, interval_s=0.0)
+    watch_status(read, interval_s=0.0)
     told = [line.split("  ", 1)[-1] for line in capsys.readouterr().out.splitlines()]
     assert told == [
         "1 queued",
