@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from hpcseg.results.model import Result
 
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.inference.evaluate import evaluate
 from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE, PREVIOUS_FILE, RUN_FILE
+from hpcseg.results.collection import Result
 from hpcseg.results.freshness import mixture
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
