@@ -53,7 +53,7 @@ def parse_max_array_size(text: str) -> int:
     return int(found[1]) if found else MAX_ARRAY_SIZE
 
 
-def sbatch(script: Path) -> str:
+def submit_script(script: Path) -> str:
     """Slurm's id of the job that sbatch makes of a script.
 
     Raises:

@@ -17,7 +17,7 @@ from hpcseg.paths import array_folder
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.slurm.calls import CallError
-from hpcseg.slurm.commands import may_exist, sbatch
+from hpcseg.slurm.commands import may_exist, submit_script
 from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import adopt_or_give_up
@@ -77,7 +77,7 @@ def _submit_array(runs_root: Path, record: ArrayRecord, profile: SlurmProfile, l
     script = folder / "script.sh"
     script.write_text(script_text(profile, record, folder, lead_s, dependency), encoding="utf-8")
     try:
-        job = sbatch(script)
+        job = submit_script(script)
     except CallError as error:
         (known,) = adopt_or_give_up(runs_root, [record], str(error), sure=not may_exist(error))
         if known.job_id is not None:

@@ -42,7 +42,7 @@ def script_text(
         dependency: what its jobs wait for (see `dependency_text`); "": nothing.
     """
     at = shlex.quote(str(folder))
-    parameters = sbatch_parameters(profile, record, lead_s, dependency)
+    parameters = job_parameters(profile, record, lead_s, dependency)
     trap = "terminated=; trap terminated=yes TERM"
     parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, trap]
     # A job that is asked to end (time limit, scancel, preemption) may leave srun with code 0.
@@ -54,7 +54,7 @@ def script_text(
     return text + "\n"
 
 
-def sbatch_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, dependency: str = "") -> dict[str, Any]:
+def job_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, dependency: str = "") -> dict[str, Any]:
     """What sbatch is asked for, by submitit's names; see `script_text`."""
     stage, asked = record.stage, record.asked
     resources = profile.of(stage)

@@ -8,7 +8,7 @@ import pytest
 from hpcseg.errors import SchedulerError
 from hpcseg.slurm import commands
 from hpcseg.slurm.calls import CallError
-from hpcseg.slurm.commands import cancel_jobs, compact, max_array_size, may_exist, sbatch, slurm_available
+from hpcseg.slurm.commands import cancel_jobs, compact, max_array_size, may_exist, slurm_available, submit_script
 
 Tools = Callable[..., Path]
 
@@ -21,7 +21,7 @@ def test_jobs_of_one_array_are_named_together() -> None:
 @pytest.mark.parametrize(("script", "job"), [("echo 17", "17"), ("echo '17;cluster2'", "17")])
 def test_the_id_is_what_sbatch_says(script: str, job: str, slurm_tools: Tools, tmp_path: Path) -> None:
     slurm_tools(sbatch=script)
-    assert sbatch(tmp_path / "script.sh") == job
+    assert submit_script(tmp_path / "script.sh") == job
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_sbatch_says_is_passed_on_with_whether_the_job_may_exist(
     if script is None:
         monkeypatch.setenv("PATH", str(tools))
     with pytest.raises(CallError) as caught:
-        sbatch(tmp_path / "script.sh")
+        submit_script(tmp_path / "script.sh")
     assert (str(caught.value), may_exist(caught.value)) == (words, unsure)
 
 

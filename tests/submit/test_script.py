@@ -13,9 +13,9 @@ from hpcseg.submit.profile import Profile, SlurmProfile
 from hpcseg.submit.script import (
     array_text,
     dependency_text,
+    job_parameters,
     lead_for,
     longest_saves,
-    sbatch_parameters,
     script_text,
 )
 
@@ -102,7 +102,7 @@ def test_a_container_stands_before_the_jobs_python_and_not_before_what_calls_slu
 def test_a_job_of_several_gpus_or_nodes_has_a_task_for_each_and_ends_with_the_first_that_fails() -> None:
     profile = profile_of(train={"gpus": 4, "nodes": 2}, pretrain={"gpus": 0, "nodes": 2}, pack={"gpus": 0})
     train, pretrain, pack = (
-        sbatch_parameters(profile, record_of(stage), lead_s=9) for stage in ("train", "pretrain", "pack")
+        job_parameters(profile, record_of(stage), lead_s=9) for stage in ("train", "pretrain", "pack")
     )
     assert (train["nodes"], train["ntasks_per_node"], train["gpus_per_node"]) == (2, 4, 4)
     assert train["srun_args"] == ["--cpus-per-task=8", "--kill-on-bad-exit=1"]
@@ -113,7 +113,7 @@ def test_a_job_of_several_gpus_or_nodes_has_a_task_for_each_and_ends_with_the_fi
 
 def test_what_the_profile_asks_for_by_hand_replaces_what_would_be_asked_for() -> None:
     flags = {"gpus-per-node": "a100:1", "--mem_per_cpu": "4G", "exclusive": True, "nice": 100, "requeue": False}
-    parameters = sbatch_parameters(profile_of(flags=flags), record_of(exclude=("n1", "n2")), lead_s=9)
+    parameters = job_parameters(profile_of(flags=flags), record_of(exclude=("n1", "n2")), lead_s=9)
     assert parameters["additional_parameters"] == {
         "array": "0-1,3%3",
         "requeue": True,
