@@ -75,7 +75,9 @@ class GraphedPasses:
 
 
 def copied(batch: Any) -> Any:
-    """A batch, or several, in memory of its own, of the same layout."""
+    """A batch, a tensor, or several of them, in memory of its own, of the same layout."""
+    if isinstance(batch, Tensor):
+        return batch.clone()
     if isinstance(batch, Batch):
         label_BDHW = None if batch.label_BDHW is None else batch.label_BDHW.clone()
         return Batch([image.clone() for image in batch.images], label_BDHW)
@@ -120,6 +122,8 @@ def _never_waiting() -> Iterator[None]:
 
 def tensors_of(batch: Any) -> list[Tensor]:
     """All tensors of a batch, or of several."""
+    if isinstance(batch, Tensor):
+        return [batch]
     if isinstance(batch, Batch):
         return [*batch.images, *([] if batch.label_BDHW is None else [batch.label_BDHW])]
     return [tensor for part in batch for tensor in tensors_of(part)]
