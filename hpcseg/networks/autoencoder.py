@@ -6,12 +6,12 @@ Shapes: B batch, K feature maps, D H W (z, y, x) edges.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hpcseg.config import AutoencoderConfig
 from hpcseg.networks.fnet import CBR, Encoder, initialise
 from hpcseg.networks.winners import Winners, dense_code, sparse_decode, top_winners
 
@@ -22,10 +22,9 @@ class WTAutoencoder(nn.Module):
     Args:
         kernel: edge of the encoder's kernels.
         maps: feature maps of the encoder.
-        winners: activations that survive in each feature map of each sample.
         gain: of the Xavier normal initialisation.
-        lifetime: share of a minibatch's samples whose winners survive, per feature map; 0: all of them.
-        decoder: "transposed", one transposed convolution of edge 3 (kernel - 1) + 1, or "cbru", see `CBRU`.
+        config: says how many activations survive (`winners`, `lifetime`, see `top_winners`), and the `decoder`:
+            "transposed", one transposed convolution of edge 3 (kernel - 1) + 1, or "cbru", see `CBRU`.
         encoder: the encoder to train, left as it is (S-MTL: a `twin` of the F-Net's); None makes a fresh one.
         generator: random numbers of the initialisation; None starts one with seed 0.
 
@@ -37,21 +36,18 @@ class WTAutoencoder(nn.Module):
         self,
         kernel: int,
         maps: int,
-        winners: int,
         gain: float,
+        config: AutoencoderConfig,
         *,
-        lifetime: float = 0.0,
-        decoder: Literal["transposed", "cbru"] = "transposed",
         encoder: Encoder | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if encoder is not None and encoder.maps != maps:
             raise ValueError(f"the given encoder has {encoder.maps} maps, not {maps}")
-        self.winners = winners
-        self.lifetime = lifetime
+        self.winners, self.lifetime = config.winners, config.lifetime
         self.encoder = Encoder(1, maps, kernel) if encoder is None else encoder
-        self.decoder = Stamps(maps, 3 * (kernel - 1) + 1) if decoder == "transposed" else CBRU(maps, kernel)
+        self.decoder = Stamps(maps, 3 * (kernel - 1) + 1) if config.decoder == "transposed" else CBRU(maps, kernel)
         initialise(self if encoder is None else self.decoder, gain, generator)
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hpcseg import kernels
+from hpcseg.networks.layout import channels_last
 
 TORCH = "torch"
 OPERATIONS = {
@@ -104,7 +105,7 @@ class _Planned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps_BIDHW: Tensor, weight_KInnn: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
         ctx.plan, ctx.dtype = plan, maps_BIDHW.dtype
-        maps_BIDHW = _laid_out(maps_BIDHW, dtype)
+        maps_BIDHW = channels_last(maps_BIDHW, dtype)
         ctx.save_for_backward(maps_BIDHW, weight_KInnn)
         with torch.autocast(maps_BIDHW.device.type, enabled=False):
             return convolved(plan.forward, maps_BIDHW, weight_KInnn)
@@ -113,7 +114,7 @@ class _Planned(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         maps_BIDHW, weight_KInnn = ctx.saved_tensors
-        gradient_BKDHW = _laid_out(gradients[0], maps_BIDHW.dtype)
+        gradient_BKDHW = channels_last(gradients[0], maps_BIDHW.dtype)
         of_input = of_weight = None
         with torch.autocast(maps_BIDHW.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
@@ -128,7 +129,7 @@ class _Planned(torch.autograd.Function):
 def convolved(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor) -> Tensor:
     """Return the convolution, in the dtype of the maps (channels last); weights of any dtype."""
     if way == TORCH:
-        weight_KInnn = _laid_out(weight_KInnn, maps_BIDHW.dtype)
+        weight_KInnn = channels_last(weight_KInnn, maps_BIDHW.dtype)
         result: Tensor = torch.ops.aten.convolution(maps_BIDHW, weight_KInnn, None, _ONE, _ZERO, _ONE, False, _ZERO, 1)
         return result
     from hpcseg.networks.kernels import convolution
@@ -157,13 +158,9 @@ def weight_gradient(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor, gradient
 
 
 def _torch_gradients(maps: Tensor, weight: Tensor, gradient: Tensor, wanted: list[bool]) -> Any:
-    weight = _laid_out(weight, maps.dtype)
+    weight = channels_last(weight, maps.dtype)
     arguments = (gradient, maps, weight, None, _ONE, _ZERO, _ONE, False, _ZERO, 1, wanted)
     return torch.ops.aten.convolution_backward(*arguments)
-
-
-def _laid_out(maps_BKDHW: Tensor, dtype: torch.dtype) -> Tensor:
-    return maps_BKDHW.to(dtype).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _wide(way: str) -> bool:

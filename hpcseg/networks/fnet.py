@@ -87,7 +87,7 @@ class FNet(nn.Module):
     """Foveal segmentation network.
 
     Args:
-        geometry_kernel: edge of all kernels but the last; odd.
+        kernel: edge of all kernels but the last; odd.
         levels: number of resolutions.
         maps: feature maps of each level, finest first.
         classes: foreground classes; the output has one channel more, background first.
@@ -97,7 +97,7 @@ class FNet(nn.Module):
 
     def __init__(
         self,
-        geometry_kernel: int,
+        kernel: int,
         levels: int,
         maps: Sequence[int],
         classes: int,
@@ -109,9 +109,9 @@ class FNet(nn.Module):
         if len(maps) != levels:
             raise ValueError(f"{len(maps)} numbers of maps for {levels} levels")
         lower = (*maps[1:], 0)  # maps that arrive from the level below
-        self.encoders = nn.ModuleList(Encoder(1, own, geometry_kernel) for own in maps)
+        self.encoders = nn.ModuleList(Encoder(1, own, kernel) for own in maps)
         self.integrations = nn.ModuleList(
-            CBR(maps[level] + lower[level], maps[level], geometry_kernel) for level in range(1, levels)
+            CBR(maps[level] + lower[level], maps[level], kernel) for level in range(1, levels)
         )  # entry l - 1 brings level l to level l - 1
         self.classifier = nn.Conv3d(maps[0] + lower[0], classes + 1, 1)
         initialise(self, gain, generator)

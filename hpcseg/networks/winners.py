@@ -1,8 +1,8 @@
 """Winner-take-all sparsity, and the decoder that makes use of it (paper 3.3; decisions.md, WTA-CAE).
 
 Of each feature map only the N largest activations survive, so a transposed convolution of the code is nothing but
-K · N stamps of the kernel per sample. `sparse_decode` writes those stamps; `dense_decode` is the same by definition.
-On GPUs both are done by kernels of `hpcseg.networks.kernels`.
+K · N stamps of the kernel per sample. `sparse_decode` writes those stamps. On GPUs both are done
+by kernels of `hpcseg.networks.kernels`.
 
 Shapes: B batch, K feature maps, N winners per map, D H W (z, y, x) edges, n kernel edge, S = B · K · N stamps.
 """
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from hpcseg import kernels
 
@@ -101,12 +100,6 @@ def sparse_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_s
     else:
         image_B1DHW = _SparseDecode.apply(*arguments)  # type: ignore[no-untyped-call]
     return image_B1DHW
-
-
-def dense_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_shape: tuple[int, int, int]) -> Tensor:
-    """What `sparse_decode` must equal, by scattering the code and convolving it; slow, for tests and measurements."""
-    code_BKDHW = dense_code(winners, code_shape).to(weight_K1nnn.dtype)
-    return functional.conv_transpose3d(code_BKDHW, weight_K1nnn, bias_1)
 
 
 def _fits(tensor: Tensor) -> bool:

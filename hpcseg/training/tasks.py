@@ -187,10 +187,8 @@ def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) 
     return WTAutoencoder(
         config.network.kernel,
         config.network.maps_per_level[level],
-        config.autoencoder.winners,
         config.network.init_gain,
-        lifetime=config.autoencoder.lifetime,
-        decoder=config.autoencoder.decoder,
+        config.autoencoder,
         encoder=None if network is None else network.encoder(level).twin(),
         generator=torch.Generator().manual_seed(_AUTOENCODER_SEED * (level + 1) + config.seed),
     )

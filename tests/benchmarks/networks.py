@@ -13,13 +13,14 @@ from hpcseg.host import usable_cores
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import dice_ce
 from hpcseg.networks.unet import UNet
-from hpcseg.networks.winners import Winners, dense_decode, sparse_decode, top_winners
+from hpcseg.networks.winners import Winners, sparse_decode, top_winners
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
 from hpcseg.training.precision import place
 from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, benchmark
 from tests.benchmarks.timing import PeakMemory, fastest, interleaved
 from tests.gpu.floor import Ceilings, Shape, fnet_step
 from tests.gpu.floor import seconds as floor_seconds
+from tests.networks.checks import dense_decode
 
 CORES = 2
 PATCH = 64

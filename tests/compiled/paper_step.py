@@ -47,9 +47,7 @@ def steps() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits_BCDHW = network(images)
     segmentation_loss(config.training, logits_BCDHW, label_BDHW).backward()
-    autoencoder = WTAutoencoder(
-        config.network.kernel, config.network.maps_per_level[0], config.autoencoder.winners, 0.01
-    )
+    autoencoder = WTAutoencoder(config.network.kernel, config.network.maps_per_level[0], 0.01, config.autoencoder)
     image = images[0].float()
     with torch.autocast("cpu", torch.bfloat16):
         reconstruction = place(autoencoder, CPU)(image)

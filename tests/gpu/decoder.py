@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from hpcseg.kernels import torch_alone
-from hpcseg.networks.winners import Winners, dense_decode, sparse_decode, top_winners
+from hpcseg.networks.winners import Winners, sparse_decode, top_winners
 from tests.gpu.device import Timing
 from tests.gpu.kit import Kit
 from tests.gpu.material import random_maps
 from tests.gpu.sizes import Decoder
+from tests.networks.checks import dense_decode
 
 Decode = Callable[..., Tensor]
 SETS = 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpcseg.config import RunConfig
+from hpcseg.config import AutoencoderConfig, RunConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.patches.geometry import FovealGeometry
@@ -78,7 +78,7 @@ def test_the_paper_s_step() -> None:
 
 def test_autoencoder_s_operations_are_its_encoder_s_and_stamps() -> None:
     shape, level, batch = SHAPES["two levels"], 1, 2
-    network = WTAutoencoder(3, 6, 5, 0.01).to("meta")
+    network = WTAutoencoder(3, 6, 0.01, AutoencoderConfig(winners=5)).to("meta")
     edge = shape.geometry.inputs[level]
     with FlopCounterMode(display=False) as counter:
         network.encoder(torch.empty(batch, 1, edge, edge, edge, device="meta")).sum().backward()

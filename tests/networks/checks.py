@@ -1,4 +1,4 @@
-"""What tests of kernels have in common: looking at all that is written, and at what a GPU is asked to do."""
+"""What tests of networks share: seeing all that is written and asked of a GPU; the decoder by its definition."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from hpcseg.networks.winners import Winners, dense_code
 
 _GUARD = 64  # elements on either side; keeps the alignment to 16 bytes
 _UNTOUCHED = 77.0
@@ -75,3 +78,9 @@ def captured(function: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     graph.replay()
     torch.cuda.synchronize()
     return tuple(tensor.detach().clone() for tensor in found)
+
+
+def dense_decode(winners: Winners, weight_K1nnn: Tensor, bias_1: Tensor, code_shape: tuple[int, int, int]) -> Tensor:
+    """What `sparse_decode` must equal, by scattering the code and convolving it; slow."""
+    code_BKDHW = dense_code(winners, code_shape).to(weight_K1nnn.dtype)
+    return functional.conv_transpose3d(code_BKDHW, weight_K1nnn, bias_1)

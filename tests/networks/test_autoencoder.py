@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hpcseg.config import AutoencoderConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import Encoder, FNet
 from hpcseg.networks.losses import huber
-from hpcseg.networks.winners import dense_decode, top_winners
+from hpcseg.networks.winners import top_winners
 from hpcseg.patches.geometry import FovealGeometry
+from tests.networks.checks import dense_decode
 
 DECODERS = pytest.mark.parametrize("decoder", ["transposed", "cbru"])
 
@@ -17,18 +19,18 @@ DECODERS = pytest.mark.parametrize("decoder", ["transposed", "cbru"])
 @DECODERS
 @pytest.mark.parametrize("kernel, size", [(3, 9), (3, 14), (5, 17), (5, 22)])
 def test_the_reconstruction_has_the_images_size(kernel, size, decoder):
-    network = WTAutoencoder(kernel, 3, 2, 0.01, decoder=decoder)
+    network = WTAutoencoder(kernel, 3, 0.01, AutoencoderConfig(winners=2, decoder=decoder))
     assert network(torch.randn(2, 1, size, size + 1, size + 2)).shape == (2, 1, size, size + 1, size + 2)
 
 
 def test_the_papers_decoder_has_an_edge_of_13():
-    network = WTAutoencoder(5, 4, 5, 0.01)
+    network = WTAutoencoder(5, 4, 0.01, AutoencoderConfig(winners=5))
     assert network.decoder.weight.shape == (4, 1, 13, 13, 13)
     assert sum(parameter.numel() for parameter in network.decoder_parameters()) == 4 * 13**3 + 1
 
 
 def test_the_reconstruction_is_the_transposed_convolution_of_the_winners():
-    network = WTAutoencoder(3, 4, 3, 1.0)
+    network = WTAutoencoder(3, 4, 1.0, AutoencoderConfig(winners=3))
     image = torch.randn(2, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     winners = top_winners(network.encoder(image), 3)
     expected = dense_decode(winners, network.decoder.weight, network.decoder.bias, (6, 6, 6))
@@ -36,7 +38,7 @@ def test_the_reconstruction_is_the_transposed_convolution_of_the_winners():
 
 
 def test_cbru_stretches_the_convolved_winners_to_the_image():
-    network = WTAutoencoder(3, 2, 1, 1.0, decoder="cbru")
+    network = WTAutoencoder(3, 2, 1.0, AutoencoderConfig(winners=1, decoder="cbru"))
     image = torch.randn(2, 1, 14, 14, 14, generator=torch.Generator().manual_seed(0))
     code = network.encoder(image)
     least = code.flatten(2).amax(dim=2).view(2, 2, 1, 1, 1)
@@ -49,10 +51,15 @@ def test_cbru_stretches_the_convolved_winners_to_the_image():
 
 @DECODERS
 def test_lifetime_silences_the_weaker_samples_in_training(decoder):
-    every, one = (WTAutoencoder(3, 1, 2, 1.0, decoder=decoder, lifetime=lifetime) for lifetime in (0.0, 0.25))
+    every, one = (
+        WTAutoencoder(3, 1, 1.0, AutoencoderConfig(winners=2, decoder=decoder, lifetime=lifetime))
+        for lifetime in (0.0, 0.25)
+    )
     image = torch.randn(4, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     strongest = every.encoder(image).flatten(1).amax(dim=1).argmax()
-    one.encoder.load_state_dict(WTAutoencoder(3, 1, 2, 1.0, decoder=decoder).encoder.state_dict())
+    one.encoder.load_state_dict(
+        WTAutoencoder(3, 1, 1.0, AutoencoderConfig(winners=2, decoder=decoder)).encoder.state_dict()
+    )
     varies = one(image).flatten(1).std(dim=1) > 1e-6
     assert varies.nonzero().flatten().tolist() == [strongest]
     assert (every(image).flatten(1).std(dim=1) > 1e-6).all()
@@ -60,7 +67,7 @@ def test_lifetime_silences_the_weaker_samples_in_training(decoder):
 
 @pytest.mark.parametrize("decoder, share", [("transposed", 0.6), ("cbru", 0.9)])
 def test_a_few_steps_lower_the_loss(decoder, share):
-    network = WTAutoencoder(3, 4, 5, 0.01, decoder=decoder)
+    network = WTAutoencoder(3, 4, 0.01, AutoencoderConfig(winners=5, decoder=decoder))
     image = torch.zeros(2, 1, 12, 12, 12)
     image[:, :, 4:8, 4:8, 4:8] = 2.0
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -75,12 +82,15 @@ def test_a_few_steps_lower_the_loss(decoder, share):
 
 
 def test_start_weights_are_a_function_of_the_generator_alone():
-    first, second = (WTAutoencoder(3, 4, 3, 0.01, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    first, second = (
+        WTAutoencoder(3, 4, 0.01, AutoencoderConfig(winners=3), generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_pretrained_convolutions_load_into_the_fnets_encoder():
-    autoencoder, network = WTAutoencoder(3, 4, 3, 1.0), FNet(3, 2, (4, 4), 1, 0.01)
+    autoencoder, network = WTAutoencoder(3, 4, 1.0, AutoencoderConfig(winners=3)), FNet(3, 2, (4, 4), 1, 0.01)
     network.encoder(1).load_state_dict(autoencoder.encoder.state_dict())
     assert torch.equal(network.encoder(1).cbr3.conv.weight, autoencoder.encoder.cbr3.conv.weight)
 
@@ -88,7 +98,7 @@ def test_pretrained_convolutions_load_into_the_fnets_encoder():
 def test_a_tied_autoencoder_keeps_the_fnets_start_and_trains_its_convolutions():
     network = FNet(3, 2, (4, 4), 1, 0.01)
     before = network.encoder(0).cbr1.conv.weight.detach().clone()
-    tied = WTAutoencoder(3, 4, 3, 0.01, encoder=network.encoder(0).twin())
+    tied = WTAutoencoder(3, 4, 0.01, AutoencoderConfig(winners=3), encoder=network.encoder(0).twin())
     assert torch.equal(network.encoder(0).cbr1.conv.weight, before)
     size = FovealGeometry(6, 3, 2).inputs[0]
     image = torch.randn(2, 1, size, size, size, generator=torch.Generator().manual_seed(0))
@@ -102,7 +112,7 @@ def test_a_tied_autoencoder_keeps_the_fnets_start_and_trains_its_convolutions():
 @DECODERS
 def test_the_two_optimizers_of_a_tied_pair_share_out_every_parameter_once(decoder):
     network = FNet(3, 2, (4, 4), 1, 0.01)
-    tied = WTAutoencoder(3, 4, 3, 0.01, decoder=decoder, encoder=network.encoder(0).twin())
+    tied = WTAutoencoder(3, 4, 0.01, AutoencoderConfig(winners=3, decoder=decoder), encoder=network.encoder(0).twin())
     first = [*network.parameters(), *tied.encoder.norm_parameters()]
     second = [*tied.decoder_parameters()]
     everything = torch.nn.ModuleList([network, tied]).parameters()
@@ -112,4 +122,4 @@ def test_the_two_optimizers_of_a_tied_pair_share_out_every_parameter_once(decode
 
 def test_an_encoder_with_other_maps_is_refused():
     with pytest.raises(ValueError, match="maps"):
-        WTAutoencoder(3, 8, 3, 0.01, encoder=Encoder(1, 4, 3))
+        WTAutoencoder(3, 8, 0.01, AutoencoderConfig(winners=3), encoder=Encoder(1, 4, 3))

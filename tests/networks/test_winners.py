@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hpcseg.networks import winners as module
-from hpcseg.networks.winners import Winners, dense_decode, sparse_decode, top_winners
+from hpcseg.networks.winners import Winners, sparse_decode, top_winners
+from tests.networks.checks import dense_decode
 
 
 def _problem(seed, batch, maps, count, edge, shape, dtype=torch.float32):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcseg.config import RunConfig
+from hpcseg.config import AutoencoderConfig, RunConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.results.collect import collect
 from hpcseg.results.collection import Collection
@@ -59,7 +59,7 @@ def collection(sweep_files: Callable, as_scores: Callable, store: Path) -> Colle
 
 def _autoencoder() -> WTAutoencoder:
     """Decoder filters that put one voxel of the strength of a winner in its place; filter 2 is the strongest."""
-    network = WTAutoencoder(3, 4, 5, 1.0)
+    network = WTAutoencoder(3, 4, 1.0, AutoencoderConfig(winners=5))
     with torch.no_grad():
         network.decoder.weight.zero_()
         network.decoder.bias.zero_()

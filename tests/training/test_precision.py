@@ -127,7 +127,7 @@ def test_under_bfloat16_batch_norm_winners_and_losses_stay_float32(monkeypatch: 
         return winners
 
     monkeypatch.setattr(autoencoder_module, "top_winners", spy)
-    model = precision.place(WTAutoencoder(3, 4, 2, 0.5))
+    model = precision.place(WTAutoencoder(3, 4, 0.5, AutoencoderConfig(winners=2)))
     with precision.autocast():
         found = model(images[0])
     assert chosen == [torch.float32]

@@ -259,7 +259,7 @@ folder, rank, world = Path(sys.argv[1]), *map(int, sys.argv[2:])
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 network = FNet(3, 2, (3, 4), 2, 1.0, generator=draw)
-autoencoder = WTAutoencoder(3, 3, 2, 1.0, encoder=network.encoder(0).twin(), generator=draw)
+autoencoder = WTAutoencoder(3, 3, 1.0, AutoencoderConfig(winners=2), encoder=network.encoder(0).twin(), generator=draw)
 images = [torch.randn(5, 1, size, size, size, generator=draw, dtype=torch.float64) for size in (14, 14)]
 label = torch.randint(3, (5, 8, 8, 8), generator=draw)
 modules = torch.nn.ModuleList([network, autoencoder]).double()

@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hpcseg.networks.layout import is_channels_last
+
 _PROGRAMS = 1024  # about, of a forward pass
 COMBINED = 1024  # partial sums that are added up at once
 _TILE = 1024  # logits that one program has at once: 8 for each of its 128 threads
@@ -42,7 +44,7 @@ class DiceSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_BCDHW: Tensor, label_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three sums."""
-        if not _channels_last(logits_BCDHW):
+        if not is_channels_last(logits_BCDHW):
             logits_BCDHW = logits_BCDHW.contiguous()
         label_BDHW = label_BDHW.contiguous()
         ctx.save_for_backward(logits_BCDHW, label_BDHW)
@@ -86,16 +88,12 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
-def _channels_last(logits_BCDHW: Tensor) -> bool:
-    return logits_BCDHW.is_contiguous(memory_format=torch.channels_last_3d)
-
-
 def _constants(logits_BCDHW: Tensor) -> dict[str, int]:
     """Constants of the kernels that see a tile of voxels by classes."""
     classes = logits_BCDHW.shape[1]
     width: int = triton.next_power_of_2(classes)
-    last = _channels_last(logits_BCDHW)
-    return {"CLASSES": classes, "WIDTH": width, "VOXELS": _TILE // width, "CHANNELS_LAST": last}
+    flags = {"CHANNELS_LAST": is_channels_last(logits_BCDHW)}
+    return {"CLASSES": classes, "WIDTH": width, "VOXELS": _TILE // width, **flags}
 
 
 @triton.jit

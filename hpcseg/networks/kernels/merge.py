@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hpcseg.networks.layout import CHANNELS_LAST, channels_last
+
 _TILE = 2048  # elements that one program has at once of each of its tensors, at most: 16 for each of its 128 threads
 _VOXELS = 64  # of a program, at most
 
@@ -42,14 +44,14 @@ class Merge(torch.autograd.Function):
     def forward(ctx: Any, fine_BKDHW: Tensor, coarse_BKDHW: Tensor) -> Tensor:
         """Return the maps of both."""
         ctx.shapes = fine_BKDHW.shape, coarse_BKDHW.shape
-        return concatenated(_channels_last(fine_BKDHW), _channels_last(coarse_BKDHW))
+        return concatenated(channels_last(fine_BKDHW), channels_last(coarse_BKDHW))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of the fine and the coarse maps, as far as they are wanted."""
         fine, coarse = ctx.shapes
-        return parted(_channels_last(gradients[0]), fine, coarse, ctx.needs_input_grad)
+        return parted(channels_last(gradients[0]), fine, coarse, ctx.needs_input_grad)
 
 
 def concatenated(fine_BKDHW: Tensor, coarse_BKDHW: Tensor) -> Tensor:
@@ -79,12 +81,8 @@ def parted(
     return of_fine, of_coarse
 
 
-def _channels_last(maps_BKDHW: Tensor) -> Tensor:
-    return maps_BKDHW.contiguous(memory_format=torch.channels_last_3d)
-
-
 def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=CHANNELS_LAST)
 
 
 def _constants(fine: int, coarse: int) -> dict[str, int]:

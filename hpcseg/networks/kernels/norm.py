@@ -15,7 +15,7 @@ Shapes: B batch, K feature maps, D H W (z, y, x) edges.
 # mypy: disable-error-code="import-untyped, untyped-decorator, no-untyped-def, no-untyped-call"
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -23,11 +23,29 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hpcseg.networks.kernels import norm_kernels
+from hpcseg.networks.layout import channels_last
 
 CHUNKS = 528  # at most; four for each processor of an H100
 _TILE = 4096  # elements that one program reads at once, of all tensors together: 32 for each of its 128 threads
 _ROWS = 1024  # voxels that one program reads at once, at most
 _COMBINED = triton.next_power_of_2(CHUNKS)
+
+
+class Running(NamedTuple):
+    """What a batch norm keeps from one minibatch to the next, and how.
+
+    Attributes:
+        mean_K, variance_K: running statistics, float32; the variance is the unbiased one.
+        batches: how many there were, int64.
+        momentum: share of the running statistics that a minibatch replaces.
+        eps: added to the variance.
+    """
+
+    mean_K: Tensor
+    variance_K: Tensor
+    batches: Tensor
+    momentum: float
+    eps: float
 
 
 def norm_relu(norm: nn.BatchNorm3d, maps_BKDHW: Tensor) -> Tensor:
@@ -40,10 +58,10 @@ def norm_relu(norm: nn.BatchNorm3d, maps_BKDHW: Tensor) -> Tensor:
     Returns:
         Maps of the same dtype, channels last.
     """
-    assert norm.momentum is not None
-    buffers = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    arguments = (maps_BKDHW, norm.weight, norm.bias, *buffers, float(norm.momentum), float(norm.eps))
-    normalised: Tensor = NormReLU.apply(*arguments)
+    mean_K, variance_K, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    assert norm.momentum is not None and mean_K is not None and variance_K is not None and batches is not None
+    running = Running(mean_K, variance_K, batches, float(norm.momentum), float(norm.eps))
+    normalised: Tensor = NormReLU.apply(maps_BKDHW, norm.weight, norm.bias, running)
     return normalised
 
 
@@ -51,20 +69,10 @@ class NormReLU(torch.autograd.Function):
     """See `norm_relu`."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        maps_BKDHW: Tensor,
-        weight_K: Tensor,
-        bias_K: Tensor,
-        running_mean_K: Tensor,
-        running_variance_K: Tensor,
-        batches: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, maps_BKDHW: Tensor, weight_K: Tensor, bias_K: Tensor, running: Running) -> Tensor:
         """Return the maps; see `norm_relu`."""
-        maps_BKDHW = _channels_last(maps_BKDHW)
-        statistics_3K = statistics(maps_BKDHW, running_mean_K, running_variance_K, batches, momentum, eps)
+        maps_BKDHW = channels_last(maps_BKDHW)
+        statistics_3K = statistics(maps_BKDHW, running)
         ctx.save_for_backward(maps_BKDHW, weight_K, bias_K, statistics_3K)
         return normalised(maps_BKDHW, weight_K, bias_K, statistics_3K)
 
@@ -73,35 +81,25 @@ class NormReLU(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of maps, weight and bias, as far as they are wanted."""
         maps_BKDHW, weight_K, bias_K, statistics_3K = ctx.saved_tensors
-        gradient_BKDHW = _channels_last(gradients[0])
-        sums_2K = gradient_sums(gradient_BKDHW, maps_BKDHW, weight_K, bias_K, statistics_3K)
-        of_maps = None
-        if ctx.needs_input_grad[0]:
-            of_maps = gradient_of_maps(gradient_BKDHW, maps_BKDHW, weight_K, bias_K, statistics_3K, sums_2K)
+        given = channels_last(gradients[0]), maps_BKDHW, weight_K, bias_K, statistics_3K
+        sums_2K = gradient_sums(*given)
+        of_maps = gradient_of_maps(*given, sums_2K) if ctx.needs_input_grad[0] else None
         of_weight = sums_2K[1] if ctx.needs_input_grad[1] else None
         of_bias = sums_2K[0] if ctx.needs_input_grad[2] else None
-        return of_maps, of_weight, of_bias, *[None] * 5
+        return of_maps, of_weight, of_bias, None
 
 
-def statistics(
-    maps_BKDHW: Tensor,
-    running_mean_K: Tensor,
-    running_variance_K: Tensor,
-    batches: Tensor,
-    momentum: float,
-    eps: float,
-) -> Tensor:
+def statistics(maps_BKDHW: Tensor, running: Running) -> Tensor:
     """Return statistics_3K, float32: mean, what it lacks to the mean, 1 / sqrt(biased variance + eps).
 
-    The running statistics, of the unbiased variance, and the number of batches are brought up to date.
+    The running statistics and the number of batches are brought up to date.
     """
-    rows, maps = _rows(maps_BKDHW), maps_BKDHW.shape[1]
-    tile = _tile(maps)
+    rows, maps, tile = _sizes(maps_BKDHW)
     chunk, chunks = _split(rows, tile["ROWS"])
     partial = torch.empty((3, maps, chunks), dtype=torch.float32, device=maps_BKDHW.device)
     norm_kernels.sum_up[(chunks,)](maps_BKDHW, partial, rows, chunk, chunks, **tile, num_warps=4)
     found_3K = torch.empty((3, maps), dtype=torch.float32, device=maps_BKDHW.device)
-    buffers = running_mean_K, running_variance_K, batches
+    *buffers, momentum, eps = running
     norm_kernels.combine_statistics[(maps,)](
         partial, found_3K, *buffers, rows, chunk, chunks, momentum, eps, MAPS=maps, CHUNKS=_COMBINED, num_warps=4
     )
@@ -111,8 +109,7 @@ def statistics(
 def normalised(maps_BKDHW: Tensor, weight_K: Tensor, bias_K: Tensor, statistics_3K: Tensor) -> Tensor:
     """Return relu(norm(maps_BKDHW))."""
     out_BKDHW = torch.empty_like(maps_BKDHW)
-    rows, maps = _rows(maps_BKDHW), maps_BKDHW.shape[1]
-    tile = _tile(maps)
+    rows, _, tile = _sizes(maps_BKDHW)
     grid = (triton.cdiv(rows, tile["ROWS"]),)
     norm_kernels.normalise[grid](maps_BKDHW, weight_K, bias_K, statistics_3K, out_BKDHW, rows, **tile, num_warps=4)
     return out_BKDHW
@@ -125,8 +122,7 @@ def gradient_sums(
 
     They are the sums over all voxels where ReLU was not 0 of the gradient, and of it times the normalised maps.
     """
-    rows, maps = _rows(maps_BKDHW), maps_BKDHW.shape[1]
-    tile = _tile(maps, 2)
+    rows, maps, tile = _sizes(maps_BKDHW, 2)
     chunk, chunks = _split(rows, tile["ROWS"])
     partial = torch.empty((2, maps, chunks), dtype=torch.float32, device=maps_BKDHW.device)
     given = gradient_BKDHW, maps_BKDHW, weight_K, bias_K, statistics_3K
@@ -148,20 +144,17 @@ def gradient_of_maps(
 ) -> Tensor:
     """Return the gradient of the maps before the norm, in their dtype."""
     out_BKDHW = torch.empty_like(maps_BKDHW)
-    rows, maps = _rows(maps_BKDHW), maps_BKDHW.shape[1]
-    tile = _tile(maps, 2)
+    rows, _, tile = _sizes(maps_BKDHW, 2)
     grid = (triton.cdiv(rows, tile["ROWS"]),)
     given = gradient_BKDHW, maps_BKDHW, weight_K, bias_K, statistics_3K, sums_2K
     norm_kernels.differentiate[grid](*given, out_BKDHW, rows, **tile, num_warps=4)
     return out_BKDHW
 
 
-def _channels_last(maps_BKDHW: Tensor) -> Tensor:
-    return maps_BKDHW.contiguous(memory_format=torch.channels_last_3d)
-
-
-def _rows(maps_BKDHW: Tensor) -> int:
-    return maps_BKDHW.numel() // maps_BKDHW.shape[1]
+def _sizes(maps_BKDHW: Tensor, tensors: int = 1) -> tuple[int, int, dict[str, int]]:
+    """Rows (voxels) and maps, and the tile of kernels that see so many such tensors."""
+    maps = maps_BKDHW.shape[1]
+    return maps_BKDHW.numel() // maps, maps, _tile(maps, tensors)
 
 
 def _tile(maps: int, tensors: int = 1) -> dict[str, int]:

@@ -74,8 +74,7 @@ def decode(values_BKN: Tensor, index_BKN: Tensor, weight_K1nnn: Tensor, bias_1: 
         image_B1DHW, larger by n - 1 on each axis.
     """
     batch, maps, winners = values_BKN.shape
-    edge = weight_K1nnn.shape[-1]
-    depth, height, width = (size + edge - 1 for size in code_shape)
+    edge, (depth, height, width) = _sizes(weight_K1nnn, code_shape)
     tile_z, tile_y, tile_x = TILE_ZYX
     image_B1DHW = weight_K1nnn.new_empty((batch, 1, depth, height, width))
     tiles = triton.cdiv(depth, tile_z) * triton.cdiv(height, tile_y) * triton.cdiv(width, tile_x)
@@ -103,8 +102,7 @@ def decode(values_BKN: Tensor, index_BKN: Tensor, weight_K1nnn: Tensor, bias_1: 
 def values_gradient(gradient_B1DHW: Tensor, index_BKN: Tensor, weight_K1nnn: Tensor, code_shape: Shape) -> Tensor:
     """Return the gradient of the values, in the weight's dtype, given that of the image."""
     batch, maps, winners = index_BKN.shape
-    edge = weight_K1nnn.shape[-1]
-    height, width = code_shape[1] + edge - 1, code_shape[2] + edge - 1
+    edge, sizes = _sizes(weight_K1nnn, code_shape)
     result_BKN = weight_K1nnn.new_empty((batch, maps, winners))
     sum_windows[(batch * maps * winners,)](
         result_BKN,
@@ -113,9 +111,7 @@ def values_gradient(gradient_B1DHW: Tensor, index_BKN: Tensor, weight_K1nnn: Ten
         weight_K1nnn.contiguous(),
         maps,
         winners,
-        code_shape[0] + edge - 1,
-        height,
-        width,
+        *sizes,
         EDGE=edge,
         BLOCK=min(max(triton.next_power_of_2(edge**3), 128), SUMMED),
         num_warps=4,
@@ -128,8 +124,7 @@ def weight_gradient(
 ) -> Tensor:
     """Return the gradient of the weight, of its shape and dtype, given that of the image."""
     batch, maps, winners = index_BKN.shape
-    edge = weight_K1nnn.shape[-1]
-    height, width = code_shape[1] + edge - 1, code_shape[2] + edge - 1
+    edge, sizes = _sizes(weight_K1nnn, code_shape)
     result_K1nnn = weight_K1nnn.new_empty((maps, 1, edge, edge, edge))
     sum_stamped_windows[(triton.cdiv(edge**3, TAKEN_VOXELS), maps)](
         result_K1nnn,
@@ -139,15 +134,20 @@ def weight_gradient(
         batch * winners,
         maps,
         winners,
-        code_shape[0] + edge - 1,
-        height,
-        width,
+        *sizes,
         EDGE=edge,
         STAMPS=TAKEN_STAMPS,
         BLOCK=TAKEN_VOXELS,
         num_warps=4,
     )
     return result_K1nnn
+
+
+def _sizes(weight_K1nnn: Tensor, code_shape: Shape) -> tuple[int, Shape]:
+    """Edge of the kernel, and shape of the image."""
+    edge = weight_K1nnn.shape[-1]
+    depth, height, width = (size + edge - 1 for size in code_shape)
+    return edge, (depth, height, width)
 
 
 @triton.jit

@@ -49,7 +49,7 @@ class _TopWinners(torch.autograd.Function):
         if gradient_BKN is None:
             return None, None
         (index_BKN,) = ctx.saved_tensors
-        code_BKDHW = _zeros(ctx.shape, ctx.dtype, index_BKN.device, ctx.layout)
+        code_BKDHW = torch.empty(ctx.shape, dtype=ctx.dtype, device=index_BKN.device, memory_format=ctx.layout).zero_()
         place(code_BKDHW, gradient_BKN, index_BKN)
         return code_BKDHW, None
 
@@ -133,16 +133,6 @@ def _layout(code_BKDHW: Tensor) -> torch.memory_format:
 def _strides(maps: int, voxels: int, layout: torch.memory_format) -> tuple[int, int, int]:
     """Distances in elements between samples, maps and voxels; a tensor's own are anything where a size is 1."""
     return (maps * voxels, voxels, 1) if layout == torch.contiguous_format else (maps * voxels, 1, maps)
-
-
-def _zeros(
-    shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device, layout: torch.memory_format
-) -> Tensor:
-    """An empty code_BKDHW."""
-    if layout == torch.contiguous_format:
-        return torch.zeros(shape, dtype=dtype, device=device)
-    batch, maps, *edges = shape
-    return torch.zeros((batch, *edges, maps), dtype=dtype, device=device).permute(0, 4, 1, 2, 3)
 
 
 def _sorted_top(code_BKDHW: Tensor, winners: int) -> tuple[Tensor, Tensor]:

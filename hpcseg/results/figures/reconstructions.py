@@ -100,9 +100,8 @@ def reconstruct(spec: TrainSpec, level: int, weights: Weights, image_B1DHW: Any)
     network = WTAutoencoder(
         config.network.kernel,
         config.network.maps_per_level[level],
-        config.autoencoder.winners,
         config.network.init_gain,
-        decoder=config.autoencoder.decoder,
+        config.autoencoder.model_copy(update={"lifetime": 0.0}),
     )
     network.load_state_dict(dict(weights))
     network.eval()
