@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hpcseg.files import replacing
 from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
 from hpcseg.volumes.datasets import ENDINGS
-from hpcseg.volumes.voxels import Intensities, Stream, scaled, stored_voxels
+from hpcseg.volumes.voxels import Intensities, scaled, stored_voxels
 
 _MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
 _FLATNESS = 1e-3  # volume of a voxel's unit axes below which an affine counts as singular
@@ -113,13 +113,13 @@ def read_scan(path: Path) -> tuple[Intensities, ScanGrid]:
     with _scan(path) as (image, stream):
         grid, proxy = _grid(path, image), image.dataobj
         compact = proxy.dtype.kind in "iu" and proxy.dtype.itemsize <= 2
-        parts = stored_voxels(path, proxy, stream)
+        parts = stored_voxels(path, image, stream)
         kind = proxy.dtype.newbyteorder("=") if compact else np.float32
-        stored = scratch.empty((math.prod(proxy.shape),), kind)
-        for part, values in parts:
-            stored[part] = values if compact else Intensities(values, proxy.slope, proxy.inter)[:]
+        stored = scratch.empty(grid.file_shape[::-1], kind).T  # x fastest, as in the file
+        for planes, values in parts:
+            stored[..., planes] = values if compact else Intensities(values, proxy.slope, proxy.inter)[:]
         scratch.release(stored)
-    canonical = grid.to_canonical(stored.reshape(grid.file_shape, order="F"))
+    canonical = grid.to_canonical(stored)
     volume = Intensities(canonical, proxy.slope, proxy.inter) if compact else Intensities(canonical)
     if not np.isfinite(volume.extent).all():
         count = sum(int(np.count_nonzero(~np.isfinite(volume[planes]))) for planes in scratch.slabs(volume.shape))
@@ -153,22 +153,22 @@ def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
     with _scan(path) as (image, stream):
         require_same_grid(path, _grid(path, image), grid)
         proxy = image.dataobj
-        parts = stored_voxels(path, proxy, stream)
-        label = np.empty(math.prod(proxy.shape), dtype=np.uint8)
+        parts = stored_voxels(path, image, stream)
+        label = np.empty(grid.file_shape, dtype=np.uint8, order="F")
         lows, highs, whole = [], [], True
         with np.errstate(invalid="ignore", over="ignore"):  # what uint8 cannot hold is refused below
-            for part, stored in parts:
+            for planes, stored in parts:
                 values = scaled(stored, proxy.slope, proxy.inter)
                 lows.append(values.min())
                 highs.append(values.max())
-                label[part] = values
-                whole = whole and bool((label[part] == values).all())
+                label[..., planes] = values
+                whole = whole and bool((label[..., planes] == values).all())
     low, high = np.min(lows), np.max(highs)
     if not (low >= 0 and high <= 255):
         raise BadInput(f"{path}: label values run from {low} to {high}; labels must be whole numbers of 0 to 255")
     if not whole:
         raise BadInput(f"{path}: label values are not whole numbers; give a label that was not interpolated")
-    return np.ascontiguousarray(grid.to_canonical(label.reshape(grid.file_shape, order="F")))
+    return np.ascontiguousarray(grid.to_canonical(label))
 
 
 def require_same_grid(path: Path, label: ScanGrid, image: ScanGrid) -> None:
@@ -227,7 +227,7 @@ def _write(path: Path, values_zyx: NDArray[Any], slope: float, grid: ScanGrid, l
 
 
 @contextlib.contextmanager
-def _scan(path: Path) -> Iterator[tuple[Any, Stream]]:
+def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
     """Open a NIfTI-1 or -2 file, as image and stream; turn every way in which reading can fail into BadInput.
 
     A gzip stream is read to its end if its voxels were read, so that its checksum is compared.

@@ -9,26 +9,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from hpcseg.volumes.scratch import slabs
 
 _LARGEST_INFLATION = 1032  # bytes that one byte of a gzip file can stand for
-
-
-class Stream(Protocol):
-    """An open file, or what a gzip file unpacks to."""
-
-    def seek(self, offset: int, /) -> int:
-        """Go to a byte."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read so many bytes, or fewer at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,32 +57,24 @@ class Intensities:
         return float(ends.min()), float(ends.max())
 
 
-def stored_voxels(path: Path, proxy: Any, stream: Stream) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """The stored voxels part by part, in the file's order (x fastest).
+def stored_voxels(path: Path, image: Any, stream: BufferedIOBase) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """The voxels as they are stored, (x, y, n): a few planes of the file's last axis at a time, in order.
 
     Args:
         path: of the file, .nii or .nii.gz.
-        proxy: nibabel's array proxy, which knows shape, type and place of the voxels.
+        image: nibabel's, which knows shape, type and place of the voxels.
         stream: where to read them.
 
     Raises:
-        EOFError: the file cannot hold so many voxels (at once), or ends before the last one (on the way).
+        EOFError: the file cannot hold so many voxels (at once).
+        ValueError: it ends before the last one (on the way).
     """
-    count, size = math.prod(proxy.shape), proxy.dtype.itemsize
+    proxy, shape = image.dataobj, image.shape[:3]
     inflation = _LARGEST_INFLATION if path.name.endswith(".gz") else 1
-    if proxy.offset + count * size > path.stat().st_size * inflation:
-        raise EOFError(f"the file is too small for {count} voxels")
-    return _parts(count, proxy, stream)
-
-
-def _parts(count: int, proxy: Any, stream: Stream) -> Iterator[tuple[slice, NDArray[Any]]]:
-    stream.seek(proxy.offset)
-    for part in slabs((count,)):
-        size = (part.stop - part.start) * proxy.dtype.itemsize
-        content = stream.read(size)
-        if len(content) < size:
-            raise EOFError(f"the file ends before the last of {count} voxels")
-        yield part, np.frombuffer(content, dtype=proxy.dtype)
+    if proxy.offset + math.prod(shape) * proxy.dtype.itemsize > path.stat().st_size * inflation:
+        raise EOFError(f"the file is too small for {math.prod(shape)} voxels")
+    raw = ArrayProxy(stream, (shape, proxy.dtype, proxy.offset), mmap=False)  # in the file's units
+    return ((planes, raw[..., planes]) for planes in slabs(shape[::-1]))
 
 
 def scaled(stored: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
