@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from rich.filesize import decimal
+
 from hpcseg.errors import BadInput
 from hpcseg.threads import beside
-from hpcseg.volumes.memory import size_text
 
 Tier = Literal["gpu", "ram", "streamed"]
 Extent = tuple[Path, int, int]  # a part of a file: path, first byte, bytes
@@ -64,9 +65,9 @@ def explain_choice(tier: Tier, room: Room, wanted: Literal["auto"] | Tier = "aut
         return f"tier = '{wanted}' is set"
     reasons = []
     if room.gpu is not None:
-        reasons.append(f"GPU memory {size_text(room.gpu)} allows {size_text(SHARE * room.gpu)} resident")
+        reasons.append(f"GPU memory {decimal(room.gpu)} allows {decimal(int(SHARE * room.gpu))} resident")
     if tier != "gpu":
-        reasons.append(f"memory {size_text(room.ram)} allows {size_text(SHARE * room.ram)} resident")
+        reasons.append(f"memory {decimal(room.ram)} allows {decimal(int(SHARE * room.ram))} resident")
     return ", ".join(reasons)
 
 
@@ -94,14 +95,14 @@ class StoreReading:
 
     def describe(self) -> str:
         """One line for people."""
-        size = f"{size_text(self.nbytes)}, {self._cases()}"
+        size = f"{decimal(self.nbytes)}, {self._cases()}"
         return f"store {self.store}: {size}; {_HOW[self.tier]} {self.path} ({self.why})"
 
     def as_json(self) -> dict[str, str]:
         """The same as a JSON object."""
         return {
             "store": self.store,
-            "size": size_text(self.nbytes),
+            "size": decimal(self.nbytes),
             "cases": self._cases(),
             "tier": self.tier,
             "path": str(self.path),
@@ -140,4 +141,4 @@ def _read_all(extents: Sequence[Extent], say: Callable[[str], None], over: threa
         say(f"not read into memory: {error}")
         return
     if not over.is_set():
-        say(f"{size_text(done)} read into memory in {time.monotonic() - began:.1f} s")
+        say(f"{decimal(done)} read into memory in {time.monotonic() - began:.1f} s")

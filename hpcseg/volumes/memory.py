@@ -75,14 +75,6 @@ def control_group_room(limit: str, used: str, stat: str, cached: tuple[str, ...]
     return max(0, int(limit) - int(used) + sum(int(values.get(name, 0)) for name in cached))
 
 
-def size_text(nbytes: float) -> str:
-    """Bytes for people: `20.3 GB`, `150 MB`, `2 kB`."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if nbytes >= unit:
-            return f"{nbytes / unit:.1f} {name}" if nbytes < 100 * unit else f"{nbytes / unit:.0f} {name}"
-    return f"{nbytes / 1e3:.0f} kB"
-
-
 def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether files in `folder` take memory rather than a disk (tmpfs, ramfs)."""
     device = folder.stat().st_dev

@@ -23,9 +23,10 @@ from pathlib import Path
 from string import Template
 
 from filelock import FileLock, Timeout
+from rich.filesize import decimal
 
 from hpcseg.files import replacing
-from hpcseg.volumes.memory import available_memory, in_memory, size_text
+from hpcseg.volumes.memory import available_memory, in_memory
 
 HEAD_BYTES = 4096  # hold the store's seal, which differs wherever two stores do
 MARGIN_BYTES = 1 << 30  # left free for whoever else writes there
@@ -140,18 +141,16 @@ def _copied(store: Path, copy: Path, progress: Progress | None) -> NodeCopy:
         if copy_name(store) != copy.name or not _is_copy(temporary, store):
             raise _NotCopied("it changed while it was copied")
     seconds = time.monotonic() - began
-    rate = size_text(size / max(seconds, 1e-3))
-    return NodeCopy(copy, f"{store}: {size_text(size)} copied in {seconds:.1f} s ({rate}/s) to {copy}")
+    rate = decimal(int(size / max(seconds, 1e-3)))
+    return NodeCopy(copy, f"{store}: {decimal(size)} copied in {seconds:.1f} s ({rate}/s) to {copy}")
 
 
 def _check_space(size: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if size + MARGIN_BYTES > free:
-        raise _NotCopied(
-            f"{size_text(size)} and {size_text(MARGIN_BYTES)} to spare do not fit into {size_text(free)} free"
-        )
+        raise _NotCopied(f"{decimal(size)} and {decimal(MARGIN_BYTES)} to spare do not fit into {decimal(free)} free")
     if in_memory(folder) and size > MEMORY_SHARE * (memory := available_memory()):
-        raise _NotCopied(f"that folder is in memory, of which {size_text(memory)} are available for {size_text(size)}")
+        raise _NotCopied(f"that folder is in memory, of which {decimal(memory)} are available for {decimal(size)}")
 
 
 def _copy(store: Path, target: Path, progress: Progress | None) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.volumes.memory import available_memory, control_group_room, control_groups, parse_meminfo, size_text
+from hpcseg.volumes.memory import available_memory, control_group_room, control_groups, parse_meminfo
 
 MIB = 1 << 20
 MEMINFO = "MemTotal:       24684084 kB\nMemFree:        100 kB\nMemAvailable:   2048 kB\nBuffers: 1 kB\n"
@@ -90,11 +90,3 @@ def test_the_tightest_limit_counts(tmp_path: Path, membership: str, folder: str,
 def test_this_machine_has_memory(tmp_path: Path) -> None:
     assert available_memory() > MIB
     assert available_memory(tmp_path, tmp_path) > MIB
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [(20.34e9, "20.3 GB"), (252e9, "252 GB"), (1.9e6, "1.9 MB"), (990e6, "990 MB"), (4096, "4 kB"), (0, "0 kB")],
-)
-def test_sizes_are_written_for_people(nbytes: float, text: str) -> None:
-    assert size_text(nbytes) == text

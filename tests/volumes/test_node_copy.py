@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.filesize import decimal
 
 from hpcseg.errors import Interrupted
-from hpcseg.volumes.memory import available_memory, in_memory, size_text
+from hpcseg.volumes.memory import available_memory, in_memory
 from hpcseg.volumes.node_copy import HEAD_BYTES, copy_name, copy_to_node, expand
 
 SIZE = 34 << 20  # several blocks
@@ -80,7 +81,7 @@ def test_a_store_is_copied_once_into_a_folder_of_its_owner(store: Path, folder: 
     assert own(folder).stat().st_mode & 0o777 == 0o700
     assert copied.path.read_bytes() == store.read_bytes()
     assert calls == sorted(calls) and calls[-1] == (SIZE, SIZE)
-    assert f"{size_text(SIZE)} copied in " in copied.message and str(copied.path) in copied.message
+    assert f"{decimal(SIZE)} copied in " in copied.message and str(copied.path) in copied.message
 
     before = copied.path.stat()
     again = copy_to_node(store, str(folder))
