@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from tests.planned import plan_packs, plan_study, start_apply, wait_for_fixture, write_sweep, write_tree_fixture
-from tests.scans import make_spec, write_scan
+from tests.scans import dataset, make_spec, write_scan
 
 __all__ = [
+    "dataset",
     "make_spec",
     "plan_packs",
     "plan_study",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ def restore(scan: Preprocessed, values_zyx: np.ndarray) -> np.ndarray:
     """Values on the network's grid, back on all of the scan's."""
     slabs = restored(iter([values_zyx[None]]), (1, *values_zyx.shape), scan.crop, scan.grid.shape_zyx)
     return np.concatenate([slab[0] for _, slab in slabs])
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny dataset that may be broken."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "Tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,6 @@ from hpcseg.errors import BadInput
 from hpcseg.inspection.dataset_findings import inspect_dataset
 
 
-@pytest.fixture
-def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny dataset that may be broken."""
-    return Path(shutil.copytree(tiny_dataset, tmp_path / "Tiny"))
-
-
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = nib.load(path)
     return np.asanyarray(image.dataobj), image.affine
@@ -140,7 +134,6 @@ def test_pictures_of_a_dataset(dataset: Path, tmp_path: Path) -> None:
     assert found["pictures"] == [str(folder / f"case_00{n}.png") for n in range(2, 9)] + [str(folder / "overview.png")]
     with pytest.raises(BadInput, match=r"case_002\.png: exists"):
         inspect_dataset(dataset, pictures=folder)
-    inspect_dataset(dataset, pictures=folder, force=True)
 
 
 def test_real_ct_and_mr(shared_data: Path) -> None:

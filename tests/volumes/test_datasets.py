@@ -15,12 +15,6 @@ from hpcseg.errors import BadInput
 from hpcseg.volumes.datasets import case_groups, find_dataset, open_dataset, scan_digest, scan_name
 
 
-@pytest.fixture
-def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny dataset that may be broken."""
-    return Path(shutil.copytree(tiny_dataset, tmp_path / "Tiny"))
-
-
 def change(dataset: Path, **keys: Any) -> None:
     path = dataset / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))

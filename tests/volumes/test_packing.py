@@ -29,12 +29,6 @@ from hpcseg.volumes.store import Store
 
 
 @pytest.fixture
-def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny dataset that may be broken."""
-    return Path(shutil.copytree(tiny_dataset, tmp_path / "Tiny"))
-
-
-@pytest.fixture
 def destination(tmp_path: Path) -> Path:
     """The store in a folder of its own."""
     return tmp_path / "run" / "store.h5"
