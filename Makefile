@@ -4,8 +4,16 @@ TORCH ?= 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOWEST_PIP = $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt
 HAS_TORCH := -c 'import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null
 DEMO := demo
+PINS := --constraint constraints.txt
+# What torch's wheels pin themselves is left to them, and torch to the recipes below.
+UNPINNED := ^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
+OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+OLDEST_PYTHON ?= python3.11
+LOWEST := .venv-lowest
+UV := .venv-uv/bin/uv
 PEERS := .venv-peers
 PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 
@@ -15,7 +23,8 @@ PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 setup: .venv/ready
 
 # A torch that is already there is kept (a GPU build, say); without one, a machine without a GPU gets the CPU build.
-.venv/ready: pyproject.toml
+# The other packages are those of constraints.txt, also while hpcseg itself is built.
+.venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hpcseg needs Python 3.11 or later: make setup PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || if $(PYTHON) $(HAS_TORCH); then $(PYTHON) -m venv --system-site-packages .venv; else $(PYTHON) -m venv .venv; fi
 	@echo "installing into .venv (about a minute; torch is the large part)"
@@ -24,8 +33,21 @@ setup: .venv/ready
 	  || $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null \
 	  || $(PIP) 'torch==$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
 	  || $(PIP) 'torch==$(TORCH)'
-	@$(PIP) --editable '.[dev]'
+	@{ $(PIP) $(PINS) setuptools && $(PIP) $(PINS) --no-build-isolation --editable '.[dev]'; } \
+	  || { echo "constraints.txt does not fit this machine: installing what pyproject.toml allows"; $(PIP) --editable '.[dev]'; }
 	@touch $@
+
+# Writes constraints.txt: the newest versions that suit every Python and torch that pyproject.toml allows.
+lock: $(UV)
+	@{ echo "# What make setup installs, on any Python that pyproject.toml allows; written by make lock. torch, and what its"; \
+	  echo "# wheels pin themselves (triton, CUDA), are not here: a machine's own torch is kept, of whatever release."; \
+	  echo 'torch==$(OLDEST_TORCH).*' | $(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+	    --all-extras --no-header --no-annotate --constraint - pyproject.toml | grep -Ev '$(UNPINNED)'; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+$(UV):
+	@$(PYTHON) -m venv .venv-uv
+	@.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 
 $(DEMO)/data/Phantoms/dataset.json: | setup
 	$(BIN)/hpcseg phantom $(DEMO)/data/Phantoms --training 12 --test 4
@@ -50,6 +72,27 @@ lint: setup
 # Two processes on two cores: threads of their own would only wait for each other.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# All storms of signals with all seeds, and the lowest versions that pyproject.toml allows.
+test-all: setup lint lowest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --all
+
+# Tests of the rooms that stand on other packages' behaviour, with the lowest versions of them.
+lowest: $(LOWEST)/ready
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -W ignore::DeprecationWarning \
+	  $(addprefix tests/,volumes inspection patches study runs inference results test_cli.py)
+
+# The lowest torch is a CPU build, where one can be had; else the one that make setup takes.
+$(LOWEST)/ready: pyproject.toml Makefile | $(UV)
+	@command -v $(OLDEST_PYTHON) >/dev/null || { echo "the lowest versions need Python 3.11: make lowest OLDEST_PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "installing the lowest versions into $(LOWEST) (about a minute)"
+	@rm -rf $(LOWEST) && $(OLDEST_PYTHON) -m venv $(LOWEST)
+	@$(UV) pip compile --quiet --resolution lowest-direct --python-version 3.11 --extra dev --no-header --no-annotate \
+	  pyproject.toml | grep -Ev '$(UNPINNED)' > $(LOWEST)/constraints.txt
+	@$(LOWEST_PIP) 'torch==$(OLDEST_TORCH).*' --index-url $(TORCH_CPU_INDEX) 2>/dev/null \
+	  || { echo "no CPU build of torch $(OLDEST_TORCH) can be had here: torch $(TORCH) stands in for it"; $(LOWEST_PIP) 'torch==$(TORCH)'; }
+	@$(LOWEST_PIP) setuptools && $(LOWEST_PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
 
 # make bench ONLY=patches measures one room, benchmark or figure.
 bench: setup
