@@ -1,5 +1,7 @@
 """Which convolutions are computed by torch and which by hpcseg's kernels: measured for the sizes of a network.
 
+What a training run makes of it, and keeps, is `hpcseg.training.kernel_choice`.
+
 A record is plain JSON: {"device", "dtype", "convolutions": {name: {"plan": {operation: way},
                                                                     "ms": {operation: {way: milliseconds}},
                                                                     "left out": {"operation by way": why}}}}

@@ -35,7 +35,7 @@ _LONG_MS = 100.0
 _GAIN = 0.98  # a recording that is hardly faster is not worth its memory
 
 
-def tune(run: Path, task: Task, control: Control) -> dict[str, Any] | None:
+def choose_kernels(run: Path, task: Task, control: Control) -> dict[str, Any] | None:
     """Choose the kernels of a task, or take those of its former attempts; what was chosen is printed and returned.
 
     Weights, buffers and optimizers are left as they are. Called by all ranks; each measures, the first one's choice

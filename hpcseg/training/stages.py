@@ -13,7 +13,7 @@ from hpcseg.paths import MODEL_FILE, TRAINING_FILE
 from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, TrainSpec, runs_root
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.kernel_choice import tune
+from hpcseg.training.kernel_choice import choose_kernels
 from hpcseg.training.loop import Progress, fit
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
@@ -49,7 +49,7 @@ def pretrain(
         if spec.config.autoencoder.sampling == "organ":
             sources = around_organ(run, labelled, sources, control, ranks)
         task = AutoencoderTask(Inputs(spec.config, device, ranks, unlabelled=sources), spec.level)
-        chosen = tune(run, task, control)
+        chosen = choose_kernels(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
         model = {"kind": "hpcseg-autoencoder 1", "level": spec.level, "weights": progress.best_weights}
@@ -94,7 +94,7 @@ def train(run: Path, spec: TrainSpec, control: Control, reading: Reading = AS_IT
             pretrained=[runs_root(run) / path for path in spec.pretrained],
         )
         task = strategy_of(spec.config).task(inputs)
-        chosen = tune(run, task, control)
+        chosen = choose_kernels(run, task, control)
         progress = fit(task, run, control, spec.config.training)
     if ranks.leads:
         TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL_FILE)

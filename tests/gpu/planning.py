@@ -11,7 +11,7 @@ from torch import nn
 from hpcseg.files import read_json
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
-from hpcseg.training.kernel_choice import tune
+from hpcseg.training.kernel_choice import choose_kernels
 from hpcseg.training.task import Task
 from tests.gpu.kit import Kit
 
@@ -27,7 +27,7 @@ def plan(kit: Kit, task: Task, network: str = FNET) -> dict[str, Any] | None:
         network: its name, for the memory.
 
     Returns:
-        As `tune`.
+        As `choose_kernels`.
     """
     run = _folder(kit, task, network)
     if (run / KERNELS_FILE).exists():
@@ -37,7 +37,7 @@ def plan(kit: Kit, task: Task, network: str = FNET) -> dict[str, Any] | None:
         apply_plan(nn.ModuleDict(task.modules), record["convolutions"])
         return record
     run.mkdir(exist_ok=True)
-    chosen = tune(run, task, Control(run, silent=True))
+    chosen = choose_kernels(run, task, Control(run, silent=True))
     task.graphed = None
     return chosen
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcseg import kernels
-from hpcseg.networks import autotune as tuning
-from hpcseg.networks import convolution
+from hpcseg.networks import autotune, convolution
 from hpcseg.networks.autotune import Case, Compared, apply_plan, compared, fastest, plan_convolutions
 from hpcseg.networks.convolution import OPERATIONS, TORCH_ALONE, Convolution, Plan
 from hpcseg.networks.fnet import FNet
@@ -113,7 +112,7 @@ def test_the_fastest_way_has_to_be_clearly_faster() -> None:
 def test_times_of_a_module_add_up_over_its_inputs() -> None:
     large = {name: Compared({"torch": 4.0, "triton": 2.0}, {}) for name in OPERATIONS}
     small = {name: Compared({"torch": 0.1, "triton": 0.3}, {"triton wide": "why"}) for name in OPERATIONS}
-    found = tuning._chosen([large, small])
+    found = autotune._chosen([large, small])
     assert found["plan"]["forward"] == "triton"
     assert found["ms"]["forward"] == {"torch": 4.1, "triton": 2.3}
     assert found["left out"]["forward by triton wide"] == "why"
@@ -128,7 +127,7 @@ def watched(net: nn.Module, monkeypatch: pytest.MonkeyPatch, run: Callable[[], o
         return {"forward": Compared({"torch": 1.0, "triton": 0.5}, {})}
 
     monkeypatch.setattr(kernels, "run_on", lambda _: True)
-    monkeypatch.setattr(tuning, "_measured", measure)
+    monkeypatch.setattr(autotune, "_measured", measure)
     return plan_convolutions(net, run, CPU, torch.bfloat16), cases
 
 

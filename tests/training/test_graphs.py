@@ -82,7 +82,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         task.graphed = Traced(task, copied(next(task.batches(0))))
 
     def wanted(yes: bool) -> None:
-        monkeypatch.setattr(stages, "tune", record if yes else lambda *_: None)
+        monkeypatch.setattr(stages, "choose_kernels", record if yes else lambda *_: None)
 
     return wanted
 

@@ -16,8 +16,7 @@ from hpcseg.networks.autotune import apply_plan
 from hpcseg.networks.convolution import Convolution, Plan
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
-from hpcseg.training import kernel_choice as tuning
-from hpcseg.training import stages
+from hpcseg.training import kernel_choice, stages
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import preserving
 from hpcseg.training.rehearsal import compare
@@ -65,17 +64,17 @@ class Gpu:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (self.free, 1 << 40))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: self.name)
         monkeypatch.setattr(stages, "pick_device", lambda: CPU)
-        monkeypatch.setattr(tuning, "plan_convolutions", self._plan)
-        monkeypatch.setattr(tuning, "apply_plan", lambda _, record: self.applied.append(record["plan"]))
-        monkeypatch.setattr(tuning, "GraphedPasses", self._record)
-        monkeypatch.setattr(tuning, "_milliseconds", self._time)
-        monkeypatch.setattr(stages, "tune", self._tuned)
+        monkeypatch.setattr(kernel_choice, "plan_convolutions", self._plan)
+        monkeypatch.setattr(kernel_choice, "apply_plan", lambda _, record: self.applied.append(record["plan"]))
+        monkeypatch.setattr(kernel_choice, "GraphedPasses", self._record)
+        monkeypatch.setattr(kernel_choice, "_milliseconds", self._time)
+        monkeypatch.setattr(stages, "choose_kernels", self._tuned)
         monkeypatch.setattr(stages, "fit", self._fit)
 
     def _tuned(self, *arguments: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tuning, "kernels", self)  # nothing but tuning may think that there are any
-            return tuning.tune(*arguments)
+            patch.setattr(kernel_choice, "kernels", self)  # nothing but the choice may think that there are any
+            return kernel_choice.choose_kernels(*arguments)
 
     def run_on(self, _: torch.device) -> bool:
         return True
@@ -129,7 +128,7 @@ def test_a_run_measures_once_writes_it_down_and_trains_as_if_it_had_not(
     assert read_json(run / "training.json")["kernels"] == read_json(run / KERNELS_FILE)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "tune", tuning.tune)
+        patch.setattr(stages, "choose_kernels", kernel_choice.choose_kernels)
         train(plain, spec, Control(plain))
     assert not (plain / KERNELS_FILE).exists() and read_json(plain / "training.json")["kernels"] is None
     assert compare(plain, run) is None  # measuring left nothing behind
@@ -142,7 +141,7 @@ def test_a_pretraining_does_too(
     pretrain(run, pretrain_spec(0), Control(run))
     assert gpu.graphed == [True] and read_json(run / "training.json")["kernels"]["step"]["graph"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "tune", tuning.tune)
+        patch.setattr(stages, "choose_kernels", kernel_choice.choose_kernels)
         pretrain(plain, pretrain_spec(0), Control(plain))
     assert compare(plain, run) is None
 
@@ -209,7 +208,7 @@ def test_the_kernels_of_a_real_record_are_taken_by_the_convolutions_that_it_name
         raise Interrupted("enough was seen")
 
     gpu = Gpu(monkeypatch)
-    monkeypatch.setattr(tuning, "apply_plan", apply_plan)
+    monkeypatch.setattr(kernel_choice, "apply_plan", apply_plan)
     monkeypatch.setattr(stages, "fit", fit)
     run, name = new_run("run"), "fnet.encoders.0.cbr2.conv"
     own = {"device": "GPU A", "dtype": "float32", "convolutions": {name: {"plan": PLAN | {"weight_gradient": "torch"}}}}

@@ -37,7 +37,7 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch, kernel_device: torch.device) -
 
     def switch_on() -> None:
         monkeypatch.setattr(kernels, "run_on", lambda device: threading.current_thread() is threading.main_thread())
-        monkeypatch.setattr(stages, "tune", lambda *_: None)  # asks a GPU
+        monkeypatch.setattr(stages, "choose_kernels", lambda *_: None)  # asks a GPU
         monkeypatch.setattr(Convolution, "plan", Plan("triton", "triton", "triton"))
 
     return switch_on
