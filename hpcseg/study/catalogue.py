@@ -168,20 +168,26 @@ def _check_same_numbering(dataset: Dataset, test: Dataset, classes: Classes) -> 
             )
 
 
-def resolve_padding(config: PreprocessingConfig, dataset: Dataset) -> Literal["minimum"] | float:
-    """Intensity outside a volume of `dataset`: as configured; auto is air for CT, else the image's minimum."""
-    if config.padding != "auto":
-        return config.padding
-    return CT_PADDING if dataset.is_ct else "minimum"
+def pack_spec(
+    config: PreprocessingConfig, dataset: Dataset, cases: tuple[CaseRef, ...], spacing: Spacing, classes: Classes
+) -> PackSpec:
+    """The pack of some cases of a dataset; id and name are the dataset's.
 
-
-def resolve_pyramid_clip(config: PreprocessingConfig, dataset: Dataset) -> tuple[float, float] | None:
-    """Range to which the coarser levels are clipped: as configured; auto is [-200, 400] HU for CT, else none."""
-    if config.pyramid_clip == "none":
-        return None
-    if config.pyramid_clip != "auto":
-        return config.pyramid_clip
-    return CT_PYRAMID_CLIP if dataset.is_ct else None
+    What is "auto" is resolved: outside a volume there is air for CT, else the image's minimum; coarser levels are
+    clipped to [-200, 400] HU for CT, else not.
+    """
+    padding = config.padding if config.padding != "auto" else CT_PADDING if dataset.is_ct else "minimum"
+    clip = config.pyramid_clip if config.pyramid_clip != "none" else None
+    return PackSpec(
+        id=dataset.name,
+        dataset=dataset.name,
+        cases=cases,
+        spacing_zyx=spacing,
+        classes=classes,
+        padding=padding,
+        pyramid_clip=clip if clip != "auto" else CT_PYRAMID_CLIP if dataset.is_ct else None,
+        codec=config.codec,
+    )
 
 
 def dataset_pack(root: Path, config: RunConfig) -> PackSpec:
@@ -192,19 +198,9 @@ def dataset_pack(root: Path, config: RunConfig) -> PackSpec:
     """
     catalogue = Catalogue(root.resolve().parent)
     config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": root.resolve().name})})
-    dataset = catalogue.main(config)
-    median = config.preprocessing.spacing == "median"
-    spacings = [catalogue.spacing(case.image) for case in dataset.training] if median else ()
-    return PackSpec(
-        id=dataset.name,
-        dataset=dataset.name,
-        cases=dataset.training,
-        spacing_zyx=plan_spacing(config.preprocessing, spacings),
-        classes=catalogue.classes(config),
-        padding=resolve_padding(config.preprocessing, dataset),
-        pyramid_clip=resolve_pyramid_clip(config.preprocessing, dataset),
-        codec=config.preprocessing.codec,
-    )
+    dataset, section = catalogue.main(config), config.preprocessing
+    spacings = [catalogue.spacing(case.image) for case in dataset.training] if section.spacing == "median" else ()
+    return pack_spec(section, dataset, dataset.training, plan_spacing(section, spacings), catalogue.classes(config))
 
 
 def _listed(labels: dict[int, str]) -> str:

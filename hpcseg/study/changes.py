@@ -13,7 +13,7 @@ from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES, SWEEP_FILE, sweep_folder
 from hpcseg.runs.applied import Sections, applied_sweeps, not_a_record, read_runs, read_sweep_record
 from hpcseg.sections import flatten
-from hpcseg.study.resolver import Work
+from hpcseg.study.resolver import Stage
 from hpcseg.study.sweepfile import Sweep
 
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # of each training run: grid, axes, number
@@ -58,8 +58,8 @@ class Changes:
         }
 
 
-def compare(sweep: Sweep, runs_root: Path, work: Mapping[str, Work], cells: Cells) -> Changes:
-    """How a plan (its `work` and `cells`) differs from the last application of its sweep.
+def compare(sweep: Sweep, runs_root: Path, stages: Mapping[str, Stage], cells: Cells) -> Changes:
+    """How a plan (its `stages` and `cells`) differs from the last application of its sweep.
 
     Raises:
         BadInput: that was of another sweep file, which is still there, or its record is damaged.
@@ -71,7 +71,7 @@ def compare(sweep: Sweep, runs_root: Path, work: Mapping[str, Work], cells: Cell
     _require_same_file(sweep, last, runs_root)
     try:
         before = {stage: dict.fromkeys(last["stages"].get(stage, ())) for stage in STAGES}
-        gone = {stage: [run_id for run_id in ids if run_id not in work] for stage, ids in before.items()}
+        gone = {stage: [run_id for run_id in ids if run_id not in stages] for stage, ids in before.items()}
         elsewhere = _runs_of_others(runs_root, sweep.name) if any(gone.values()) else set()
         changed: dict[str, str] = {}
         differences: tuple[Difference, ...] = ()
@@ -79,7 +79,7 @@ def compare(sweep: Sweep, runs_root: Path, work: Mapping[str, Work], cells: Cell
         if new and before["train"]:
             runs = read_runs(runs_root, sweep.name)
             changed = _changed(new, cells, runs)
-            differences = _differences(changed, work, runs)
+            differences = _differences(changed, stages, runs)
     except (KeyError, TypeError, AttributeError) as error:
         raise not_a_record(path, repr(error)) from None
     return Changes(
@@ -137,14 +137,14 @@ def _changed(new: Sequence[str], cells: Cells, runs: Sequence[Mapping[str, Any]]
 
 
 def _differences(
-    changed: Mapping[str, str], work: Mapping[str, Work], runs: Sequence[Mapping[str, Any]]
+    changed: Mapping[str, str], stages: Mapping[str, Stage], runs: Sequence[Mapping[str, Any]]
 ) -> tuple[Difference, ...]:
     """Keys in which changed runs differ from those in whose cells they stand, the most frequent first."""
     before = {run["id"]: run["config"] for run in runs}
     sections = Sections()
     found: Counter[tuple[str, str, str]] = Counter()
     for run_id, other in changed.items():
-        config = work[run_id].config
+        config = stages[run_id].config
         if config is None:
             continue
         for name, part in config:

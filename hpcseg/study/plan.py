@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
@@ -19,41 +18,20 @@ from hpcseg.runs.states import read_states
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare
 from hpcseg.study.grids import expand
-from hpcseg.study.resolver import Resolver, Spec, Work
+from hpcseg.study.resolver import Resolver, Stage
 from hpcseg.study.sweepfile import Sweep
 
 
 @dataclass(frozen=True)
-class PlannedStage:
-    """One stage of the plan: what to do, what must be done before, and how it stands."""
+class PlannedStage(Stage):
+    """A stage of the plan, and how it stands."""
 
-    work: Work
     verdict: Verdict
-
-    @property
-    def stage(self) -> str:
-        """pack, pretrain or train."""
-        return self.work.stage
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Ids of what must be done before."""
-        return self.work.needs
-
-    @property
-    def config(self) -> RunConfig | None:
-        """Of the run, or of the first one that has a pretraining; None for a pack."""
-        return self.work.config
 
     @property
     def column(self) -> str:
         """Level of a pretraining; else empty."""
-        return "" if self.work.level is None else str(self.work.level)
-
-    @property
-    def spec(self) -> Spec:
-        """What its job has to do; made when it is asked for."""
-        return self.work.spec
+        return "" if self.level is None else str(self.level)
 
     @property
     def to_submit(self) -> bool:
@@ -137,10 +115,13 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
             place = ", ".join(f"{axis} = {value!r}" for axis, value in cell.axes.items())
             raise BadInput(f"{error}" + (f" ({sweep.source.path}: {place})" if place else "")) from None
         cells.setdefault(run_id, []).append({"grid": cell.grid, "axes": cell.axes, "number": number})
-    work = {one.id: one for one in sorted(resolver.work.values(), key=lambda one: STAGES.index(one.stage))}
-    changes = compare(sweep, runs_root, work, cells)
+    found = {one.id: one for one in sorted(resolver.stages.values(), key=lambda one: STAGES.index(one.stage))}
+    changes = compare(sweep, runs_root, found, cells)
     folders = {stage: runs_root / stage for stage in STAGES}
-    runs = [RunDir(folders[one.stage] / run_id) for run_id, one in work.items()]
-    verdicts = read_states(runs, {run_id: one.needs for run_id, one in work.items()}).verdicts
-    stages = {run_id: PlannedStage(one, verdicts[run_id]) for run_id, one in work.items()}
+    runs = [RunDir(folders[one.stage] / run_id) for run_id, one in found.items()]
+    verdicts = read_states(runs, {run_id: one.needs for run_id, one in found.items()}).verdicts
+    stages = {
+        run_id: PlannedStage(one.id, one.stage, one.needs, one.config, one.level, one.write, verdicts[run_id])
+        for run_id, one in found.items()
+    }
     return Plan(sweep, runs_root, stages, cells, changes)

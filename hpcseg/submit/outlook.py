@@ -118,7 +118,7 @@ def _measured(plan: Plan, wanted: set[Kind]) -> dict[Kind, list[Measured]]:
 def _kinds(stages: Mapping[str, PlannedStage]) -> dict[str, Kind]:
     """Kind of each stage that trains."""
     return {
-        run_id: kind_of(planned.stage, planned.config, planned.work.level)
+        run_id: kind_of(planned.stage, planned.config, planned.level)
         for run_id, planned in stages.items()
         if planned.config is not None
     }

@@ -73,7 +73,7 @@ def test_the_ids_of_the_papers_runs_stay_the_same(write_tree: Callable[[Path], P
 def test_specifications_are_written_only_for_those_who_ask(plan_study: Planner) -> None:
     plan = plan_study("strategy=[baseline, transfer]", "seed=[0, 1, 2]")
     plan.as_json()
-    assert not any("spec" in vars(planned.work) for planned in plan.stages.values())
+    assert not any("spec" in vars(planned) for planned in plan.stages.values())
     for run_id, planned in plan.stages.items():
         assert planned.spec is planned.spec
         assert (planned.spec.id, planned.spec.stage) == (run_id, planned.stage)

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "tests" / "study.toml").read_text(encoding="utf-8")
 CACHES: tuple[Any, ...] = (
-    *(registry.described, registry._brought, config_module._holder, config_module._section_type),
+    *(registry.names, registry.described, registry._brought, config_module._holder, config_module._section_type),
     *(strategy_module.strategies, keys.run_keys),
 )
 BROKEN = "import torch_of_another_version\n"
