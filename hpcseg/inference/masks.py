@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,8 @@ from hpcseg.errors import BadInput
 from hpcseg.inference.predict import Advance, Mode
 from hpcseg.inference.segment import Segmenter
 from hpcseg.training.model import TrainedModel
-from hpcseg.volumes.datasets import ENDINGS, scan_name
+from hpcseg.volumes.datasets import ENDINGS, Progress, scan_name
 from hpcseg.volumes.scans import read_grid, write_mask, write_shares
-
-Progress = Callable[[int, int, str], None]  # scans done, scans in all, name
 
 
 @dataclass(frozen=True)

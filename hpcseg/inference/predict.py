@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hpcseg.inference.scan_volume import ScanVolume
-from hpcseg.inference.tiling import Tiling, Triple, large_tile
+from hpcseg.inference.tiling import Tiling, large_tile
 from hpcseg.patches.codes import table_row, windowed
-from hpcseg.patches.geometry import FovealGeometry, PatchGeometry
+from hpcseg.patches.geometry import FovealGeometry, PatchGeometry, Triple
 from hpcseg.patches.reading import read_sample
 from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.precision import autocast

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcseg.patches.geometry import PatchGeometry
+from hpcseg.patches.geometry import PatchGeometry, Triple
 from hpcseg.volumes.boxes import Box, intersection
 
-Triple = tuple[int, int, int]
 Starts = tuple[list[int], list[int], list[int]]
 
 

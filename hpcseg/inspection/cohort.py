@@ -83,12 +83,12 @@ def likeness_findings(cases: Sequence[CaseFacts], alike: Sequence[Likeness]) -> 
         shown = [" = ".join(f"{case.name} ({case.part})" for case in members) for members in leaks]
         text = f"leak: training and test share voxels: {_listing(shown, LEAKS_SHOWN)}; take them out of one of the two"
         found.append(Finding(text, tuple(case.name for members in leaks for case in members), "leak"))
-    for kind, says, remark, remedy in _KINDS:
+    for kind, what, remark, remedy in _KINDS:
         sets = [[cases[n] for n in item.cases] for item in alike if item.kind == kind]
         if not sets:
             continue
         names = tuple(case.name for members in sets for case in members)
-        text = f"{says}: {_listing([' + '.join(case.name for case in members) for members in sets])}"
+        text = f"{what}: {_listing([' + '.join(case.name for case in members) for members in sets])}"
         if len(sets) > SHOWN:
             text += f" ({len(sets)} sets, {len(names)} cases; --json lists them)"
         differing = [members[0].name for members in sets if len({c.label_digest for c in members} - {""}) > 1]
@@ -216,8 +216,8 @@ def _shape(case: CaseFacts) -> str:
     return _product(case.shape_zyx)
 
 
-def _odd(what: str, remark: str, cases: Sequence[CaseFacts], says: Callable[[CaseFacts], str] | None = None) -> Finding:
-    shown = [case.name if says is None else f"{case.name} ({says(case)})" for case in cases]
+def _odd(what: str, remark: str, cases: Sequence[CaseFacts], more: Callable[[CaseFacts], str] | None = None) -> Finding:
+    shown = [case.name if more is None else f"{case.name} ({more(case)})" for case in cases]
     return Finding(f"{what}: {_listing(shown)}", tuple(case.name for case in cases), remark)
 
 

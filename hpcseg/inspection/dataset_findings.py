@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,10 @@ from hpcseg.inspection.likeness import find_alike
 from hpcseg.inspection.pictures import Album
 from hpcseg.inspection.views import CT_WINDOW, choose_window, picture_scan
 from hpcseg.spec import CaseRef
-from hpcseg.volumes.datasets import Dataset, open_dataset
+from hpcseg.volumes.datasets import Dataset, Progress, open_dataset
 from hpcseg.volumes.scans import read_image, read_label
 
 Part = tuple[str, CaseRef]  # "training" or "test"
-Progress = Callable[[int, int, str], None]
 
 
 def inspect_dataset(

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from hpcseg.config import Pair
 from hpcseg.errors import StoreError
 from hpcseg.inspection.pictures import Album
 from hpcseg.inspection.views import choose_window, picture_stored
+from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.normalise import histogram_percentiles
-from hpcseg.volumes.pyramid import Histogram, Pair
-from hpcseg.volumes.seal import Progress, file_digest, read_seal
+from hpcseg.volumes.pyramid import Histogram
+from hpcseg.volumes.seal import file_digest, read_seal
 from hpcseg.volumes.store import Store, StoredCase
 
 BOX = 84  # voxels along a side of the boxes that measure the reading of a store

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from hpcseg.phantoms.canvas import AIR, WHOLE, Box, Canvas, Floats, Point
+from hpcseg.phantoms.canvas import AIR, WHOLE, Canvas, Floats, Point
+from hpcseg.volumes.boxes import Box
 
 LUNG, GAS, FAT = -830.0, -960.0, -100.0  # HU
 LIVER, TUMOUR = 1, 2  # label values

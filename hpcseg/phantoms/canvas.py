@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.volumes.boxes import Box
 from hpcseg.volumes.resample import resample_cubic
 
 Floats = NDArray[np.float32]
-Box = tuple[slice, slice, slice]
 Point = tuple[float, float, float]
 
 AIR = -1000.0  # HU

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from hpcseg.errors import BadInput
 from hpcseg.files import write_json
 from hpcseg.phantoms.anatomy import draw_abdomen
+from hpcseg.volumes.datasets import Progress
 
 SETS = ("train", "test", "unlabelled")
 FILE_AXES = ("LPS", "RAS", "LAS", "PIR", "ASL")  # as scanners and converters leave them; drawn per case
@@ -67,7 +67,7 @@ def write_phantoms(
     unlabelled: int = 0,
     seed: int = 0,
     size: int = 96,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write a dataset of abdominal CT phantoms into the new folder `folder`, whole or not at all.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hpcseg.volumes.scratch import slabs
 
+Triple = tuple[int, int, int]  # z, y, x
 Box = tuple[slice, slice, slice]
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
+from hpcseg.volumes.boxes import Triple
 
 CHUNK = 32
 CODECS = ("none", "bitshuffle-lz4")
@@ -33,8 +34,6 @@ CHUNK_ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4")])
 
 _BITS = CHUNK.bit_length() - 1
 _LZ4_HEADER = 16  # bytes before the compressed ones: of the chunk (8), of its only block (4), compressed (4)
-
-Triple = tuple[int, int, int]
 
 
 class DamagedChunk(Exception):

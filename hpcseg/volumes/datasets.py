@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.spec import CaseRef
 
+Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
 DESCRIPTION = "dataset.json"
 ENDINGS = (".nii.gz", ".nii")  # of scans
 _EDGE_BYTES = 512

@@ -28,6 +28,7 @@ from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError
 from hpcseg.files import replacing, sync_file, sync_folder
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.chunks import require_codec
+from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.packed_case import pack_case
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_grid, require_same_grid
@@ -40,7 +41,6 @@ _POLL_S = 0.5
 _LOCK = "lock"
 _PART_NAME = re.compile("[0-9a-f]{20}")
 
-Progress = Callable[[int, int, str], None]
 ShouldStop = Callable[[], bool]
 
 
@@ -159,7 +159,7 @@ def _finished(parts: Sequence[_Part], workers: int, should_stop: ShouldStop) -> 
 
     missing = [part for part in parts if not part.is_made()]
     with _processes(min(workers, len(missing))) as pool:
-        with _signals_held():  # which fresh processes inherit: they begin their life deaf
+        with _signals_held():  # which fresh processes inherit, until they ignore them
             making = {part.path: pool.submit(part.make) for part in missing} if pool else {}
         for part in parts:
             go_on()

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.config import Pair
 from hpcseg.volumes import scratch
 
 CODES = 65_000  # of the 65,536: room for rounding at both ends
 _TAILS = (0.1, 99.9)  # percentiles between which intensities are always coded
 _WIDENING = 16.0  # the coded range reaches this many widths of that interval beyond it
 
-Pair = tuple[float, float]
 Histogram = tuple[NDArray[np.int16], NDArray[np.int64]]
 ValueHistogram = tuple[NDArray[np.float32], NDArray[np.int64]]
 

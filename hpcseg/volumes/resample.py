@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits
 
 from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
+from hpcseg.volumes.boxes import Triple
 
-Triple = tuple[int, int, int]
 Matrix = NDArray[np.float32]
 MatrixOf = Callable[[int, int], Matrix]
 

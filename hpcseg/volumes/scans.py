@@ -23,6 +23,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import replacing
 from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
+from hpcseg.volumes.boxes import Triple
 from hpcseg.volumes.datasets import ENDINGS
 from hpcseg.volumes.voxels import Intensities, scaled, stored_voxels
 
@@ -40,8 +41,6 @@ _READ_ERRORS = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
 )
-
-Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)

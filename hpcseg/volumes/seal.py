@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcseg.errors import StoreError
+from hpcseg.volumes.datasets import Progress
 
 SEAL_BYTES = 512
 VERSION = 2
@@ -22,8 +22,6 @@ REMEDY = "delete it and pack again"
 _MAGIC = b"hpcseg-store "
 _SEGMENT = 1 << 26
 _HASHERS = 4
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

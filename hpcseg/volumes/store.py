@@ -39,7 +39,8 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import StoreError
 from hpcseg.spec import Spacing
-from hpcseg.volumes.chunks import CHUNK_ROW, CLASS, CODE, ChunkedVolume, ChunkFile, DamagedChunk, Triple, require_codec
+from hpcseg.volumes.boxes import Triple
+from hpcseg.volumes.chunks import CHUNK_ROW, CLASS, CODE, ChunkedVolume, ChunkFile, DamagedChunk, require_codec
 from hpcseg.volumes.pyramid import CodedVolume, Coding, Histogram, padding_codes
 from hpcseg.volumes.seal import REMEDY, read_seal
 

@@ -105,7 +105,7 @@ class StoreWriter:
             file.write(seal.to_bytes())
 
     def _layout(self) -> dict[str, Any]:
-        """What h5py wants to be told of a volume."""
+        """How h5py is to lay out a volume."""
         if self._codec == "none":
             properties = h5p.create(h5p.DATASET_CREATE)
             properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)

@@ -286,7 +286,7 @@ def test_workers_end_with_a_killed_parent(tiny_dataset: Path, make_spec, destina
     assert not destination.exists()
 
 
-def test_workers_do_not_hear_the_requests_to_stop_that_reach_all_processes_of_a_job(
+def test_workers_ignore_the_requests_to_stop_that_reach_all_processes_of_a_job(
     tiny_dataset: Path, make_spec, destination: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "pack.py").write_text(KILLED)
