@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.planned import plan_packs, plan_study, start_apply, wait_for_fixture, write_sweep, write_tree_fixture
 from tests.scans import dataset, make_spec, write_scan
@@ -27,6 +28,10 @@ __all__ = [
     "write_sweep",
     "write_tree_fixture",
 ]
+
+# A busy machine takes longer over an example than hypothesis allows by default.
+settings.register_profile("any-load", deadline=None)
+settings.load_profile("any-load")
 
 # A suite that a script starts in the background ignores Ctrl-C, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -118,7 +118,7 @@ masks = st.builds(
 sizes = st.tuples(*[st.sampled_from([0.5, 1.0, 2.25])] * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks, masks, sizes, st.sampled_from([0.4, 1.0, 3.0]), st.permutations(range(3)))
 def test_metrics_are_symmetric_within_their_range_and_know_no_axis(
     one: Labels, other: Labels, spacing: tuple[float, ...], nsd_mm: float, order: list[int]

@@ -17,7 +17,7 @@ SCAN = (30, 11, 13)
 CROPS = [np.s_[4:27, 1:9, 0:13], np.s_[0:30, 0:11, 0:13], np.s_[29:30, 10:11, 2:5]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 3),
     st.sampled_from(CROPS),

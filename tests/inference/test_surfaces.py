@@ -40,7 +40,7 @@ seeds = st.integers(0, 2**32 - 1)
 shares = st.sampled_from([0.05, 0.5, 0.9, 1.0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, shares)
 def test_a_surface_is_what_has_a_neighbour_outside(seed: int, share: float) -> None:
     mask = drawn(seed, share)
@@ -50,7 +50,7 @@ def test_a_surface_is_what_has_a_neighbour_outside(seed: int, share: float) -> N
 
 
 @pytest.mark.parametrize("dense", [0.0, 1.0])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.sampled_from([0.05, 0.4]))
 def test_both_ways_of_finding_the_nearest_voxel_are_exact(dense: float, seed: int, share: float) -> None:
     one, other = drawn(seed, share), drawn(seed + 1, share)
@@ -91,7 +91,7 @@ def test_no_surface_has_no_distances() -> None:
     assert [surface_distances(*pair, SPACING) is None for pair in pairs] == [False, True, True, True]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.sampled_from([0.0, 0.01, 0.05]))
 def test_a_common_box_is_as_small_as_it_can_be(seed: int, share: float) -> None:
     one, other = drawn(seed, share), drawn(seed + 1, share)

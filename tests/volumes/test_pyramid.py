@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.volumes.pyramid import build_pyramid, choose_coding, percentile, pool
@@ -15,7 +15,6 @@ SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
 
 
 @given(shape=SHAPES, factor=st.sampled_from([1, 2, 3, 4, 8]))
-@settings(deadline=None)
 def test_pool_is_the_mean_of_cubes(shape: tuple[int, int, int], factor: int) -> None:
     z, y, x = shape
     volume = np.random.default_rng(0).random((z * factor, y * factor, x * factor), dtype=np.float32)
@@ -37,7 +36,6 @@ def test_pool_refuses_shapes_that_do_not_divide() -> None:
 
 
 @given(shape=SHAPES, clip=st.sampled_from([None, (-200.0, 400.0)]), seed=st.integers(0, 5))
-@settings(deadline=None)
 def test_a_level_is_the_mean_of_its_cube_of_clipped_voxels(
     shape: tuple[int, int, int], clip: tuple[float, float] | None, seed: int
 ) -> None:
@@ -77,7 +75,6 @@ def test_levels_of_several_parts_are_to_the_bit_those_of_the_whole(
     step=st.sampled_from([0, 1e-3, 100]),
     seed=st.integers(0, 9),
 )
-@settings(deadline=None)
 def test_a_percentile_is_numpys(size: int, percent: float, step: float, seed: int) -> None:
     volume = np.random.default_rng(seed).normal(-300, 1000, (size, 1, 1)).astype(np.float32)
     if step:
@@ -100,7 +97,6 @@ def test_a_percentile_of_several_parts_is_numpys(order: int) -> None:
     seed=st.integers(0, 5),
     padding=st.integers(-1000, 0),
 )
-@settings(deadline=None)
 def test_integers_decode_exactly_where_the_slope_allows(low: int, width: int, seed: int, padding: int) -> None:
     volume = np.random.default_rng(seed).integers(low, low + width + 1, (6, 6, 6)).astype(np.float32)
     coding = choose_coding(volume, float(padding))
@@ -116,7 +112,6 @@ def test_integers_decode_exactly_where_the_slope_allows(low: int, width: int, se
 @given(
     scale=st.sampled_from([1e-20, 1e-3, 1.0, 300.0, 1e6, 1e20]), offset=st.floats(-10, 10), padding=st.floats(-20, 20)
 )
-@settings(deadline=None)
 def test_the_code_is_as_fine_as_its_range_allows(scale: float, offset: float, padding: float) -> None:
     volume = (np.random.default_rng(0).random((8, 8, 8)) * scale + offset * scale).astype(np.float32)
     padding = float(np.float32(padding * scale))

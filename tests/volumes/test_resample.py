@@ -36,7 +36,7 @@ def resample_linear(volume: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
 
 
 @given(shape=SHAPES, wanted=SHAPES, seed=st.integers(0, 9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_cubic_is_scipys_zoom(shape: tuple[int, int, int], wanted: tuple[int, int, int], seed: int) -> None:
     volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
     ours = resample_cubic(volume, wanted)
@@ -45,7 +45,7 @@ def test_cubic_is_scipys_zoom(shape: tuple[int, int, int], wanted: tuple[int, in
 
 
 @given(shape=LONG_SHAPES, wanted=LONG_SHAPES, seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_axes_of_many_slabs_and_bands_are_scipys_too(
     shape: tuple[int, int, int], wanted: tuple[int, int, int], seed: int
 ) -> None:
@@ -80,7 +80,7 @@ def test_cubic_matrix_is_scipys_default_zoom_of_the_identity(n_in: int, n_out: i
 
 
 @given(n_in=st.integers(1, 300), n_out=st.integers(1, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_matrices_keep_constants_so_no_row_is_lost(n_in: int, n_out: int) -> None:
     for matrix in (cubic_matrix(n_in, n_out), linear_matrix(n_in, n_out)):
         assert matrix.shape == (n_out, n_in)
@@ -94,7 +94,7 @@ def test_matrices_are_shared_and_read_only() -> None:
 
 
 @given(shape=SHAPES, wanted=SHAPES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_linear_is_scipys_zoom(shape: tuple[int, int, int], wanted: tuple[int, int, int]) -> None:
     volume = np.random.default_rng(1).random(shape, dtype=np.float32)
     assert np.abs(resample_linear(volume, wanted) - scipy_zoom(volume, wanted, 1)).max() < 1e-5
@@ -114,14 +114,14 @@ def test_the_same_shape_gives_the_same_values_in_a_new_array() -> None:
 
 
 @given(shape=SHAPES, n_classes=st.integers(2, 5), seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_labels_keep_their_values_on_their_own_grid(shape: tuple[int, int, int], n_classes: int, seed: int) -> None:
     label = np.random.default_rng(seed).integers(0, n_classes, shape, dtype=np.uint8)
     assert np.array_equal(resample_labels(label, shape, n_classes), label)
 
 
 @given(shape=SHAPES, wanted=SHAPES, n_classes=st.integers(2, 4), seed=st.integers(0, 9))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_labels_are_the_argmax_of_the_interpolated_one_hot(
     shape: tuple[int, int, int], wanted: tuple[int, int, int], n_classes: int, seed: int
 ) -> None:
@@ -142,7 +142,7 @@ def test_ties_go_to_the_lower_class(n_classes: int) -> None:
 
 
 @given(shape=SHAPES, wanted=SHAPES, n_classes=st.integers(2, 5), seed=st.integers(0, 9))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_labels_are_those_of_exact_arithmetic(
     shape: tuple[int, int, int], wanted: tuple[int, int, int], n_classes: int, seed: int
 ) -> None:

@@ -47,7 +47,7 @@ def test_to_file_inverts_to_canonical_and_canonical_is_nibabels(axes: tuple[int,
 
 
 @given(angles=st.tuples(*[st.floats(-180, 180)] * 3), signs=st.sampled_from([s for _, s in ORIENTATIONS]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_oblique_scans_round_trip_and_agree_with_nibabel(
     angles: tuple[float, float, float], signs: tuple[int, ...]
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_gzip_checksum_that_does_not_match_is_noticed(tmp_path: Path, write_sc
 
 
 @given(place=st.integers(0, 347), value=st.integers(0, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_header_with_a_wrong_byte_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, write_scan, place: int, value: int
 ) -> None:

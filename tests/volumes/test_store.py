@@ -94,7 +94,7 @@ SIZES = st.tuples(*[st.integers(1, 90)] * 3)
     start=STARTS,
     size=SIZES,
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_box_is_what_h5py_reads(
     stores: dict[str, Store], codec: str, name: str, level: int, start: tuple[int, int, int], size: tuple[int, int, int]
 ) -> None:
@@ -112,7 +112,7 @@ def test_any_box_is_what_h5py_reads(
 
 
 @given(codec=st.sampled_from(CODECS), start=STARTS, size=SIZES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_box_of_the_label_is_what_h5py_reads(
     stores: dict[str, Store], codec: str, start: tuple[int, int, int], size: tuple[int, int, int]
 ) -> None:
