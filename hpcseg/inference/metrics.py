@@ -9,13 +9,10 @@ where it is in neither, these are all None.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-
-from hpcseg.errors import BadInput
 
 if TYPE_CHECKING:  # the command line lists the metrics, and measures nothing
     import numpy as np
@@ -137,18 +134,6 @@ METRICS = {
         Metric("volume_difference", "volume difference", _volume_difference, "%", "zero", 1, lowest=-100),
     )
 }
-
-
-def find_metric(key: str, asked_by: str) -> Metric:
-    """The metric of this key.
-
-    Raises:
-        BadInput: there is none; the message begins with who asked for it.
-    """
-    if key in METRICS:
-        return METRICS[key]
-    near = difflib.get_close_matches(key, METRICS, n=1) or METRICS
-    raise BadInput(f"{asked_by} asks for metric {key!r}; did you mean {' or '.join(map(repr, near))}?")
 
 
 def measure(

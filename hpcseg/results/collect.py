@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import gc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
+from hpcseg.text import nearest
 
 _MANY = 1000  # runs
 
@@ -110,8 +110,7 @@ def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:
     if sweep is not None:
         if sweep in found:
             return sweep, "as asked"
-        near = difflib.get_close_matches(sweep, found, n=1) or found
-        raise BadInput(f"{runs_root}: no sweep named {sweep!r}; did you mean {' or '.join(map(repr, near))}?")
+        raise BadInput(f"{runs_root}: no sweep named {sweep!r}{nearest(sweep, found)}")
     if len(found) == 1:
         return found[0], "the only sweep"
     applied = {name: str(read_sweep_record(runs_root, name).get("applied", "")) for name in found}

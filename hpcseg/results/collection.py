@@ -66,6 +66,12 @@ class Result(Record):
     nsd_mm: float | None = None  # tolerance of the NSD
     finished: str = ""
 
+    @property
+    def version(self) -> str:
+        """Of the code that made it: "0.1.0 (3f9a2c1b04d7)"; "unknown" where it does not say."""
+        version, commit = str(self.code.get("version") or "unknown"), self.code.get("commit")
+        return f"{version} ({commit})" if commit else version
+
     def case_means(self, name: str, metric: Metric, class_: int | None = None) -> dict[str, float]:
         """Defined values by case of the set `name`; of all classes their mean, unless one is asked for."""
         cases: dict[str, list[float]] = {}
@@ -143,8 +149,7 @@ class Collection:
     @property
     def versions(self) -> tuple[str, ...]:
         """Versions of the code behind the results, sorted."""
-        codes = (run.result.code for run in self.runs if run.result)
-        return tuple(sorted({f"{code.get('version', '?')} ({code.get('commit') or 'no commit'})" for code in codes}))
+        return tuple(sorted({run.result.version for run in self.runs if run.result}))
 
 
 def _hashable(value: Any) -> Axis:

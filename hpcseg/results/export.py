@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from hpcseg.errors import BadInput
 from hpcseg.files import json_text, write_text
-from hpcseg.inference.metrics import DSC, find_metric
+from hpcseg.inference.metrics import DSC, METRICS
 from hpcseg.results.collection import Collection
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.machine_readable import to_csv, to_json, to_lines, to_runs_csv, to_summary_csv
@@ -15,6 +16,7 @@ from hpcseg.results.tables.published import Publication, datasets_of, set_beside
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
 from hpcseg.study.tables import TableDefinition
+from hpcseg.text import nearest
 
 RENDERERS: dict[str, Callable[[Table], str]] = {
     ".txt": to_text,
@@ -50,7 +52,9 @@ def make_tables(
 
 
 def _of_metric(definition: TableDefinition, metric: str) -> TableDefinition:
-    label = find_metric(metric, "--metric").label
+    if metric not in METRICS:
+        raise BadInput(f"--metric {metric}: there is no such metric{nearest(metric, METRICS)}")
+    label = METRICS[metric].label
     title = definition.title.replace(DSC.label, label) or f"{label} ({definition.name})"
     update = {"metric": metric, "name": f"{definition.name}-{metric}", "title": title}
     return definition.model_copy(update=update | {"published": definition.published or definition.name})

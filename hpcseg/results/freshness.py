@@ -135,6 +135,5 @@ def mixture(results: Iterable[Result]) -> Mixture:
 
 def circumstances(result: Result) -> tuple[str, str, str]:
     """Version of the code, version of torch, and kind of hardware behind a result; "unknown" where it does not say."""
-    code, unknown = result.code, "unknown"
-    version = str(code.get("version") or unknown) + (f" ({code['commit']})" if code.get("commit") else "")
-    return version, str(code.get("torch") or unknown), str(result.hardware.get("device") or unknown)
+    torch, device = result.code.get("torch"), result.hardware.get("device")
+    return result.version, str(torch or "unknown"), str(device or "unknown")

@@ -64,7 +64,7 @@ def sweep_files(tmp_path: Path) -> Callable[..., SweepFiles]:
     return lambda **options: SweepFiles(tmp_path / "runs", **options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def as_scores() -> Callable[..., Scores]:
     """Turns DSCs of set=[case 0, case 1, ...] into the sets of a result; a case may be a list of its classes' DSCs."""
 

@@ -52,7 +52,7 @@ def test_a_table_that_does_not_fit_leaves_nothing_behind(sweep_files, tmp_path: 
 def test_a_metric_that_there_is_not_names_the_nearest(sweep_files) -> None:
     files = sweep_files()
     files.run(None, strategy="baseline", labelled=2, fold=0)
-    with pytest.raises(BadInput, match="--metric asks for metric 'hd59'; did you mean 'hd95'"):
+    with pytest.raises(BadInput, match="--metric hd59: there is no such metric; did you mean 'hd95'"):
         make_tables(collect(files.save()), metrics=["hd59"])
 
 

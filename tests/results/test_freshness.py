@@ -109,6 +109,19 @@ def test_results_that_were_not_made_alike_are_marked_and_told(sweep_files, as_sc
     assert not alike.mixed.lines
 
 
+def test_results_of_two_commits_of_one_version_are_marked(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for fold, commit in enumerate(("3f9a2c1b04d7", "3f9a2c1b04d7", "3f9a2c1b04d7 with local changes", None)):
+        run = files.run(None, strategy="baseline", labelled=2 + fold // 2, fold=fold)
+        files.write(run, {"id": run, "sets": as_scores(test=[0.5]), "code": {"version": "0.1.0", "commit": commit}})
+    collection = collect(files.save())
+    table = build_table(TableDefinition(name="t", sets=("test",)), collection)
+    changed = "0.1.0 (3f9a2c1b04d7 with local changes)"
+    assert table.mixed.lines == (f"hpcseg 0.1.0 (3f9a2c1b04d7) (2 runs), 0.1.0 (1 run), {changed} (1 run)",)
+    assert [bool(cell.odd) for cell in table.cells.values()] == [False, True]
+    assert collection.versions == ("0.1.0", changed, "0.1.0 (3f9a2c1b04d7)")
+
+
 def _only(files: Any, labelled: int) -> Path:
     files.record["runs"] = [run for run in files.record["runs"] if run["config"]["labelled"] == labelled]
     return files.save()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hpcseg.config import RunConfig
-from hpcseg.results.page.circumstances import flatten, settings, shown
+from hpcseg.results.page.circumstances import settings
 from hpcseg.results.page.ledger import Entry, add_costs, lasted
 from hpcseg.runs.attempts import Attempt
 
@@ -51,9 +51,3 @@ def test_settings_tell_values_with_their_runs_and_defaults() -> None:
     assert found["fold"].values == (("0", 1), ("1", 2))
     assert [key for key, setting in found.items() if setting.changed] == ["fold", "patches.size"]
     assert found["patches.size"].default == "72"
-
-
-def test_keys_are_dotted_and_values_as_toml_writes_them() -> None:
-    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
-    values = (True, "auto", [1, [2, 3]], 3e-4, 0.5, 7)
-    assert list(map(shown, values)) == ["true", '"auto"', "[1, [2, 3]]", "0.0003", "0.5", "7"]

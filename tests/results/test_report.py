@@ -23,6 +23,7 @@ from hpcseg.results.page import report as report_module
 from hpcseg.results.page.report import render_report, write_report
 from hpcseg.results.tables.published import read_publication
 from tests.results.browser import Browser, browsing, missing_programs
+from tests.results.conftest import SweepFiles
 
 TEMPLATES = Path(report_module.__file__).parent / "templates"
 TITLE = "Livers & <b>few</b> labels"
@@ -85,10 +86,10 @@ def write_run(root: Path, run: str, config: dict[str, Any], cases: int) -> Path:
     return folder
 
 
-@pytest.fixture
-def study(sweep_files: Any, as_scores: Callable[..., Any]) -> Path:
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, as_scores: Callable[..., Any]) -> Path:
     """Two strategies, n of 2 and 8, two folds: one run failed, one was preempted on the way, one was never begun."""
-    files = sweep_files()
+    files = SweepFiles(tmp_path_factory.mktemp("study") / "runs")
     files.record["title"], files.record["overrides"] = TITLE, ["training.epochs=<5>"]
     files.record["file"] = "/home/me/study.toml"
     tables = [{"name": "table7", "title": "DSC of <livers>", "published": "table7"}]
@@ -114,7 +115,7 @@ def study(sweep_files: Any, as_scores: Callable[..., Any]) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(study: Path) -> str:
     return render_report(collect(study))
 
@@ -127,11 +128,10 @@ def test_the_page_shows_the_tables_numbers(page: str) -> None:
     assert "6 of 8" in page
 
 
-def test_the_published_numbers_stand_beside(study: Path) -> None:
+def test_the_published_numbers_stand_beside(study: Path, page: str) -> None:
     tables = make_tables(collect(study), beside=read_publication("paper"))
-    page = render_report(collect(study), tables=tables)
-    assert "0.815 ± 0.028" in page
-    assert "0.815 ± 0.028" not in render_report(collect(study))
+    assert "0.815 ± 0.028" in render_report(collect(study), tables=tables)
+    assert "0.815 ± 0.028" not in page
 
 
 def test_it_loads_nothing(page: str) -> None:
@@ -203,22 +203,18 @@ def test_text_stands_out_from_its_background(scheme: str) -> None:
 
 
 def test_only_a_report_of_the_same_sweep_is_replaced(study: Path, tmp_path: Path) -> None:
-    collection, path = collect(study), tmp_path / "page.html"
+    collection, path = collect(study), tmp_path / "report.html"
     path.write_text("mine")
     with pytest.raises(BadInput, match="is no report of hpcseg"):
         write_report(collection, path)
     assert path.read_text() == "mine"
     assert write_report(collection, path, force=True) == path
     before = path.stat().st_ino
-    assert write_report(collection, tmp_path / "page.html") == path
+    assert write_report(collection, tmp_path) == path  # a folder gets report.html
     assert path.stat().st_ino != before  # replaced as a whole
     path.write_text(path.read_text().replace('content="study"', 'content="other"'))
     with pytest.raises(BadInput, match="report of another sweep"):
         write_report(collection, path)
-
-
-def test_a_folder_gets_report_html(study: Path, tmp_path: Path) -> None:
-    assert write_report(collect(study), tmp_path) == tmp_path / "report.html"
 
 
 def test_figures_that_cannot_be_drawn_are_named(study: Path) -> None:
@@ -269,16 +265,17 @@ def pixels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def open_page(browser: Browser, study: Path, tmp_path: Path) -> str:
-    path = write_report(collect(study), tmp_path / "report.html")
+def open_page(browser: Browser, page: str, tmp_path: Path) -> str:
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
     browser.look(1200, 900)
     browser.logs("browser"), browser.requests()
     browser.open(path.as_uri())
     return path.as_uri()
 
 
-def test_a_browser_shows_it_and_has_no_complaint(browser: Browser, study: Path, tmp_path: Path) -> None:
-    address = open_page(browser, study, tmp_path)
+def test_a_browser_shows_it_and_has_no_complaint(browser: Browser, page: str, tmp_path: Path) -> None:
+    address = open_page(browser, page, tmp_path)
     assert browser.run("return document.title") == f"{TITLE} · study"
     light = pixels(browser.picture())
     browser.look(1200, 900, dark=True)
@@ -290,8 +287,8 @@ def test_a_browser_shows_it_and_has_no_complaint(browser: Browser, study: Path, 
     assert [url for url in browser.requests() if not url.startswith("data:")] == [address]
 
 
-def test_tables_are_sorted_and_filtered(browser: Browser, study: Path, tmp_path: Path) -> None:
-    open_page(browser, study, tmp_path)
+def test_tables_are_sorted_and_filtered(browser: Browser, page: str, tmp_path: Path) -> None:
+    open_page(browser, page, tmp_path)
     column = """const rows = document.querySelectorAll("#all-runs tbody tr:not([hidden])");
       return Array.from(rows, row => row.cells[%d].textContent.trim());"""
     click = """const head = document.querySelectorAll("#all-runs thead th")[%d];
@@ -306,8 +303,8 @@ def test_tables_are_sorted_and_filtered(browser: Browser, study: Path, tmp_path:
     assert browser.run(column % 0) == ["transfer-8-0"]
 
 
-def test_figures_are_enlarged(browser: Browser, study: Path, tmp_path: Path) -> None:
-    open_page(browser, study, tmp_path)
+def test_figures_are_enlarged(browser: Browser, page: str, tmp_path: Path) -> None:
+    open_page(browser, page, tmp_path)
     browser.run("""document.querySelector("figure button").click()""")
     assert browser.run("""return document.querySelector("dialog").open""") is True
     assert browser.run(
@@ -315,8 +312,8 @@ def test_figures_are_enlarged(browser: Browser, study: Path, tmp_path: Path) -> 
     )
 
 
-def test_a_telephone_scrolls_tables_in_their_boxes(browser: Browser, study: Path, tmp_path: Path) -> None:
-    open_page(browser, study, tmp_path)
+def test_a_telephone_scrolls_tables_in_their_boxes(browser: Browser, page: str, tmp_path: Path) -> None:
+    open_page(browser, page, tmp_path)
     browser.look(390, 844)
     assert browser.run("return document.documentElement.scrollWidth") == 390
     assert (
@@ -326,12 +323,12 @@ def test_a_telephone_scrolls_tables_in_their_boxes(browser: Browser, study: Path
     )
 
 
-def test_it_can_be_read_without_scripts_and_printed(browser: Browser, study: Path, tmp_path: Path) -> None:
-    open_page(browser, study, tmp_path)
+def test_it_can_be_read_without_scripts_and_printed(browser: Browser, page: str, tmp_path: Path) -> None:
+    open_page(browser, page, tmp_path)
     assert browser.pdf().startswith(b"%PDF")
     browser.devtools("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        open_page(browser, study, tmp_path)
+        open_page(browser, page, tmp_path)
         tree = browser.devtools("DOM.getDocument", depth=-1)
         text = json.dumps(tree)
         assert "0.630 \\u00b1 0.012" in text and "BUTTON" not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpcseg.config import key_groups
@@ -13,8 +14,7 @@ from hpcseg.files import read_json
 from hpcseg.paths import RUN_FILE, STORE_FILE
 from hpcseg.results.collection import Collection, Run
 from hpcseg.runs.applied import read_sweep_record
-from hpcseg.runs.rundir import RunDir
-from hpcseg.sections import flatten
+from hpcseg.sections import flatten, toml_text
 
 
 @dataclass(frozen=True)
@@ -81,22 +81,11 @@ def settings(configs: Sequence[Mapping[str, Any]]) -> list[Setting]:
     counts: dict[str, Counter[str]] = {}
     for config in configs:
         for key, value in flatten(config).items():
-            counts.setdefault(key, Counter())[shown(value)] += 1
+            counts.setdefault(key, Counter())[toml_text(value)] += 1
     return [
-        Setting(key, tuple(found.items()), shown(defaults[key]) if key in defaults else "")
+        Setting(key, tuple(found.items()), toml_text(defaults[key]) if key in defaults else "")
         for key, found in counts.items()
     ]
-
-
-def shown(value: Any) -> str:
-    """A value as TOML writes it: "window", [1, 2], true. Pure."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(shown, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read_data(collection: Collection) -> Data:
@@ -112,10 +101,9 @@ def read_data(collection: Collection) -> Data:
             return {}
         return value if isinstance(value, Mapping) else {}
 
-    packs = (record.get("stages") or {}).get("pack", ())
-    stores = [
-        _store(RunDir.of(collection.root, "pack", run_id), found) for run_id in packs if (found := read("pack", run_id))
-    ]
+    packs = {run_id: read("pack", run_id) for run_id in (record.get("stages") or {}).get("pack", ())}
+    folder = collection.root / "pack"
+    stores = [_store(folder / run_id / STORE_FILE, found) for run_id, found in packs.items() if found]
     splits: dict[tuple[str, int], Split] = {}
     test: dict[str, None] = {}
     for run in _one_of_each(collection.runs):
@@ -137,7 +125,7 @@ def environments(collection: Collection) -> list[dict[str, str]]:
             continue
         code, hardware = run.result.code, run.result.hardware
         known = {
-            "hpcseg": " ".join(str(code[key]) for key in ("version", "commit") if code.get(key)),
+            "hpcseg": run.result.version,
             "torch": str(code.get("torch", "")),
             "Python": str(code.get("python", "")),
             "Device": str(hardware.get("device", "")),
@@ -165,8 +153,7 @@ def _split(run: Run, found: Mapping[str, Any]) -> Split:
     return Split(str(run.config.get("fold", "")), len(labelled), len(validation), tests, labelled, validation)
 
 
-def _store(run: RunDir, found: Mapping[str, Any]) -> Store:
-    path = run.path / STORE_FILE
+def _store(path: Path, found: Mapping[str, Any]) -> Store:
     cases = found.get("cases", ())
     groups = found.get("classes") or ()
     return Store(
