@@ -38,7 +38,7 @@ class PlainLayout(Layout[Drawn]):
         return self.parts.nbytes
 
     def plan(self, drawn: Drawn) -> Drawn:
-        """Nothing is to be found."""
+        """The boxes follow from where the patches lie."""
         return drawn
 
     def read(self, plan: Drawn, buffer: Tensor) -> Tensor:

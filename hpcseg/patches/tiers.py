@@ -4,7 +4,7 @@ gpu       decoded on the device that trains, where patches are cut from them
 ram       read once in the background, so that they stay in the system's cache, which all processes of a node share
 streamed  read from the disk when a patch needs them
 
-The first that has room is taken. It changes no result.
+The first with enough free memory is taken. It changes no result.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ _HOW = {"gpu": "resident on the GPU, from", "ram": "resident in memory, from", "
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeMemory:
     """Free memory, bytes; `gpu` is that of the device that trains, None without a GPU."""
 
     ram: int
     gpu: int | None = None
 
 
-def choose_tier(ram_bytes: int, gpu_bytes: int, room: Room, wanted: Literal["auto"] | Tier = "auto") -> Tier:
+def choose_tier(ram_bytes: int, gpu_bytes: int, free: FreeMemory, wanted: Literal["auto"] | Tier = "auto") -> Tier:
     """Choose where the bytes of a run's cases are to be. Pure.
 
     Args:
         ram_bytes: that the cases take in their stores.
         gpu_bytes: that they take decoded.
-        room: what is free.
+        free: memory.
         wanted: a tier that is taken whether it fits or not; auto: by size.
 
     Raises:
         BadInput: the tier "gpu" is wanted where there is none.
     """
-    if wanted == "gpu" and room.gpu is None:
+    if wanted == "gpu" and free.gpu is None:
         raise BadInput("tier = 'gpu': there is no GPU; set tier = 'auto'")
     if wanted != "auto":
         return wanted
-    if room.gpu is not None and gpu_bytes <= SHARE * room.gpu:
+    if free.gpu is not None and gpu_bytes <= SHARE * free.gpu:
         return "gpu"
-    return "ram" if ram_bytes <= SHARE * room.ram else "streamed"
+    return "ram" if ram_bytes <= SHARE * free.ram else "streamed"
 
 
-def explain_choice(tier: Tier, room: Room, wanted: Literal["auto"] | Tier = "auto") -> str:
+def explain_choice(tier: Tier, free: FreeMemory, wanted: Literal["auto"] | Tier = "auto") -> str:
     """Why `choose_tier` came to `tier`."""
     if wanted != "auto":
         return f"tier = '{wanted}' is set"
     reasons = []
-    if room.gpu is not None:
-        reasons.append(f"GPU memory {decimal(room.gpu)} allows {decimal(int(SHARE * room.gpu))} resident")
+    if free.gpu is not None:
+        reasons.append(f"GPU memory {decimal(free.gpu)} allows {decimal(int(SHARE * free.gpu))} resident")
     if tier != "gpu":
-        reasons.append(f"memory {decimal(room.ram)} allows {decimal(int(SHARE * room.ram))} resident")
+        reasons.append(f"memory {decimal(free.ram)} allows {decimal(int(SHARE * free.ram))} resident")
     return ", ".join(reasons)
 
 

@@ -28,7 +28,7 @@ from hpcseg.patches.minibatch import Batch, Drawn, Layout
 from hpcseg.patches.reading import box_corner
 
 
-class Box(NamedTuple):
+class ViewBox(NamedTuple):
     """What is read for one cube of one patch: of which patch, whether of the label, and the bytes it fills."""
 
     slot: int
@@ -44,7 +44,7 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewPlan:
     """A minibatch of transformed patches, before any voxel was read.
 
     Attributes:
@@ -55,13 +55,13 @@ class Views:
     """
 
     drawn: Drawn
-    boxes: Sequence[Box]
+    boxes: Sequence[ViewBox]
     header: Tensor
     used: int
 
 
 @dataclass(frozen=True)
-class TransformedLayout(Layout[Views]):
+class TransformedLayout(Layout[ViewPlan]):
     """A buffer holds the table (see `codes`), then the maps and places of all cubes (see `interpolation`), then boxes.
 
     Attributes:
@@ -79,7 +79,7 @@ class TransformedLayout(Layout[Views]):
         )
         return self._header.nbytes + self.batch * patch
 
-    def plan(self, drawn: Drawn) -> Views:
+    def plan(self, drawn: Drawn) -> ViewPlan:
         """Find the boxes that show the patches through their transforms."""
         header = torch.zeros(self._header.nbytes, dtype=torch.uint8)
         table, map_KB34, places_KB3 = self._header.views(header)
@@ -92,13 +92,13 @@ class TransformedLayout(Layout[Views]):
                 shown = view(level, corner_3, size, transform)
                 depth, height, width = shown.shape_3
                 end = used + depth * height * width * dtype.itemsize
-                boxes.append(Box(slot, is_label, shown, used, end))
+                boxes.append(ViewBox(slot, is_label, shown, used, end))
                 map_KB34[cube, slot] = torch.from_numpy(shown.map_34)
                 places_KB3[cube, slot] = torch.tensor([used // dtype.itemsize, height * width, width])
                 used = aligned(end)
-        return Views(drawn, boxes, header, used)
+        return ViewPlan(drawn, boxes, header, used)
 
-    def read(self, plan: Views, buffer: Tensor) -> Tensor:
+    def read(self, plan: ViewPlan, buffer: Tensor) -> Tensor:
         """See `Layout`."""
         buffer[: len(plan.header)] = plan.header
         for box in plan.boxes:
@@ -109,7 +109,7 @@ class TransformedLayout(Layout[Views]):
                 case.read(level, start_3, shape_3, box.of(buffer).numpy())
         return buffer[: plan.used]
 
-    def cut(self, plan: Views) -> Batch:
+    def cut(self, plan: ViewPlan) -> Batch:
         """See `Layout`; boxes are copied by one kernel where kernels run."""
         residents = plan.drawn.residents
         home = residents[0].device
@@ -128,7 +128,7 @@ class TransformedLayout(Layout[Views]):
                     residents[box.slot].read_stored(box.view.level, box.view.start_3, box.of(buffer))
         return self.decoded(buffer)
 
-    def rows(self, plan: Views, buffer: Tensor) -> Rows:
+    def rows(self, plan: ViewPlan, buffer: Tensor) -> Rows:
         """Where the boxes lie in resident volumes, and where they go in `buffer`, see `cubes.Column`."""
         rows, residents = [], plan.drawn.residents
         for slot, is_label, (level, start_3, shape_3, _), start, _ in plan.boxes:

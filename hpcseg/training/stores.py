@@ -16,7 +16,7 @@ from hpcseg.files import read_json, write_json
 from hpcseg.patches.organ import OrganFinder, labelled_organ
 from hpcseg.patches.resident import ResidentCases, resident_bytes
 from hpcseg.patches.source import Source
-from hpcseg.patches.tiers import Extent, Room, StoreReading, choose_tier, explain_choice, read_into_memory
+from hpcseg.patches.tiers import Extent, FreeMemory, StoreReading, choose_tier, explain_choice, read_into_memory
 from hpcseg.paths import ORGAN_FILE
 from hpcseg.spec import Reading, SourceRef
 from hpcseg.training.control import Control
@@ -90,13 +90,13 @@ class Stores:
         cases: dict[Path, set[str]] = {}
         for ref in refs:
             cases.setdefault(ref.store, set()).update(ref.cases)
-        stores = {path: self._store(path, staged=True) for path in cases}
+        stores = {path: self._store(path, on_node=True) for path in cases}
         needed = {path: [stores[path].case(name) for name in sorted(names)] for path, names in cases.items()}
         decoded = resident_bytes(case for found in needed.values() for case in found)
         extents: list[Extent] = [(case.path, *case.extent) for found in needed.values() for case in found]
-        room = Room(ram=available_memory(), gpu=None if self._gpu is None else _free_memory(self._gpu))
-        tier = choose_tier(sum(size for _, _, size in extents), decoded, room, self._reading.tier)
-        why = explain_choice(tier, room, self._reading.tier)
+        free = FreeMemory(ram=available_memory(), gpu=None if self._gpu is None else _free_memory(self._gpu))
+        tier = choose_tier(sum(size for _, _, size in extents), decoded, free, self._reading.tier)
+        why = explain_choice(tier, free, self._reading.tier)
         report = [
             StoreReading(
                 str(store.attrs["id"]), store.nbytes, len(cases[path]), len(store.names), tier, store.path, why
@@ -112,13 +112,13 @@ class Stores:
             self._stack.enter_context(read_into_memory(extents, _say))
         return report
 
-    def _store(self, path: Path, *, staged: bool = False) -> Store:
+    def _store(self, path: Path, *, on_node: bool = False) -> Store:
         if path not in self._open:
             place = self._root / path
-            self._open[path] = self._stack.enter_context(Store(self._staged(place) if staged else place, verify=True))
+            self._open[path] = self._stack.enter_context(Store(self._on_node(place) if on_node else place, verify=True))
         return self._open[path]
 
-    def _staged(self, store: Path) -> Path:
+    def _on_node(self, store: Path) -> Path:
         if not self._reading.stage:
             return store
         done = copy_to_node(store, self._reading.stage, self._copying)
@@ -127,7 +127,7 @@ class Stores:
         return done.path
 
     def _copying(self, done: int, size: int) -> None:
-        self._control.beat(phase="staging", step=done >> 20, steps=size >> 20)
+        self._control.beat(phase="copying to the node", step=done >> 20, steps=size >> 20)
         self._control.stop_here("stopped while a store was copied")
 
 

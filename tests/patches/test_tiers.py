@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
-from hpcseg.patches.tiers import Room, StoreReading, Tier, choose_tier, explain_choice, read_into_memory
+from hpcseg.patches.tiers import FreeMemory, StoreReading, Tier, choose_tier, explain_choice, read_into_memory
 from hpcseg.spec import Reading
 
 GB = 10**9
@@ -23,61 +23,63 @@ SIZES = st.integers(0, 10**13)
 
 
 @pytest.mark.parametrize(
-    ("ram_bytes", "gpu_bytes", "room", "tier"),
+    ("ram_bytes", "gpu_bytes", "free", "tier"),
     [
-        (6 * GB, 6 * GB, Room(ram=10 * GB), "ram"),
-        (6 * GB + 1, 6 * GB, Room(ram=10 * GB), "streamed"),
-        (6 * GB, 6 * GB, Room(ram=10 * GB, gpu=10 * GB), "gpu"),
-        (6 * GB, 6 * GB + 1, Room(ram=10 * GB, gpu=10 * GB), "ram"),
-        (20 * GB, 6 * GB, Room(ram=10 * GB, gpu=10 * GB), "gpu"),  # few cases of a large store
-        (20 * GB, 6 * GB, Room(ram=10 * GB, gpu=0), "streamed"),
-        (1, 1, Room(ram=0), "streamed"),
+        (6 * GB, 6 * GB, FreeMemory(ram=10 * GB), "ram"),
+        (6 * GB + 1, 6 * GB, FreeMemory(ram=10 * GB), "streamed"),
+        (6 * GB, 6 * GB, FreeMemory(ram=10 * GB, gpu=10 * GB), "gpu"),
+        (6 * GB, 6 * GB + 1, FreeMemory(ram=10 * GB, gpu=10 * GB), "ram"),
+        (20 * GB, 6 * GB, FreeMemory(ram=10 * GB, gpu=10 * GB), "gpu"),  # few cases of a large store
+        (20 * GB, 6 * GB, FreeMemory(ram=10 * GB, gpu=0), "streamed"),
+        (1, 1, FreeMemory(ram=0), "streamed"),
     ],
 )
-def test_the_first_tier_with_room_is_taken(ram_bytes: int, gpu_bytes: int, room: Room, tier: Tier) -> None:
-    assert choose_tier(ram_bytes, gpu_bytes, room) == tier
+def test_the_first_tier_with_enough_memory_is_taken(
+    ram_bytes: int, gpu_bytes: int, free: FreeMemory, tier: Tier
+) -> None:
+    assert choose_tier(ram_bytes, gpu_bytes, free) == tier
 
 
 @given(SIZES, SIZES, SIZES, SIZES)
 def test_more_room_never_means_a_slower_tier(needed: int, ram: int, gpu: int, more: int) -> None:
     order: list[Tier] = ["gpu", "ram", "streamed"]
-    less = choose_tier(needed, needed, Room(ram, gpu))
-    assert order.index(choose_tier(needed, needed, Room(ram + more, gpu + more))) <= order.index(less)
-    assert order.index(choose_tier(needed, needed, Room(ram))) >= order.index(less)
+    less = choose_tier(needed, needed, FreeMemory(ram, gpu))
+    assert order.index(choose_tier(needed, needed, FreeMemory(ram + more, gpu + more))) <= order.index(less)
+    assert order.index(choose_tier(needed, needed, FreeMemory(ram))) >= order.index(less)
 
 
 @pytest.mark.parametrize("tier", ["gpu", "ram", "streamed"])
 def test_a_tier_that_is_set_is_taken_whatever_the_size(tier: Tier) -> None:
-    full = Room(ram=0, gpu=0)
+    full = FreeMemory(ram=0, gpu=0)
     assert choose_tier(GB, GB, full, tier) == tier
     assert explain_choice(tier, full, tier) == f"tier = '{tier}' is set"
 
 
 def test_a_gpu_tier_without_a_gpu_is_refused() -> None:
     with pytest.raises(BadInput, match="tier = 'gpu': there is no GPU"):
-        choose_tier(1, 1, Room(ram=GB), "gpu")
+        choose_tier(1, 1, FreeMemory(ram=GB), "gpu")
 
 
 @pytest.mark.parametrize(
-    ("room", "tier", "says"),
+    ("free", "tier", "says"),
     [
-        (Room(ram=32 * GB), "streamed", "memory 32.0 GB allows 19.2 GB resident"),
-        (Room(ram=32 * GB, gpu=80 * GB), "gpu", "GPU memory 80.0 GB allows 48.0 GB resident"),
+        (FreeMemory(ram=32 * GB), "streamed", "memory 32.0 GB allows 19.2 GB resident"),
+        (FreeMemory(ram=32 * GB, gpu=80 * GB), "gpu", "GPU memory 80.0 GB allows 48.0 GB resident"),
         (
-            Room(ram=32 * GB, gpu=10 * GB),
+            FreeMemory(ram=32 * GB, gpu=10 * GB),
             "ram",
             "GPU memory 10.0 GB allows 6.0 GB resident, memory 32.0 GB allows 19.2 GB resident",
         ),
     ],
 )
-def test_the_choice_is_explained(room: Room, tier: Tier, says: str) -> None:
-    assert explain_choice(tier, room) == says
+def test_the_choice_is_explained(free: FreeMemory, tier: Tier, says: str) -> None:
+    assert explain_choice(tier, free) == says
 
 
 def test_how_a_store_is_read_is_one_line() -> None:
-    room = Room(ram=32 * GB)
+    free = FreeMemory(ram=32 * GB)
     path = Path("/scratch/store.h5")
-    why = explain_choice("streamed", room)
+    why = explain_choice("streamed", free)
     read = StoreReading("Task03_Liver-1.0mm", 20_300_000_000, 131, 131, "streamed", path, why)
     assert read.describe() == (
         "store Task03_Liver-1.0mm: 20.3 GB, 131 cases; streamed from /scratch/store.h5 "

@@ -56,21 +56,21 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 @pytest.mark.parametrize("tier", ["gpu", "ram", "streamed"])
-@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("on_node", [False, True])
 def test_wherever_the_bytes_are_the_minibatches_are_the_same(
-    read: Reader, tier: str, staged: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    read: Reader, tier: str, on_node: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, plain = read(Reading(tier="streamed"))
     capsys.readouterr()
-    reading = Reading.model_validate({"tier": tier, "stage": str(tmp_path / "node") if staged else ""})
+    reading = Reading.model_validate({"tier": tier, "stage": str(tmp_path / "node") if on_node else ""})
     stores, found = read(reading, CPU)
     assert same(plain, found)
     (line,) = stores.report
     assert (line.store, line.cases, line.tier) == ("tiny", 6, tier)
-    assert (tmp_path / "node" in line.path.parents) == staged
+    assert (tmp_path / "node" in line.path.parents) == on_node
     said = capsys.readouterr().out
     assert line.describe() in said
-    assert (" copied in " in said) == staged
+    assert (" copied in " in said) == on_node
 
 
 def test_the_choice_follows_from_the_size(read: Reader) -> None:
@@ -92,7 +92,7 @@ def test_a_job_that_is_asked_to_stop_does_not_finish_copying(
     with pytest.raises(Interrupted, match="while a store was copied"), ExitStack() as stack:
         Stores(runs, stack, [train_spec().labelled], reading, control, None)
     assert not list((tmp_path / "node").rglob("*store*"))
-    assert read_json(run / "heartbeat.json")["phase"] == "staging"
+    assert read_json(run / "heartbeat.json")["phase"] == "copying to the node"
 
 
 def test_a_run_records_how_it_read_and_ends_with_the_same_weights(
