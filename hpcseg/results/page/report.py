@@ -25,12 +25,12 @@ from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
 from hpcseg.results.collection import Collection
 from hpcseg.results.export import make_tables
+from hpcseg.results.page import sheets
 from hpcseg.results.page.circumstances import environments, read_data, settings
 from hpcseg.results.page.ledger import Cost, Entry, add_costs, clock, lasted, read_ledger
-from hpcseg.results.page.sheets import data_uri, sheet_of
+from hpcseg.results.tables import rendering
 from hpcseg.results.tables.axes import label
 from hpcseg.results.tables.published import datasets_of
-from hpcseg.results.tables.rendering import DASH, STALE
 from hpcseg.results.tables.tables import Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.training.strategy import strategies
@@ -124,7 +124,7 @@ def render_report(
         collection=collection,
         title=record.get("title") or collection.sweep,
         asked=_asked(collection.root, record),
-        sheets=[sheet_of(table) for table in tables],
+        tables=tables,
         improved=improved_in_all(tables, least=1),
         stale={run.id: run.stale for run in collection.runs if run.stale},
         pictures=_pictures(collection, note),
@@ -147,8 +147,8 @@ def render_report(
         made={"at": clock(time.time()), "by": f"hpcseg {__version__}", "on": platform.node()},
         few=FEW,
         measure=DSC.label,
-        dash=DASH,
-        stale_mark=STALE,
+        dash=rendering.DASH,
+        stale_mark=rendering.STALE,
     )
 
 
@@ -162,7 +162,7 @@ def _pictures(collection: Collection, note: Callable[[str], None]) -> list[Pictu
             name = drawing.definition.name
             if drawing.files:
                 png = next(path for path in drawing.files if path.suffix == ".png").read_bytes()
-                found.append(Picture(name, drawing.title, drawing.shows, data_uri(png, "image/png"), _size(png)))
+                found.append(Picture(name, drawing.title, drawing.shows, sheets.data_uri(png, "image/png"), _size(png)))
             else:
                 found.append(Picture(name, drawing.title, "", why_not=drawing.why_not))
                 note(drawing.remark)
@@ -239,8 +239,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters["lasted"] = lasted
-    pages.filters["clock"] = clock
-    pages.filters["axis"] = label
-    pages.filters["heading"] = _heading
+    pages.filters |= {"lasted": lasted, "clock": clock, "axis": label, "heading": _heading}
+    formats = (rendering.format_cell, rendering.format_contrast, rendering.format_p, rendering.format_beside)
+    texts = (*formats, rendering.format_replicates, rendering.against, rendering.remarks, sheets.title_of_single_runs)
+    marks = (sheets.best_columns, sheets.colour_of, sheets.direction_of, sheets.downloads_of)
+    pages.globals |= {one.__name__: one for one in (*texts, *marks)}
     return pages

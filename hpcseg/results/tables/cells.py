@@ -102,7 +102,7 @@ class Beside:
 
     Attributes:
         label: whose they are, e.g. "the paper".
-        values: mean and SD (None: not told) of the cells that both have.
+        values: mean and SD (None: unknown) of the cells that both have.
         improved: its cells that are better than its baseline's, and cells that can be compared.
         notes: what to know when comparing.
     """

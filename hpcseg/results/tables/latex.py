@@ -47,7 +47,7 @@ def escape(text: str) -> str:
 
 def to_latex(table: Table) -> str:
     """A `table` environment for every part of a table."""
-    name, title = table.definition.name, (table.definition.title or table.definition.name).rstrip(".")
+    name, title = table.definition.name, table.title.rstrip(".")
     notes = " ".join(escape(line) for line in remarks(table))
     environments = []
     for part in parts_of(table):

@@ -195,7 +195,7 @@ def _rich(table: Table, lines_of: Callable[[Key], tuple[str, ...]], caption: str
         first, *others = (escape(line) for line in lines_of(key))
         return "\n".join([first, *(f"[dim]{line}[/dim]" for line in others if line)])
 
-    title = escape(table.definition.title or table.definition.name)
+    title = escape(table.title)
     rich = RichTable(title=title, caption=escape(caption))
     rich.title_justify = rich.caption_justify = "left"
     for name in (table.row_label(table.definition.rows), *map(table.column_label, table.columns)):
@@ -230,7 +230,7 @@ def replicates_title(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Every part of a table, each below what it is, as Markdown."""
-    blocks = [f"## {table.definition.title or table.definition.name}"]
+    blocks = [f"## {table.title}"]
     for part in parts_of(table):
         if part.kind == "differences":
             blocks.append(f"Difference from {against(table)}, paired by case: mean [95 % interval], p after Holm:")

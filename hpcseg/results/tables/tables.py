@@ -54,6 +54,16 @@ class Table:
         """
         return sum(contrast.improved for contrast in self.contrasts.values()), len(self.contrasts)
 
+    @property
+    def title(self) -> str:
+        """As the sweep file has it, else its name."""
+        return self.definition.title or self.definition.name
+
+    def mean(self, key: Key) -> float | None:
+        """Of a cell; None where there is none."""
+        cell = self.cells.get(key)
+        return cell.mean if cell else None
+
     def row_label(self, value: Axis) -> str:
         """A row, or the key of all rows, as it is printed."""
         return self.definition.row_labels.get(as_toml(value), label(value))
