@@ -12,20 +12,9 @@ from typing import TYPE_CHECKING, Any
 from hpcseg.errors import BadInput
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.results.collection import Collection
+from hpcseg.results.figures import style
 from hpcseg.results.figures.legends import labels_of, runs_note
 from hpcseg.results.figures.scores import line_handles
-from hpcseg.results.figures.style import (
-    COLUMN,
-    GREY,
-    PAGE,
-    Look,
-    finish,
-    lettered,
-    looks,
-    new_figure,
-    set_scale,
-    set_title,
-)
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import select_runs
 from hpcseg.study.tables import FigureDefinition
@@ -51,14 +40,14 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
         return "no run has a history yet"
     labels = labels_of(definition, collection)
     rows, columns = sort_axis(row for row, _ in histories), sort_axis(column for _, column in histories)
-    look = looks(columns)
+    look = style.looks(columns)
     across = min(4, len(rows))
     down = math.ceil(len(rows) / across)
-    width = COLUMN if across == 1 else PAGE
-    figure = new_figure(width, 0.55 + 1.5 * down + (0.5 if down == 1 else 0))
+    width = style.COLUMN if across == 1 else style.PAGE
+    figure = style.new_figure(width, 0.55 + 1.5 * down + (0.5 if down == 1 else 0))
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for number, (row, axes) in enumerate(zip(rows, panels, strict=False)):
-        set_title(axes, lettered(number, len(rows), labels.panel(row)), (width - 0.4) / across)
+        style.set_title(axes, style.lettered(number, len(rows), labels.panel(row)), (width - 0.4) / across)
         _loss_axes(axes)
         for column in columns:
             _losses(axes, histories.get((row, column), []), look[column])
@@ -67,7 +56,7 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
     handles = line_handles(labels, columns, solid=True) + _loss_handles()
-    finish(figure, handles, f"Lines: {runs_note(definition, counts, collection)}")
+    style.finish(figure, handles, f"Lines: {runs_note(definition, counts, collection)}")
     return figure
 
 
@@ -94,12 +83,12 @@ def _loss_axes(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    set_scale(axes)
+    style.set_scale(axes)
     axes.set_xlabel("Epoch")
 
 
-def _losses(axes: Axes, histories: Sequence[Sequence[dict[str, Any]]], look: Look) -> None:
-    for key, style in LOSSES.items():
+def _losses(axes: Axes, histories: Sequence[Sequence[dict[str, Any]]], look: style.Look) -> None:
+    for key, line_style in LOSSES.items():
         by_epoch: dict[int, list[float]] = {}
         for line in (line for history in histories for line in history):
             if line.get(f"{key}_loss") is not None:
@@ -107,10 +96,10 @@ def _losses(axes: Axes, histories: Sequence[Sequence[dict[str, Any]]], look: Loo
         epochs = sorted(by_epoch)
         means = [fmean(by_epoch[epoch]) for epoch in epochs]
         marks: Any = {"marker": look.marker, "ms": 2.4, "markevery": max(1, len(epochs) // 6)}
-        axes.plot(epochs, means, style, color=look.colour, lw=0.8, **(marks if key == "training" else {}))
+        axes.plot(epochs, means, line_style, color=look.colour, lw=0.8, **(marks if key == "training" else {}))
 
 
 def _loss_handles() -> list[Any]:
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color=GREY, lw=0.9, ls=style, label=text) for text, style in LOSSES.items()]
+    return [Line2D([], [], color=style.GREY, lw=0.9, ls=line, label=text) for text, line in LOSSES.items()]

@@ -9,21 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.results.collection import Collection
+from hpcseg.results.figures import style
 from hpcseg.results.figures.legends import Labels, cells_note, hue_handles, labels_of
-from hpcseg.results.figures.style import (
-    COLUMN,
-    PAGE,
-    SMALL,
-    YELLOW,
-    Look,
-    finish,
-    looks,
-    new_figure,
-    pale,
-    set_scale,
-    set_ticks,
-    set_title,
-)
 from hpcseg.results.tables.cells import Cell, bootstrap_interval
 from hpcseg.results.tables.tables import Table, build_table, select_runs
 from hpcseg.study.tables import Axis, FigureDefinition
@@ -35,7 +22,7 @@ if TYPE_CHECKING:
 
 WIDEST = 0.45  # inches for a box
 _APART = 0.1  # between the means of hues at one x, in steps of x
-_MEAN: Any = {"marker": "^", "ms": 4, "mfc": YELLOW, "mec": "black", "mew": 0.4}
+_MEAN: Any = {"marker": "^", "ms": 4, "mfc": style.YELLOW, "mec": "black", "mew": 0.4}
 
 
 @dataclass(frozen=True)
@@ -72,8 +59,8 @@ def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure |
     scores = _read_scores(definition, collection)
     if isinstance(scores, str):
         return scores
-    table, look = scores.table, looks(scores.table.columns)
-    page = PAGE if len(table.rows) * len(table.columns) > 9 else COLUMN
+    table, look = scores.table, style.looks(scores.table.columns)
+    page = style.PAGE if len(table.rows) * len(table.columns) > 9 else style.COLUMN
     where = {row: float(position) for position, row in enumerate(table.rows)}
     figure, axes = _axes(scores, page, 2.7, where)
     width = min(0.8 / len(table.columns), WIDEST * len(table.rows) / (page - 0.6))
@@ -83,11 +70,11 @@ def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure |
             _box(axes, x, 0.8 * width, list(cell.values.values()), look[column])
         if cell.present < cell.expected:
             text, inside = f"{cell.present}/{cell.expected}", axes.get_xaxis_transform()
-            axes.text(x, 0.01, text, transform=inside, ha="center", va="bottom", fontsize=SMALL)
+            axes.text(x, 0.01, text, transform=inside, ha="center", va="bottom", fontsize=style.SMALL)
     _limits(axes, table)
     note = f"Boxes: {scores.note} Whiskers: 1.5 IQR."
     note += scores.missing_note("k/m: k of m runs have results.")
-    finish(figure, _box_handles(scores.labels, table.columns), note)
+    style.finish(figure, _box_handles(scores.labels, table.columns), note)
     return figure
 
 
@@ -96,9 +83,9 @@ def draw_curve(definition: FigureDefinition, collection: Collection) -> Figure |
     scores = _read_scores(definition, collection)
     if isinstance(scores, str):
         return scores
-    table, look = scores.table, looks(scores.table.columns)
+    table, look = scores.table, style.looks(scores.table.columns)
     where = x_positions(table.rows, scores.sizes)
-    figure, axes = _axes(scores, COLUMN, 2.6, where)
+    figure, axes = _axes(scores, style.COLUMN, 2.6, where)
     points: dict[Axis, list[tuple[float, Cell]]] = {column: [] for column in table.columns}
     for row, column, shift, cell in scores.cells():
         points[column].append((where[row] + shift * _APART, cell))
@@ -106,7 +93,7 @@ def draw_curve(definition: FigureDefinition, collection: Collection) -> Figure |
         _curve(axes, found, look[column])
     note = f"Means with 95 % bootstrap intervals over cases; {scores.note}"
     note += scores.missing_note("Hollow: some runs are missing.")
-    finish(figure, line_handles(scores.labels, table.columns), note)
+    style.finish(figure, line_handles(scores.labels, table.columns), note)
     return figure
 
 
@@ -124,12 +111,12 @@ def line_handles(labels: Labels, columns: Sequence[Axis], *, solid: bool = False
     """A legend of the hues' lines with their markers."""
     from matplotlib.lines import Line2D
 
-    look = looks(columns)
+    look = style.looks(columns)
 
     def handle(value: Axis, text: str) -> Artist:
         one = look[value]
-        style = "-" if solid else one.line
-        return Line2D([], [], color=one.colour, marker=one.marker, ms=3.5, lw=1.0, ls=style, label=text)
+        line = "-" if solid else one.line
+        return Line2D([], [], color=one.colour, marker=one.marker, ms=3.5, lw=1.0, ls=line, label=text)
 
     return hue_handles(labels, columns, handle)
 
@@ -159,16 +146,16 @@ def _is_power(number: int) -> bool:
 
 def _axes(scores: Scores, width: float, height: float, where: Mapping[Axis, float]) -> tuple[Figure, Axes]:
     """A figure of this size in inches, with the values of x at their places."""
-    figure = new_figure(width, height)
+    figure = style.new_figure(width, height)
     axes = figure.subplots()
-    set_title(axes, scores.definition.title, width)
+    style.set_title(axes, scores.definition.title, width)
     sizes = scores.sizes
     texts = [scores.labels.x(row) + (f" ({sizes[row]:.0f})" if row in sizes else "") for row in where]
-    set_ticks(axes, list(where.values()), texts, width - 0.6)
+    style.set_ticks(axes, list(where.values()), texts, width - 0.6)
     axes.set_xlim(min(where.values()) - 0.5, max(where.values()) + 0.5)
     axes.set_xlabel(scores.labels.x_axis)
     axes.set_ylabel(scores.table.metric.name)
-    set_scale(axes)
+    style.set_scale(axes)
     return figure, axes
 
 
@@ -183,39 +170,31 @@ def _limits(axes: Axes, table: Table) -> None:
     axes.set_ylim(floor - (0.07 * (1 - floor) if missing else 0), 1.0)
 
 
-def _box(axes: Axes, x: float, width: float, values: list[float], look: Look) -> None:
-    line = {"color": look.colour, "linewidth": 0.8}
-    axes.boxplot(
-        values,
-        positions=[x],
-        widths=width,
-        whis=1.5,
-        showmeans=True,
-        manage_ticks=False,
-        patch_artist=True,
-        boxprops={"facecolor": pale(look.colour), "edgecolor": look.colour, "linewidth": 0.8, "hatch": look.hatch},
-        whiskerprops=line,
-        capprops=line,
-        medianprops={"color": "black", "linewidth": 1.0, "solid_capstyle": "butt"},
-        meanprops=_MEAN,
-        flierprops={"marker": "o", "markersize": 1.6, "markerfacecolor": look.colour, "markeredgecolor": "none"},
-    )
+def _box(axes: Axes, x: float, width: float, values: list[float], look: style.Look) -> None:
+    line: Any = {"color": look.colour, "linewidth": 0.8}
+    box = {"facecolor": style.pale(look.colour), "edgecolor": look.colour, "linewidth": 0.8, "hatch": look.hatch}
+    outlier = {"marker": "o", "markersize": 1.6, "markerfacecolor": look.colour, "markeredgecolor": "none"}
+    median = {"color": "black", "linewidth": 1.0, "solid_capstyle": "butt"}
+    parts: Any = {"boxprops": box, "whiskerprops": line, "capprops": line, "medianprops": median}
+    parts |= {"meanprops": _MEAN, "flierprops": outlier}
+    layout: Any = {"positions": [x], "widths": width, "manage_ticks": False, "patch_artist": True}
+    axes.boxplot(values, whis=1.5, showmeans=True, **layout, **parts)
 
 
 def _box_handles(labels: Labels, columns: Sequence[Axis]) -> list[Artist]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    look = looks(columns)
+    look = style.looks(columns)
 
     def handle(value: Axis, text: str) -> Artist:
         one = look[value]
-        return Patch(facecolor=pale(one.colour), edgecolor=one.colour, hatch=one.hatch, lw=0.8, label=text)
+        return Patch(facecolor=style.pale(one.colour), edgecolor=one.colour, hatch=one.hatch, lw=0.8, label=text)
 
     return [*hue_handles(labels, columns, handle), Line2D([], [], ls="", label="mean", **_MEAN)]
 
 
-def _curve(axes: Axes, found: Sequence[tuple[float, Cell]], look: Look) -> None:
+def _curve(axes: Axes, found: Sequence[tuple[float, Cell]], look: style.Look) -> None:
     cells = [(x, cell, cell.mean) for x, cell in found if cell.mean is not None]
     axes.plot(
         [x for x, _, _ in cells], [mean for _, _, mean in cells], color=look.colour, lw=1.0, ls=look.line, zorder=2
