@@ -37,11 +37,6 @@ class ViewBox(NamedTuple):
     start: int
     end: int
 
-    def of(self, buffer: Tensor) -> Tensor:
-        """The box in a buffer: int16 codes, or uint8 classes."""
-        piece = buffer[self.start : self.end]
-        return (piece if self.is_label else piece.view(torch.int16)).view(self.view.shape_3)
-
 
 @dataclass(frozen=True)
 class ViewPlan:
@@ -101,12 +96,13 @@ class TransformedLayout(Layout[ViewPlan]):
     def read(self, plan: ViewPlan, buffer: Tensor) -> Tensor:
         """See `Layout`."""
         buffer[: len(plan.header)] = plan.header
-        for box in plan.boxes:
-            case, (level, start_3, shape_3, _) = plan.drawn.sources[box.slot].case, box.view
-            if box.is_label:
-                case.read_label(start_3, shape_3, box.of(buffer).numpy())
+        memory = buffer.numpy()
+        for slot, is_label, (level, start_3, shape_3, _), start, end in plan.boxes:
+            case, piece = plan.drawn.sources[slot].case, memory[start:end]
+            if is_label:
+                case.read_label(start_3, shape_3, piece.reshape(shape_3))
             else:
-                case.read(level, start_3, shape_3, box.of(buffer).numpy())
+                case.read(level, start_3, shape_3, piece.view(np.int16).reshape(shape_3))
         return buffer[: plan.used]
 
     def cut(self, plan: ViewPlan) -> Batch:
@@ -121,11 +117,12 @@ class TransformedLayout(Layout[ViewPlan]):
 
             copy_boxes(self.rows(plan, buffer), home)
         else:
-            for box in plan.boxes:
-                if box.is_label:
-                    residents[box.slot].read_label(box.view.start_3, box.of(buffer))
+            for slot, is_label, (level, start_3, shape_3, _), start, end in plan.boxes:
+                case, piece = residents[slot], buffer[start:end]
+                if is_label:
+                    case.read_label(start_3, piece.view(shape_3))
                 else:
-                    residents[box.slot].read_stored(box.view.level, box.view.start_3, box.of(buffer))
+                    case.read_stored(level, start_3, piece.view(torch.int16).view(shape_3))
         return self.decoded(buffer)
 
     def rows(self, plan: ViewPlan, buffer: Tensor) -> Rows:
