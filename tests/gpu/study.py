@@ -16,11 +16,11 @@ import numpy as np
 
 from hpcseg.config import RunConfig
 from hpcseg.files import read_json, write_json
+from hpcseg.host import usable_cores
 from hpcseg.phantoms.dataset import write_phantoms
 from hpcseg.spec import CaseRef, PackSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
-from tests.benchmarks.hardware import cores
 from tests.gpu.kit import Kit
 from tests.gpu.tested import THREADS
 
@@ -61,7 +61,7 @@ def measure(kit: Kit) -> None:
     training, test = (LABELLED + VALIDATION, 1) if tiny else (12, 4)
     write_phantoms(data, training=training, test=test, size=24 if tiny else 96)
     spec = _pack_spec(open_dataset(data).training, _settings(tiny))
-    pack(spec, _made(folder / "pack" / "store.h5"), workers=1 if tiny else min(cores(), training))
+    pack(spec, _made(folder / "pack" / "store.h5"), workers=1 if tiny else min(usable_cores(), training))
     found = _all(kit, folder, data, tiny)
     rows = []
     for precision, scores in found.items():

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.benchmarks.hardware import cores
+from hpcseg.host import usable_cores
 from tests.gpu.kit import Found, plain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +44,8 @@ _REASON = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$")
 def command() -> list[str]:
     """pytest, in several processes where it can."""
     files = [str(path.relative_to(ROOT)) for pattern in SUITES for path in sorted(ROOT.glob(pattern))]
-    spread = importlib.util.find_spec("xdist") is not None and cores() > 2
-    workers = ["-n", str(min(MOST_WORKERS, cores() // 2))] if spread else []
+    spread = importlib.util.find_spec("xdist") is not None and usable_cores() > 2
+    workers = ["-n", str(min(MOST_WORKERS, usable_cores() // 2))] if spread else []
     quiet = ["-p", "no:cacheprovider", "--color=no", "--tb=short", "-rfE", "-vv"]
     return [sys.executable, "-m", "pytest", *quiet, f"--timeout={LONGEST_S}", *workers, *dict.fromkeys(files)]
 
