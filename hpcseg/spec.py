@@ -1,6 +1,6 @@
 """What one job has to do: the file `run.json` in a run directory, written by the planner and read by the job.
 
-The planner (`hpcseg.sweeps`) resolves everything that needs the whole study (cases of each split, spacings, ancestors);
+The planner (`hpcseg.study`) resolves everything that needs the whole study (cases of each split, spacings, ancestors);
 a job needs nothing but its own run directory. Paths to other runs are relative to the folder that holds all runs, so
 that this folder can be moved; paths to scans are absolute.
 
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from hpcseg.config import RunConfig
+from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RUN_FILE
@@ -62,6 +62,11 @@ class PretrainSpec(Section):
     statistics: SourceRef  # the labelled cases: the clip window, and the place of the organ, come from them
     sources: tuple[SourceRef, ...]  # every volume that the autoencoder sees
 
+    @property
+    def length(self) -> AutoencoderConfig:
+        """The section with its `epochs` and `steps`."""
+        return self.config.autoencoder
+
 
 class TrainSpec(Section):
     """Train and evaluate one F-Net; leaves `model.pt` and `result.json` in the run directory."""
@@ -71,8 +76,8 @@ class TrainSpec(Section):
     config: RunConfig
     labelled: SourceRef
     validation: SourceRef
-    autoencoder_sources: tuple[SourceRef, ...] = ()  # S-MTL only
-    pretrained: tuple[Path, ...] = ()  # S-TL only: model.pt of each level, relative to the folder of all runs
+    autoencoder_sources: tuple[SourceRef, ...] = ()  # of a strategy that reads them
+    pretrained: tuple[Path, ...] = ()  # model.pt of each level's autoencoder, relative to the folder of all runs
     spacing_zyx: Spacing
     classes: tuple[tuple[int, ...], ...]
     padding: Literal["minimum"] | float
@@ -80,6 +85,11 @@ class TrainSpec(Section):
     validation_scans: tuple[CaseRef, ...]
     test_scans: tuple[CaseRef, ...] = ()
     test_classes: tuple[tuple[int, ...], ...] = ()  # as `classes`, in the test set's numbering
+
+    @property
+    def length(self) -> TrainingConfig:
+        """The section with its `epochs` and `steps`."""
+        return self.config.training
 
     def classes_in(self, group: str) -> tuple[tuple[int, ...], ...]:
         """Label values of each class in the validation or the test scans."""

@@ -114,7 +114,7 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
     if path.suffix == ".pt":
         from hpcseg.training.model import TrainedModel
 
-        return TrainedModel.load(path).report()
+        return TrainedModel.load(path).summary()
     from hpcseg.inspection.store_findings import inspect_store
 
     with terminal.counting("checking") as progress:

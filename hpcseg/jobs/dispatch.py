@@ -57,14 +57,12 @@ def _train(
     from hpcseg.training.ranks import joined
 
     with joined(info, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
+        stages.train(run.path, spec, control, submission.reading, ranks)
         if isinstance(spec, TrainSpec):
             from hpcseg.inference import evaluate
 
-            stages.train(run.path, spec, control, submission.reading, ranks)
             evaluate.evaluate(run.path, spec, control, ranks)
-            return
-        stages.pretrain(run.path, spec, control, submission.reading, ranks)
-        if ranks.leads:
+        elif ranks.leads:
             run.mark_done(seconds=round(time.monotonic() - began, 1))
             remove_checkpoints(run.path)
 

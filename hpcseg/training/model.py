@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hpcseg import __version__
@@ -47,9 +48,9 @@ def new_network(config: RunConfig, classes: int, generator: torch.Generator | No
     return UNet(network.kernel, maps, classes, margin, network.init_gain, generator=generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class TrainedModel:
-    """Weights, and how a scan becomes their input.
+    """Weights, and how a scan becomes their input; what is read from a file is checked.
 
     `window` is the clip window of the labelled volumes (None where the intensity method has none); `classes` lists the
     label values of each foreground class, `class_names` what the dataset calls them (empty where it is not known).
@@ -110,19 +111,9 @@ class TrainedModel:
 
     def save(self, path: Path) -> None:
         """Write the model to one file, atomically."""
-        plain: dict[str, Any] = {
-            "kind": _KINDS[self.config.network.kind],
-            "config": self.config.model_dump_json(),
-            "spacing_zyx": list(self.spacing_zyx),
-            "classes": [list(values) for values in self.classes],
-            "padding": self.padding,
-            "pyramid_clip": None if self.pyramid_clip is None else list(self.pyramid_clip),
-            "window": None if self.window is None else list(self.window),
-            "weights": self.weights,
-            "provenance": self.provenance,
-            "class_names": list(self.class_names),
-        }
-        save_tensors(path, plain)
+        plain = {field.name: _lists(getattr(self, field.name)) for field in fields(self)}
+        plain["config"] = self.config.model_dump_json()
+        save_tensors(path, {"kind": _KINDS[self.config.network.kind], **plain})
 
     @classmethod
     def load(cls, path: Path) -> TrainedModel:
@@ -140,31 +131,21 @@ class TrainedModel:
         if plain.get("kind") not in _KINDS.values():
             raise BadInput(f"{file}: not a trained network of this version of hpcseg")
         try:
-            model = cls._of_plain(plain)
+            config = RunConfig.model_validate_json(plain.pop("config", ""))
+        except ValidationError:
+            raise BadInput(
+                f"{file}: its configuration is not one of this version of hpcseg, or of strategies that are here"
+            ) from None
+        try:
+            del plain["kind"]
+            model = cls(config=config, **plain)
             with torch.device("meta"):
                 new_network(model.config, model.class_count).load_state_dict(model.weights, assign=True)
-        except ValidationError:
-            raise BadInput(f"{file}: its configuration is not one of this version of hpcseg") from None
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             raise BadInput(f"{file}: its parts do not fit together; copy it again from its run") from None
         return model
 
-    @classmethod
-    def _of_plain(cls, plain: dict[str, Any]) -> TrainedModel:
-        z, y, x = plain["spacing_zyx"]
-        return cls(
-            config=RunConfig.model_validate_json(plain["config"]),
-            spacing_zyx=(z, y, x),
-            classes=tuple(tuple(values) for values in plain["classes"]),
-            padding=plain["padding"],
-            pyramid_clip=_pair(plain["pyramid_clip"]),
-            window=_pair(plain["window"]),
-            weights=plain["weights"],
-            provenance=plain["provenance"],
-            class_names=tuple(plain.get("class_names", ())),
-        )
-
-    def report(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What there is to know about it, for `hpcseg inspect`."""
         network, preprocessing = self.config.network, self.config.preprocessing
         names = self.class_names or tuple(f"class {index}" for index in range(1, self.class_count + 1))
@@ -188,11 +169,8 @@ class TrainedModel:
         }
 
 
-def _pair(values: list[float] | None) -> Pair | None:
-    if values is None:
-        return None
-    low, high = values
-    return low, high
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _class_names(spec: TrainSpec) -> tuple[str, ...]:

@@ -96,8 +96,7 @@ def rehearse(
     if not isinstance(spec, PretrainSpec | TrainSpec):
         raise BadInput(f"{run}: is a pack; only runs that train can be rehearsed")
     short = shortened(spec, epochs, steps)
-    own = short.config.training if isinstance(short, TrainSpec) else short.config.autoencoder
-    total = own.epochs * own.steps
+    total = short.length.epochs * short.length.steps
     most = len(_places(total))
     if interruptions > most:
         raise BadInput(f"--interruptions {interruptions}: the copy's {total} steps have room for {most}; add --epochs")
@@ -118,17 +117,13 @@ def rehearse(
 
 def shortened(spec: PretrainSpec | TrainSpec, epochs: int, steps: int) -> PretrainSpec | TrainSpec:
     """The specification with at most so many epochs and steps, saved after every epoch."""
-    training, autoencoder = spec.config.training, spec.config.autoencoder
-    lengths = {"epochs": min(epochs, training.epochs), "steps": min(steps, training.steps)}
-    config = spec.config.model_copy(
-        update={
-            "training": training.model_copy(update=lengths | {"validation_steps": 1, "checkpoint_epochs": 1}),
-            "autoencoder": autoencoder.model_copy(
-                update={"epochs": min(epochs, autoencoder.epochs), "steps": min(steps, autoencoder.steps)}
-            ),
-        }
-    )
-    return spec.model_copy(update={"config": config})
+    config = spec.config
+    often = {"validation_steps": 1, "checkpoint_epochs": 1}
+    parts: dict[str, Any] = {"training": config.training.model_copy(update=often), "autoencoder": config.autoencoder}
+    for name, part in parts.items():
+        lengths = {"epochs": min(epochs, part.epochs), "steps": min(steps, part.steps)}
+        parts[name] = part.model_copy(update=lengths)
+    return spec.model_copy(update={"config": config.model_copy(update=parts)})
 
 
 class _Play:
@@ -222,10 +217,8 @@ def _attempt(run_dir: str, threads: int) -> None:
     be_deterministic()
     spec, reading = read_spec(run), Reading(tier="streamed")
     try:
-        if isinstance(spec, PretrainSpec):
-            stages.pretrain(run, spec, control, reading)
-        elif isinstance(spec, TrainSpec):
-            stages.train(run, spec, control, reading)
+        assert isinstance(spec, PretrainSpec | TrainSpec)
+        stages.train(run, spec, control, reading)
     except HpcsegError as error:
         print(error, flush=True)
         sys.exit(error.exit_code)
@@ -238,8 +231,7 @@ def _saved_step(run: Path) -> int:
         return 0
     spec = read_spec(run)
     assert isinstance(spec, PretrainSpec | TrainSpec)
-    steps = spec.config.training.steps if isinstance(spec, TrainSpec) else spec.config.autoencoder.steps
-    return int(state["progress"]["epoch"] * steps + state["progress"]["step"])
+    return int(state["progress"]["epoch"] * spec.length.steps + state["progress"]["step"])
 
 
 def compare(one: Path, other: Path) -> str | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from hpcseg.config import RunConfig
+    from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
     from hpcseg.networks.autoencoder import WTAutoencoder
     from hpcseg.networks.fnet import FNet
     from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
@@ -28,7 +28,54 @@ if TYPE_CHECKING:
 _AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
 
 
-class SegmentationTask(Task):
+class _NetworkTask(Task):
+    """One network with one optimizer, on one series of minibatches.
+
+    Args:
+        inputs: configuration, volumes, and where and with whom to train.
+        network: under the name `module` in checkpoints.
+        loss: that its optimizer's plateau watches.
+        groups: its weights with their rates.
+        length: section with the number of epochs, and of steps of each.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        network: nn.Module,
+        *,
+        module: str,
+        loss: str,
+        groups: Sequence[ParameterGroup],
+        length: TrainingConfig | AutoencoderConfig,
+    ) -> None:
+        from hpcseg.training.norm import share_statistics
+        from hpcseg.training.precision import Precision
+        from hpcseg.training.update import Update, adam
+
+        self.inputs, self.config, self.device, self.ranks = inputs, inputs.config, inputs.device, inputs.ranks
+        self.epochs, self.steps = length.epochs, length.steps
+        self.precision = Precision.of(self.config.training, self.device)
+        share_statistics(network, self.ranks, compiled=self.precision.compiled)
+        self.network = self.precision.place(network)
+        self.modules: dict[str, nn.Module] = {module: network}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {loss: adam(self.config, groups)}
+        self.update = Update(self.precision, self.optimizers, self.ranks)
+        self._training: SegmentationBatches | AutoencoderBatches
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def batches(self, first_step: int) -> Generator[Any]:
+        """Training batches from the global step `first_step` on."""
+        from hpcseg.patches.prefetch import prefetched
+
+        return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
+
+
+class SegmentationTask(_NetworkTask):
     """A network on labelled patches: the baseline; other strategies begin with other weights, or add to it.
 
     Args:
@@ -48,28 +95,13 @@ class SegmentationTask(Task):
         batch: int | None = None,
     ) -> None:
         from hpcseg.patches.sampling import Stream
-        from hpcseg.training.norm import share_statistics
-        from hpcseg.training.precision import Precision
-        from hpcseg.training.update import Update, adam
 
-        config = inputs.config
-        self.inputs, self.config, self.device, self.ranks = inputs, config, inputs.device, inputs.ranks
-        self.epochs, self.steps = config.training.epochs, config.training.steps
-        self.precision = Precision.of(config.training, inputs.device)
-        network = network or fresh_network(inputs)
-        groups = groups or [{"params": list(network.parameters()), "lr": config.training.learning_rate}]
-        share_statistics(network, inputs.ranks, compiled=self.precision.compiled)
-        self.network = self.precision.place(network)
-        self.modules: dict[str, nn.Module] = {config.network.kind: network}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"segmentation": adam(config, groups)}
-        self.update = Update(self.precision, self.optimizers, inputs.ranks)
-        self._training = self._batches(inputs.labelled, Stream.TRAINING, batch or config.training.batch)
-        self._validation = self._batches(inputs.validation, Stream.VALIDATION, config.training.batch)
-
-    @property
-    def kept(self) -> nn.Module:
-        """The network."""
-        return self.network
+        config, network = inputs.config.training, network or fresh_network(inputs)
+        groups = groups or [{"params": list(network.parameters()), "lr": config.learning_rate}]
+        kind = inputs.config.network.kind
+        super().__init__(inputs, network, module=kind, loss="segmentation", groups=groups, length=config)
+        self._training = self._batches(inputs.labelled, Stream.TRAINING, batch or config.batch)
+        self._validation = self._batches(inputs.validation, Stream.VALIDATION, config.batch)
 
     def _batches(self, sources: Sequence[Source], stream: int, batch: int) -> SegmentationBatches:
         from hpcseg.patches.batches import SegmentationBatches
@@ -88,12 +120,6 @@ class SegmentationTask(Task):
         )
         share = config.patches.foreground_share
         return SegmentationBatches(sources, geometry_of(config), draw, foreground_share=share)
-
-    def batches(self, first_step: int) -> Generator[Any]:
-        """Training batches from the global step `first_step` on."""
-        from hpcseg.patches.prefetch import prefetched
-
-        return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The segmentation's loss."""
@@ -129,38 +155,16 @@ class SegmentationTask(Task):
         return self.segmentation_loss(batch)
 
 
-class AutoencoderTask(Task):
+class AutoencoderTask(_NetworkTask):
     """The winner-take-all autoencoder of one level on the unlabelled volumes of `inputs` (paper 3.3.1)."""
 
     phase = "pretraining"
 
     def __init__(self, inputs: Inputs, level: int) -> None:
-        from hpcseg.training.norm import share_statistics
-        from hpcseg.training.precision import Precision
-        from hpcseg.training.update import Update, adam
-
-        config, network = inputs.config, new_autoencoder(inputs.config, level)
-        self.inputs, self.config, self.device, self.ranks = inputs, config, inputs.device, inputs.ranks
-        self.epochs, self.steps = config.autoencoder.epochs, config.autoencoder.steps
-        self.precision = Precision.of(config.training, inputs.device)
-        share_statistics(network, inputs.ranks, compiled=self.precision.compiled)
-        self.network = self.precision.place(network)
-        self.modules: dict[str, nn.Module] = {"autoencoder": network}
-        groups = [{"params": list(network.parameters()), "lr": config.autoencoder.learning_rate}]
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"reconstruction": adam(config, groups)}
-        self.update = Update(self.precision, self.optimizers, inputs.ranks)
-        self._training = unlabelled_batches(inputs, [level], config.autoencoder.batch)
-
-    @property
-    def kept(self) -> nn.Module:
-        """The autoencoder."""
-        return self.network
-
-    def batches(self, first_step: int) -> Generator[Any]:
-        """Training batches from the global step `first_step` on."""
-        from hpcseg.patches.prefetch import prefetched
-
-        return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
+        config, network = inputs.config.autoencoder, new_autoencoder(inputs.config, level)
+        groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
+        super().__init__(inputs, network, module="autoencoder", loss="reconstruction", groups=groups, length=config)
+        self._training = unlabelled_batches(inputs, [level], config.batch)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The reconstruction's loss."""

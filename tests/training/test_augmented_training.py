@@ -14,7 +14,7 @@ from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 
 
 def augmented(spec: Any) -> Any:
@@ -26,7 +26,7 @@ def weights(runs: Path, name: str, spec: PretrainSpec | TrainSpec) -> dict[str, 
     run = runs / spec.stage / name
     run.mkdir(parents=True)
     if isinstance(spec, PretrainSpec):
-        pretrain(run, spec, Control(run))
+        train(run, spec, Control(run))
     else:
         train(run, spec, Control(run))
     found: dict[str, torch.Tensor] = load_tensors(run / MODEL_FILE)["weights"]

@@ -23,7 +23,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.deferred import LATE, DeferredLosses
 from hpcseg.training.precision import Precision, be_deterministic, place
 from hpcseg.training.rehearsal import compare, rehearse
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 from hpcseg.training.task import Task
 from hpcseg.training.update import Update
 from tests.training.stopping import StopAfter
@@ -59,7 +59,7 @@ def specified(
         for level in (0, 1) if strategy == "transfer" else ():
             run = runs / "pretrain" / f"level{level}"
             run.mkdir(parents=True, exist_ok=True)
-            pretrain(run, pretrain_spec(level), Control(run))
+            train(run, pretrain_spec(level), Control(run))
             models.append(run.relative_to(runs) / MODEL_FILE)
         return train_spec(strategy, tuple(models), training=SETTINGS | settings)
 
@@ -120,10 +120,10 @@ def test_a_recorded_pretraining_is_the_pretraining_to_the_bit(
 ) -> None:
     spec = pretrain_spec(0)
     runs = [new_run(name) for name in ("first", "eager", "graphed")]
-    pretrain(runs[0], spec, Control(runs[0]))
+    train(runs[0], spec, Control(runs[0]))
     record = read_json(runs[0] / KERNELS_FILE)
     for run, graph in zip(runs[1:], (False, True), strict=True):
-        pretrain(with_kernels(run, record, graph), spec, Control(run))
+        train(with_kernels(run, record, graph), spec, Control(run))
     assert compare(runs[0], runs[1]) is None and compare(runs[0], runs[2]) is None
 
 

@@ -18,7 +18,7 @@ from hpcseg.paths import HISTORY_FILE, MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.control import Control
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 
 TOLERANCE = 1e-4  # relative; other processors round otherwise
 SCHEDULE = {"epochs": 4, "steps": 5, "batch": 2, "learning_rate": 3e-3}
@@ -136,7 +136,7 @@ def test_losses_of_pretraining_and_transfer_are_those_pinned(
         plain = pretrain_spec(level)
         autoencoder = plain.config.autoencoder.model_copy(update=SCHEDULE)
         spec = plain.model_copy(update={"config": plain.config.model_copy(update={"autoencoder": autoencoder})})
-        found[f"pretrain {level}"] = trained(run, lambda control, run=run, spec=spec: pretrain(run, spec, control))
+        found[f"pretrain {level}"] = trained(run, lambda control, run=run, spec=spec: train(run, spec, control))
         models.append(run.relative_to(runs) / MODEL_FILE)
     run = new(runs, "train", "transfer")
     transfer = train_spec("transfer", tuple(models), training=SCHEDULE | {"validation_steps": 2})

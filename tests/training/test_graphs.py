@@ -30,7 +30,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.graphs import WARM_UP, GraphedPasses, copied, preserving, tensors_of
 from hpcseg.training.precision import Precision
 from hpcseg.training.rehearsal import compare
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 from hpcseg.training.task import Task
 from tests.training.stopping import StopAfter
 
@@ -107,7 +107,7 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
     for level in (0, 1) if strategy == "transfer" else ():
         run = runs / "pretrain" / f"level{level}"
         run.mkdir(parents=True, exist_ok=True)
-        pretrain(run, pretrain_spec(level), Control(run))
+        train(run, pretrain_spec(level), Control(run))
         models.append(run.relative_to(runs) / MODEL_FILE)
     spec = train_spec(strategy, tuple(models), training=SETTINGS | {"precision": precision})
     whole, recorded = new_run("whole"), new_run("recorded")
@@ -130,9 +130,9 @@ def test_a_pretraining_of_recorded_steps_is_the_pretraining_to_the_bit(
 ) -> None:
     whole, recorded = new_run("whole"), new_run("recorded")
     recording(False)
-    pretrain(whole, pretrain_spec(0), Control(whole))
+    train(whole, pretrain_spec(0), Control(whole))
     recording(True)
-    pretrain(recorded, pretrain_spec(0), Control(recorded))
+    train(recorded, pretrain_spec(0), Control(recorded))
     assert compare(whole, recorded) is None
 
 

@@ -20,7 +20,7 @@ from hpcseg.training import kernel_choice, stages
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import preserving
 from hpcseg.training.rehearsal import compare
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 from hpcseg.training.task import Task
 from tests.training.stopping import StopAfter
 
@@ -138,11 +138,11 @@ def test_a_pretraining_does_too(
     new_run: Callable[[str], Path], pretrain_spec: Callable[[int], PretrainSpec], gpu: Gpu
 ) -> None:
     run, plain = new_run("run"), new_run("plain")
-    pretrain(run, pretrain_spec(0), Control(run))
+    train(run, pretrain_spec(0), Control(run))
     assert gpu.graphed == [True] and read_json(run / "training.json")["kernels"]["step"]["graph"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "choose_kernels", kernel_choice.choose_kernels)
-        pretrain(plain, pretrain_spec(0), Control(plain))
+        train(plain, pretrain_spec(0), Control(plain))
     assert compare(plain, run) is None
 
 

@@ -82,6 +82,6 @@ def test_an_autoencoder_with_kernels_ends_as_with_torch_alone(
         if name == "kernels":
             with_kernels()
         run = new_run(name)
-        stages.pretrain(run, spec, Control(run))
+        stages.train(run, spec, Control(run))
         ends.append(outcome(run))
     assert_near(ends[1][0], ends[0][0])

@@ -60,7 +60,7 @@ def test_classes_without_a_description_have_no_names(train_spec: SpecMaker, tmp_
     moved = tuple(case.model_copy(update={"image": tmp_path / "scan.nii.gz"}) for case in spec.validation_scans)
     model = of(spec.model_copy(update={"validation_scans": moved}))
     assert model.class_names == ()
-    assert model.report()["classes"] == {"class 1": [1, 2]}
+    assert model.summary()["classes"] == {"class 1": [1, 2]}
 
 
 def test_files_of_earlier_versions_are_read(trained: TrainedModel, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_files_of_earlier_versions_are_read(trained: TrainedModel, tmp_path: Pat
     save_tensors(tmp_path / "model.pt", plain)
     old = TrainedModel.load(tmp_path)
     assert (old.name, old.class_names, old.config) == ("old", (), trained.config)
-    assert old.report()["problems"] == []
+    assert old.summary()["problems"] == []
 
 
 def change(key: str, value: Any) -> Callable[[Path], None]:

@@ -19,7 +19,7 @@ from hpcseg.spec import AS_IT_COMES, PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.ranks import ALONE
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 from hpcseg.training.stores import Stores, around_organ
 
 AROUND = {"sampling": "organ", "sigma": 0.05}
@@ -94,7 +94,7 @@ def test_pretraining_around_the_organ_is_pure_and_not_that_around_the_middle(
     def weights(name: str, of: PretrainSpec) -> dict[str, torch.Tensor]:
         run = runs / "pretrain" / f"{tmp_path.name}-{name}"
         run.mkdir(parents=True)
-        pretrain(run, of, Control(run))
+        train(run, of, Control(run))
         assert (run / ORGAN_FILE).exists() == (of.config.autoencoder.sampling == "organ")
         found: dict[str, torch.Tensor] = load_tensors(run / MODEL_FILE)["weights"]
         return found

@@ -21,7 +21,7 @@ from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.ranks import joined
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 from hpcseg.training.strategy import check_shares
 
 STEPS: dict[str, object] = {
@@ -35,11 +35,11 @@ from pathlib import Path
 import torch
 
 from hpcseg.errors import Interrupted
-from hpcseg.spec import PretrainSpec, read_spec
+from hpcseg.spec import read_spec
 from hpcseg.training.control import Control
 from hpcseg.training.ranks import joined
 from hpcseg.training.rank_info import RankInfo
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 
 run, rank, world, stop_after = Path(sys.argv[1]), *map(int, sys.argv[2:])
 torch.set_num_threads(1)
@@ -56,7 +56,7 @@ control = StopAfter(run, silent=rank > 0)
 spec = read_spec(run)
 try:
     with joined(RankInfo(rank, world, rank, job="test"), run, lambda: False) as ranks:
-        (pretrain if isinstance(spec, PretrainSpec) else train)(run, spec, control, ranks=ranks)
+        train(run, spec, control, ranks=ranks)
 except Interrupted:
     print("stopped")
 """
@@ -85,7 +85,7 @@ def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tupl
     for level in (0, 1):
         run = runs / "pretrain" / f"ranks-level{level}"
         run.mkdir(parents=True, exist_ok=True)
-        pretrain(run, pretrain_spec(level), Control(run))
+        train(run, pretrain_spec(level), Control(run))
         paths.append(run.relative_to(runs) / MODEL_FILE)
     return tuple(paths)
 
@@ -170,7 +170,7 @@ def test_an_autoencoder_is_pretrained_by_two_ranks_as_by_one(
     spec = spec.model_copy(update={"config": config})
     one, two = new_run("one", spec), new_run("two", spec)
     processes = start(two)
-    pretrain(one, spec, Control(one))
+    train(one, spec, Control(one))
     finish(processes)
     assert_equal_to_rounding(one, two)
 

@@ -17,7 +17,7 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import rehearsal
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
-from hpcseg.training.stages import pretrain
+from hpcseg.training.stages import train
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
@@ -39,7 +39,7 @@ def planned(
         for level in (0, 1) if strategy == "transfer" else ():
             run = runs / "pretrain" / f"level{level}"
             run.mkdir(parents=True, exist_ok=True)
-            pretrain(run, pretrain_spec(level), Control(run))
+            train(run, pretrain_spec(level), Control(run))
             models.append(run.relative_to(runs) / MODEL_FILE)
         path = runs / "train" / request.node.name
         shutil.rmtree(path, ignore_errors=True)

@@ -23,7 +23,7 @@ from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_check
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel, new_network
 from hpcseg.training.rehearsal import compare
-from hpcseg.training.stages import pretrain, train
+from hpcseg.training.stages import train
 from hpcseg.version import code_version
 from tests.training.stopping import StopAfter
 
@@ -38,7 +38,7 @@ def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tupl
         run = runs / "pretrain" / f"level{level}"
         run.mkdir(parents=True, exist_ok=True)
         if not (run / MODEL_FILE).exists():
-            pretrain(run, pretrain_spec(level), Control(run))
+            train(run, pretrain_spec(level), Control(run))
         paths.append(run.relative_to(runs) / MODEL_FILE)
     return tuple(paths)
 
@@ -157,7 +157,7 @@ def test_variants_of_the_autoencoder_pretrain_another_network(
     spec, run = pretrain_spec(0), new_run("variant")
     autoencoder = spec.config.autoencoder.model_copy(update=changes)
     config = spec.config.model_copy(update={"autoencoder": autoencoder})
-    pretrain(run, spec.model_copy(update={"config": config}), Control(run))
+    train(run, spec.model_copy(update={"config": config}), Control(run))
     plain, found = (load_tensors(path)["weights"] for path in (runs / pretrained[0], run / MODEL_FILE))
     name = "encoder.cbr1.conv.weight"
     assert torch.isfinite(found[name]).all()
