@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
 
 from hpcseg.paths import STORE_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
-from hpcseg.threads import beside
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.strategy import check_shares
 from hpcseg.version import code_version
-
-POOL_WATCH_S = 1.0
 
 
 def run_spec(
@@ -33,12 +28,11 @@ def run_spec(
         Interrupted: asked to stop; what is done is saved.
         Exception: whatever the stage raised.
     """
-    with _watching_pool(submission, control):
-        if isinstance(spec, PackSpec):
-            _pack(run, spec, submission, control)
-        else:
-            check_shares(spec, info.world)
-            _train(run, spec, submission, control, info)
+    if isinstance(spec, PackSpec):
+        _pack(run, spec, submission, control)
+    else:
+        check_shares(spec, info.world)
+        _train(run, spec, submission, control, info)
 
 
 def _train(
@@ -82,18 +76,3 @@ def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control)
 
     pack(spec, run.path / STORE_FILE, workers=submission.workers, progress=progress, should_stop=should_stop)
     run.mark_done(seconds=round(time.monotonic() - began, 1))
-
-
-def _watching_pool(submission: Submission, control: Control) -> AbstractContextManager[None]:
-    """Ask the job to stop when the local pool that started it is gone, so that no job outlives it unnoticed."""
-    pool = submission.pool
-    if submission.backend != "local" or pool is None:
-        return nullcontext()
-
-    def watch(over: threading.Event) -> None:
-        while pool.alive(submission.host) is not False:
-            if over.wait(POOL_WATCH_S):
-                return
-        control.ask_to_stop()
-
-    return beside(watch, "pool-watch")

@@ -25,12 +25,11 @@ from typing import Any, cast
 
 from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
 from hpcseg.heartbeat import Heartbeat
-from hpcseg.jobs.deadline import watched
 from hpcseg.jobs.dispatch import run_spec
 from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
 from hpcseg.jobs.remedies import explained
 from hpcseg.jobs.requeue import check_budget, is_warning, requeue_or_fail, why_stopped
-from hpcseg.jobs.signals import Signals
+from hpcseg.jobs.stopping import Signals, watched
 from hpcseg.paths import CLAIM_FILE
 from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.causes import end_of
@@ -58,6 +57,19 @@ class _Job:
     again: bool = False  # whether it has to be requeued for the run to go on
 
 
+def repeatable(function: Callable[[str], str]) -> Callable[[str], str]:
+    """Have submitit run the same again when the job comes back, should a signal come before the function listens."""
+
+    def checkpoint(argument: str) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(function, argument)
+
+    function.checkpoint = checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name
+    return function
+
+
+@repeatable
 def run_stage(run_dir: str) -> str:
     """Run the stage of the run directory `run_dir` to its end: "done", or "stopped" when asked to stop.
 
@@ -156,16 +168,6 @@ def _rank_info() -> RankInfo:
     )
 
 
-def _checkpoint(run_dir: str) -> Any:
-    """What submitit is to run when the job comes back, should a signal come before `run_stage` listens: the same."""
-    from submitit.helpers import DelayedSubmission
-
-    return DelayedSubmission(run_stage, run_dir)
-
-
-run_stage.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name
-
-
 def _recorded(job: _Job, control: Control) -> bool:
     """Run the stage and leave evidence of how it ended; False if it was stopped."""
     run, spec = job.run, None
@@ -182,6 +184,9 @@ def _recorded(job: _Job, control: Control) -> bool:
         elif job.reading is not None:
             submission = submission.model_copy(update={"backend": "foreground", "reading": job.reading})
         with ExitStack() as stack:
+            pool, host = submission.pool, submission.host
+            if submission.backend == "local" and pool is not None:  # no job outlives its pool unnoticed
+                stack.enter_context(watched(control, None, lambda: pool.alive(host) is not False))
             if job.rank_info.leads:
                 _begin(job, control, submission, former, stack)
             if submission.cancelled is not None and job.reading is None:

@@ -21,7 +21,7 @@ def why_stopped(
     """Why a job was asked to stop, and whether it has to be requeued for the run to go on. Pure.
 
     Args:
-        reasons: why it asked itself (see `hpcseg.jobs.deadline`).
+        reasons: why it asked itself (see `hpcseg.jobs.stopping`).
         cancelled: whether `hpcseg cancel` cancelled it.
         restart: how often it had been requeued when it began.
         facts: what Slurm says now; None: it does not answer, and the log counts.

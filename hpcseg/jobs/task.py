@@ -6,15 +6,15 @@ submitit pickles it by reference and runs the code that stands when the job star
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.jobs.entry import run_stage
+from hpcseg.jobs.entry import repeatable, run_stage
 from hpcseg.runs.records import read_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import slurm_job
 
 
+@repeatable
 def run_task(folder: str) -> str:
     """Run the stage of this task's run, see `run_stage`; `folder` is the array's.
 
@@ -30,13 +30,3 @@ def run_task(folder: str) -> str:
         raise BadInput(f"{folder}: holds no record of {task}; apply the sweep again")
     run_id = record.runs[record.tasks.index(job.index)]
     return run_stage(str(RunDir.of(path.parents[1], record.stage, run_id).path))
-
-
-def _checkpoint(folder: str) -> Any:
-    """What submitit is to run when the job comes back: the same again."""
-    from submitit.helpers import DelayedSubmission
-
-    return DelayedSubmission(run_task, folder)
-
-
-run_task.checkpoint = _checkpoint  # type: ignore[attr-defined]  # submitit looks for it by this name

@@ -37,7 +37,7 @@ def written(plan: Plan) -> RunDir:
 
 
 def start(run: RunDir, **variables: str) -> subprocess.Popen[str]:
-    script = "from hpcseg.jobs import deadline, entry; deadline.POLL_S = 0.05; "
+    script = "from hpcseg.jobs import entry, stopping; stopping.POLL_S = 0.05; "
     script += f"print(entry.run_stage({str(run.path)!r}))"
     environment = {**os.environ, **variables}
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)

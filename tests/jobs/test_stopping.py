@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.jobs import deadline
-from hpcseg.jobs.deadline import lead_s, watched
+from hpcseg.jobs import stopping
+from hpcseg.jobs.stopping import lead_s, watched
 from hpcseg.training.control import Control
 
 seconds = st.floats(0, 1e6)
@@ -27,7 +27,7 @@ def test_a_job_may_always_use_half_of_its_time(save: float, step: float, whole: 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadline, "POLL_S", 0.001)
+    monkeypatch.setattr(stopping, "POLL_S", 0.001)
 
 
 def test_a_job_is_asked_to_stop_before_its_end(tmp_path: Path) -> None:
