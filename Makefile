@@ -1,4 +1,5 @@
-# make setup | demo | test | lint | keys | bench | bench-peers | gpu  PYTHON=python3.12 chooses another interpreter
+# make setup | demo | test | test-all | lint | docs | keys | bench | bench-peers | gpu | lock
+# PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -13,11 +14,12 @@ UNPINNED := ^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 OLDEST_PYTHON ?= python3.11
 LOWEST := .venv-lowest
+DOCS := .venv-docs
 UV := .venv-uv/bin/uv
 PEERS := .venv-peers
 PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 
-.PHONY: setup demo test lint keys bench bench-peers gpu clean-demo
+.PHONY: setup demo test test-all lowest lint docs keys bench bench-peers gpu lock clean-demo
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -92,6 +94,17 @@ $(LOWEST)/ready: pyproject.toml Makefile | $(UV)
 	@$(LOWEST_PIP) 'torch==$(OLDEST_TORCH).*' --index-url $(TORCH_CPU_INDEX) 2>/dev/null \
 	  || { echo "no CPU build of torch $(OLDEST_TORCH) can be had here: torch $(TORCH) stands in for it"; $(LOWEST_PIP) 'torch==$(TORCH)'; }
 	@$(LOWEST_PIP) setuptools && $(LOWEST_PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# The documentation as a site, in site/; a broken link or an unknown name in a docstring is an error.
+docs: $(DOCS)/ready
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+	@echo "site/index.html"
+
+$(DOCS)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check $(PINS) \
+	  $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 # make bench ONLY=patches measures one room, benchmark or figure.
