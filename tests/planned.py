@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
 from tests.tree import write_tree
+from tests.waiting import wait_for
 
 STUDY = Path(__file__).with_name("study.toml").read_text()
 
@@ -94,15 +94,6 @@ def start_apply(tmp_path: Path, tiny_dataset: Path) -> Iterator[Callable[..., su
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
-    """Poll until `condition` holds."""
-    until = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError("the condition did not come true")
-        time.sleep(0.05)
 
 
 @pytest.fixture(name="wait_for")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+
+from tests.waiting import PATIENCE_S, wait_for
 
 SWEEP = """
 [run]
@@ -62,7 +64,7 @@ def start(arguments: tuple[Any, ...], folder: Path) -> subprocess.Popen[str]:
 def cli(tmp_path: Path) -> Cli:
     def run(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
         process = start(arguments, tmp_path)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == code, f"{arguments}\n{out}\n{err}"
         assert "Traceback" not in out + err
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
@@ -97,10 +99,11 @@ def train_runs(study: Path) -> dict[str, Path]:
 def test_help_is_fast(cli: Cli) -> None:
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         cli("--help")
-        seconds.append(time.monotonic() - began)
-    assert min(seconds) <= 0.4
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) <= 0.4  # of the processor's time: a loaded machine does not count
 
 
 def test_light_commands_do_not_import_torch() -> None:
@@ -153,7 +156,7 @@ def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
     try:
         wait_for((run / "checkpoint.pt").exists)
         os.kill(json.loads((run / "heartbeat.json").read_text())["pid"], signal.SIGKILL)
-        _, err = sweep.communicate(timeout=120)
+        _, err = sweep.communicate(timeout=PATIENCE_S)
     finally:
         sweep.kill()
     assert sweep.returncode == 1
@@ -191,13 +194,6 @@ def test_a_staged_sweep_trains_from_the_copy_and_ends_with_the_same_weights(
     assert [path for path in used[0].parent.iterdir() if path.suffix == ".h5"] == used[:1]
     report = json.loads(cli("inspect", run, "--json").stdout)
     assert report["reading"][0]["path"] == str(used[0])
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_train_runs_one_run_in_the_foreground(study: Path, cli: Cli) -> None:

@@ -14,6 +14,7 @@ from tests.gpu import ready
 from tests.gpu.parts import PARTS, STUDY
 from tests.gpu.report import DOCS, read_results
 from tests.gpu.session import ROOT
+from tests.waiting import PATIENCE_S
 
 
 def state_of(folder: Path) -> dict[str, bytes]:
@@ -22,7 +23,7 @@ def state_of(folder: Path) -> dict[str, bytes]:
 
 def rehearsed(folder: Path, *parts: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "tests.gpu", "--device", "cpu", "--to", str(folder), "--only", *parts]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 def test_every_part_runs_at_toy_size_on_a_cpu(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_make_gpu_does_nothing_without_a_gpu(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,9 @@ import torch
 
 from tests.gpu import device
 from tests.gpu.device import Gpu
+from tests.waiting import Clock
+
+CLOCK = Clock()
 
 
 class Event:
@@ -18,7 +20,7 @@ class Event:
         assert enable_timing
 
     def record(self) -> None:
-        self.at = time.perf_counter()
+        self.at = CLOCK.now
 
     def elapsed_time(self, other: Event) -> float:
         return 1e3 * (other.at - self.at)
@@ -37,6 +39,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Cycles that the device was held for."""
     cycles: list[int] = []
     monkeypatch.setattr(device, "FLUSH_BYTES", 1 << 10)
+    monkeypatch.setattr(device, "time", CLOCK)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", cycles.append, raising=False)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -44,15 +47,15 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_rounds_are_timed_by_events_while_the_device_is_held(held: list[int]) -> None:
-    timing = Pretended(0.05).milliseconds(lambda: time.sleep(0.002))
-    assert 2 <= timing.median < 20
+    timing = Pretended(0.05).milliseconds(lambda: CLOCK.sleep(0.002))
+    assert timing.median == pytest.approx(2)
     assert len(held) == 1
     assert held[0] > 0.002 * device.CYCLES_PER_S
 
 
 def test_the_host_is_never_held_for_long(held: list[int]) -> None:
     slow = Pretended(10.0)
-    assert len(slow._rounds([lambda: time.sleep(0.2)] * 50)) == 3
+    assert len(slow._rounds([lambda: CLOCK.sleep(0.2)] * 50)) == 3
     assert held[0] <= device.LONGEST_HOLD_S * device.CYCLES_PER_S
 
 

@@ -18,6 +18,7 @@ from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.study.plan import Plan
+from tests.waiting import PATIENCE_S
 
 Waiter = Callable[..., None]
 
@@ -99,7 +100,7 @@ def test_a_signal_stops_a_stage_cleanly_and_the_next_attempt_goes_on(
     process = start(long_pack)
     wait_for(lambda: is_packing(long_pack))
     process.send_signal(number)
-    assert process.communicate(timeout=30)[0].strip() == "stopped"
+    assert process.communicate(timeout=PATIENCE_S)[0].strip() == "stopped"
     heartbeat = long_pack.heartbeat()
     assert heartbeat is not None and heartbeat.state == "stopped"
     assert long_pack.failure() is None and not long_pack.is_done()
@@ -117,7 +118,7 @@ def test_after_a_kill_the_evidence_says_lost_and_the_run_can_be_repeated(long_pa
     again = start(long_pack)
     wait_for(lambda: is_packing(long_pack) and (long_pack.heartbeat() or heartbeat).attempt == 2)
     again.terminate()
-    assert again.communicate(timeout=30)[0].strip() == "stopped"
+    assert again.communicate(timeout=PATIENCE_S)[0].strip() == "stopped"
     first, second = read_attempts(long_pack.path)
     assert (first.cause, first.ended, second.cause) == ("killed", heartbeat.time, "stopped")
 
@@ -126,7 +127,7 @@ def test_a_slurm_job_stops_when_a_later_attempt_wants_the_run(long_pack: RunDir,
     process = start(long_pack, **SLURM)
     wait_for(lambda: is_packing(long_pack))
     (long_pack.path / ".claim").write_text("7_2.1")
-    assert process.communicate(timeout=30)[0].strip() == "stopped"
+    assert process.communicate(timeout=PATIENCE_S)[0].strip() == "stopped"
     (attempt,) = read_attempts(long_pack.path)
     assert (attempt.cause, attempt.job, attempt.node) == ("superseded", "7_2", "n1")
 
@@ -158,7 +159,7 @@ def test_a_job_stops_by_itself_when_its_pool_is_gone(long_pack: RunDir) -> None:
     pool = Process(pid=gone.pid, pid_start=1.0)
     submission = Submission(backend="local", submitted=time.time(), host=socket.gethostname(), pool=pool)
     long_pack.write_submission(submission)
-    assert start(long_pack).communicate(timeout=30)[0].strip() == "stopped"
+    assert start(long_pack).communicate(timeout=PATIENCE_S)[0].strip() == "stopped"
 
 
 def test_what_submitit_runs_after_a_requeue_is_the_same_function(pack_run: RunDir) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from hpcseg.patches.minibatch import Batch
 from hpcseg.patches.prefetch import in_order, prefetched
+from tests.waiting import wait_for
 
 
 class _Counting:
@@ -82,9 +83,7 @@ def test_the_next_batches_are_read_while_one_is_in_use():
     batches = _Counting()
     iterator = prefetched(batches, range(10), ahead=2, device="cpu")
     next(iterator)
-    deadline = time.monotonic() + 5
-    while len(batches.read) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(batches.read) >= 3)
     assert sorted(batches.read) == [0, 1, 2]
     iterator.close()
 

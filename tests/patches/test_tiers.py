@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.patches.tiers import FreeMemory, StoreReading, Tier, choose_tier, explain_choice, read_into_memory
 from hpcseg.spec import Reading
+from tests.waiting import PATIENCE_S
 
 GB = 10**9
 SIZES = st.integers(0, 10**13)
@@ -128,7 +129,7 @@ def test_what_is_read_into_memory_is_there(uncached: Path) -> None:
         heard.set()
 
     with read_into_memory([(uncached, 8 << 20, 12 << 20)], say):
-        assert heard.wait(30)
+        assert heard.wait(PATIENCE_S)
     pages = cached(uncached).reshape(24, -1)  # of each MiB
     assert pages[8:20].all()
     assert not pages[:4].any()
@@ -154,5 +155,5 @@ def test_a_file_that_cannot_be_read_is_only_told_of(tmp_path: Path) -> None:
         heard.set()
 
     with read_into_memory([(tmp_path / "absent", 0, 10)], say):
-        assert heard.wait(30)
+        assert heard.wait(PATIENCE_S)
     assert said[0].startswith("not read into memory: ") and "absent" in said[0]

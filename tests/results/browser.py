@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE_S
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -27,7 +29,6 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-START_S, ANSWER_S = 60, 120
 
 
 def missing_programs() -> list[str]:
@@ -105,7 +106,7 @@ def browsing(folder: Path) -> Iterator[Browser]:
             _send("DELETE", session)
     finally:
         driver.terminate()
-        driver.wait(timeout=START_S)
+        driver.wait(timeout=PATIENCE_S)
 
 
 def _port(driver: subprocess.Popen[str]) -> int:
@@ -115,7 +116,7 @@ def _port(driver: subprocess.Popen[str]) -> int:
         found = re.search(r"started successfully on port (\d+)", line)
         if found:
             return int(found[1])
-        if time.monotonic() - began > START_S:
+        if time.monotonic() - began > PATIENCE_S:
             break
     raise RuntimeError("chromedriver did not start")
 
@@ -125,7 +126,7 @@ def _send(method: str, address: str, value: Any = None) -> Any:
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"}, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business here
     try:
-        with opener.open(request, timeout=ANSWER_S) as answer:
+        with opener.open(request, timeout=PATIENCE_S) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"{method} {address}: {error.read().decode(errors='replace')[:2000]}") from None

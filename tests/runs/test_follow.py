@@ -13,6 +13,7 @@ from hpcseg.runs.follow import follow, write_output
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.queue import Queue, QueueEntry
+from tests.waiting import PATIENCE_S
 
 Waiter = Callable[..., None]
 RUNNING = QueueEntry("RUNNING", "None", node="n1")
@@ -83,7 +84,7 @@ def test_following_waits_for_output_and_goes_on_over_a_requeue_until_the_run_is_
     wait_for(lambda: "warning" in following.written)
     following.entry = None
     (run.path / "result.json").write_text(json.dumps({}))
-    following.thread.join(10)
+    following.thread.join(PATIENCE_S)
     assert following.written == "first µ\nsecond\nwarning\n"
     assert following.verdict is not None and following.verdict.state == "done"
     assert following.notes.index(str(log)) < following.notes.index(str(error))
@@ -97,7 +98,7 @@ def test_following_a_run_that_fails_ends_with_the_reason(
     wait_for(lambda: bool(following.notes))
     (run.runs_root / "slurm" / "train-a" / "7_3_0_log.err").write_text("ValueError: no\n")
     run.write_error(ValueError("no"))
-    following.thread.join(10)
+    following.thread.join(PATIENCE_S)
     assert following.written == "ValueError: no\n"
     assert following.notes[-1] == "r is failed: python: ValueError: no"
 
@@ -113,7 +114,7 @@ def test_a_file_that_is_written_anew_is_read_from_its_beginning(
     wait_for(lambda: following.written == "a long first attempt\nanew\n")
     following.entry = None
     (run.path / "result.json").write_text("{}")
-    following.thread.join(10)
+    following.thread.join(PATIENCE_S)
 
 
 def test_the_output_is_written_file_by_file_the_latest_at_the_end(run: RunDir) -> None:

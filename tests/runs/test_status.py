@@ -22,6 +22,7 @@ from hpcseg.runs.status import RunStatus, add_up, gpu_seconds_of, line_of, read_
 from hpcseg.runs.why import inspect_run
 from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel, retry
+from tests.waiting import PATIENCE_S
 
 BEAT = Heartbeat("running", "training", 3, 9, 1, 0.5, 60.0, 8000.0, "n1", 4, 5.0, 2)
 FIRST = Attempt(number=1, job="7_3", node="n1", began=1000.0, gpus=2, ended=4600.0, cause="node", lost_s=1800.0)
@@ -87,7 +88,7 @@ def test_cancelling_a_running_run_makes_it_save_and_stop(
     (line,) = [line for line in read_status(plan.runs_root) if line.id == train.id]
     assert line.state == "running" and line.phase == "training" and line.epoch >= 1 and line.attempt == 1
     assert cancel(plan.runs_root, train.id) == [train.id]
-    answer = json.loads(pool.communicate(timeout=60)[0])
+    answer = json.loads(pool.communicate(timeout=PATIENCE_S)[0])
     assert "saved and stopped" in answer["failed"][train.id]
     log = train.newest_log()
     assert log is not None and log.parent == train.log

@@ -130,9 +130,9 @@ def test_of_many_runs_those_that_deserve_attention_come_first() -> None:
 
 def test_all_of_many_runs_are_plain_lines_and_quick(capsys: pytest.CaptureFixture[str]) -> None:
     lines = many(10_000)
-    began = time.monotonic()
+    began = time.process_time()
     print_status(lines, add_up(lines), every=True)
-    assert time.monotonic() - began < 1.5
+    assert time.process_time() - began < 1.5
     text = capsys.readouterr().out
     assert text.count("Slurm job") == 10_000 and "10000 queued" in text
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S, wait_for
+
 NODES = ("n1", "n2", "n3")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db", "my_print_defaults")
@@ -53,8 +55,9 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
-SlurmdTimeout=5
-KillWait=1
+SlurmdTimeout=300
+MessageTimeout=100
+KillWait=20
 MinJobAge=86400
 MaxJobCount=100000
 GresTypes=gpu
@@ -88,7 +91,7 @@ mark = f"SLURM_CONF={folder}/slurm.conf".encode()
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 sys.stdin.buffer.read()
-for _ in range(50):
+for _ in range(2000):
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -138,7 +141,7 @@ class Cluster:
             raise RuntimeError(f"{' '.join(command)}: {answer.stderr.strip()}")
         return answer.stdout
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    def wait(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """Poll until `condition` holds; on timeout show what Slurm says."""
         until = time.monotonic() + timeout_s
         while not condition():
@@ -169,7 +172,7 @@ class Cluster:
                 _kill(pid)
             return self.is_free()
 
-        self.wait(cleared, 30.0)
+        self.wait(cleared)
 
     def node_down(self, name: str) -> None:
         """A node dies, with all that runs on it; Slurm knows at once."""
@@ -186,7 +189,7 @@ class Cluster:
         self.call("scontrol", "update", f"nodename={name}", "state=resume", check=False)
         states = ("idle", "mixed", "allocated", "completing")
         shown = ("sinfo", "--noheader", f"--nodes={name}", "--partition=main", "--format=%T")
-        self.wait(lambda: self.call(*shown, check=False).strip() in states, 20.0)
+        self.wait(lambda: self.call(*shown, check=False).strip() in states)
 
     @contextlib.contextmanager
     def pause_controller(self) -> Iterator[None]:
@@ -297,13 +300,13 @@ def running_cluster(accounting: bool = False, settings: Mapping[str, str] | None
         cluster._start("slurmctld", "slurmctld", "-D", "-i", "-f", str(folder / "slurm.conf"))
         for name in NODES:
             cluster._start(name, "slurmd", "-D", "-N", name)
-        cluster.wait(cluster.is_free, 20.0)
+        cluster.wait(cluster.is_free)
         yield cluster
     finally:
         guardian.stdin.close()
-        guardian.wait(20)
+        guardian.wait(PATIENCE_S)
         for daemon in cluster._daemons.values():
-            daemon.wait(5)
+            daemon.wait(PATIENCE_S)
         ports.close()
 
 
@@ -349,17 +352,9 @@ def _start_accounting(cluster: Cluster, port: int) -> None:
         "--skip-networking",
         "--innodb-flush-log-at-trx-commit=0",
     )
-    _until(database_socket.exists)
+    wait_for(database_socket.exists)
     cluster._start("slurmdbd", "slurmdbd", "-D", MYSQL_UNIX_PORT=str(database_socket))
-    _until(lambda: _listens(port))
-
-
-def _until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > until:
-            raise TimeoutError("the accounting database did not start")
-        time.sleep(0.05)
+    wait_for(lambda: _listens(port))
 
 
 def _listens(port: int) -> bool:

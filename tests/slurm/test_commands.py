@@ -40,7 +40,7 @@ def test_the_id_is_what_sbatch_says(script: str, job: str, slurm_tools: Tools, t
         (
             "for n in 1 2; do echo 'sbatch: Slurm temporarily unable to accept job, sleeping and retrying' >&2; done\n"
             "exec sleep 60",
-            "sbatch did not succeed in 1 s: Slurm temporarily unable to accept job, sleeping and retrying",
+            "sbatch did not succeed in 3 s: Slurm temporarily unable to accept job, sleeping and retrying",
             True,
         ),
         ("exit 3", "sbatch failed with exit code 3", False),
@@ -51,7 +51,7 @@ def test_the_id_is_what_sbatch_says(script: str, job: str, slurm_tools: Tools, t
 def test_what_sbatch_says_is_passed_on_with_whether_the_job_may_exist(
     script: str | None, words: str, unsure: bool, slurm_tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "SBATCH_TIMEOUT_S", 1)
+    monkeypatch.setattr(commands, "SBATCH_TIMEOUT_S", 3)
     tools = slurm_tools(**({} if script is None else {"sbatch": script}))
     if script is None:
         monkeypatch.setenv("PATH", str(tools))

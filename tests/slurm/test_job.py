@@ -9,6 +9,7 @@ import pytest
 from hpcseg.slurm import job
 from hpcseg.slurm.calls import CallError
 from hpcseg.slurm.job import JobFacts, SlurmJob, parse_facts, requeue, slurm_job
+from tests.waiting import Clock
 
 SHOWN = (
     "JobId=7 ArrayJobId=4 ArrayTaskId=2 JobName=hpcseg-train-3f9a2c1b UserId=a(1) JobState=RUNNING Reason=None "
@@ -56,7 +57,7 @@ def test_a_job_is_requeued_first_and_changed_then(slurm_tools: Callable[..., Pat
 def test_what_slurm_does_not_take_is_tried_again_and_then_said(
     slurm_tools: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "REQUEUE_S", 0.5)
+    monkeypatch.setattr(job, "time", Clock())
     once = slurm_tools() / "once"
     slurm_tools(scontrol=f"mkdir {once} 2>/dev/null && exit 1\n[ $1 = requeue ] || {{ echo busy >&2; exit 1; }}")
     assert requeue("4_2", 1500) == "requeued, not with 1500 MB: busy"

@@ -53,12 +53,12 @@ def test_two_tasks_on_two_nodes_train_one_run_and_end_together(slurm: Cluster, p
         heartbeat = train.heartbeat()
         return heartbeat is not None and heartbeat.attempt == attempt and heartbeat.step > 2
 
-    slurm.wait(lambda: trains_in(1), 90.0)
+    slurm.wait(lambda: trains_in(1))
     job = job_of(train)
     submission = train.submission()
     assert submission is not None and submission.ranks == 2
     slurm.call("scancel", "--signal=USR2", job)
-    slurm.wait(lambda: trains_in(2), 90.0)
+    slurm.wait(lambda: trains_in(2))
     state = load_checkpoint(train.path)
     assert state is not None and state["progress"]["rank_seconds"] == 2 * state["progress"]["seconds"]
 

@@ -15,6 +15,7 @@ import pytest
 
 from hpcseg.slurm.queue import read_queue
 from tests.slurm.cluster import Cluster
+from tests.waiting import PATIENCE_S
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 AXES = """
@@ -53,7 +54,7 @@ def command(words: Iterable[str], folder: Path) -> list[str]:
 
 
 def answer(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -96,7 +97,7 @@ def test_two_sweeps_run_to_their_tables(
     assert set(states()) <= {"queued", "running", "done"}
     assert [len(runs) for runs in submitted] == [1 + 2 + 2, 1]
 
-    cluster.wait(cluster.is_free, 120.0)
+    cluster.wait(cluster.is_free)
     assert states() == {"done": 6}
     assert said(hpcseg(*again[1]))["submitted"] == []
     (last,) = submitted[1]

@@ -26,6 +26,7 @@ from hpcseg.submit.apply import apply
 from hpcseg.submit.profile import Profile
 from hpcseg.training.control import Control
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
+from tests.waiting import PATIENCE_S
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 LONG = "training.epochs=100000"
@@ -158,7 +159,7 @@ def test_ten_sweeps_at_once_submit_every_run_once_though_two_of_them_are_killed(
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(10)
     ]
-    answers = [process.communicate(timeout=240) for process in processes]
+    answers = [process.communicate(timeout=PATIENCE_S) for process in processes]
     codes = Counter(process.returncode for process in processes)
     assert codes == {0: 8, -9: 2}, [error for _, error in answers]
     submitted = [run for out, _ in answers if out for run in json.loads(out)["submitted"]]
@@ -198,7 +199,7 @@ def test_tasks_wait_for_the_same_task_in_a_container_with_the_profiles_flags(
     assert f"Dependency=aftercorr:{array}_*" in shown and "Comment=a study" in shown
     slurm.call("scancel", verdicts[packs[1]].job)
     slurm.call("scontrol", "release", verdicts[packs[0]].job)
-    slurm.wait(lambda: plan.run(trains[0]).is_done(), 90.0)
+    slurm.wait(lambda: plan.run(trains[0]).is_done())
     slurm.wait(lambda: not read_queue().jobs)
     assert [plan.run(run_id).is_done() for run_id in (*packs, *trains)] == [True, False, True, False]
     assert len((tmp_path / "contained").read_text().split()) == len((tmp_path / "set-up").read_text().split()) == 2
@@ -261,7 +262,7 @@ def test_scancel_and_the_same_sweep_at_once_go_on_in_the_same_run(slurm: Cluster
     slurm.wait(lambda: read_states([train]).verdicts[train.id].ending)
     outcome = apply(plan_study(LONG), "slurm", PROFILE, say=notes.append)
     assert outcome.submitted == (train.id,) and "COMPLETING" in notes[0]
-    slurm.wait(lambda: training_in(2), 90.0)
+    slurm.wait(lambda: training_in(2))
     assert list(read_queue().jobs) == [read_states([train]).verdicts[train.id].job] != [first.job]
 
 

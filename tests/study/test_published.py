@@ -264,9 +264,9 @@ def test_headers_give_the_command_and_what_it_costs(
 def test_the_designs_in_small_have_the_data_and_network_of_the_small_study(shared_data: Path, tmp_path: Path) -> None:
     designs, study = (read_sweep(SWEEPS / f"{name}.toml") for name in ("hippocampus-designs", "hippocampus"))
     assert designs.run == study.run
-    began = time.perf_counter()
+    began = time.process_time()
     plan = make_plan(designs, shared_data, tmp_path)
-    assert time.perf_counter() - began < 5.0
+    assert time.process_time() - began < 5.0
     assert (len(plan.of_stage("train")), len(plan.of_stage("pretrain"))) == (39, 15)
     assert runs_at(plan, grid="F-Net") < set(make_plan(study, shared_data, tmp_path).stages)
     record(plan)

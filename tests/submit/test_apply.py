@@ -18,6 +18,7 @@ from hpcseg.study.plan import Plan
 from hpcseg.submit.apply import Outcome, apply
 from hpcseg.submit.profile import LocalProfile, Profile
 from hpcseg.submit.slots import Event, visible_gpus
+from tests.waiting import PATIENCE_S
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 TWO_SLOTS = Profile(local=LocalProfile(slots=2, threads=1, pack_workers=1))
@@ -81,7 +82,7 @@ def test_many_sweeps_at_once_submit_every_run_once(
 ) -> None:
     sweep = write_sweep(STUDY)
     processes = [start_apply(sweep) for _ in range(3)]
-    answers = [process.communicate(timeout=120) for process in processes]
+    answers = [process.communicate(timeout=PATIENCE_S) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], answers
     found = [json.loads(out) for out, _ in answers]
     assert sorted(run for answer in found for run in answer["submitted"]) == sorted(plan_study().stages)
@@ -106,7 +107,7 @@ def test_a_stopped_pool_leaves_no_job_behind_and_the_same_command_goes_on(
     assert heartbeat is not None
     if how == "ctrl-c":
         os.killpg(pool.pid, signal.SIGINT)  # as a terminal does: to the pool and to everything that it started
-        _, message = pool.communicate(timeout=60)
+        _, message = pool.communicate(timeout=PATIENCE_S)
         assert pool.returncode == 130 and "the same command goes on from there" in message
     else:
         pool.kill()
@@ -119,7 +120,7 @@ def test_a_stopped_pool_leaves_no_job_behind_and_the_same_command_goes_on(
     resumed = train.heartbeat()
     assert resumed is not None and resumed.step > 2
     again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=60)
+    again.communicate(timeout=PATIENCE_S)
     assert state_of(train) == "stopped"
 
 
@@ -137,7 +138,7 @@ def test_a_killed_job_is_lost_and_its_dependants_wait_for_the_next_call(
     heartbeat = train.heartbeat()
     assert heartbeat is not None
     os.kill(heartbeat.pid, signal.SIGKILL)
-    answer = json.loads(pool.communicate(timeout=60)[0])
+    answer = json.loads(pool.communicate(timeout=PATIENCE_S)[0])
     assert "ended without a word" in answer["failed"][train.id]
     assert plan_study(long).counts()["train"] == {"lost": 1}
 

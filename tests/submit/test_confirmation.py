@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
+from tests.waiting import PATIENCE_S
 
 MANY = ["--set", f"seed={list(range(501))}"]
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
@@ -34,6 +35,6 @@ def test_on_a_terminal_very_many_stages_are_asked_for(
     command = [sys.executable, "-m", "hpcseg", "sweep", str(write_sweep(STUDY)), "--on", "local", *MANY]
     command += ["--data", str(tiny_dataset.parent), "--runs", str(tmp_path / "runs")]
     os.write(keyboard, b"n\n")
-    answer = subprocess.run(command, stdin=terminal, capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run(command, stdin=terminal, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert answer.returncode == 1 and "submit 502 stages?" in answer.stderr and "nothing was submitted" in answer.stderr
     assert not (tmp_path / "runs").exists()

@@ -16,6 +16,7 @@ from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
 from hpcseg.submit.detach import detach as begin
 from hpcseg.submit.profile import Profile
+from tests.waiting import PATIENCE_S
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 HPCSEG = (sys.executable, "-m", "hpcseg")
@@ -35,7 +36,7 @@ class Terminal:
 
     def close(self) -> int:
         os.close(self._master)
-        return self._shell.wait(20)
+        return self._shell.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def is_pool(pid: int) -> bool:
 
 
 def said(*command: str) -> str:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
@@ -81,7 +82,7 @@ def test_a_detached_pool_outlives_its_terminal_and_ends_when_its_sweep_is_cancel
 ) -> None:
     long = ("--set", "training.epochs=100000", "--set", "fold=[0, 1]")
     where = ("--runs", str(tmp_path / "runs"))
-    terminal = Terminal("/bin/sh", "-c", '"$@"; exec sleep 100', "sh", *detach(*long))
+    terminal = Terminal("/bin/sh", "-c", '"$@"; exec sleep 1000', "sh", *detach(*long))
     line = ""
     while "stop: hpcseg cancel study" not in line:
         line += terminal.read()
@@ -114,7 +115,7 @@ def test_a_detached_sweep_with_bad_input_says_so_as_in_the_foreground(
 ) -> None:
     data = write_dataset(tmp_path / "data" / "Tiny")
     (data / "labelsTr" / "case_002.nii.gz").write_bytes(b"not a scan")
-    answer = subprocess.run(detach(data=data.parent), capture_output=True, text=True, check=False, timeout=60)
+    answer = subprocess.run(detach(data=data.parent), capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert answer.returncode == 2 and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and "case_002.nii.gz" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()

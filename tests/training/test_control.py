@@ -1,13 +1,21 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
+from hpcseg.training import control as control_module
 from hpcseg.training.control import Control
+from tests.waiting import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(control_module, "time", clock)
+    return clock
 
 
 def beat_of(run: Path) -> Heartbeat:
@@ -26,13 +34,12 @@ def test_a_new_phase_is_written_at_once_and_other_news_are_rate_limited(tmp_path
     assert heartbeat.alive and heartbeat.attempt == 1
 
 
-def test_the_time_left_counts_from_the_first_step_of_this_process(tmp_path: Path) -> None:
+def test_the_time_left_counts_from_the_first_step_of_this_process(tmp_path: Path, clock: Clock) -> None:
     control = Control(tmp_path, interval_s=0.0)
     control.beat(phase="training", step=100, steps=110)  # resumed at step 100
-    time.sleep(0.1)
+    clock.now += 20.0
     control.beat(phase="training", step=105, steps=110)
-    eta_s = beat_of(tmp_path).eta_s
-    assert eta_s is not None and 0.05 < eta_s < 1.0
+    assert beat_of(tmp_path).eta_s == 20.0
 
 
 def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
@@ -49,7 +56,9 @@ def test_closing_keeps_what_was_known(tmp_path: Path) -> None:
     assert Control(tmp_path).attempt == 2
 
 
-def test_what_saving_costs_is_the_longest_the_last_the_largest_and_goes_on_in_the_next_attempt(tmp_path: Path) -> None:
+def test_what_saving_costs_is_the_longest_the_last_the_largest_and_goes_on_in_the_next_attempt(
+    tmp_path: Path, clock: Clock
+) -> None:
     control = Control(tmp_path)
     assert control.checkpoint is None
     control.beat(phase="training")
@@ -58,7 +67,7 @@ def test_what_saving_costs_is_the_longest_the_last_the_largest_and_goes_on_in_th
     control.close("stopped")
     costs = {"saves": 3, "seconds": 2.0, "last_seconds": 1.0, "bytes": 100}
     found = beat_of(tmp_path).checkpoint
-    assert found is not None and found == {**costs, "time": found["time"]} and abs(found["time"] - time.time()) < 60
+    assert found == {**costs, "time": clock.now}
     following = Control(tmp_path)
     assert following.checkpoint == found
     following.saved(3.0, 70)
@@ -80,28 +89,25 @@ def test_progress_is_what_is_kept_and_goes_on_in_the_next_attempt(tmp_path: Path
     assert following.progress == 6 and following.progress_time is not None
 
 
-def test_the_longest_step_is_measured_within_a_phase(tmp_path: Path) -> None:
+def test_the_longest_step_is_measured_within_a_phase(tmp_path: Path, clock: Clock) -> None:
     control = Control(tmp_path)
     control.beat(phase="reading")
-    time.sleep(0.2)
-    control.beat(phase="training", step=1)
-    time.sleep(0.05)
-    control.beat(phase="training", step=2)
-    time.sleep(0.01)
-    control.beat(phase="training", step=3)
-    assert 0.05 <= control.longest_step_s < 0.2
+    for step, seconds in enumerate((20.0, 5.0, 1.0), start=1):
+        clock.now += seconds
+        control.beat(phase="training", step=step)
+    assert control.longest_step_s == 5.0
 
 
-def test_a_pulse_is_a_sign_of_life_and_no_step(tmp_path: Path) -> None:
+def test_a_pulse_is_a_sign_of_life_and_no_step(tmp_path: Path, clock: Clock) -> None:
     control = Control(tmp_path, interval_s=0.0)
     control.pulse()
     assert read_heartbeat(tmp_path) is None
     control.beat(phase="evaluating", step=2, steps=5)
     before = beat_of(tmp_path)
-    time.sleep(0.01)
+    clock.now += 10.0
     control.pulse()
     after = beat_of(tmp_path)
-    assert after.time > before.time and (after.step, after.phase) == (2, "evaluating")
+    assert after.time == before.time + 10.0 and (after.step, after.phase) == (2, "evaluating")
     assert control.longest_step_s == 0.0
 
 

@@ -23,6 +23,7 @@ from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.ranks import joined
 from hpcseg.training.stages import train
 from hpcseg.training.strategy import check_shares
+from tests.waiting import PATIENCE_S
 
 STEPS: dict[str, object] = {
     "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},
@@ -108,7 +109,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
     """Last line of what each rank printed, or of its error."""
     lines = []
     for process in processes:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=PATIENCE_S)
         lines.append(((error if process.returncode else out).strip().splitlines() or [""])[-1])
     return lines
 
@@ -289,7 +290,7 @@ def test_in_double_precision_uneven_parts_give_the_losses_gradients_statistics_a
         for world in (1, 3)
         for rank in range(world)
     ]
-    assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
+    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0, 0, 0]
     one, three = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 3))
     for name, tensor in one.items():
         scale = float(tensor.double().abs().max()) or 1.0
