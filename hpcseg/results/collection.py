@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -72,14 +71,13 @@ class Result(Record):
         version, commit = str(self.code.get("version") or "unknown"), self.code.get("commit")
         return f"{version} ({commit})" if commit else version
 
-    def case_means(self, name: str, metric: Metric, class_: int | None = None) -> dict[str, float]:
-        """Defined values by case of the set `name`; of all classes their mean, unless one is asked for."""
-        cases: dict[str, list[float]] = {}
+    def by_case(self, name: str, metric: Metric, class_: int | None = None) -> dict[str, list[float | None]]:
+        """Values of the set `name` by case: one for each class, or for the one that is asked for."""
+        cases: dict[str, list[float | None]] = {}
         for score in self.sets.get(name, ()):
-            value = score.value(metric)
-            if value is not None and class_ in (None, score.class_):
-                cases.setdefault(score.case, []).append(value)
-        return {case: values[0] if len(values) == 1 else fmean(values) for case, values in cases.items()}
+            if class_ is None or class_ == score.class_:
+                cases.setdefault(score.case, []).append(score.value(metric))
+        return cases
 
 
 class Place(Record):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS, Metric
@@ -86,15 +87,9 @@ class _Entry:
         found = self.run.result.sets.get(name, ()) if self.run.result else ()
         return found if any(metric.key in score.model_fields_set for score in found) else ()
 
-    def undefined(self, name: str, metric: Metric) -> int:
-        """How many of the set are undefined."""
-        found = self.scores(name, metric)
-        return sum(self.class_ in (None, score.class_) and score.value(metric) is None for score in found)
-
-    def values(self, name: str, metric: Metric) -> dict[tuple[Replicate, str], float]:
-        """Those of the set that are defined."""
-        means = self.run.result.case_means(name, metric, self.class_) if self.run.result else {}
-        return {(self.replicate, case): value for case, value in means.items()}
+    def by_case(self, name: str, metric: Metric) -> dict[str, list[float | None]]:
+        """Values of the set by case."""
+        return self.run.result.by_case(name, metric, self.class_) if self.run.result else {}
 
 
 Entries = Mapping[Key, Mapping[str, _Entry]]  # by cell and id of the run
@@ -163,12 +158,20 @@ def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entri
 
 def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture) -> Cell:
     present = {run: entry for run, entry in found.items() if entry.scores(name, metric)}
+    values: dict[tuple[Replicate, str], float] = {}
+    undefined = 0
+    for entry in present.values():
+        for case, scores in entry.by_case(name, metric).items():
+            defined = [value for value in scores if value is not None]
+            undefined += len(scores) - len(defined)
+            if defined:
+                values[entry.replicate, case] = defined[0] if len(defined) == 1 else fmean(defined)
     return Cell(
-        values={place: value for entry in present.values() for place, value in entry.values(name, metric).items()},
+        values=values,
         expected=len(found),
         present=len(present),
         missing=tuple(entry.replicate for run, entry in found.items() if run not in present),
-        undefined=sum(entry.undefined(name, metric) for entry in present.values()),
+        undefined=undefined,
         runs={run: entry.replicate for run, entry in found.items()},
         stale=tuple(run for run, entry in present.items() if entry.run.stale),
         odd=tuple(run for run in present if run in mixed.odd),
