@@ -1,1 +1,1 @@
-"""One training loop, its schedule and checkpoints, and the three strategies."""
+"""One training loop, its schedule and checkpoints, and the strategies."""

@@ -11,7 +11,6 @@ Knows nothing of schedulers: whoever installs signal handlers calls `ask_to_stop
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -19,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hpcseg.errors import Interrupted
@@ -53,30 +53,31 @@ class Control:
         self._on_beat = on_beat
         self._silent = silent
         self._stop = False
-        self._host = socket.gethostname()
-        self._pid = os.getpid()
-        self._pid_start = process_start(self._pid) or 0.0
-        before = read_heartbeat(run_dir)
-        self._attempt = attempt if attempt is not None else 1 if before is None else before.attempt + 1
-        self._checkpoint = None if before is None else before.checkpoint
-        self._progress = 0 if before is None else before.progress
-        self._progress_time: float | None = None  # in this attempt
+        pid, before = os.getpid(), read_heartbeat(run_dir)
+        self._beat = Heartbeat(
+            *("running", "", 0, 0, 0, None, None, 0.0),
+            host=socket.gethostname(),
+            pid=pid,
+            pid_start=process_start(pid) or 0.0,
+            attempt=attempt if attempt is not None else 1 if before is None else before.attempt + 1,
+            checkpoint=None if before is None else before.checkpoint,
+            progress=0 if before is None else before.progress,
+        )
         self._longest_step_s = 0.0
         self._step_began: float | None = None
         self._can_write = True
-        self._last: Heartbeat | None = None
         self._phase_began = (0.0, 0)  # monotonic time and step of the phase's first beat in this process
         self._due = 0.0
 
     @property
     def attempt(self) -> int:
         """How many times the run was started, this time included."""
-        return self._attempt
+        return self._beat.attempt
 
     @property
     def checkpoint(self) -> dict[str, float] | None:
         """What saving cost in all attempts; see `saved`."""
-        return self._checkpoint
+        return self._beat.checkpoint
 
     def saved(self, seconds: float, size: int) -> None:
         """Note what one save of a checkpoint cost, for the next heartbeat.
@@ -84,35 +85,36 @@ class Control:
         It says how many `saves` there were, the `seconds` of the longest and of the last one, the `bytes` of the
         largest, and the `time` (Unix) of the last.
         """
-        before = self._checkpoint or {"saves": 0, "seconds": 0.0, "bytes": 0}
-        self._checkpoint = {
+        before = self._beat.checkpoint or {"saves": 0, "seconds": 0.0, "bytes": 0}
+        cost = {
             "saves": before["saves"] + 1,
             "seconds": round(max(before["seconds"], seconds), 4),
             "last_seconds": round(seconds, 4),
             "bytes": max(before["bytes"], size),
             "time": round(time.time(), 3),
         }
+        self._beat = replace(self._beat, checkpoint=cost)
 
     @property
     def progress(self) -> int:
         """Work that is done for good, in all attempts; comparable between attempts of one run alone."""
-        return self._progress
+        return self._beat.progress
 
     @property
     def progress_time(self) -> float | None:
         """When this attempt did the last of it, in Unix seconds; None if it did nothing for good yet."""
-        return self._progress_time
+        return self._beat.progress_time
 
     def reached(self, progress: int) -> None:
         """Note that `progress` units of work are done, and kept: saved steps, measured scans, packed cases."""
-        if progress > self._progress:
-            self._progress, self._progress_time = progress, time.time()
+        if progress > self._beat.progress:
+            self._beat = replace(self._beat, progress=progress, progress_time=time.time())
             self._due = 0.0
 
     @property
     def phase(self) -> str:
-        """What the last beat told; "" before the first."""
-        return "" if self._last is None else self._last.phase
+        """Phase of the last beat; "" before the first."""
+        return self._beat.phase
 
     @property
     def longest_step_s(self) -> float:
@@ -139,7 +141,7 @@ class Control:
         written as null.
         """
         now = time.monotonic()
-        if self._last is None or self._last.phase != phase:
+        if self._beat.phase != phase:
             self._phase_began = (now, step)
         else:
             if self._step_began is not None:
@@ -150,40 +152,23 @@ class Control:
         self._step_began = now
         self._due = now + self._interval_s
         finite = loss if loss is not None and math.isfinite(loss) else None
-        self._write(
-            Heartbeat(
-                state="running",
-                phase=phase,
-                step=step,
-                steps=steps,
-                epoch=epoch,
-                loss=finite,
-                eta_s=self._eta(now, step, steps),
-                time=time.time(),
-                host=self._host,
-                pid=self._pid,
-                pid_start=self._pid_start,
-                attempt=self._attempt,
-                checkpoint=self._checkpoint,
-                progress=self._progress,
-                progress_time=self._progress_time,
-            )
-        )
+        eta_s = self._eta(now, step, steps)
+        self._beat = replace(self._beat, phase=phase, step=step, steps=steps, epoch=epoch, loss=finite, eta_s=eta_s)
+        self._write()
 
     def pulse(self) -> None:
         """Say that the job still works on the step of the last beat; for what takes long between two beats."""
         now = time.monotonic()
-        if self._last is not None and now >= self._due:
+        if self._beat.phase and now >= self._due:
             self._due = now + self._interval_s
-            self._write(dataclasses.replace(self._last, time=time.time()))
+            self._write()
 
     def close(self, state: HeartbeatState) -> None:
         """Write the last heartbeat, with what was known at the one before."""
-        if self._last is None:
+        if not self._beat.phase:
             self.beat(phase="start")
-        assert self._last is not None
-        last = dataclasses.replace(self._last, state=state, eta_s=None, time=time.time(), checkpoint=self._checkpoint)
-        self._write(dataclasses.replace(last, progress=self._progress, progress_time=self._progress_time))
+        self._beat = replace(self._beat, state=state, eta_s=None)
+        self._write()
 
     def _eta(self, now: float, step: int, steps: int) -> float | None:
         began, first = self._phase_began
@@ -191,14 +176,14 @@ class Control:
             return None
         return (now - began) / (step - first) * max(steps - step, 0)
 
-    def _write(self, heartbeat: Heartbeat) -> None:
-        self._last = heartbeat
+    def _write(self) -> None:
+        heartbeat = self._beat = replace(self._beat, time=time.time())
         if self._silent:
             return
         # Not synced to disk: a heartbeat lost with the machine was no longer true anyway.
         temporary = self._run / f".{HEARTBEAT_FILE}.tmp"
         try:
-            temporary.write_text(json.dumps(dataclasses.asdict(heartbeat)) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(asdict(heartbeat)) + "\n", encoding="utf-8")
             temporary.replace(self._run / HEARTBEAT_FILE)
             self._can_write = True
         except OSError as error:  # a full disk, for instance: no reason to end a run that may yet get space
