@@ -38,7 +38,6 @@ class Described(Protocol):
         """Raise ValueError where keys do not go together."""
 
 
-@functools.cache
 def names() -> tuple[str, ...]:
     """Names of all strategies, hpcseg's own first; none is imported.
 

@@ -112,7 +112,10 @@ def read_spec(run: Path) -> PackSpec | PretrainSpec | TrainSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{path}: {where}: {first['msg']}; delete {run} and apply the sweep again") from None
+        remedy = f"delete {run} and apply the sweep again"
+        if first["type"] == "unknown_name":
+            remedy = f"'{first['input']}' is of a package that is not installed here"
+        raise BadInput(f"{path}: {where}: {first['msg']}; {remedy}") from None
 
 
 def runs_root(run: Path) -> Path:

@@ -83,10 +83,13 @@ class RunConfig(Section):
             return values
         known = registry.names()
         made = dict(values)
+        strategy = made.get("strategy", registry.REFERENCE)
         for name in made.keys() - cls.model_fields.keys():
+            if name == strategy and name not in known:
+                del made[name]  # the strategy is what is wrong
+                continue
             holder = _holder(name) if name in known else Section  # which refuses it as a key that it does not know
             made[name] = getattr(holder.model_validate({name: made[name]}), name)
-        strategy = made.get("strategy", registry.REFERENCE)
         if strategy in known and strategy not in made and _section_type(strategy).model_fields:
             made[strategy] = getattr(_holder(strategy)(), strategy)
         return made

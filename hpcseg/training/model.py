@@ -54,7 +54,7 @@ class TrainedModel:
 
     `window` is the clip window of the labelled volumes (None where the intensity method has none); `classes` lists the
     label values of each foreground class, `class_names` what the dataset calls them (empty where it is not known).
-    `provenance` tells whence it comes: run, strategy, dataset, labelled, fold, seed, trained (UTC), versions.
+    `provenance` is where it comes from: run, strategy, dataset, labelled, fold, seed, trained (UTC), versions.
     """
 
     config: RunConfig

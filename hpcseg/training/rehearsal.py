@@ -86,7 +86,7 @@ def rehearse(
         interruptions: signals in all, at different steps.
         seed: of the steps and of which signal is sent: SIGKILL, SIGTERM or USR2.
         threads: CPU threads of each attempt.
-        progress: hears (steps done, steps in all, what is going on).
+        progress: called with (steps done, steps in all, what is going on).
 
     Raises:
         BadInput: the run is a pack; there are more interruptions than steps; an ancestor is missing.
@@ -173,7 +173,7 @@ class _Play:
         return process
 
     def _until(self, process: ForkServerProcess, run: Path, target: int, before: int) -> int:
-        """Wait until the process has done step `target` or has ended; returns the last step it told of."""
+        """Wait until the process has done step `target` or has ended; returns the last step of its heartbeats."""
         step = 0
         while step < target and process.is_alive():
             time.sleep(_POLL_S)
@@ -192,10 +192,10 @@ class _Play:
         if process.exitcode in ({0} if sent is None else {0, Interrupted.exit_code, -sent}):
             return
         lines = [line for line in (run / LOG).read_text(errors="replace").splitlines() if line.strip()]
-        said = lines[-1] if lines else "no output"
+        last = lines[-1] if lines else "no output"
         if process.exitcode == BadInput.exit_code:
-            raise BadInput(said)
-        raise TrainingError(f"{run.name}: the process ended with {process.exitcode}: {said}")
+            raise BadInput(last)
+        raise TrainingError(f"{run.name}: the process ended with {process.exitcode}: {last}")
 
 
 def _places(total: int) -> range:

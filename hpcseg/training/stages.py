@@ -35,7 +35,7 @@ def train(
     Args:
         run: the run directory.
         spec: of the pretraining or the training run.
-        control: is told how far it is, and asks to stop.
+        control: shows how far it is, and asks to stop.
         reading: how its stores are read.
         ranks: who trains together.
 

@@ -35,7 +35,7 @@ class Stores:
         stack: closes the stores, and ends what goes on for them.
         refs: the cases that patches are read from.
         reading: the user's choice of how.
-        control: hears how far copying is.
+        control: shows how far copying is.
         gpu: the device that trains, where it may keep volumes; else None.
 
     Attributes:
@@ -151,7 +151,7 @@ def around_organ(
         run: the run directory.
         labelled: volumes whose labels the run may use.
         sources: to be located.
-        control: hears how far it is.
+        control: shows how far it is.
         ranks: who train together; the first one looks.
 
     Raises:

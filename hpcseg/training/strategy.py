@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -31,7 +31,7 @@ class Needs:
         unlabelled: whether it reads the volumes that autoencoders see while it trains.
     """
 
-    autoencoders: Sequence[int] = ()
+    autoencoders: tuple[int, ...] = ()
     unlabelled: bool = False
 
     @property

@@ -20,6 +20,8 @@ from hpcseg import config as config_module
 from hpcseg import registry
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.screens.keys import matching
+from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.study import keys
 from hpcseg.training import strategy as strategy_module
 from hpcseg.training.strategy import find_strategy, strategies, strategy_of
@@ -28,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
 STUDY = (ROOT / "tests" / "study.toml").read_text(encoding="utf-8")
 CACHES: tuple[Any, ...] = (
-    *(registry.names, registry.described, registry._brought, config_module._holder, config_module._section_type),
+    *(registry.described, registry._brought, config_module._holder, config_module._section_type),
     *(strategy_module.strategies, keys.run_keys),
 )
 BROKEN = "import torch_of_another_version\n"
@@ -98,6 +100,8 @@ def test_another_package_s_strategy_has_keys_and_a_place_after_hpcseg_s_own(inst
         keys.parse_setting("mine.shares=0.1")
     with pytest.raises(BadInput, match=r"mine\.share = 'a' is not allowed: should be a valid number"):
         keys.parse_config(["mine.share='a'"])
+    (group,) = matching("mine")["run"]
+    assert [key.name for key in group.keys] == ["mine.share"]
     config = keys.parse_config(["strategy=mine"])
     assert strategy_of(config).section(config).share == 0.5
 
@@ -135,6 +139,14 @@ def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:
         keys.parse_config(["strategy=multi_task"])
     with pytest.raises(BadInput, match=r"there is no strategy 'transfr'; did you mean 'transfer'\?"):
         find_strategy("transfr")
+
+
+def test_a_run_whose_strategy_is_not_here_says_so(tmp_path: Path, train_spec: Callable[..., TrainSpec]) -> None:
+    spec = train_spec().model_dump(mode="json")
+    spec["config"] |= {"strategy": "gone", "gone": {"share": 0.5}}
+    (tmp_path / "run.json").write_text(json.dumps(spec))
+    with pytest.raises(BadInput, match=r"run\.json: .*'multitask'; 'gone' is of a package that is not installed here"):
+        read_spec(tmp_path)
 
 
 def test_the_strategy_of_the_page_runs_beside_the_baseline_from_a_package_of_its_own(
