@@ -34,6 +34,9 @@ _F_NET_ONLY = (
     *("learning_rate", "ema_validation", "stop_epochs"),
 )
 
+# Of the other mode of inference: as ids have always had them, so that no finished run gets another name.
+_UNREAD: Mapping[str, dict[str, float]] = {"tiles": {"overlap": 0.5, "sigma": 0.5}, "paper": {"tile": 0}}
+
 _KEPT = 4096  # sections whose JSON is remembered
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _key = functools.lru_cache(1024)(_encode)
@@ -153,8 +156,7 @@ def _training(section: TrainingConfig, *unused: str) -> dict[str, Any]:
 @remembered
 def _inference(section: InferenceConfig) -> dict[str, Any]:
     """What the mode reads of the inference section, without what is kept and measured of a mask."""
-    other = ("overlap", "sigma") if section.mode == "tiles" else ("tile",)
-    return _without(_values(section), "save_masks", "nsd_mm", *other)
+    return _without(_values(section), "save_masks", "nsd_mm") | _UNREAD[section.mode]
 
 
 @remembered
