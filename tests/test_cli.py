@@ -141,7 +141,7 @@ def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli) -> Non
     assert any(path.endswith(".png") for path in collected["files"])
 
     mask = cli("segment", runs[victim], "data/Tiny/imagesTs/case_007.nii.gz", "--to", "masks").stdout.strip()
-    assert nib.load(study / mask).shape == nib.load(study / "data/Tiny/imagesTs/case_007.nii.gz").shape
+    assert nib.nifti1.load(study / mask).shape == nib.nifti1.load(study / "data/Tiny/imagesTs/case_007.nii.gz").shape
 
 
 def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
@@ -236,7 +236,7 @@ def spoil_missing_label(dataset: Path) -> str:
 
 def spoil_grid(dataset: Path) -> str:
     path = dataset / "labelsTr" / "case_003.nii.gz"
-    label = nib.load(path)
+    label = nib.nifti1.load(path)
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), path)
     return "case_003"
 
@@ -249,21 +249,21 @@ def spoil_truncated(dataset: Path) -> str:
 
 def spoil_4d(dataset: Path) -> str:
     path = dataset / "imagesTr" / "case_003.nii.gz"
-    image = nib.load(path)
+    image = nib.nifti1.load(path)
     nib.save(nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 2, axis=-1), image.affine), path)
     return "case_003"
 
 
 def spoil_foreground(dataset: Path) -> str:
     path = dataset / "labelsTr" / "case_003.nii.gz"
-    label = nib.load(path)
+    label = nib.nifti1.load(path)
     nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
     return "case_003"
 
 
 def spoil_nan(dataset: Path) -> str:
     path = dataset / "imagesTr" / "case_003.nii.gz"
-    image = nib.load(path)
+    image = nib.nifti1.load(path)
     values = np.asarray(image.dataobj).astype(np.float32)
     values[3, 3, 3] = np.nan
     nib.save(nib.Nifti1Image(values, image.affine), path)

@@ -22,7 +22,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_a_commit_is_named_and_changes_of_the_package_are_told(package: Path) -> None:
-    asked = ["git", "-C", package, "rev-parse", "HEAD"]
+    asked = ["git", "-C", str(package), "rev-parse", "HEAD"]
     commit = subprocess.run(asked, check=True, capture_output=True, text=True).stdout[:12]
     (package.parent / "notes.txt").write_text("beside the package")
     (package / "cached.pyc").touch()

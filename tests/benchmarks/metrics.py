@@ -96,5 +96,5 @@ def described(found: dict[str, float | None]) -> str:
     """The values in a line."""
     return (
         "DSC {dsc:.3f}, HD95 {hd95:.2f} mm, Hausdorff {hd:.2f} mm, NSD {nsd:.3f} at {nsd_mm:g} mm, ASD {asd:.2f} mm, "
-        "{reference_ml:.0f} ml".format(**found, nsd_mm=NSD_MM)
+        "{reference_ml:.0f} ml".format_map({**found, "nsd_mm": NSD_MM})
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def measure(kit: Kit) -> None:
             what = f"{name}, {str(dtype).removeprefix('torch.')}"
             if name.startswith("winners") and dtype != torch.float32:
                 continue
-            worst = kit.attempt(what, lambda i=inputs, c=computation, d=dtype: _worst(kit, i, c(kit), d, known))
+            worst = kit.attempt(what, partial(_worst, kit, inputs, computation, dtype, known))
             if worst is None:
                 continue
             held = worst <= bound
@@ -63,9 +64,11 @@ def measure(kit: Kit) -> None:
     )
 
 
-def _worst(kit: Kit, inputs: Inputs, compute: Computation, dtype: torch.dtype, known: References) -> float:
+def _worst(
+    kit: Kit, inputs: Inputs, made: Callable[[Kit], Computation], dtype: torch.dtype, known: References
+) -> float:
     """The largest error of any output over all seeds; `known` remembers the references."""
-    worst = 0.0
+    worst, compute = 0.0, made(kit)
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
         rounded = [tensor.to(dtype) for tensor in inputs(kit, generator)]

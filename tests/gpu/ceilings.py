@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def measure(kit: Kit) -> None:
         ("float32", torch.float32, False),
     ):
         with _tf32(tf32):
-            found = kit.attempt(f"matrix product, {name}", lambda dtype=dtype: _product(kit, dtype))
+            found = kit.attempt(f"matrix product, {name}", partial(_product, kit, dtype))
         if found is not None:
             kit.figure(f"ceiling_{name}_tflops", found)
             edge = kit.sizes.matrix

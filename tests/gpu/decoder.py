@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def measure(kit: Kit) -> None:
     """Forward and backward of the decoder; the winners of an autoencoder's code at level 0."""
     size = kit.sizes.decoder
     timed = {
-        name: kit.attempt(f"decoder, {name}", lambda decode=decode: _decoder(kit, size, decode))
+        name: kit.attempt(f"decoder, {name}", partial(_decoder, kit, size, decode))
         for name, decode in (("sparse, kernels", sparse_decode), ("sparse, torch", _by_torch), ("dense", dense_decode))
     }
     ours, plain, dense = timed.values()
@@ -87,7 +88,7 @@ def _winners(kit: Kit) -> None:
     rows = []
     for name, way in ways.items():
         works = [lambda way=way, code=code: way(code) for code in codes]
-        timing = kit.attempt(name, lambda works=works: kit.machine.milliseconds(*works))
+        timing = kit.attempt(name, partial(kit.machine.milliseconds, *works))
         if timing is not None:
             kit.figure(f"{name.removeprefix('torch.')}_ms", timing.median)
             rate = codes[0].numel() * codes[0].element_size() / timing.median / 1e6

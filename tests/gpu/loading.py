@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,15 @@ def gather(kit: Kit) -> None:
         cases = ResidentCases(kit.machine.device)
         sources = [source.on_device(cases) for source in labelled_sources(kit, stack)]
         for lattice in LATTICES:
-            found = kit.attempt(f"gather, lattice {lattice}", lambda lattice=lattice: _gather(kit, sources, lattice))
+            found = kit.attempt(f"gather, lattice {lattice}", partial(_gather, kit, sources, lattice))
             if found is None:
                 continue
-            on_device, of_host = found
-            kit.figure("gather_ms" if lattice == LATTICES[0] else f"gather_lattice{lattice}_ms", on_device)
-            share = "" if step is None else f"{100 * on_device / step:.2f} %"
+            gathered, of_host = found
+            kit.figure("gather_ms" if lattice == LATTICES[0] else f"gather_lattice{lattice}_ms", gathered)
+            share = "" if step is None else f"{100 * gathered / step:.2f} %"
             config = configured(kit.sizes.config, patches={"lattice": lattice})
             floor = "" if limits is None else f"{_floor_ms(kit, config, limits):.3f}"
-            rows.append([str(lattice), f"{on_device:.3f}", floor, f"{of_host:.3f}", share])
+            rows.append([str(lattice), f"{gathered:.3f}", floor, f"{of_host:.3f}", share])
     on_device = kit.known("gather_ms")
     if step is not None and on_device is not None:
         kit.figure("gather_share", 100 * on_device / step)
@@ -67,7 +68,7 @@ def busy(kit: Kit) -> None:
     tiers: tuple[Tier, ...] = ("gpu", "streamed") if kit.machine.device.type == "cuda" else ("ram", "streamed")
     for tier in tiers:
         name = "streamed" if tier == "streamed" else "resident"
-        watch = kit.attempt(f"training, {name}", lambda tier=tier, name=name: _trained(kit, name, tier))
+        watch = kit.attempt(f"training, {name}", partial(_trained, kit, name, tier))
         if watch is None:
             continue
         kit.figure(f"busy_{name}", 100 * busy_share(watch.activity.intervals))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,9 +48,9 @@ def measure(kit: Kit) -> None:
     network.train()
     times: dict[Stage, float] = {}
     for stage in fnet_step(shape, batch):
-        works = kit.attempt(f"{stage.kind}, {stage.name}", lambda stage=stage: _works(kit, network, stage))
+        works = kit.attempt(f"{stage.kind}, {stage.name}", partial(_works, kit, network, stage))
         if works is not None:
-            timing = kit.attempt(f"{stage.kind}, {stage.name}", lambda works=works: kit.machine.milliseconds(*works))
+            timing = kit.attempt(f"{stage.kind}, {stage.name}", partial(kit.machine.milliseconds, *works))
             del works
             if timing is not None:
                 times[stage] = timing.median / 1e3
@@ -143,7 +144,7 @@ def convolution_works(
 
         def run(x: Tensor = x) -> Tensor:
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return convolution(x)  # type: ignore[no-any-return]
+                return convolution(x)
 
         if what == "forward":
             yield _without_gradient(run)
@@ -154,7 +155,7 @@ def convolution_works(
             tensor.requires_grad_(tensor is wanted)
         out = run()
         weight.requires_grad_(True)
-        yield lambda out=out, wanted=wanted, going=going: torch.autograd.grad(out, wanted, going, retain_graph=True)
+        yield partial(torch.autograd.grad, out, wanted, going, retain_graph=True)
 
 
 def norm_works(kit: Kit, norm: nn.BatchNorm3d, layer: Layer, *, backward: bool) -> Iterator[Callable[[], object]]:
@@ -163,7 +164,7 @@ def norm_works(kit: Kit, norm: nn.BatchNorm3d, layer: Layer, *, backward: bool) 
     for seed in range(SETS):
         leaf = random_maps(shape, NUMBER, device, seed)
         if not backward:
-            yield _without_gradient(lambda leaf=leaf: norm_relu(norm, leaf))
+            yield _without_gradient(partial(norm_relu, norm, leaf))
             continue
         leaf.requires_grad_()
         yield _backward(norm_relu(norm, leaf.clone()), (leaf, norm.weight, norm.bias), kit, SETS + seed)
@@ -177,7 +178,7 @@ def _merge_works(kit: Kit, name: str) -> Iterator[Callable[[], object]]:
         fine = random_maps((batch, shape.maps[level - 1], *(edge,) * 3), NUMBER, device, seed)
         coarse = random_maps((batch, shape.maps[level], *(coarse_edge,) * 3), NUMBER, device, SETS + seed)
         if not backward:
-            yield _without_gradient(lambda fine=fine, coarse=coarse: merged(fine, coarse))
+            yield _without_gradient(partial(merged, fine, coarse))
             continue
         leaves = fine.requires_grad_(), coarse.requires_grad_()
         yield _backward(merged(*leaves), leaves, kit, 2 * SETS + seed)
@@ -190,10 +191,10 @@ def _loss_works(kit: Kit, *, backward: bool) -> Iterator[Callable[[], object]]:
         assert label is not None
         logits = random_maps((config.batch, 2, *label.shape[1:]), NUMBER, device, seed)
         if not backward:
-            yield _without_gradient(lambda logits=logits, label=label: segmentation_loss(config, logits, label))
+            yield _without_gradient(partial(segmentation_loss, config, logits, label))
             continue
         loss = segmentation_loss(config, logits.requires_grad_(), label)
-        yield lambda loss=loss, logits=logits: torch.autograd.grad(loss, logits, retain_graph=True)
+        yield partial(torch.autograd.grad, loss, logits, retain_graph=True)
 
 
 def _adam_work(kit: Kit, network: FNet) -> Callable[[], object]:

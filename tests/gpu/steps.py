@@ -112,7 +112,7 @@ def _table(kit: Kit, title: str, ways: Sequence[Way]) -> None:
     with ExitStack() as stack:
         sources = labelled_sources(kit, stack)
         for way in ways:
-            found = kit.attempt(way.name, lambda way=way: _fnet(kit, sources, way))
+            found = kit.attempt(way.name, partial(_fnet, kit, sources, way))
             half = 4 if way.precision == "float32" else 2
             floor = fnet_step(kit.sizes.shape(half), kit.sizes.config.training.batch)
             key = f"step_{way.precision}_{'kernels' if way.kernels else 'torch'}_{_how(way)}_ms"

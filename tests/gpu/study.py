@@ -115,7 +115,7 @@ def _all(kit: Kit, folder: Path, data: Path, tiny: bool) -> dict[str, list[float
             process.wait()
             kit.say(f"{precision}: out of time; the seeds that were finished count")
         said = folder / f"{precision}.json"
-        scores = read_json(said) if said.exists() else {"failed": f"ended with {process.returncode}"}
+        scores: dict[str, Any] = read_json(said) if said.exists() else {"failed": f"ended with {process.returncode}"}
         if "missing" in scores:
             kit.found.missing.append(f"{precision}: {scores['missing']}")
         elif "failed" in scores and not scores.get("dsc"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -98,7 +99,7 @@ def test_a_gpu_is_described(held: list[int], monkeypatch: pytest.MonkeyPatch) ->
     ("said", "status", "driver"), [("580.159\n580.159\n", 0, "580.159"), ("", 0, "unknown"), ("x", 9, "unknown")]
 )
 def test_the_driver_is_asked_for(monkeypatch: pytest.MonkeyPatch, said: str, status: int, driver: str) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(shutil, "which", lambda _: "nvidia-smi")
     answer = subprocess.CompletedProcess([], status, stdout=said)
-    monkeypatch.setattr(device.subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     assert device.driver() == driver

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.gpu import session, tested, worker
 from tests.gpu.device import Machine
 from tests.gpu.kit import Found, Kit
 from tests.gpu.parts import Part
-from tests.gpu.report import Results, write_results
+from tests.gpu.report import TESTS, Results, write_results
 from tests.gpu.session import Session
 from tests.gpu.sizes import TINY
 
@@ -138,7 +139,7 @@ def test_what_a_part_found_is_kept_before_every_attempt(tmp_path: Path) -> None:
     kept: list[dict[str, float]] = []
     kit = Kit(Machine(0.001), TINY, tmp_path, keep=lambda found: kept.append(dict(found.figures)))
     for value in (1.0, 2.0):
-        kit.attempt("one", lambda value=value: kit.figure("seen", value))
+        kit.attempt("one", partial(kit.figure, "seen", value))
     assert kept == [{}, {"seen": 1.0}]
 
 
@@ -151,9 +152,10 @@ def test_an_interrupted_pytest_says_what_had_failed(
     suite.write_text("import time\ndef test_a():\n    assert 1 == 2\ndef test_b():\n    time.sleep(600)\n")
     monkeypatch.setattr(tested, "ROOT", tmp_path)
     monkeypatch.setattr(tested, "SUITES", ("tests/test_it.py",))
-    monkeypatch.setattr(session, "TESTS", replace(session.TESTS, budget_s=8.0))
+    short = replace(TESTS, budget_s=8.0)
+    monkeypatch.setattr(session, "TESTS", short)
     with one:
-        found = one.run([session.TESTS], keep=False).parts["tests"]
+        found = one.run([short], keep=False).parts["tests"]
     assert found.state == "stopped"
     assert found.failed == ["tests/test_it.py::test_a: assert 1 == 2"]
 

@@ -93,7 +93,7 @@ def test_the_command_averages_models_and_writes_maps(image: Path, tmp_path: Path
     done = CliRunner().invoke(app, ["segment", *map(str, models), str(image), *options], catch_exceptions=False)
     names = ["case_007.nii.gz", "case_007.p1.nii.gz", "case_007.p2.nii.gz"]
     assert done.stdout.split() == [str(tmp_path / "masks" / name) for name in names]
-    mask, *maps = (nib.load(tmp_path / "masks" / name) for name in names)
+    mask, *maps = (nib.nifti1.load(tmp_path / "masks" / name) for name in names)
     shares = np.stack([map_.get_fdata() for map_ in maps])
     assert shares.min() >= 0
     assert shares.sum(axis=0).max() <= 1 + 1e-4

@@ -78,7 +78,7 @@ def test_planes_leave_as_soon_as_no_tile_adds_to_them(image: Path, mode: Mode) -
 
 
 def test_tiles_equal_paper_on_a_real_ct(shared_data: Path, tmp_path: Path) -> None:
-    scan = nib.load(shared_data / "Task03_LiverCT" / "imagesTr" / "lits_005.nii.gz")
+    scan = nib.nifti1.load(shared_data / "Task03_LiverCT" / "imagesTr" / "lits_005.nii.gz")
     nib.save(scan.slicer[60:140, 60:132, 10:60], tmp_path / "crop.nii.gz")
     network = {"levels": 4, "kernel": 5, "maps": 2, "init_gain": 1.5}
     trained = model(network=network, patch=64, spacing=1.5)

@@ -48,6 +48,6 @@ def test_no_plane_is_made_before_it_is_needed(finer: float) -> None:
             yield np.zeros((2, 10, 3, 3), np.float32)
 
     scan = (round(planes * finer), 3, 3)
-    crop = tuple(slice(0, n) for n in scan)
+    crop = (slice(0, scan[0]), slice(0, scan[1]), slice(0, scan[2]))
     for done, _ in restored(predicted(), (2, planes, 3, 3), crop, scan):
         assert made[0] <= done.stop / finer + 20

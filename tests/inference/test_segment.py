@@ -39,7 +39,7 @@ def turned_scans(tiny_dataset: Path) -> tuple[Segmenter, nib.Nifti1Image, np.nda
     found = segmenter.segment(image)
     mask = found.grid.to_file(found.mask_zyx)
     assert 0.3 < mask.mean() < 0.7
-    return segmenter, nib.load(image), mask
+    return segmenter, nib.nifti1.load(image), mask
 
 
 @pytest.mark.parametrize("degrees", [0.0, 25.0])
@@ -61,7 +61,7 @@ def test_flipped_permuted_and_oblique_files_give_the_same_mask(
 
 
 def test_mask_and_maps_have_the_scans_header(image: Path, tmp_path: Path) -> None:
-    scan = nib.load(image)
+    scan = nib.nifti1.load(image)
     scan.set_sform(scan.affine, code=4)
     scan.set_qform(scan.affine, code=1)
     scan.header.set_xyzt_units("mm", "sec")
@@ -74,7 +74,7 @@ def test_mask_and_maps_have_the_scans_header(image: Path, tmp_path: Path) -> Non
         wanted=Wanted(probabilities=True),
     )
     for path, kind in zip(files, (np.uint8, np.uint16), strict=True):
-        written = nib.load(path)
+        written = nib.nifti1.load(path)
         np.testing.assert_array_equal(written.affine, scan.affine)
         assert written.get_data_dtype() == kind
         assert written.header["descrip"].item() == b"from the scanner"

@@ -88,7 +88,12 @@ def test_a_distance_that_misses_the_tolerance_by_rounding_is_within() -> None:
 def test_no_surface_has_no_distances() -> None:
     full, empty = np.ones((3, 3, 3), bool), np.zeros((3, 3, 3), bool)
     pairs = itertools.product((full, empty), repeat=2)
-    assert [surface_distances(*pair, SPACING) is None for pair in pairs] == [False, True, True, True]
+    assert [surface_distances(one, other, SPACING) is None for one, other in pairs] == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 @settings(max_examples=40)

@@ -15,7 +15,7 @@ from hpcseg.inspection.dataset_findings import inspect_dataset
 
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = nib.load(path)
+    image = nib.nifti1.load(path)
     return np.asanyarray(image.dataobj), image.affine
 
 
@@ -80,7 +80,7 @@ def test_copies_are_found_whatever_dtype_and_orientation_they_have(dataset: Path
     scans = {n: dataset / "imagesTr" / f"case_00{n}.nii.gz" for n in range(1, 7)}
     values, affine = load(scans[1])
     write_scan(scans[2], values.astype(np.float64), affine)
-    turned = nib.as_closest_canonical(nib.load(scans[1])).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    turned = nib.as_closest_canonical(nib.nifti1.load(scans[1])).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     shutil.copy(scans[1], dataset / "imagesTs" / "case_007.nii.gz")
     nib.save(turned, dataset / "imagesTs" / "case_008.nii.gz")
     shutil.copy(dataset / "labelsTr" / "case_001.nii.gz", dataset / "labelsTs" / "case_007.nii.gz")

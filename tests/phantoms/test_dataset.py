@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -37,7 +38,10 @@ def test_the_dataset_has_the_decathlon_layout(dataset: Path) -> None:
 
 def test_image_and_label_share_one_grid_and_their_types(dataset: Path) -> None:
     for path in sorted((dataset / "imagesTr").iterdir()):
-        image, label = nib.load(path), nib.load(dataset / "labelsTr" / path.name)
+        image, label = (
+            nib.nifti1.load(path),
+            nib.nifti1.load(dataset / "labelsTr" / path.name),
+        )
         assert image.get_data_dtype() == np.int16
         assert label.get_data_dtype() == np.uint8
         assert image.shape == label.shape
@@ -46,7 +50,7 @@ def test_image_and_label_share_one_grid_and_their_types(dataset: Path) -> None:
 
 
 def test_files_have_several_orientations_and_some_are_oblique(dataset: Path) -> None:
-    affines = [nib.load(path).affine for path in sorted((dataset / "imagesTr").iterdir())]
+    affines = [nib.nifti1.load(path).affine for path in sorted((dataset / "imagesTr").iterdir())]
     axes = {"".join(nib.aff2axcodes(affine)) for affine in affines}
     assert len(axes) >= 3
     assert axes <= set(FILE_AXES)
@@ -58,7 +62,7 @@ def test_files_have_several_orientations_and_some_are_oblique(dataset: Path) -> 
 def test_the_file_turned_to_ras_is_the_phantom_itself(dataset: Path) -> None:
     for number in range(8):
         phantom = draw_phantom(3, "train", number, SIZE)
-        image = nib.as_closest_canonical(nib.load(dataset / "imagesTr" / f"train_{number:03d}.nii.gz"))
+        image = nib.as_closest_canonical(nib.nifti1.load(dataset / "imagesTr" / f"train_{number:03d}.nii.gz"))
         np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), phantom.volume_zyx)
         np.testing.assert_allclose(image.affine, phantom.affine, atol=1e-3)
 
@@ -107,7 +111,7 @@ def test_the_air_is_at_minus_1000_and_bone_is_bright() -> None:
 def test_a_case_depends_on_seed_set_and_number_only(dataset: Path, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "again", training=2, test=1, seed=3, size=SIZE)
     for name in ("imagesTr/train_001", "labelsTr/train_001", "imagesTs/test_000"):
-        one, other = (nib.load(root / f"{name}.nii.gz") for root in (dataset, tmp_path / "again"))
+        one, other = (nib.nifti1.load(root / f"{name}.nii.gz") for root in (dataset, tmp_path / "again"))
         np.testing.assert_array_equal(one.dataobj, other.dataobj)
         np.testing.assert_array_equal(one.affine, other.affine)
     different = [draw_phantom(*case, SIZE).affine for case in ((3, "train", 0), (4, "train", 0), (3, "test", 0))]
@@ -124,7 +128,7 @@ def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("arguments", [{"training": 0}, {"test": -1}, {"seed": -1}, {"size": 8}])
-def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, arguments: dict[str, int]) -> None:
+def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         write_phantoms(tmp_path / "new", **arguments)
     assert not list(tmp_path.iterdir())

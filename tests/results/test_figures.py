@@ -58,7 +58,7 @@ def _write_scan(root: Path, run: str, scan: Path, reference: Path) -> None:
     folder = root / "train" / run
     (folder / "predictions" / "test").mkdir(parents=True)
     (folder / "run.json").write_text(spec.model_dump_json())
-    mask = nib.load(reference)
+    mask = nib.nifti1.load(reference)
     moved = np.roll(np.asarray(mask.dataobj), 1, axis=1)
     nib.save(nib.Nifti1Image(moved, mask.affine), folder / "predictions" / "test" / "test0.nii.gz")
 

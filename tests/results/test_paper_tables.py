@@ -20,7 +20,7 @@ from hpcseg.cli import app
 from hpcseg.results.tables.published import PublishedTable, read_publication
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
-from hpcseg.submit.apply import record
+from hpcseg.submit.record import record
 from tests.tree import write_tree
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "paper.toml"

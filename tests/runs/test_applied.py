@@ -53,7 +53,7 @@ def test_collect_reads_the_record(plan_study: Planner) -> None:
     for run in collection.runs:
         assert run.config == config_of(plan, run.id)
         (place,) = run.places
-        assert run.axis(place, "seed") == plan.stages[run.id].config.seed  # type: ignore[union-attr]
+        assert run.axis(place, "seed") == plan.stages[run.id].config.seed
         assert run.axis(place, "training.epochs") == 2
 
 

@@ -35,8 +35,8 @@ def test_what_slurm_writes_is_understood(line: str, cause: str | None) -> None:
 
 def test_the_last_event_wins_and_a_step_that_srun_ended_says_nothing() -> None:
     lines = [CANCELLED.format("JOB 1", " DUE TO PREEMPTION"), CANCELLED.format("JOB 1", "")]
-    assert end_of("\n".join(lines)).cause == "cancelled"  # type: ignore[union-attr]
-    assert end_of("\n".join(reversed(lines))).cause == "preempted"  # type: ignore[union-attr]
+    assert end_of("\n".join(lines)).cause == "cancelled"
+    assert end_of("\n".join(reversed(lines))).cause == "preempted"
     killed = "slurmstepd: error: StepId=3.0 exceeded memory limit (4 > 2), being killed"
     end = end_of(f"{killed}\n{CANCELLED.format('STEP 3.0', '')}\nsrun: error: n1: task 0: Killed")
     assert end is not None and (end.cause, end.line) == ("memory", killed)
@@ -44,7 +44,7 @@ def test_the_last_event_wins_and_a_step_that_srun_ended_says_nothing() -> None:
 
 def test_an_exception_after_a_memory_kill_is_its_consequence() -> None:
     log = "slurmstepd: error: Detected 1 oom-kill event(s)\nsubmitit ERROR (x) - Submitted job triggered an exception"
-    assert end_of(log).cause == "memory"  # type: ignore[union-attr]
+    assert end_of(log).cause == "memory"
 
 
 def test_what_is_said_of_another_node_belongs_to_another_attempt() -> None:

@@ -269,7 +269,7 @@ def test_a_run_whose_job_is_in_the_queue_is_never_submitted_again(
     evidence: Evidence, entry: QueueEntry, job: str, fate: Fate
 ) -> None:
     found = evidence.job == job or (
-        evidence.job is None and entry.name == ARRAY.job_name and evidence.submission.array == "train-a"  # type: ignore[union-attr]
+        evidence.job is None and entry.name == ARRAY.job_name and evidence.submission.array == "train-a"
     )
     verdict = judge(evidence, Queue({job: entry}), NOW, fate)
     never = entry.reason == "DependencyNeverSatisfied"

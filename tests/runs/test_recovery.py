@@ -26,13 +26,18 @@ def after(*causes: Cause, budgets: Budgets | None = None, progress: int = 0, **h
     return decide(causes[-1], attempts, budgets or Budgets(), stage="train", **had)
 
 
+def repeated(cause: Cause, times: int) -> list[Cause]:
+    """As many ends of one cause."""
+    return [cause] * times
+
+
 def test_errors_of_the_stage_and_cancelled_jobs_are_never_repeated() -> None:
     for cause in set(CAUSES) - REPEATED:
         assert not after(cause).again
 
 
 def test_limits_go_on_with_progress_and_stop_without() -> None:
-    assert after(*["limit"] * 50, progress=1).again
+    assert after(*repeated("limit", 50), progress=1).again
     assert after("limit").again
     stopped = after("limit", "limit", minutes=60)
     assert not stopped.again and stopped.why == (
@@ -46,10 +51,10 @@ def test_limits_go_on_with_progress_and_stop_without() -> None:
 
 def test_nodes_and_kills_have_a_budget_without_progress_and_the_node_is_left_out() -> None:
     assert after("node").exclude == ("n1",) and after("killed").exclude == ("n1",)
-    assert after(*["node"] * 3).again and not after(*["node"] * 4).again
-    assert after(*["killed"] * 2).again and not after(*["killed"] * 3).again
-    assert after(*["killed"] * 30, progress=1).again
-    assert "last on n1" in after(*["killed"] * 3).why and not after(*["killed"] * 3).exclude
+    assert after(*repeated("node", 3)).again and not after(*repeated("node", 4)).again
+    assert after(*repeated("killed", 2)).again and not after(*repeated("killed", 3)).again
+    assert after(*repeated("killed", 30), progress=1).again
+    assert "last on n1" in after(*repeated("killed", 3)).why and not after(*repeated("killed", 3)).exclude
     assert not after("killed", budgets=Budgets(killed=0)).again
 
 
@@ -62,7 +67,7 @@ def test_memory_grows_up_to_what_there_is_and_stops_at_the_budget() -> None:
     assert not full.again and "and the largest node allows no more" in full.why
     bounded = after("memory", memory_mb=900, most_mb=900, budgets=Budgets(memory_max="900M"))
     assert "slurm.budgets.memory_max allows no more" in bounded.why
-    assert not after(*["memory"] * 4, memory_mb=1000).again
+    assert not after(*repeated("memory", 4), memory_mb=1000).again
     assert after("memory").again and after("memory").memory_mb is None
 
 

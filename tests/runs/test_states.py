@@ -48,8 +48,13 @@ def test_evidence_of_many_runs_reads_each_array_once(tmp_path: Path, monkeypatch
         (run.path / "run.json").write_text("{}")
         run.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a", task=task))
         begin(run.path, Attempt(number=1, job=f"7_{task}", node="n1", began=1.0))
-    read = []
-    monkeypatch.setattr(rundir, "read_array", lambda root, tag: read.append(tag) or read_array(root, tag))
+    read: list[str] = []
+
+    def reading(root: Path, tag: str) -> ArrayRecord | None:
+        read.append(tag)
+        return read_array(root, tag)
+
+    monkeypatch.setattr(rundir, "read_array", reading)
     runs = [*(RunDir.of(root, "train", name) for name in names), RunDir.of(root, "train", "new")]
     found = read_states(runs, attempts=True).evidence
     assert read == ["train-a"]

@@ -172,7 +172,7 @@ def test_ten_sweeps_at_once_submit_every_run_once_though_two_of_them_are_killed(
 def plan_data(plan_study: Planner) -> Path:
     """Folder of the datasets that plans are made from."""
     pack = next(iter(plan_study().of_stage("pack").values())).spec
-    return Path(pack.cases[0].image).parents[2]  # type: ignore[union-attr]
+    return Path(pack.cases[0].image).parents[2]
 
 
 def test_tasks_wait_for_the_same_task_in_a_container_with_the_profiles_flags(

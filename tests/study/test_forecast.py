@@ -8,7 +8,7 @@ import pytest
 
 from hpcseg.config import RunConfig
 from hpcseg.runs.rundir import RunDir
-from hpcseg.study.forecast import Epochs, Measured, epochs_done, forecast, kind_of, measure
+from hpcseg.study.forecast import Epochs, Kind, Measured, epochs_done, forecast, kind_of, measure
 
 A, B = ("train", "a"), ("train", "b")
 
@@ -60,7 +60,7 @@ def test_hours_are_epochs_times_what_siblings_took() -> None:
 
 
 def test_early_ends_of_siblings_shorten_what_is_expected() -> None:
-    seen = {A: [Measured(36.0, share=0.5), Measured(36.0, share=0.3), Measured(36.0)]}
+    seen: dict[Kind, list[Measured]] = {A: [Measured(36.0, share=0.5), Measured(36.0, share=0.3), Measured(36.0)]}
     assert forecast([Epochs("train", A, 100)], seen).hours == pytest.approx(0.4)
     assert forecast([Epochs("train", A, 100, done=70)], seen).hours == 0.0
 

@@ -12,7 +12,8 @@ from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.study.grids import expand
 from hpcseg.study.keys import nest
-from hpcseg.study.sweepfile import Grid, Heading, Sweep, read_sweep
+from hpcseg.study.sweepfile import Grid, Sweep, read_sweep
+from hpcseg.study.tables import Heading
 from hpcseg.study.tomlfile import TomlFile
 
 VALUES: dict[str, list[Any]] = {

@@ -17,7 +17,7 @@ from hpcseg.results.collect import collect
 from hpcseg.results.tables.tables import Table, build_table
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
-from hpcseg.submit.apply import record
+from hpcseg.submit.record import record
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = ROOT / "sweeps"

@@ -35,8 +35,7 @@ def test_every_stage_that_trains_has_two_ranks_and_one_result(plan_study: Callab
     train = plan.run(next(iter(plan.of_stage("train"))))
     result = json.loads((train.path / "result.json").read_text())
     assert [line["case"] for line in result["sets"]["validation"]] == [
-        scan.name
-        for scan in train.spec().validation_scans  # type: ignore[union-attr]
+        scan.name for scan in train.spec().validation_scans
     ]
 
 

@@ -27,6 +27,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.strategies.multitask import MultitaskTask
+from hpcseg.volumes.normalise import normalisation as really_normalise
 from tests.training.stopping import StopAfter
 
 SETTINGS: dict[str, Any] = {"epochs": 4, "steps": 5, "validation_steps": 1, "batch": 2, "checkpoint_epochs": 1}
@@ -39,7 +40,7 @@ def poisoned(spoilt: int, *, watch: bool = True) -> Iterator[list[bool]]:
     calls = iter(range(10**6))
 
     def normalisation(*arguments: Any) -> Any:
-        how = stores_normalisation(*arguments)
+        how = really_normalise(*arguments)
         return replace(how, mean=float("nan")) if next(calls) == spoilt else how
 
     def losses(task: tasks.SegmentationTask, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -47,7 +48,6 @@ def poisoned(spoilt: int, *, watch: bool = True) -> Iterator[list[bool]]:
         found.append(bool(torch.isnan(labelled.images[0]).any()))
         return plain_losses[type(task)](task, batch)
 
-    stores_normalisation = stores.normalisation
     plain_losses: dict[type, Any] = {kind: kind.losses for kind in (tasks.SegmentationTask, MultitaskTask)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "normalisation", normalisation)

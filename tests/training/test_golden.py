@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_losses_of_pretraining_and_transfer_are_those_pinned(
         plain = pretrain_spec(level)
         autoencoder = plain.config.autoencoder.model_copy(update=SCHEDULE)
         spec = plain.model_copy(update={"config": plain.config.model_copy(update={"autoencoder": autoencoder})})
-        found[f"pretrain {level}"] = trained(run, lambda control, run=run, spec=spec: train(run, spec, control))
+        found[f"pretrain {level}"] = trained(run, partial(train, run, spec))
         models.append(run.relative_to(runs) / MODEL_FILE)
     run = new(runs, "train", "transfer")
     transfer = train_spec("transfer", tuple(models), training=SCHEDULE | {"validation_steps": 2})

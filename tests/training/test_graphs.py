@@ -221,7 +221,7 @@ def test_a_recording_copies_each_batch_to_its_place_and_hands_out_its_own_gradie
     assert all(torch.equal(tensor, before[name]) for name, tensor in task.network.state_dict().items())
     assert all(parameter.grad is None for parameter in task.network.parameters())
     replayed: list[Tensor] = []
-    graphed._graph.replay = lambda: replayed.append(task.seen[-1].images[0].clone())
+    monkeypatch.setattr(graphed._graph, "replay", lambda: replayed.append(task.seen[-1].images[0].clone()))
     batch = Batch([torch.randn(2, 1, 3, 3, 3)], None)
     losses = graphed(batch)
     assert torch.equal(replayed[0], batch.images[0]) and task.seen[-1].images[0] is not batch.images[0]

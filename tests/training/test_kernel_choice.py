@@ -19,6 +19,7 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import kernel_choice, stages
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import preserving
+from hpcseg.training.loop import fit as really_fit
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.task import Task
@@ -26,7 +27,6 @@ from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
 PLAN = {"forward": "triton", "input_gradient": "torch", "weight_gradient": "triton wide"}
-really_fit = stages.fit
 
 
 class Recorded:

@@ -73,7 +73,7 @@ def test_an_image_is_read_with_its_scaling(tmp_path: Path, ending: str, kind: ty
     nib.save(image, path)
     volume, grid = read_image(path)
     assert volume.dtype == np.float32
-    assert np.array_equal(volume.transpose(2, 1, 0), nib.load(path).get_fdata())
+    assert np.array_equal(volume.transpose(2, 1, 0), nib.nifti1.load(path).get_fdata())
     assert grid.spacing_zyx == (3, 2, 1)
     assert grid.shape_zyx == read_grid(path).shape_zyx == (5, 4, 3)
 
@@ -103,7 +103,7 @@ def test_every_type_of_voxel_is_read_as_nibabel_reads_it(
             image.header.set_slope_inter(*scaling)
             path = tmp_path / f"scan{ending}"
             nib.save(image, path)
-            expected = nib.as_closest_canonical(nib.load(path)).get_fdata(dtype=np.float32).transpose(2, 1, 0)
+            expected = nib.as_closest_canonical(nib.nifti1.load(path)).get_fdata(dtype=np.float32).transpose(2, 1, 0)
             volume, _ = read_image(path)
             assert volume.dtype == np.float32
             assert np.array_equal(volume, expected)
@@ -303,12 +303,12 @@ def test_a_mask_lies_on_the_scans_own_grid(tmp_path: Path, axes: tuple[int, ...]
     volume, grid = read_image(tmp_path / "scan.nii.gz")
     for like, name in ((tmp_path / "scan.nii.gz", "mask.nii.gz"), (None, "plain.nii.gz")):
         write_mask(tmp_path / name, (volume > 30).astype(np.uint8), grid, like=like)
-        mask = nib.load(tmp_path / name)
+        mask = nib.nifti1.load(tmp_path / name)
         assert mask.get_data_dtype() == np.uint8
         assert np.array_equal(np.asanyarray(mask.dataobj), ramp() > 30)
         assert np.allclose(mask.affine, scan.affine)
         read_label(tmp_path / name, grid)
-    kept = nib.load(tmp_path / "mask.nii.gz").header
+    kept = nib.nifti1.load(tmp_path / "mask.nii.gz").header
     assert (int(kept["qform_code"]), int(kept["sform_code"])) == (3, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.nii.gz", "plain.nii.gz", "scan.nii.gz"]
 
@@ -331,7 +331,7 @@ def test_shares_are_read_as_probabilities(tmp_path: Path) -> None:
     shares = np.linspace(0, 65535, 60).astype(np.uint16).reshape(grid.shape_zyx)
     for like in (tmp_path / "scan.nii.gz", None):
         write_shares(tmp_path / "p1.nii.gz", shares, grid, like=like)
-        assert nib.load(tmp_path / "p1.nii.gz").get_data_dtype() == np.uint16
+        assert nib.nifti1.load(tmp_path / "p1.nii.gz").get_data_dtype() == np.uint16
         probability, _ = read_image(tmp_path / "p1.nii.gz")
         np.testing.assert_allclose(probability, shares / 65535, atol=1e-7)
 
