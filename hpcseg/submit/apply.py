@@ -22,10 +22,9 @@ from hpcseg.slurm.commands import cancel_jobs, max_array_size, slurm_available
 from hpcseg.spec import PackSpec
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import abandoned, adopt_or_give_up
-from hpcseg.submit.choice import arrays_of, choose, needs_of
-from hpcseg.submit.intents import write_intents
-from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, resolve
-from hpcseg.submit.record import record
+from hpcseg.submit.arrange import arrays_of, choose, needs_of
+from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, resolve
+from hpcseg.submit.record import record, write_intents
 from hpcseg.submit.slots import Claimed, Notify, Pool, visible_gpus
 from hpcseg.training.strategy import check_shares
 
@@ -61,13 +60,17 @@ def choose_backend(on: Literal["auto", "local", "slurm"]) -> Backend:
     return on
 
 
+def _ignore(_: object) -> None:
+    pass
+
+
 def apply(
     plan: Plan,
     on: Backend,
     profile: Profile,
-    notify: Notify | None = None,
-    claimed: Claimed | None = None,
-    say: Say | None = None,
+    notify: Notify = _ignore,
+    claimed: Claimed = _ignore,
+    say: Say = _ignore,
 ) -> Outcome:
     """Submit what the plan lacks. `local` returns when everything is done, `slurm` when everything is queued.
 
@@ -80,15 +83,14 @@ def apply(
         SchedulerError: (Slurm) an array was refused.
         HpcsegError: another process holds the lock for too long.
     """
-    check_new_packs(plan)
-    check_new_ranks(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
+    check_new(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
     with locked(plan.runs_root):
         record(plan)
     if on == "slurm":
-        return _apply_slurm(plan, profile.slurm, say or _ignore)
+        return _apply_slurm(plan, profile.slurm, say)
     gpus = visible_gpus()
     counts = {stage: len(plan.of_stage(stage)) for stage in STAGES}
-    slots = resolve(
+    local = resolve(
         profile.local,
         runs=counts["train"],
         packs=counts["pack"],
@@ -96,40 +98,30 @@ def apply(
         gpus=len(gpus),
         memory_gib=memory_gib(),
     )
-    submitted: list[str] = []
 
     def take(run_ids: list[str]) -> list[str]:
-        taken = claim(plan, run_ids, lambda stage: _local_submission(slots, profile.local, stage))
-        submitted.extend(taken)
-        return taken
+        return claim(plan, run_ids, lambda stage: _local_submission(local, stage))
 
-    pool = Pool(plan, slots, gpus, take, notify or _ignore, claimed)
+    pool = Pool(plan, local, gpus, take, notify, claimed)
     verdicts = pool.run()
-    return Outcome(tuple(submitted), verdicts)
+    return Outcome(tuple(pool.taken), verdicts)
 
 
-def check_new_packs(plan: Plan) -> None:
-    """Look at the headers of all scans that are to be packed, before anything is written.
+def check_new(plan: Plan, ranks: Callable[[str], int]) -> None:
+    """Look at what is to be submitted before anything is written: the headers of all scans that are to be packed, and
+    whether every run that is to train can be shared by the ranks that a job of its stage has.
 
     Raises:
-        BadInput: a scan is bad; the message names the file and the remedy.
+        BadInput: a scan is bad, the message names the file and the remedy; or a minibatch has fewer patches than there
+            are ranks.
     """
-    for planned in plan.of_stage("pack").values():
-        if planned.to_submit and isinstance(planned.spec, PackSpec):
+    for spec in (planned.spec for planned in plan.stages.values() if planned.to_submit):
+        if isinstance(spec, PackSpec):
             from hpcseg.volumes.packing import check_cases  # takes most of a second
 
-            check_cases(planned.spec)
-
-
-def check_new_ranks(plan: Plan, ranks: Callable[[str], int]) -> None:
-    """Look whether every run that is to train can be shared by the ranks that a job of its stage has.
-
-    Raises:
-        BadInput: a minibatch has fewer patches than there are ranks.
-    """
-    for planned in plan.stages.values():
-        if planned.to_submit and not isinstance(planned.spec, PackSpec):
-            check_shares(planned.spec, ranks(planned.spec.stage))
+            check_cases(spec)
+        else:
+            check_shares(spec, ranks(spec.stage))
 
 
 def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission]) -> list[str]:
@@ -183,19 +175,15 @@ def _let_jobs_end(plan: Plan, say: Say) -> None:
         ending = [run_id for run_id in ending if verdicts[run_id].ending]
 
 
-def _local_submission(slots: Slots, profile: LocalProfile, stage: str) -> Submission:
+def _local_submission(profile: LocalProfile, stage: str) -> Submission:
     return Submission(
         backend="local",
         submitted=time.time(),
         host=socket.gethostname(),
         pool=Process.this(),
-        threads=slots.threads,
+        threads=profile.threads,
         ranks=profile.ranks_of(stage),
-        workers=slots.pack_workers,
+        workers=profile.pack_workers,
         reading=profile.reading,
         kernels=profile.kernels,
     )
-
-
-def _ignore(_: object) -> None:
-    pass

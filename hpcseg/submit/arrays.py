@@ -22,9 +22,9 @@ from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import adopt_or_give_up
 from hpcseg.submit.arrange import Array
-from hpcseg.submit.intents import write_intents
 from hpcseg.submit.profile import SlurmProfile
-from hpcseg.submit.script import PICKLE, dependency_text, lead_for, longest_saves, script_text
+from hpcseg.submit.record import write_intents
+from hpcseg.submit.script import PICKLE, dependency_text, lead_for, script_text
 
 SIBLINGS = 20  # finished runs of a stage whose saves are looked at
 
@@ -34,7 +34,7 @@ def submit(plan: Plan, arrays: Sequence[Array], profile: SlurmProfile, found: Ma
 
     Args:
         plan: holds the runs.
-        arrays: of runs that nobody works on, as `choice.arrays_of` makes them.
+        arrays: of runs that nobody works on, as `arrange.arrays_of` makes them.
         profile: resources.
         found: what the files of all runs of the plan say.
 
@@ -139,8 +139,8 @@ def _lead_s(plan: Plan, stage: str, profile: SlurmProfile, found: Mapping[str, E
     done = [run_id for run_id in runs if found[run_id].done][:SIBLINGS]
     beats += [read_heartbeat(plan.run(run_id).path) for run_id in done]
     resources = profile.of(stage)
-    saves = longest_saves([beat.checkpoint for beat in beats if beat is not None])
-    return lead_for(resources.signal_lead, saves, resources.time)
+    checkpoints = [beat.checkpoint for beat in beats if beat is not None]
+    return lead_for(resources.signal_lead, checkpoints, resources.time)
 
 
 def _without(plan: Plan, profile: SlurmProfile, stage: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
-from hpcseg.submit.apply import check_new_packs, claim
+from hpcseg.submit.apply import check_new, claim
 from hpcseg.submit.record import record
 
 OnBeat = Callable[[Heartbeat], None]
@@ -79,7 +79,7 @@ def _run_sweep_of_one(plan: Plan, submission: Submission, do: Callable[[RunDir],
     if len(training) != 1:
         file = plan.sweep.source.path
         raise BadInput(f"{file}: has {len(training)} training runs; leave one with --set, e.g. --set fold=0")
-    check_new_packs(plan)
+    check_new(plan, lambda _: 1)
     record(plan)
     for run_id, planned in plan.stages.items():
         if planned.verdict.state != "done":

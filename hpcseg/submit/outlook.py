@@ -20,10 +20,9 @@ from hpcseg.study.forecast import (
     kind_of,
     measure,
 )
-from hpcseg.study.plan import Plan, PlannedStage
+from hpcseg.study.plan import Plan
 from hpcseg.submit.apply import Backend
-from hpcseg.submit.arrange import Array
-from hpcseg.submit.choice import arrays_of, choose, needs_of
+from hpcseg.submit.arrange import Array, arrays_of, choose, needs_of
 from hpcseg.submit.profile import Profile
 
 _BEGUN = {"stopped", "failed", "lost", "blocked"}  # may have trained for a while
@@ -75,11 +74,25 @@ def look_ahead(plan: Plan, backend: Backend, profile: Profile) -> Outlook:
 
 
 def predict(plan: Plan) -> Forecast:
-    """What the runs that applying the plan would submit will cost; packs are left out."""
-    todo = {run_id: planned for run_id, planned in plan.stages.items() if planned.to_submit}
-    kinds = _kinds(todo)
-    measured = _measured(plan, set(kinds.values()))
-    return forecast([_epochs(plan, run_id, kind, measured) for run_id, kind in kinds.items()], measured)
+    """What the runs that applying the plan would submit will cost, by a few siblings of each; packs are left out."""
+    trains = [
+        (plan.run(run_id), planned, kind_of(planned.stage, planned.config, planned.level), planned.config)
+        for run_id, planned in plan.stages.items()
+        if planned.config is not None
+    ]
+    measured: dict[Kind, list[Measured]] = {kind: [] for _, planned, kind, _ in trains if planned.to_submit}
+    for run, planned, kind, config in trains:
+        siblings = measured.get(kind)
+        if planned.verdict.state in _MEASURABLE and siblings is not None and len(siblings) < MEASURED_SIBLINGS:
+            one = measure(run, epochs_of(planned.stage, config))
+            siblings += [] if one is None else [one]
+    todo = []
+    for run, planned, kind, config in trains:
+        if planned.to_submit:
+            begun = planned.verdict.state in _BEGUN and measured[kind]
+            done = epochs_done(run) if begun else 0.0
+            todo.append(Epochs(planned.stage, kind, epochs_of(planned.stage, config), done))
+    return forecast(todo, measured)
 
 
 def _wall_hours(cost: Forecast, jobs: Callable[[str], tuple[int, int]]) -> float | None:
@@ -91,34 +104,3 @@ def _wall_hours(cost: Forecast, jobs: Callable[[str], tuple[int, int]]) -> float
             return None
         hours += one.wall_hours(at_once, ranks)
     return hours or None
-
-
-def _epochs(plan: Plan, run_id: str, kind: Kind, measured: Mapping[Kind, list[Measured]]) -> Epochs:
-    planned = plan.stages[run_id]
-    assert planned.config is not None
-    begun = planned.verdict.state in _BEGUN and kind in measured
-    done = epochs_done(plan.run(run_id)) if begun else 0.0
-    return Epochs(planned.stage, kind, epochs_of(planned.stage, planned.config), done)
-
-
-def _measured(plan: Plan, wanted: set[Kind]) -> dict[Kind, list[Measured]]:
-    """What was measured of siblings in the plan; a few of each kind."""
-    found: dict[Kind, list[Measured]] = {}
-    there = {run_id: planned for run_id, planned in plan.stages.items() if planned.verdict.state in _MEASURABLE}
-    for run_id, kind in _kinds(there).items():
-        if kind in wanted and len(found.get(kind, ())) < MEASURED_SIBLINGS:
-            planned = plan.stages[run_id]
-            assert planned.config is not None
-            one = measure(plan.run(run_id), epochs_of(planned.stage, planned.config))
-            if one is not None:
-                found.setdefault(kind, []).append(one)
-    return found
-
-
-def _kinds(stages: Mapping[str, PlannedStage]) -> dict[str, Kind]:
-    """Kind of each stage that trains."""
-    return {
-        run_id: kind_of(planned.stage, planned.config, planned.level)
-        for run_id, planned in stages.items()
-        if planned.config is not None
-    }

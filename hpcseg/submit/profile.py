@@ -107,6 +107,11 @@ class LocalProfile(_Jobs):
         """Processes of a job of one stage; a pack has one."""
         return 1 if stage == "pack" else self.ranks
 
+    def gpus_of(self, slot: int, gpus: Sequence[str]) -> str:
+        """CUDA_VISIBLE_DEVICES of the job in a slot: as many of the host's `gpus` as it has ranks."""
+        first = slot * self.ranks
+        return ",".join(gpus[index % len(gpus)] for index in range(first, first + self.ranks)) if gpus else ""
+
 
 class StageResources(Section):
     """What one job of a stage asks for.
@@ -265,21 +270,7 @@ def stage_folder(folder: str) -> str:
     return folder if not folder or folder.startswith(("~", "$")) else os.path.abspath(folder)  # noqa: PTH100  (as typed)
 
 
-class Slots(Section):
-    """A resolved local profile: jobs at once, CPU threads of each of their ranks, processes of a pack."""
-
-    slots: int
-    threads: int
-    pack_workers: int
-    ranks: int = 1
-
-    def gpus_of(self, slot: int, gpus: Sequence[str]) -> str:
-        """CUDA_VISIBLE_DEVICES of the job in a slot: as many of the host's `gpus` as it has ranks."""
-        first = slot * self.ranks
-        return ",".join(gpus[index % len(gpus)] for index in range(first, first + self.ranks)) if gpus else ""
-
-
-def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: int, memory_gib: float) -> Slots:
+def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: int, memory_gib: float) -> LocalProfile:
     """Fill in what the profile leaves open, from the machine and the size of the whole sweep. Pure.
 
     What is already done does not count: a run that is repeated gets the threads that it had.
@@ -306,4 +297,4 @@ def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: i
         slots = gpus // ranks or max(1, min(cores // ranks, runs, by_memory))
     threads = profile.threads or max(1, cores // (slots * ranks))
     workers = profile.pack_workers or max(1, min(by_memory, cores // max(1, min(slots, packs))))
-    return Slots(slots=slots, threads=threads, pack_workers=workers, ranks=ranks)
+    return profile.model_copy(update={"slots": slots, "threads": threads, "pack_workers": workers})

@@ -1,17 +1,23 @@
-"""What is kept of a sweep when it is applied; `hpcseg.runs.applied` reads it."""
+"""What is written before anything starts: of the sweep, which `hpcseg.runs.applied` reads, and who works on which run.
+
+The latter under a lock of the folder of all runs: so no run is begun twice, however many `hpcseg sweep` run at once and
+wherever one of them dies.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpcseg.config import RunConfig
-from hpcseg.files import write_text
-from hpcseg.paths import RUNS_FILE, STAGES, SWEEP_FILE, sweep_folder
+from hpcseg.files import json_text, write_all, write_text
+from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
+from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.lock import locked
+from hpcseg.runs.records import ArrayRecord, Submission
 from hpcseg.study.plan import Plan
 
 _COMMON = set(RunConfig.model_fields)  # of runs of every strategy
@@ -43,6 +49,37 @@ def record(plan: Plan) -> None:
         write_text(folder / RUNS_FILE, _compact(kept))
         write_text(folder / SWEEP_FILE, _compact(value))
         write_text(folder / sweep.source.path.name, sweep.source.text)
+
+
+def write_intents(
+    plan: Plan,
+    found: Mapping[str, Evidence],
+    submissions: Mapping[str, Submission],
+    arrays: Sequence[ArrayRecord] = (),
+) -> None:
+    """Write what each run of `submissions` has to do and who does it; all of it is on the disk on return.
+
+    Args:
+        plan: holds the runs.
+        found: what their files say now. A run keeps the threads that it was first submitted with, and counts its
+            attempts on.
+        submissions: the new ones.
+        arrays: Slurm arrays that they are tasks of; their records come before the runs that name them.
+    """
+    texts = [(array_folder(plan.runs_root, r.tag) / ARRAY_FILE, json_text(r.model_dump(mode="json"))) for r in arrays]
+    for run_id, submission in submissions.items():
+        run, evidence = plan.run(run_id), found[run_id]
+        run.clear_failure()
+        text = plan.stages[run_id].spec.model_dump_json(indent=1) + "\n"
+        if not evidence.planned or (run.path / RUN_FILE).read_text(encoding="utf-8") != text:
+            texts.append((run.path / RUN_FILE, text))
+        before, heartbeat = evidence.submission, evidence.heartbeat
+        update = {"attempt": 1 if heartbeat is None else heartbeat.attempt + 1}
+        if before is not None:
+            update["threads"] = before.threads
+        value = submission.model_copy(update=update).model_dump(mode="json")
+        texts.append((run.path / JOB_FILE, json_text(value)))
+    write_all(texts)
 
 
 def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:

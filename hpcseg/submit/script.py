@@ -8,7 +8,7 @@ finds it whether or not anybody heard of the job's id.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +107,14 @@ def dependency_text(after: Sequence[str], same_task_of: Sequence[str]) -> str:
     return ",".join(":".join((kind, *jobs)) for kind, jobs in kinds.items() if jobs)
 
 
-def lead_for(profile_s: int, saves_s: Sequence[float], minutes: int) -> int:
+def lead_for(profile_s: int, checkpoints: Iterable[Mapping[str, float] | None], minutes: int) -> int:
     """Seconds of warning before the time limit: four times the longest measured save and half a minute, at least one.
 
     Args:
         profile_s: what the profile says, which counts where nothing was measured.
-        saves_s: the longest save of each run.
+        checkpoints: what saving cost each run, from its heartbeat.
         minutes: the time limit; the warning comes in its second half.
     """
+    saves_s = [found["seconds"] for found in checkpoints if found and found.get("saves")]
     lead = max(SHORTEST_LEAD_S, int(4 * max(saves_s)) + 30) if saves_s else profile_s
     return min(lead, 30 * minutes)
-
-
-def longest_saves(checkpoints: Sequence[Mapping[str, float] | None]) -> list[float]:
-    """Seconds of the longest save of each run that made one, from their heartbeats."""
-    return [found["seconds"] for found in checkpoints if found and found.get("saves")]

@@ -28,7 +28,7 @@ from hpcseg.runs.records import Process
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
-from hpcseg.submit.profile import Slots
+from hpcseg.submit.profile import LocalProfile
 
 POLL_S = 0.25
 ELSEWHERE_POLL_S = 2.0
@@ -68,20 +68,24 @@ class Pool:
 
     Args:
         plan: all stages.
-        slots: how many at once.
+        profile: says how many at once, with everything resolved.
         gpus: names of the GPUs that slots are given in turn; none on a host without.
         claim: takes the runs that nobody works on for this process, and returns those that it got.
         notify: called with every change.
         claimed: called once, with the runs that the pool got at its start.
+
+    Attributes:
+        taken: runs that the pool got.
     """
 
     plan: Plan
-    slots: Slots
+    profile: LocalProfile
     gpus: list[str]
     claim: Claim
     notify: Notify
-    claimed: Claimed | None = None
+    claimed: Claimed
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
     _mine: set[str] = field(default_factory=set)
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _looked: float = 0.0
@@ -96,8 +100,7 @@ class Pool:
             for run_id, planned in self.plan.stages.items():
                 self._set(run_id, planned.verdict)
             self._take([run_id for run_id, planned in self.plan.stages.items() if planned.verdict.state != "done"])
-            if self.claimed is not None:
-                self.claimed([run_id for run_id in self.plan.stages if run_id in self._mine])
+            self.claimed([run_id for run_id in self.plan.stages if run_id in self._mine])
             while not requests and self._open():
                 self._follow_jobs()
                 self._follow_others()
@@ -113,6 +116,7 @@ class Pool:
     def _take(self, run_ids: list[str]) -> None:
         """Claim what nobody works on; the rest is looked at again."""
         taken = self.claim(run_ids)
+        self.taken += taken
         self._mine.update(taken)
         for run_id in taken:
             self._set(run_id, Verdict("queued", "waits for a slot"))
@@ -168,7 +172,7 @@ class Pool:
             dead = [need for need in planned.needs if self.verdicts[need].state in _DEAD_ENDS]
             if dead:
                 self._set(run_id, Verdict("blocked", f"{dead[0]}: {self.verdicts[dead[0]].why}"))
-            elif len(self._jobs) < self.slots.slots and all(self._is_done(need) for need in planned.needs):
+            elif len(self._jobs) < self.profile.slots and all(self._is_done(need) for need in planned.needs):
                 self._start(self.plan.run(run_id))
 
     def _is_done(self, run_id: str) -> bool:
@@ -185,11 +189,11 @@ class Pool:
         import submitit
         from submitit.core.utils import environment_variables
 
-        slot = min(set(range(self.slots.slots)) - {held.slot for held in self._jobs.values()})
+        slot = min(set(range(self.profile.slots)) - {held.slot for held in self._jobs.values()})
         executor = submitit.LocalExecutor(folder=run.log)
         executor.update_parameters(timeout_min=NO_TIMEOUT_MIN, tasks_per_node=submission.ranks)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), submission.threads)
-        run.write_submission(submission.model_copy(update={"gpus": self.slots.gpus_of(slot, self.gpus)}))
+        run.write_submission(submission.model_copy(update={"gpus": self.profile.gpus_of(slot, self.gpus)}))
         with _out_of_the_terminals_reach(), environment_variables(**threads):
             job = executor.submit(run_stage, str(run.path))
         latest = run.submission() or submission  # may have been cancelled meanwhile

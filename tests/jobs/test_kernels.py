@@ -17,7 +17,7 @@ from hpcseg.runs.records import ArrayRecord, Asked, Kernels, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.study.plan import Plan
 from hpcseg.submit import apply, arrays
-from hpcseg.submit.profile import LocalProfile, Slots, SlurmProfile
+from hpcseg.submit.profile import LocalProfile, SlurmProfile
 from hpcseg.training import stages
 
 
@@ -39,7 +39,7 @@ def test_a_stage_runs_with_the_kernels_that_its_job_says(
     monkeypatch.setattr(kernels, "_triton_works", lambda: True)  # it asks the GPU
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # which would outlive the test
     found: list[bool] = []
-    monkeypatch.setattr(stages, "pretrain", lambda *_: found.append(kernels.run_on(torch.device("cuda"))))
+    monkeypatch.setattr(stages, "train", lambda *_: found.append(kernels.run_on(torch.device("cuda"))))
     if recorded is not None:
         pretraining.write_submission(Submission(backend="foreground", submitted=time.time(), kernels=recorded))
     assert entry.execute(pretraining, as_job=not by_hand) == "done"
@@ -49,7 +49,7 @@ def test_a_stage_runs_with_the_kernels_that_its_job_says(
 
 @pytest.mark.parametrize("wanted", ["auto", "torch"])
 def test_both_kinds_of_jobs_record_them(wanted: Any) -> None:
-    local = apply._local_submission(Slots(slots=1, threads=1, pack_workers=1), LocalProfile(kernels=wanted), "train")
+    local = apply._local_submission(LocalProfile(threads=1, pack_workers=1, kernels=wanted), "train")
     asked = Asked(minutes=1, memory_mb=1)
     process = Process(pid=1, pid_start=0.0)
     facts: dict[str, Any] = {"submitted": 0.0, "host": socket.gethostname(), "submitter": process, "asked": asked}

@@ -27,7 +27,7 @@ Starter = Callable[..., "subprocess.Popen[str]"]
 
 
 def applied(plan: Plan, events: list[Event] | None = None) -> Outcome:
-    return apply(plan, "local", TWO_SLOTS, None if events is None else events.append)
+    return apply(plan, "local", TWO_SLOTS, ([] if events is None else events).append)
 
 
 def state_of(run: RunDir) -> State:

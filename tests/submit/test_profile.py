@@ -8,7 +8,7 @@ import pytest
 from hpcseg.errors import BadInput
 from hpcseg.runs.recovery import Budgets
 from hpcseg.spec import Reading
-from hpcseg.submit.profile import LocalProfile, Profile, Slots, SlurmProfile, StageResources, read_profile, resolve
+from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, StageResources, read_profile, resolve
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -104,33 +104,37 @@ def test_torch_alone_can_be_asked_for_in_each_kind_of_job_and_says_nothing_of_ho
 @pytest.mark.parametrize(
     ("profile", "machine", "expected"),
     [
-        (LocalProfile(), {"runs": 12, "cores": 2}, Slots(slots=2, threads=1, pack_workers=2)),
-        (LocalProfile(), {"runs": 1, "cores": 2}, Slots(slots=1, threads=2, pack_workers=2)),
-        (LocalProfile(), {"runs": 125, "cores": 64, "memory_gib": 32.0}, Slots(slots=8, threads=8, pack_workers=8)),
-        (LocalProfile(), {"runs": 125, "cores": 16, "gpus": 4}, Slots(slots=4, threads=4, pack_workers=16)),
-        (LocalProfile(threads=4), {"runs": 125, "cores": 16}, Slots(slots=4, threads=4, pack_workers=16)),
-        (LocalProfile(slots=3, threads=1), {"runs": 1, "cores": 2}, Slots(slots=3, threads=1, pack_workers=2)),
-        (LocalProfile(), {"runs": 9, "packs": 6, "cores": 8}, Slots(slots=8, threads=1, pack_workers=1)),
-        (LocalProfile(ranks=2), {"runs": 9, "cores": 8}, Slots(slots=4, threads=1, pack_workers=8, ranks=2)),
+        (LocalProfile(), {"runs": 12, "cores": 2}, LocalProfile(slots=2, threads=1, pack_workers=2)),
+        (LocalProfile(), {"runs": 1, "cores": 2}, LocalProfile(slots=1, threads=2, pack_workers=2)),
+        (
+            LocalProfile(),
+            {"runs": 125, "cores": 64, "memory_gib": 32.0},
+            LocalProfile(slots=8, threads=8, pack_workers=8),
+        ),
+        (LocalProfile(), {"runs": 125, "cores": 16, "gpus": 4}, LocalProfile(slots=4, threads=4, pack_workers=16)),
+        (LocalProfile(threads=4), {"runs": 125, "cores": 16}, LocalProfile(slots=4, threads=4, pack_workers=16)),
+        (LocalProfile(slots=3, threads=1), {"runs": 1, "cores": 2}, LocalProfile(slots=3, threads=1, pack_workers=2)),
+        (LocalProfile(), {"runs": 9, "packs": 6, "cores": 8}, LocalProfile(slots=8, threads=1, pack_workers=1)),
+        (LocalProfile(ranks=2), {"runs": 9, "cores": 8}, LocalProfile(slots=4, threads=1, pack_workers=8, ranks=2)),
         (
             LocalProfile(ranks=2),
             {"runs": 9, "cores": 16, "gpus": 5},
-            Slots(slots=2, threads=4, pack_workers=16, ranks=2),
+            LocalProfile(slots=2, threads=4, pack_workers=16, ranks=2),
         ),
-        (LocalProfile(ranks=4), {"runs": 9, "cores": 2}, Slots(slots=1, threads=1, pack_workers=2, ranks=4)),
+        (LocalProfile(ranks=4), {"runs": 9, "cores": 2}, LocalProfile(slots=1, threads=1, pack_workers=2, ranks=4)),
     ],
 )
 def test_open_choices_follow_from_the_machine(
-    profile: LocalProfile, machine: dict[str, float], expected: Slots
+    profile: LocalProfile, machine: dict[str, float], expected: LocalProfile
 ) -> None:
     given = {"packs": 1, "gpus": 0, "memory_gib": 64.0} | machine
     assert resolve(profile, **given) == expected  # type: ignore[arg-type]
 
 
 def test_the_ranks_of_a_slot_get_a_gpu_each_and_slots_take_turns() -> None:
-    slots = Slots(slots=2, threads=1, pack_workers=1, ranks=2)
+    slots = LocalProfile(slots=2, threads=1, pack_workers=1, ranks=2)
     assert [slots.gpus_of(slot, ["0", "1", "5", "7"]) for slot in (0, 1)] == ["0,1", "5,7"]
-    assert [Slots(slots=3, threads=1, pack_workers=1).gpus_of(slot, ["3", "4"]) for slot in (0, 1, 2)] == [
+    assert [LocalProfile(slots=3, threads=1, pack_workers=1).gpus_of(slot, ["3", "4"]) for slot in (0, 1, 2)] == [
         "3",
         "4",
         "3",

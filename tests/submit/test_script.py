@@ -15,7 +15,6 @@ from hpcseg.submit.script import (
     dependency_text,
     job_parameters,
     lead_for,
-    longest_saves,
     script_text,
 )
 
@@ -139,9 +138,10 @@ def test_dependencies_are_written_kind_by_kind() -> None:
 
 
 def test_the_warning_comes_early_enough_for_the_longest_save_that_was_measured() -> None:
-    assert lead_for(300, [], 600) == 300
-    assert lead_for(300, [0.5, 2.0], 600) == 60
-    assert lead_for(300, [2.0, 100.0], 600) == 430
-    assert lead_for(300, [100.0], 10) == 300  # half of the time at most
-    saved = {"saves": 3, "seconds": 4.5, "last_seconds": 1.0, "bytes": 10}
-    assert longest_saves([None, {"saves": 0, "seconds": 0.0, "bytes": 0}, saved]) == [4.5]
+    def saved(seconds: float, saves: int = 3) -> dict[str, float]:
+        return {"saves": saves, "seconds": seconds, "last_seconds": 0.1, "bytes": 10}
+
+    assert lead_for(300, [], 600) == lead_for(300, [None, saved(0.0, saves=0)], 600) == 300
+    assert lead_for(300, [saved(0.5), None, saved(2.0)], 600) == 60
+    assert lead_for(300, [saved(2.0), saved(100.0)], 600) == 430
+    assert lead_for(300, [saved(100.0)], 10) == 300  # half of the time at most

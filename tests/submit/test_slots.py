@@ -9,7 +9,7 @@ from hpcseg.host import process_start
 from hpcseg.runs.records import Process, Submission
 from hpcseg.study.plan import Plan
 from hpcseg.submit.apply import apply, claim
-from hpcseg.submit.profile import LocalProfile, Profile, Slots
+from hpcseg.submit.profile import LocalProfile, Profile
 from hpcseg.submit.slots import Event, Pool
 
 Planner = Callable[..., Plan]
@@ -50,7 +50,7 @@ def test_a_cancelled_run_that_another_pool_claimed_since_is_left_to_it(plan_pack
             plan.run(second).write_submission(found.model_copy(update={"cancelled": time.time()}))
 
     heard: list[list[str]] = []
-    pool = Pool(plan, Slots(slots=1, threads=1, pack_workers=1), [], take, notify, heard.append)
+    pool = Pool(plan, LocalProfile(slots=1, threads=1, pack_workers=1), [], take, notify, heard.append)
     verdicts = pool.run()
     assert heard == [[first, second]]
     # Cancelled again, in the hands of the other pool: this one does not take it over.
