@@ -14,7 +14,7 @@ from pathlib import Path
 from hpcseg.errors import BadInput, HpcsegError, StageFailed
 from hpcseg.jobs.journal import closed_from_outside, log_since
 from hpcseg.runs.attempts import Attempt, Cause, read_attempts
-from hpcseg.runs.causes import End, end_of, end_of_failed, explain_code, last_line
+from hpcseg.runs.ends import End, end_of, end_of_failed, explain_code, last_line
 from hpcseg.runs.records import ArrayRecord, read_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import JobFacts, SlurmJob, ask_about, slurm_job

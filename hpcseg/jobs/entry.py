@@ -32,7 +32,7 @@ from hpcseg.jobs.requeue import check_budget, is_warning, requeue_or_fail, why_s
 from hpcseg.jobs.stopping import Signals, watched
 from hpcseg.paths import CLAIM_FILE
 from hpcseg.runs.attempts import Attempt, Cause
-from hpcseg.runs.causes import end_of
+from hpcseg.runs.ends import end_of
 from hpcseg.runs.records import JOB_NAME, Submission
 from hpcseg.runs.rundir import RunDir, cause_of
 from hpcseg.slurm.job import SlurmJob, ask_about, can_requeue, slurm_job

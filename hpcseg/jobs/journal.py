@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcseg.paths import ATTEMPTS_FILE, array_folder
-from hpcseg.runs import attempts
-from hpcseg.runs.attempts import Attempt, Cause, closed, read_attempts
-from hpcseg.runs.causes import End, end_of
+from hpcseg.runs.attempts import Attempt, Cause, read_attempts, write_attempt
+from hpcseg.runs.ends import End, end_of
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import SlurmJob
@@ -49,11 +48,8 @@ def open_attempt(run: RunDir, job: SlurmJob | None, control: Control, submission
 def close_attempt(run: RunDir, attempt: Attempt, control: Control, cause: Cause, detail: str) -> Attempt:
     """Note how this process' attempt ended."""
     now = time.time()
-    lost_s = 0.0 if cause == "done" else max(0.0, now - (control.progress_time or attempt.began))
-    ended = closed(attempt, cause, detail, now, round(lost_s, 3))
-    ended = replace(ended, progress_ended=control.progress)
-    _record(run, ended)
-    return ended
+    kept_at = now if cause == "done" else control.progress_time or attempt.began
+    return _close(run, attempt, End(cause, detail), now, kept_at, control.progress)
 
 
 def close_former(run: RunDir, job: SlurmJob | None) -> list[Attempt]:
@@ -74,10 +70,7 @@ def closed_from_outside(run: RunDir, attempt: Attempt, end: End, now: float | No
     own = heartbeat if heartbeat is not None and heartbeat.attempt == attempt.number else None
     ended_at = now if now is not None else own.time if own is not None else attempt.began
     kept_at = own.progress_time if own is not None and own.progress_time is not None else attempt.began
-    ended = closed(attempt, end.cause, end.line, ended_at, round(max(0.0, ended_at - kept_at), 3))
-    ended = replace(ended, progress_ended=attempt.progress_began if own is None else own.progress)
-    _record(run, ended)
-    return ended
+    return _close(run, attempt, end, ended_at, kept_at, attempt.progress_began if own is None else own.progress)
 
 
 def note_superseded(run: RunDir, job: SlurmJob, why: str) -> None:
@@ -116,8 +109,16 @@ def _former_end(run: RunDir, attempt: Attempt, job: SlurmJob | None) -> End:
     return End("requeued", f"requeued from {attempt.node} without a word why")
 
 
+def _close(run: RunDir, attempt: Attempt, end: End, ended: float, kept_at: float, progress: int) -> Attempt:
+    """Note the end of an attempt whose work was kept last at `kept_at`."""
+    lost_s = round(max(0.0, ended - kept_at), 3)
+    closed = replace(attempt, cause=end.cause, detail=end.line, ended=ended, lost_s=lost_s, progress_ended=progress)
+    _record(run, closed)
+    return closed
+
+
 def _record(run: RunDir, attempt: Attempt) -> None:
     try:
-        (attempts.begin if attempt.ended is None else attempts.end)(run.path, attempt)
+        write_attempt(run.path, attempt)
     except OSError as error:  # a full disk: no reason to end a healthy run
         print(f"{run.path / ATTEMPTS_FILE}: cannot be written ({error}): {attempt}", file=sys.stderr)

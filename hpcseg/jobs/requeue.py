@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from hpcseg.errors import SchedulerError, StageFailed
 from hpcseg.runs.attempts import Cause, read_attempts
-from hpcseg.runs.causes import End
+from hpcseg.runs.ends import End
 from hpcseg.runs.records import ArrayRecord, Asked
 from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
 from hpcseg.runs.rundir import RunDir

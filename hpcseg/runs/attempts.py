@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -74,14 +74,10 @@ class Attempt:
     logs: dict[str, int] = field(default_factory=dict)
 
 
-def begin(run: Path, attempt: Attempt) -> None:
-    """Append the beginning of an attempt to the run directory `run`, synced."""
-    _append(run, {"event": "begin", **asdict(attempt)})
-
-
-def end(run: Path, attempt: Attempt) -> None:
-    """Append the end of an attempt (`ended`, `cause`, `detail`, ... are set), synced."""
-    _append(run, {"event": "end", **asdict(attempt)})
+def write_attempt(run: Path, attempt: Attempt) -> None:
+    """Append what is known of an attempt at the run directory `run`, its beginning or its end, synced."""
+    event = "begin" if attempt.ended is None else "end"
+    append_line(run / ATTEMPTS_FILE, json.dumps({"event": event, **asdict(attempt)}, ensure_ascii=False))
 
 
 def read_attempts(run: Path) -> list[Attempt]:
@@ -107,16 +103,7 @@ def parse_attempts(text: str) -> list[Attempt]:
     return list(found.values())
 
 
-def closed(attempt: Attempt, cause: Cause, detail: str, ended: float, lost_s: float = 0.0) -> Attempt:
-    """The attempt with its end."""
-    return replace(attempt, cause=cause, detail=detail, ended=ended, lost_s=lost_s)
-
-
 def gpu_seconds(attempts: Sequence[Attempt], now: float) -> tuple[float, float]:
     """GPU seconds used and lost by attempts; one without an end runs until `now`."""
     used = sum(a.gpus * ((now if a.ended is None else a.ended) - a.began) for a in attempts)
     return used, sum(a.gpus * a.lost_s for a in attempts)
-
-
-def _append(run: Path, value: dict[str, object]) -> None:
-    append_line(run / ATTEMPTS_FILE, json.dumps(value, ensure_ascii=False))

@@ -1,18 +1,103 @@
-"""How jobs ended that left the queue without a word: what Slurm's accounting says, else their own output."""
+"""How jobs ended: by what Slurm wrote into their logs, by the exit code of srun, by Slurm's accounting."""
 
 from __future__ import annotations
 
+import re
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcseg.runs.causes import end_of, last_line
+from hpcseg.runs.attempts import Cause
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.accounting import Fate, read_accounts
 
 TAIL_BYTES = 16384
 ASKED_AGAIN_S = 30.0  # accounting may be late, or there may be none
+_CANCELLED = re.compile(r"\*\*\* (JOB|STEP) \S+ ON (\S+) CANCELLED AT \S+?(?: DUE TO (.+?))? \*\*\*")
+_DUE_TO: dict[str, Cause] = {
+    "JOB REQUEUE": "requeued",
+    "PREEMPTION": "preempted",
+    "TIME LIMIT": "timeout",
+    "NODE FAILURE": "node",
+}
+_CAUSES: tuple[tuple[re.Pattern[str], Cause], ...] = (
+    (
+        re.compile(r"oom[-_]kill event|exceeded (?:job |step )?memory limit|: task [\d,\-]+: Out Of Memory", re.I),
+        "memory",
+    ),
+    (
+        re.compile(r"\b(?:OSError|StageFailed): .*(?:No space left on device|Disk quota exceeded|File too large)"),
+        "disk",
+    ),
+    (re.compile(r"Submitted job triggered an exception"), "python"),
+)
+_TASK_ENDED = re.compile(r"^srun: error: .*: tasks? [\d,\-]+: .+")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job ended: the cause, and the line of the log that says so."""
+
+    cause: Cause
+    line: str
+
+
+def end_of(log: str, node: str = "") -> End | None:
+    """What the log says about the end of the attempt that wrote it; None if it says nothing. Pure.
+
+    Args:
+        log: standard error of the job and its tasks, from the beginning of the attempt on.
+        node: where it ran; what is said of other nodes belongs to another attempt. "": any.
+    """
+    found: End | None = None
+    for line in log.splitlines():
+        cause = _cause_in(line, node)
+        if cause is None or (found is not None and cause == found.cause):
+            continue
+        # An exception says less than what went before: a killed worker or rank is the reason of many.
+        if not (cause == "python" and found is not None and found.cause in {"memory", "disk"}):
+            found = End(cause, line.strip())
+    return found
+
+
+def end_of_failed(log: str, code: int, node: str = "") -> End:
+    """How a job ended whose srun gave exit code `code`, where the job itself left no word: killed, if nobody says."""
+    found = end_of(log, node)
+    if found is not None:
+        return found
+    ended = [line.strip() for line in log.splitlines() if _TASK_ENDED.match(line.strip())]
+    return End("killed", ended[-1] if ended else explain_code(code))
+
+
+def explain_code(code: int) -> str:
+    """An exit code of a shell in words."""
+    if code > 128:
+        try:
+            return f"ended by {signal.Signals(code - 128).name}"
+        except ValueError:
+            pass
+    return f"exit code {code}"
+
+
+def last_line(log: str) -> str:
+    """The last line that says something; "" if there is none."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _cause_in(line: str, node: str) -> Cause | None:
+    match = _CANCELLED.search(line)
+    if match is not None:
+        what, where, why = match.groups()
+        if node and "[" not in node and "," not in node and where != node:
+            return None
+        if why is None:
+            # srun also ends its step by itself, when one of its tasks failed.
+            return "cancelled" if what == "JOB" else None
+        return next((cause for words, cause in _DUE_TO.items() if why.startswith(words)), "requeued")
+    return next((cause for pattern, cause in _CAUSES if pattern.search(line)), None)
 
 
 @dataclass

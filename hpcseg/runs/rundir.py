@@ -1,5 +1,5 @@
 """One run directory, `<runs>/<stage>/<id>/`: what its files say (docs/architecture.md lists them), and what is written
-there about the run."""
+there about the run. Locks of it and of the folder of all runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import errno
 import os
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from hpcseg import paths
 from hpcseg.errors import BadInput, HpcsegError, StageFailed
@@ -20,10 +21,10 @@ from hpcseg.files import write_json
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
-from hpcseg.runs.lock import acquire
 from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
 from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec, read_spec
 
+LOCK_WAIT_S = 300.0  # for the folder of all runs
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _DONE = {
@@ -31,7 +32,7 @@ _DONE = {
     "pretrain": {paths.DONE_FILE, paths.MODEL_FILE},
     "train": {paths.RESULT_FILE},
 }
-Arrays = dict[str, ArrayRecord | None]  # by tag
+ReadArray = Callable[[Path, str], ArrayRecord | None]
 
 
 class RunDir:
@@ -101,11 +102,11 @@ class RunDir:
         """Whether the stage is complete: its record is there, and so is what later stages read."""
         return self._complete(self._names())
 
-    def evidence(self, arrays: Arrays | None = None, *, attempts: bool = False) -> Evidence:
+    def evidence(self, read: ReadArray = read_array, *, attempts: bool = False) -> Evidence:
         """Everything that the files of the run, and the processes of this host, say about its state.
 
         Args:
-            arrays: records of arrays that were read before; this one's is added.
+            read: an array's record; one that remembers, for whoever asks for many runs.
             attempts: read the history of attempts as well.
         """
         names = self._names()
@@ -116,7 +117,7 @@ class RunDir:
         try:
             submission = self.submission() if paths.JOB_FILE in names else None
             heartbeat = self.heartbeat() if paths.HEARTBEAT_FILE in names else None
-            array = None if submission is None else self._array(submission, {} if arrays is None else arrays)
+            array = None if submission is None else read(self.runs_root, submission.array)
             return Evidence(
                 planned=planned,
                 submission=submission,
@@ -139,14 +140,9 @@ class RunDir:
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
-    def _array(self, submission: Submission, arrays: Arrays) -> ArrayRecord | None:
-        if submission.array and submission.array not in arrays:
-            arrays[submission.array] = self.array(submission)
-        return arrays.get(submission.array)
-
     def array(self, submission: Submission) -> ArrayRecord | None:
         """The Slurm array that `submission` is a task of."""
-        return read_array(self.runs_root, submission.array) if submission.array else None
+        return read_array(self.runs_root, submission.array)
 
     def mark_done(self, **facts: Any) -> None:
         """Write `done.json` (packs and pretrainings)."""
@@ -203,7 +199,7 @@ class RunDir:
             HpcsegError: another process works here.
         """
         busy = f"{self.path}: another process works on this run; see hpcseg status {self.id}"
-        return acquire(FileLock(self.path / paths.LOCK_FILE), timeout_s, busy)
+        return _acquire(FileLock(self.path / paths.LOCK_FILE), timeout_s, busy)
 
 
 def cause_of(error: BaseException) -> str:
@@ -229,3 +225,32 @@ def find_runs(runs_root: Path) -> list[RunDir]:
         if folder.is_dir():
             found += [RunDir(path) for path in sorted(folder.iterdir()) if (path / paths.RUN_FILE).exists()]
     return found
+
+
+@contextlib.contextmanager
+def locked(runs_root: Path) -> Iterator[None]:
+    """Hold the folder of all runs; a process that holds it already may take it again.
+
+    Raises:
+        HpcsegError: another process holds it for too long.
+    """
+    runs_root.mkdir(parents=True, exist_ok=True)
+    busy = f"{runs_root}: another hpcseg is submitting since {LOCK_WAIT_S:.0f} s; try again"
+    lock = _acquire(FileLock(runs_root / paths.LOCK_FILE, is_singleton=True), LOCK_WAIT_S, busy)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:
+    """Take a lock; the system frees it when the process dies.
+
+    Raises:
+        HpcsegError: another process holds it for too long; with `busy` as message.
+    """
+    try:
+        lock.acquire(timeout=timeout_s, poll_interval=0.1)
+    except Timeout:
+        raise HpcsegError(busy) from None
+    return lock

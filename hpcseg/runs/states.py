@@ -5,6 +5,7 @@ The one way to a verdict, for `status` as for whoever submits, cancels or report
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -13,7 +14,8 @@ from typing import NamedTuple
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import Evidence, Verdict
 from hpcseg.runs.judge import judge_all
-from hpcseg.runs.rundir import Arrays, RunDir
+from hpcseg.runs.records import read_array
+from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.queue import Queue, read_queue
 
 NOT_ASKED = Queue({}, "squeue was not asked")
@@ -63,5 +65,5 @@ def read_states(
 
 def _read_evidence(runs: Iterable[RunDir], attempts: bool) -> dict[str, Evidence]:
     """Evidence by run: each directory is listed once, each array's record read once."""
-    arrays: Arrays = {}
-    return {run.id: run.evidence(arrays, attempts=attempts) for run in runs}
+    read = functools.cache(read_array)
+    return {run.id: run.evidence(read, attempts=attempts) for run in runs}

@@ -15,8 +15,8 @@ from typing import Literal
 from hpcseg.host import memory_gib, usable_cores
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
-from hpcseg.runs.lock import locked
 from hpcseg.runs.records import Process, Submission
+from hpcseg.runs.rundir import locked
 from hpcseg.runs.states import States, read_states
 from hpcseg.slurm.commands import cancel_jobs, max_array_size, slurm_available
 from hpcseg.spec import PackSpec

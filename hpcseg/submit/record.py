@@ -16,8 +16,8 @@ from hpcseg.files import json_text, write_all, write_text
 from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
-from hpcseg.runs.lock import locked
 from hpcseg.runs.records import ArrayRecord, Submission
+from hpcseg.runs.rundir import locked
 from hpcseg.study.plan import Plan
 
 _COMMON = set(RunConfig.model_fields)  # of runs of every strategy

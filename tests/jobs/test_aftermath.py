@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hpcseg.jobs import aftermath, requeue
-from hpcseg.runs.attempts import Attempt, begin, closed, end, read_attempts
-from hpcseg.runs.causes import End
+from hpcseg.runs.attempts import Attempt, read_attempts, write_attempt
+from hpcseg.runs.ends import End
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import JobFacts, SlurmJob
@@ -73,7 +73,7 @@ def array(plan_packs: Callable[..., Plan]) -> tuple[RunDir, ArrayRecord]:
 def begun(run: RunDir, log: str = "") -> Attempt:
     """This job's attempt, which left no end, and what it and others wrote."""
     attempt = Attempt(1, JOB.task, "n1", time.time() - 60, memory_mb=1000, array="pack-0badcafe")
-    begin(run.path, attempt)
+    write_attempt(run.path, attempt)
     Control(run.path).beat(phase="pack")
     (log_of(run)).write_text(log)
     return attempt
@@ -93,7 +93,7 @@ def test_a_job_that_was_killed_for_its_memory_gets_more_until_the_budget_ends(
     run, record = array
     for restart in range(5):
         attempt = Attempt(1 + restart, JOB.task, "n1", time.time(), restart, memory_mb=1000, array="pack-0badcafe")
-        begin(run.path, attempt)
+        write_attempt(run.path, attempt)
         log_of(run).write_text(KILLED_FOR_MEMORY)
         aftermath.look_after(run, replace(JOB, restart=restart), record, 137)
     assert scheduler.requeued == [(JOB.task, 1500)] * 3
@@ -105,7 +105,7 @@ def test_a_job_that_was_killed_for_its_memory_gets_more_until_the_budget_ends(
 def test_what_the_job_said_itself_counts(array: tuple[RunDir, ArrayRecord], scheduler: Scheduler) -> None:
     run, record = array
     attempt = begun(run)
-    end(run.path, closed(attempt, "input", "a scan", time.time()))
+    write_attempt(run.path, replace(attempt, cause="input", detail="a scan", ended=time.time()))
     aftermath.look_after(run, JOB, record, 1)
     assert causes(run) == ["input"] and scheduler.requeued == []
 
@@ -116,7 +116,7 @@ def test_an_error_that_follows_from_a_killed_worker_is_a_matter_of_memory(
     run, record = array
     attempt = begun(run, "slurmstepd: error: Detected 1 oom-kill event(s)\nSubmitted job triggered an exception\n")
     run.write_error(RuntimeError("a worker died"))
-    end(run.path, closed(attempt, "python", "a worker died", time.time()))
+    write_attempt(run.path, replace(attempt, cause="python", detail="a worker died", ended=time.time()))
     aftermath.look_after(run, JOB, record, 1)
     assert causes(run) == ["memory"] and scheduler.requeued == [(JOB.task, 1500)] and run.failure() is None
 
@@ -147,7 +147,7 @@ def test_a_job_killed_at_its_limit_goes_on_if_it_got_on(
     scheduler.facts = JobFacts("COMPLETING", "TimeLimit")
     aftermath.look_after(run, JOB, record, 0)
     assert causes(run) == ["timeout"] and scheduler.requeued == [(JOB.task, None)]
-    begin(run.path, replace(attempt, number=2, restart=1))
+    write_attempt(run.path, replace(attempt, number=2, restart=1))
     aftermath.look_after(run, replace(JOB, restart=1), record, 0)
     failure = run.failure()
     assert len(scheduler.requeued) == 1 and failure is not None and failure.cause == "timeout"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.jobs.requeue import is_warning, why_stopped
-from hpcseg.runs.causes import End
+from hpcseg.runs.ends import End
 from hpcseg.slurm.job import JobFacts
 
 RUNS = JobFacts("RUNNING", "None", 1)

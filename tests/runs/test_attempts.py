@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.paths import ATTEMPTS_FILE
-from hpcseg.runs.attempts import Attempt, begin, closed, end, gpu_seconds, parse_attempts, read_attempts
+from hpcseg.runs.attempts import Attempt, gpu_seconds, parse_attempts, read_attempts, write_attempt
 
 FIRST = Attempt(1, "4_2", "n1", 100.0, gpus=2, logs={"4_2_0_log.err": 12})
 SECOND = Attempt(2, "4_2", "n2", 300.0, restart=1, gpus=2)
@@ -15,19 +15,19 @@ SECOND = Attempt(2, "4_2", "n2", 300.0, restart=1, gpus=2)
 
 def test_attempts_are_known_by_their_last_word(tmp_path: Path) -> None:
     assert read_attempts(tmp_path) == []
-    begin(tmp_path, FIRST)
-    ended = closed(FIRST, "node", "n1 failed", 200.0, lost_s=30.0)
-    end(tmp_path, ended)
-    begin(tmp_path, SECOND)
+    write_attempt(tmp_path, FIRST)
+    ended = replace(FIRST, cause="node", detail="n1 failed", ended=200.0, lost_s=30.0)
+    write_attempt(tmp_path, ended)
+    write_attempt(tmp_path, SECOND)
     assert read_attempts(tmp_path) == [ended, SECOND]
     assert gpu_seconds([ended, SECOND], now=350.0) == (2 * 100 + 2 * 50, 60.0)
 
 
 def test_a_torn_line_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
-    begin(tmp_path, FIRST)
+    write_attempt(tmp_path, FIRST)
     with (tmp_path / ATTEMPTS_FILE).open("a") as file:
         file.write('{"event": "end", "numb')
-    begin(tmp_path, SECOND)
+    write_attempt(tmp_path, SECOND)
     assert read_attempts(tmp_path) == [FIRST, SECOND]
 
 
@@ -37,6 +37,6 @@ def test_no_text_is_an_error(text: str) -> None:
 
 
 def test_a_job_that_is_requeued_without_a_heartbeat_keeps_its_attempts_apart(tmp_path: Path) -> None:
-    begin(tmp_path, FIRST)
-    begin(tmp_path, replace(FIRST, restart=1))
+    write_attempt(tmp_path, FIRST)
+    write_attempt(tmp_path, replace(FIRST, restart=1))
     assert len(read_attempts(tmp_path)) == 2

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.runs import rundir
-from hpcseg.runs.attempts import Attempt, begin
+from hpcseg.runs import states
+from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, read_array, write_array
 from hpcseg.runs.rundir import RunDir
@@ -47,14 +47,14 @@ def test_evidence_of_many_runs_reads_each_array_once(tmp_path: Path, monkeypatch
         run.path.mkdir(parents=True)
         (run.path / "run.json").write_text("{}")
         run.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a", task=task))
-        begin(run.path, Attempt(number=1, job=f"7_{task}", node="n1", began=1.0))
+        write_attempt(run.path, Attempt(number=1, job=f"7_{task}", node="n1", began=1.0))
     read: list[str] = []
 
     def reading(root: Path, tag: str) -> ArrayRecord | None:
         read.append(tag)
         return read_array(root, tag)
 
-    monkeypatch.setattr(rundir, "read_array", reading)
+    monkeypatch.setattr(states, "read_array", reading)
     runs = [*(RunDir.of(root, "train", name) for name in names), RunDir.of(root, "train", "new")]
     found = read_states(runs, attempts=True).evidence
     assert read == ["train-a"]

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from rich.console import Console
 
-from hpcseg.runs.attempts import Attempt, begin, end
+from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import State, Verdict
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
@@ -49,9 +49,9 @@ def run(tmp_path: Path) -> RunDir:
     first = Attempt(number=1, job="7_3", node="n1", began=time.time() - 7200, gpus=1)
     second = Attempt(number=2, job="7_3", node="n2", began=time.time() - 3600, gpus=1, restart=1)
     for attempt, cause in ((first, "node"), (second, "memory")):
-        begin(run.path, attempt)
+        write_attempt(run.path, attempt)
         over = {"ended": attempt.began + 1800, "cause": cause, "lost_s": 600.0, "detail": f"detail of {cause}"}
-        end(run.path, Attempt(**{**vars(attempt), **over}))
+        write_attempt(run.path, Attempt(**{**vars(attempt), **over}))
     control = Control(run.path, attempt=2)
     control.beat(phase="training", step=3, steps=9)
     control.close("failed")

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hpcseg.paths import array_folder
-from hpcseg.runs.attempts import Attempt, begin, end
+from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, read_status
@@ -107,9 +108,9 @@ def test_every_state_of_a_job_is_told_and_a_failing_squeue_kills_none(
     started = RunDir.of(root, "train", "again")
     slurm.wait(lambda: (beat := started.heartbeat()) is not None and beat.step > 1)
     first = Attempt(number=1, job=again, node="n1", began=time.time() - 60, gpus=1)
-    begin(started.path, first)
+    write_attempt(started.path, first)
     subprocess.run(["scontrol", "requeue", again], check=True)
-    end(started.path, Attempt(**{**vars(first), "ended": time.time(), "cause": "preempted", "detail": "saved"}))
+    write_attempt(started.path, replace(first, ended=time.time(), cause="preempted", detail="saved"))
     slurm.wait(lambda: read_queue().jobs[again].state == "PENDING")
     slurm.wait(lambda: broken not in read_queue().jobs)
     slurm.wait(lambda: (beat := RunDir.of(root, "train", "beating").heartbeat()) is not None and beat.step > 1)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,8 @@ def test_what_earlier_attempts_taught_is_asked_for(slurm: Cluster, plan_study: P
     assert len(apply(plan, "slurm", HELD).submitted) == 4
     starved, other = plan.of_stage("train")
     attempt = Attempt(number=1, job="1_0", node="n1", began=1.0, memory_mb=900)
-    attempts.begin(plan.run(starved).path, attempt)
-    attempts.end(plan.run(starved).path, attempts.closed(attempt, "memory", "used up 900 MB", 2.0))
+    attempts.write_attempt(plan.run(starved).path, attempt)
+    attempts.write_attempt(plan.run(starved).path, replace(attempt, cause="memory", detail="used up 900 MB", ended=2.0))
     control = Control(plan.run(other).path)
     control.saved(20.0, 1000)
     control.beat(phase="training")

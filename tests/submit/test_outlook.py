@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hpcseg.cli import app
-from hpcseg.runs.attempts import Attempt, begin, closed, end
+from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import Verdict
 from hpcseg.runs.records import ArrayRecord, Submission, read_array
 from hpcseg.screens.plans import SHOWN_RUNS, left_out_line, plan_screen
@@ -99,8 +99,8 @@ def test_after_a_run_out_of_memory_the_arrays_shown_are_those_submitted(
     (starved.path / "run.json").write_text("{}")
     starved.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a"))
     attempt = Attempt(number=1, job="1_0", node="n1", began=1.0, memory_mb=40_000)
-    begin(starved.path, attempt)
-    end(starved.path, closed(attempt, "memory", "used up 40000 MB", 2.0))
+    write_attempt(starved.path, attempt)
+    write_attempt(starved.path, replace(attempt, cause="memory", detail="used up 40000 MB", ended=2.0))
     plan = plan_study("seed=[0, 1]")
     shown = [(array.stage, array.runs, array.tasks) for array in on_slurm(plan).arrays]
     assert len(apply(plan, "slurm", Profile()).submitted) == 3

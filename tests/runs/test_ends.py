@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.runs.causes import end_of, end_of_failed, explain_code, last_line
+from hpcseg.runs.ends import end_of, end_of_failed, explain_code, last_line
 
 CANCELLED = "slurmstepd-n1: error: *** {} ON n1 CANCELLED AT 2026-11-23T08:58:34{} ***"
 EVENTS = {
