@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,17 @@ from threadpoolctl import threadpool_limits
 from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
 from hpcseg.volumes.boxes import Triple
+from hpcseg.volumes.voxels import Intensities
 
 Matrix = NDArray[np.float32]
 MatrixOf = Callable[[int, int], Matrix]
+ReadPlanes = Callable[[slice], NDArray[Any]]  # a few planes of a volume, (n, y, x)
 
 _PLANES = 8  # of the result, made at a time
 _ROWS = 32  # of the result within a plane, made at a time
 _PREPARED = 1 << 18  # voxels of the source, prepared at a time
 _NEGLIGIBLE = 1e-9  # share of a voxel; float32 rounds at 6e-8
 _TIE = 1e-6  # shares of classes this close are equal but for rounding
-
-
-class Planes(Protocol):
-    """A volume that gives its planes when they are asked for: an array, or `scans.Intensities`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """z, y, x."""
-
-    def __getitem__(self, planes: slice, /) -> NDArray[Any]:
-        """A few planes: (n, y, x)."""
 
 
 @lru_cache(maxsize=256)
@@ -69,11 +60,11 @@ def linear_matrix(n_in: int, n_out: int) -> Matrix:
     return matrix
 
 
-def resample_cubic(volume_zyx: Planes, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
+def resample_cubic(volume_zyx: NDArray[Any] | Intensities, shape_zyx: Sequence[int]) -> NDArray[np.float32]:
     """Resample intensities to `shape_zyx` with cubic splines; scipy's own values to float32 rounding."""
     resampled: NDArray[np.float32] = scratch.empty(shape_zyx, np.float32)
     zoom = _Zoom(volume_zyx.shape, shape_zyx, cubic_matrix)
-    for band, slab in zip(zoom.bands, zoom.slabs(volume_zyx, zoom.bands), strict=True):
+    for band, slab in zip(zoom.bands, zoom.slabs(lambda planes: volume_zyx[planes], zoom.bands), strict=True):
         resampled[band.rows] = slab
         scratch.release(resampled)
     return resampled
@@ -93,16 +84,17 @@ def linear_slabs(
         Planes of the result, ascending, and their values in each of the C volumes, valid until the next are asked for.
     """
     zooms = [_Zoom(shape_CZYX[1:], shape_zyx, linear_matrix) for _ in range(shape_CZYX[0])]
-    windows = [_Window(tuple(shape_CZYX[1:])) for _ in zooms]
-    streams = [zoom.slabs(window, zoom.bands) for zoom, window in zip(zooms, windows, strict=True)]
     waiting = np.empty((shape_CZYX[0], 0, *shape_CZYX[2:]), np.float32)
     first = 0  # of the planes that wait
+
+    def planes_of(index: int) -> ReadPlanes:
+        return lambda planes: waiting[index, planes.start - first : planes.stop - first]
+
+    streams = [zoom.slabs(planes_of(index), zoom.bands) for index, zoom in enumerate(zooms)]
     for band in zooms[0].bands:
         while first + waiting.shape[1] < band.columns.stop:
             slab = next(arriving)
             waiting = np.concatenate([waiting, slab], axis=1) if waiting.shape[1] else slab
-        for window, own in zip(windows, waiting, strict=True):
-            window.first, window.values = first, own
         with one_thread():
             slabs_of_all = [next(stream) for stream in streams]
         yield band.rows, slabs_of_all
@@ -126,19 +118,23 @@ def resample_labels(label_zyx: NDArray[np.uint8], shape_zyx: Sequence[int], n_cl
         return label_zyx.copy()
     resampled = np.empty(tuple(shape_zyx), dtype=np.uint8)
     zoom = _Zoom(label_zyx.shape, shape_zyx, linear_matrix)
+
+    def share_of(index: int, band: _Band) -> NDArray[np.float32]:
+        return next(zoom.slabs(lambda planes: np.equal(label_zyx[planes], index), [band]))
+
     for band in zoom.bands:
         source, target = label_zyx[band.columns], resampled[band.rows]
         first, *others = [index for index in range(n_classes) if (source == index).any()]
         target[...] = first
         if not others:
             continue
-        best = zoom.slab(_OneHot(label_zyx, first), band)
+        best = share_of(first, band)
         if len(others) == 1:  # its share is the rest
             target[best < 0.5 - _TIE / 2] = others[0]
             continue
         best = best.copy()
         for index in others:
-            share = zoom.slab(_OneHot(label_zyx, index), band)
+            share = share_of(index, band)
             target[share > best + np.float32(_TIE)] = index
             np.maximum(best, share, out=best)
     return resampled
@@ -151,33 +147,6 @@ def target_shape(shape_zyx: Sequence[int], spacing_zyx: Spacing, target_zyx: Spa
         for n, spacing, target in zip(shape_zyx, spacing_zyx, target_zyx, strict=True)
     )
     return z, y, x
-
-
-class _Window:
-    """Those planes of a volume that are there at the moment; as `Planes`."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self.first = 0
-        self.values: NDArray[np.float32] = np.empty(0, np.float32)
-
-    def __getitem__(self, planes: slice) -> NDArray[Any]:
-        return self.values[planes.start - self.first : planes.stop - self.first]
-
-
-class _OneHot:
-    """1 where a label is one class, else 0; as `Planes`."""
-
-    def __init__(self, label_zyx: NDArray[np.uint8], index: int) -> None:
-        self.label_zyx = label_zyx
-        self.index = index
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.label_zyx.shape
-
-    def __getitem__(self, planes: slice) -> NDArray[Any]:
-        return np.equal(self.label_zyx[planes], self.index)
 
 
 class _Band(NamedTuple):
@@ -210,7 +179,11 @@ class _Zoom:
 
     def __init__(self, shape_in: Sequence[int], shape_out: Sequence[int], matrix: MatrixOf) -> None:
         axes = sorted(range(3), key=lambda axis: shape_out[axis] / shape_in[axis])
-        within = [_WithinPlanes(axis, matrix(shape_in[axis], shape_out[axis])) for axis in axes if axis]
+        within = [
+            (axis, _bands(matrix(shape_in[axis], shape_out[axis]), _ROWS))
+            for axis in axes
+            if axis and shape_in[axis] != shape_out[axis]
+        ]
         z_first = axes[0] == 0
         self.before, self.after = ([], within) if z_first else (within, [])
         self.bands = _bands(matrix(shape_in[0], shape_out[0]), _PLANES)
@@ -220,12 +193,8 @@ class _Zoom:
         self.held = np.empty((room, *between), dtype=np.float32)
         self.product = np.empty((_PLANES, *between), dtype=np.float32)
 
-    def slab(self, volume: Planes, band: _Band) -> NDArray[np.float32]:
-        """One slab: planes `band.rows` of the result, valid until the next is asked for."""
-        return next(self.slabs(volume, [band]))
-
-    def slabs(self, volume: Planes, bands: Sequence[_Band]) -> Iterator[NDArray[np.float32]]:
-        """The slabs of ascending bands, each valid until the next is asked for.
+    def slabs(self, read: ReadPlanes, bands: Sequence[_Band]) -> Iterator[NDArray[np.float32]]:
+        """Planes `rows` of the result for each of some ascending bands, valid until the next are asked for.
 
         Only those planes of the source (z first), or of the source resampled within its planes (z last), are held
         that the slab at hand needs.
@@ -237,40 +206,26 @@ class _Zoom:
                 held[plane - columns.start] = held[plane - first]
             first, end = columns.start, max(columns.start, end)
             for part in scratch.slabs((columns.stop - end, *self.plane_in), _PREPARED):
-                new = volume[end + part.start : end + part.stop]
-                held[end + part.start - first : end + part.stop - first] = _through(new, self.before)
+                new = read(slice(end + part.start, end + part.stop))
+                held[end + part.start - first : end + part.stop - first] = _within_planes(new, self.before)
             end = columns.stop
             source, slab = held[: end - first], self.product[: len(block)]
             np.matmul(block, source.reshape(len(source), -1), out=slab.reshape(len(slab), -1))
-            yield _through(slab, self.after)
+            yield _within_planes(slab, self.after)
 
 
-def _through(volume: NDArray[Any], steps: Sequence[_WithinPlanes]) -> NDArray[np.float32]:
+def _within_planes(volume: NDArray[Any], steps: Sequence[tuple[int, list[_Band]]]) -> NDArray[np.float32]:
+    """Resample planes, (n, y, x), along y (axis 1) or x (2), each by the bands of its matrix."""
     volume = np.ascontiguousarray(volume, dtype=np.float32)
-    for step in steps:
-        volume = step.apply(volume)
-    return volume
-
-
-class _WithinPlanes:
-    """The product with one axis' matrix, y or x, for any number of planes."""
-
-    def __init__(self, axis: int, matrix: Matrix) -> None:
-        self.axis = axis
-        self.n_out, self.n_in = matrix.shape
-        self.bands = _bands(matrix, _ROWS)
-
-    def apply(self, volume: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Resample contiguous planes, (n, y, x)."""
-        if self.n_in == self.n_out:
-            return volume
-        n, y, x = volume.shape
-        if self.axis == 1:
-            product = np.empty((n, self.n_out, x), dtype=np.float32)
-            for rows, columns, block in self.bands:
+    for axis, bands in steps:
+        (n, y, x), n_out = volume.shape, bands[-1].rows.stop
+        if axis == 1:
+            product = np.empty((n, n_out, x), dtype=np.float32)
+            for rows, columns, block in bands:
                 np.matmul(block, volume[:, columns], out=product[:, rows])
-            return product
-        lines, product = volume.reshape(n * y, x), np.empty((n * y, self.n_out), dtype=np.float32)
-        for rows, columns, block in self.bands:
-            np.matmul(lines[:, columns], block.T, out=product[:, rows])
-        return product.reshape(n, y, self.n_out)
+        else:
+            lines, product = volume.reshape(n * y, x), np.empty((n * y, n_out), dtype=np.float32)
+            for rows, columns, block in bands:
+                np.matmul(lines[:, columns], block.T, out=product[:, rows])
+        volume = product.reshape(n, -1, product.shape[-1])
+    return volume
