@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.inference.tiling import Tiling, large_tile
 from hpcseg.patches.codes import table_row, windowed
 from hpcseg.patches.geometry import FovealGeometry, PatchGeometry, Triple
@@ -22,6 +21,7 @@ from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.precision import autocast
 from hpcseg.volumes import scratch
 from hpcseg.volumes.normalise import normalisation
+from hpcseg.volumes.scan_volume import ScanVolume
 
 LARGEST_TILE = 96  # voxels; 64 float32 maps of such a tile take 226 MB
 
@@ -64,7 +64,7 @@ class Predictor:
             BadInput: the model's window does not fit its intensity method.
         """
         window = normalisation(self.model.config.preprocessing, volume.histogram, self.model.window)
-        row_16 = torch.from_numpy(table_row(volume.slope, volume.intercept, window))[None].to(self.device)
+        row_16 = torch.from_numpy(table_row(volume.coding, window))[None].to(self.device)
         tiling = self.tiling(volume.shape_zyx)
         mean = _RunningMean(self.model.class_count, tiling)
         for done, tile in enumerate(tiling, start=1):

@@ -18,11 +18,11 @@ from hpcseg.errors import BadInput
 from hpcseg.inference.components import keep_largest
 from hpcseg.inference.predict import Advance, Mode, Predictor
 from hpcseg.inference.restore import restored
-from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.volumes import scratch
 from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.scans import WHOLE, ScanGrid, read_grid
 from hpcseg.volumes.store import LEVELS
 

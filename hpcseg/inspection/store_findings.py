@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from hpcseg.config import Pair
 from hpcseg.errors import StoreError
 from hpcseg.inspection.pictures import Album
 from hpcseg.inspection.views import choose_window, picture_stored
 from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.normalise import histogram_percentiles
-from hpcseg.volumes.pyramid import Histogram
 from hpcseg.volumes.seal import file_digest, read_seal
-from hpcseg.volumes.store import Store, StoredCase
+from hpcseg.volumes.store import LEVELS, Store
 
 BOX = 84  # voxels along a side of the boxes that measure the reading of a store
 _MEASURED_S = 0.5
+_ENDS = (0.5, 99.5)  # percentiles between which a case is shown
 
 
 def inspect_store(
@@ -53,7 +52,7 @@ def inspect_store(
                 "classes": [list(values) for values in store.classes],
                 "pyramid_clip": None if store.pyramid_clip is None else list(store.pyramid_clip),
                 "codec": store.codec,
-                "levels": store.levels,
+                "levels": LEVELS,
                 "size_bytes": store.nbytes,
             }
             for name in store.names:
@@ -115,21 +114,15 @@ def _add_case(findings: dict[str, Any], store: Store, name: str, album: Album | 
             findings["warnings"].append(f"case {name!r} is labelled, but has no foreground; take it out and pack again")
             entry["remarks"].append("no foreground")
         if album is not None:
-            under = _ends(case, case.foreground_histogram) if voxels else None
+            under = histogram_percentiles(case.foreground_histogram, _ENDS) if voxels else None
             is_ct = store.pyramid_clip is not None
-            window = choose_window(_ends(case, case.histogram), under, is_ct=is_ct)
-            album.add(picture_stored(case, store.spacing_zyx, store.levels, window))
+            window = choose_window(histogram_percentiles(case.histogram, _ENDS), under, is_ct=is_ct)
+            album.add(picture_stored(case, store.spacing_zyx, window))
     except StoreError as error:
         if not known():
             findings["problems"].append(str(error))
     if known():
         entry["remarks"].insert(0, "problem")
-
-
-def _ends(case: StoredCase, histogram: Histogram) -> Pair:
-    """Intensities at 0.5 and 99.5 %."""
-    codes, counts = histogram
-    return histogram_percentiles((case.decode(codes), counts), (0.5, 99.5))
 
 
 def _read_speed(store: Store) -> dict[str, float] | None:

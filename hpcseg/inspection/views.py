@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.spec import Spacing
-from hpcseg.volumes.store import StoredCase
+from hpcseg.volumes.store import LEVELS, StoredCase
 
 Window = tuple[float, float]
 
@@ -88,7 +88,7 @@ def picture_scan(
     return Picture(name, f"{_geometry(volume_zyx.shape, spacing_zyx)}, {note}", views, (), window, labels)
 
 
-def picture_stored(case: StoredCase, spacing_zyx: Spacing, levels: int, window: Window) -> Picture:
+def picture_stored(case: StoredCase, spacing_zyx: Spacing, window: Window) -> Picture:
     """Picture of a stored case: level 0 with its classes, and the pooled levels beside it, as they are stored.
 
     Raises:
@@ -99,14 +99,14 @@ def picture_stored(case: StoredCase, spacing_zyx: Spacing, levels: int, window: 
     at = at or [n // 2 for n in case.shape_zyx]
 
     def image(axis: int, index: int, level: int = 0) -> NDArray[np.float32]:
-        return case.decode(case.read(level, *_plane(axis, index, case.shape_of(level)))).squeeze(axis)
+        return case.coding.decode(case.read(level, *_plane(axis, index, case.shape_of(level)))).squeeze(axis)
 
     def label(axis: int, index: int) -> NDArray[np.uint8]:
         return case.read_label(*_plane(axis, index, case.shape_zyx)).squeeze(axis)
 
     views = _three_views(image, label if case.labelled else None, case.shape_zyx, spacing_zyx, at)
     small = []
-    for level in range(1, levels):
+    for level in range(1, LEVELS):
         plane = image(0, min(at[0] >> level, case.shape_of(level)[0] - 1), level)
         size = (spacing_zyx[1] * 2**level, spacing_zyx[2] * 2**level)
         small.append(View(plane[:, ::-1], None, size, title=f"level {level}: {_product(case.shape_of(level))}"))

@@ -44,7 +44,7 @@ class _Batches(ABC):
         if draw.augmentation is not None and draw.augmentation.enabled:
             self._layout = TransformedLayout(*wanted, draw.augmentation)
         self._resident = bool(sources) and all(source.resident is not None for source in sources)
-        rows = [table_row(source.case.slope, source.case.intercept, source.normalisation) for source in sources]
+        rows = [table_row(source.case.coding, source.normalisation) for source in sources]
         self._table_S6 = np.array(rows, np.float32).reshape(-1, COLUMNS)
 
     @abstractmethod

@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpcseg.volumes.normalise import Normalisation
+from hpcseg.volumes.pyramid import Coding
 
 COLUMNS = 6
 
 
-def table_row(slope: float, intercept: float, how: Normalisation) -> NDArray[np.float32]:
+def table_row(coding: Coding, how: Normalisation) -> NDArray[np.float32]:
     """Return the row of one patch, (6,) float32."""
-    return np.array([slope, intercept, how.lo, how.hi, how.mean, how.std], np.float32)
+    return np.array([coding.slope, coding.intercept, how.lo, how.hi, how.mean, how.std], np.float32)
 
 
 def windowed(codes_BDHW: Tensor, table_B6: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Decode, clip and normalise, where the codes lie.
 
-    The steps are those of `StoredCase.decode` and `Normalisation.apply`, in float32 and in the same order.
+    The steps are those of `Coding.decode` and `Normalisation.apply`, in float32 and in the same order.
 
     Args:
         codes_BDHW: int16 codes, or float32 values interpolated between them.

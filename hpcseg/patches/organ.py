@@ -94,7 +94,7 @@ class OrganFinder:
         """All of a volume at the level that is compared, as a network sees it."""
         case = source.case
         codes_zyx = case.read(self._level, (0, 0, 0), case.shape_of(self._level))
-        return source.normalisation.apply(case.decode(codes_zyx)).astype(np.float64)
+        return source.normalisation.apply(case.coding.decode(codes_zyx)).astype(np.float64)
 
 
 def labelled_organ(case: StoredCase) -> Organ | None:

@@ -57,7 +57,7 @@ class ResidentCase:
         return cls(
             levels=tuple(levels),
             label_ZYX=label,
-            paddings=tuple(case.padding_code(level) for level in range(LEVELS)),
+            paddings=case.paddings,
             bounds=clip_codes(case.coding, clip),
         )
 

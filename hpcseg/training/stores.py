@@ -74,9 +74,7 @@ class Stores:
         for ref in refs:
             store = self._store(ref.store)
             for case in map(store.case, ref.cases):
-                codes, counts = case.histogram
-                how = normalisation(config, (case.decode(codes), counts), window)
-                source = Source(case, how, store.pyramid_clip)
+                source = Source(case, normalisation(config, case.histogram, window), store.pyramid_clip)
                 found.append(source if self._resident is None else self._uploaded(source, self._resident))
         return found
 

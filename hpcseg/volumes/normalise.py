@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpcseg.config import Pair, PreprocessingConfig
 from hpcseg.errors import BadInput
-from hpcseg.volumes.pyramid import ValueHistogram
+from hpcseg.volumes.pyramid import Histogram
 from hpcseg.volumes.store import StoredCase
 
 
@@ -44,16 +44,14 @@ def percentile_window(cases: Sequence[StoredCase], percentiles: Pair) -> Pair:
         BadInput: no case has a foreground voxel.
     """
     histograms = [case.foreground_histogram for case in cases]
-    values = [case.decode(codes) for case, (codes, _) in zip(cases, histograms, strict=True)]
-    if not sum(map(len, values)):
+    if not sum(len(values) for values, _ in histograms):
         raise BadInput("data.foreground: no labelled case has a foreground voxel; change data.foreground")
-    pooled = np.concatenate(values)
-    order = np.argsort(pooled, kind="stable")
-    counts = np.concatenate([counts for _, counts in histograms])
-    return histogram_percentiles((pooled[order], counts[order]), percentiles)
+    values, counts = map(np.concatenate, zip(*histograms, strict=True))
+    order = np.argsort(values, kind="stable")
+    return histogram_percentiles((values[order], counts[order]), percentiles)
 
 
-def normalisation(config: PreprocessingConfig, histogram: ValueHistogram, window: Pair | None) -> Normalisation:
+def normalisation(config: PreprocessingConfig, histogram: Histogram, window: Pair | None) -> Normalisation:
     """How one image is normalised, given the histogram of all its voxels.
 
     "percentile" (paper, method 2): clip to `window`, then z-score of the clipped image.
@@ -81,7 +79,7 @@ def normalisation(config: PreprocessingConfig, histogram: ValueHistogram, window
     return Normalisation(window[0], window[1], mean, 1.0 if flat else std)
 
 
-def histogram_percentiles(histogram: ValueHistogram, percentiles: Pair) -> Pair:
+def histogram_percentiles(histogram: Histogram, percentiles: Pair) -> Pair:
     """Smallest values with at least those two shares (%) of the voxels at or below them."""
     values, counts = histogram
     reached = np.cumsum(counts)

@@ -13,7 +13,8 @@ from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.datasets import scan_digest
 from hpcseg.volumes.preprocess import n_classes, preprocess
-from hpcseg.volumes.pyramid import build_pyramid, choose_coding, count_codes
+from hpcseg.volumes.pyramid import count_codes
+from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.store import LEVELS
 
 SAMPLE = 10_000  # foreground voxels kept per class
@@ -42,11 +43,9 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
             f"{case.label}: empty foreground: no voxel of data.foreground ({values}) at {spec.spacing_zyx} mm; "
             "take the case out of dataset.json or change data.foreground"
         )
-    coding = choose_coding(done.volume_zyx, done.padding, spec.pyramid_clip)
-    pyramid = build_pyramid(done.volume_zyx, done.padding, spec.pyramid_clip, LEVELS)
-    codes = [coding.encode(pyramid.pop()) for _ in range(LEVELS)]  # the coarsest first; each level is let go of
-    arrays: dict[str, NDArray[Any]] = {f"image_{level}": part for level, part in enumerate(reversed(codes))}
-    finest = arrays["image_0"]
+    coded = ScanVolume.of(done, spec.pyramid_clip, LEVELS)
+    arrays: dict[str, NDArray[Any]] = {f"image_{level}": codes for level, codes in enumerate(coded.levels_zyx)}
+    finest = coded.levels_zyx[0]
     arrays["histogram_codes"], arrays["histogram_counts"] = count_codes(finest)
     if label is None:
         arrays["foreground_codes"], arrays["foreground_counts"] = count_codes(finest[:0])
@@ -55,8 +54,8 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
         arrays["foreground_codes"], arrays["foreground_counts"] = count_codes(finest, label)
         arrays |= _foreground(case.name, label, n_classes(spec.classes))
     attributes = {
-        "slope": coding.slope,
-        "intercept": coding.intercept,
+        "slope": coded.coding.slope,
+        "intercept": coded.coding.intercept,
         "padding": done.padding,
         "labelled": label is not None,
         "source_digest": scan_digest(case.image),

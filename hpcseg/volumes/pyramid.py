@@ -18,8 +18,7 @@ CODES = 65_000  # of the 65,536: room for rounding at both ends
 _TAILS = (0.1, 99.9)  # percentiles between which intensities are always coded
 _WIDENING = 16.0  # the coded range reaches this many widths of that interval beyond it
 
-Histogram = tuple[NDArray[np.int16], NDArray[np.int64]]
-ValueHistogram = tuple[NDArray[np.float32], NDArray[np.int64]]
+Histogram = tuple[NDArray[np.float32], NDArray[np.int64]]  # intensities that occur, ascending; how often each does
 
 
 @dataclass(frozen=True)
@@ -52,30 +51,6 @@ class Coding:
         values *= np.float32(self.slope)
         values += np.float32(self.intercept)
         return values
-
-
-class CodedVolume:
-    """What stored cases and scans in memory share: int16 codes of a pyramid, and what they stand for.
-
-    Attributes:
-        coding: of all levels.
-    """
-
-    coding: Coding
-
-    @property
-    def slope(self) -> float:
-        """Intensity = code · slope + intercept."""
-        return self.coding.slope
-
-    @property
-    def intercept(self) -> float:
-        """Intensity of code 0."""
-        return self.coding.intercept
-
-    def decode(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
-        """Intensities of codes."""
-        return self.coding.decode(codes)
 
 
 def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None = None) -> Coding:
@@ -127,26 +102,6 @@ def _smallest(volume: NDArray[np.float32], sign: int, count: int) -> NDArray[np.
     return kept
 
 
-def pool(volume_zyx: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Mean of every cube of `factor`³ voxels (float32); each axis must be a multiple of `factor`.
-
-    Raises:
-        ValueError: an axis is no multiple of `factor`.
-    """
-    if any(n % factor for n in volume_zyx.shape):
-        raise ValueError(f"shape {volume_zyx.shape} cannot be pooled by {factor}")
-    if factor == 1:
-        return volume_zyx.astype(np.float32, copy=False)
-    sums = volume_zyx
-    for axis in range(3):
-        parts = [sums[(slice(None),) * axis + (slice(part, None, factor),)] for part in range(factor)]
-        sums = np.add(parts[0], parts[1], dtype=np.float32)
-        for part in parts[2:]:
-            sums += part
-    sums *= np.float32(1 / factor**3)
-    return sums
-
-
 def build_pyramid(
     volume_zyx: NDArray[np.float32], padding: float, clip: Pair | None, levels: int
 ) -> list[NDArray[np.float32]]:
@@ -167,7 +122,9 @@ def padding_codes(coding: Coding, padding: float, clip: Pair | None, levels: int
     return coding.code(padding), *(coding.code(_outside(padding, clip)),) * (levels - 1)
 
 
-def count_codes(codes_zyx: NDArray[np.int16], label_zyx: NDArray[np.uint8] | None = None) -> Histogram:
+def count_codes(
+    codes_zyx: NDArray[np.int16], label_zyx: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
     """Codes that occur, ascending, and how often each does; with a label, in its foreground."""
     counts = np.zeros(1 << 16, dtype=np.int64)
     for planes in scratch.slabs(codes_zyx.shape):  # as counting needs 8 bytes a voxel
@@ -194,5 +151,8 @@ def _halved(volume: NDArray[np.float32], outside: float, clip: Pair | None) -> N
             inner[...] = finer
         else:
             np.clip(finer, *clip, out=inner)
-        halved[planes] = pool(even, 2)
+        for axis in range(3):
+            ahead = (slice(None),) * axis
+            even = np.add(even[(*ahead, slice(0, None, 2))], even[(*ahead, slice(1, None, 2))])
+        halved[planes] = np.multiply(even, np.float32(1 / 8), out=even)
     return halved

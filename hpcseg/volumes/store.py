@@ -41,7 +41,7 @@ from hpcseg.errors import StoreError
 from hpcseg.spec import Spacing
 from hpcseg.volumes.boxes import Triple
 from hpcseg.volumes.chunks import CHUNK_ROW, CLASS, CODE, ChunkedVolume, ChunkFile, DamagedChunk, require_codec
-from hpcseg.volumes.pyramid import CodedVolume, Coding, Histogram, padding_codes
+from hpcseg.volumes.pyramid import Coding, Histogram, padding_codes
 from hpcseg.volumes.seal import REMEDY, read_seal
 
 FORMAT = "hpcseg-store"
@@ -63,7 +63,6 @@ class Store:
         spacing_zyx: mm.
         classes: label values of class 1, 2, ...; (): every value but 0 is class 1.
         pyramid_clip: intensities that levels 1 and up were clipped to, or None.
-        levels: number of resolution levels.
         codec: how chunks are compressed, or "none".
         nbytes: of the file.
         attrs: all attributes of the file.
@@ -93,7 +92,6 @@ class Store:
         self.classes: tuple[tuple[int, ...], ...] = tuple(map(tuple, json.loads(self.attrs["classes"])))
         clip = self.attrs.get("pyramid_clip")
         self.pyramid_clip: tuple[float, float] | None = None if clip is None else (clip[0], clip[1])
-        self.levels: int = self.attrs["levels"]
         self.codec: str = self.attrs["codec"]
         require_codec(self.codec)
         self._file: ChunkFile | None = ChunkFile(content, self.codec, verify)
@@ -134,14 +132,16 @@ class Store:
         return found
 
 
-class StoredCase(CodedVolume):
+class StoredCase:
     """One case of an open store.
 
     Attributes:
         name: of the case.
         path: of the store.
         shape_zyx: of level 0, voxels.
+        coding: what the codes of all levels stand for.
         padding: intensity outside the volume.
+        paddings: its code at each level; from level 1 on of the padding clipped to `pyramid_clip`.
         labelled: whether the case has a label.
         foreground_classes: classes of which it has voxels, ascending.
     """
@@ -154,7 +154,6 @@ class StoredCase(CodedVolume):
         self.coding = Coding(float(attributes["slope"]), float(attributes["intercept"]))
         self.padding = float(attributes["padding"])
         self.labelled = bool(attributes["labelled"])
-        self.levels = store.levels
         self._text = text  # parsed again for those that are read: thousands of open cases stay small
         self._n_classes = max(1, len(store.classes))
         keys = ((index, f"foreground_{index}") for index in range(1, self._n_classes + 1))
@@ -163,7 +162,7 @@ class StoredCase(CodedVolume):
         self._volumes: dict[str, ChunkedVolume] = {}
         z, y, x = entry["volumes"]["image_0"]["shape"]
         self.shape_zyx: Triple = (z, y, x)
-        self._padding_codes = padding_codes(self.coding, self.padding, store.pyramid_clip, store.levels)
+        self.paddings = padding_codes(self.coding, self.padding, store.pyramid_clip, LEVELS)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -192,10 +191,6 @@ class StoredCase(CodedVolume):
         """Voxels of a level."""
         return self._volume(f"image_{level}").shape_zyx
 
-    def padding_code(self, level: int) -> int:
-        """Code of what lies outside the volume: the padding, from level 1 on clipped to `pyramid_clip`."""
-        return self._padding_codes[level]
-
     def read(
         self, level: int, start_3: Sequence[int], size_3: Sequence[int], out: NDArray[np.int16] | None = None
     ) -> NDArray[np.int16]:
@@ -207,12 +202,12 @@ class StoredCase(CodedVolume):
             out: int16 array of shape `size_3` to read into; None: a new one.
 
         Returns:
-            Codes, int16, shape `size_3`; `padding_code(level)` outside the volume.
+            Codes, int16, shape `size_3`; `paddings[level]` outside the volume.
 
         Raises:
             StoreError: with the store's `verify`: the voxels are not those that were packed.
         """
-        return self._read(f"image_{level}", start_3, size_3, self._padding_codes[level], out)
+        return self._read(f"image_{level}", start_3, size_3, self.paddings[level], out)
 
     def read_label(
         self, start_3: Sequence[int], size_3: Sequence[int], out: NDArray[np.uint8] | None = None
@@ -235,13 +230,13 @@ class StoredCase(CodedVolume):
 
     @cached_property
     def histogram(self) -> Histogram:
-        """Codes of level 0 (int16, ascending) and how often each occurs (int64)."""
-        return self._array("histogram_codes"), self._array("histogram_counts")
+        """Intensities of level 0."""
+        return self._histogram("histogram")
 
     @cached_property
     def foreground_histogram(self) -> Histogram:
-        """Codes of the foreground voxels of level 0 and their counts, as in `histogram`; empty without a label."""
-        return self._array("foreground_codes"), self._array("foreground_counts")
+        """Intensities of the foreground voxels of level 0; empty without a label."""
+        return self._histogram("foreground")
 
     def problems(self) -> Iterator[str]:
         """Compare everything of the case with its checksums; what differs, one phrase each."""
@@ -258,6 +253,9 @@ class StoredCase(CodedVolume):
                 continue
             if damaged:
                 yield f"{key}: {len(damaged)} chunks differ from their checksums, the first at {damaged[0]}"
+
+    def _histogram(self, name: str) -> Histogram:
+        return self.coding.decode(self._array(f"{name}_codes")), self._array(f"{name}_counts")
 
     def _array(self, key: str) -> NDArray[Any]:
         entry = self._entry["arrays"][key]

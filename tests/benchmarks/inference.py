@@ -10,10 +10,10 @@ import torch
 
 from hpcseg.config import RunConfig
 from hpcseg.inference.predict import Mode, Predictor
-from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.training.model import TrainedModel, new_network
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.store import LEVELS
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, at_least, at_most, benchmark

@@ -182,7 +182,7 @@ def write_nnunet(store: Path, folder: Path) -> None:
     with Store(store) as opened:
         for name in opened.names:
             codes, label = voxels(opened.case(name))
-            image = (opened.case(name).decode(codes).clip(*WINDOW)[None] - 40) / 100
+            image = (opened.case(name).coding.decode(codes).clip(*WINDOW)[None] - 40) / 100
             seg = label[None].astype(np.int16)
             locations = DefaultPreprocessor._sample_foreground_locations(seg, [1, 2])
             properties = {"spacing": [1.0] * 3, "class_locations": locations}
@@ -209,7 +209,7 @@ def nifti_folder(store: Path, ending: str) -> Path:
             for name in opened.names:
                 case = opened.case(name)
                 codes, label = voxels(case)
-                volume = np.rint(case.decode(codes)).astype(np.int16)
+                volume = np.rint(case.coding.decode(codes)).astype(np.int16)
                 nib.save(nib.Nifti1Image(volume.T, np.eye(4)), folder / f"{name}_image.{ending}")
                 nib.save(nib.Nifti1Image(label.T, np.eye(4)), folder / f"{name}_label.{ending}")
 

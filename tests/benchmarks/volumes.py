@@ -164,7 +164,7 @@ def open_and_read(path: Path) -> tuple[float, float]:
         begin = time.perf_counter()
         store = Store(path)
         cases = [store.case(name) for name in store.names]
-        assert all(case.labelled and case.slope > 0 and case.shape_zyx and case.padding < 0 for case in cases)
+        assert all(case.labelled and case.coding.slope > 0 and case.shape_zyx and case.padding < 0 for case in cases)
         opened = time.perf_counter()
         Reader(store, batch=1).read(0)
         return opened - begin, time.perf_counter() - opened

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hpcseg.inference.predict import Mode, Predictor
-from hpcseg.inference.scan_volume import ScanVolume
 from hpcseg.training.model import TrainedModel
 from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.store import LEVELS
 from tests.inference.untrained import CPU, UNET, model
 

@@ -76,8 +76,8 @@ def test_a_stored_case_is_shown_with_its_pyramid(tiny_dataset: Path, make_spec, 
     pack(make_spec(tiny_dataset), tmp_path / "store.h5")
     with Store(tmp_path / "store.h5") as store:
         case = store.case("case_001")
-        found = picture_stored(case, store.spacing_zyx, store.levels, (-160, 240))
-        whole = case.decode(case.read(0, (0, 0, 0), case.shape_zyx))
+        found = picture_stored(case, store.spacing_zyx, (-160, 240))
+        whole = case.coding.decode(case.read(0, (0, 0, 0), case.shape_zyx))
         label = case.read_label((0, 0, 0), case.shape_zyx)
     z = int(found.views[0].title.removeprefix("axial "))
     assert label[z].any()

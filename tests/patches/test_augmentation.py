@@ -62,7 +62,7 @@ def tensors(shown, box):
 def shown_image(case, level, corner_3, size, how):
     shown = view(level, corner_3, size, how)
     codes = linear(*tensors(shown, case.read(shown.level, shown.start_3, shown.shape_3)), size)
-    return codes[0].double().numpy() * case.slope + case.intercept
+    return codes[0].double().numpy() * case.coding.slope + case.coding.intercept
 
 
 def shown_label(case, corner_3, size, how):
@@ -72,7 +72,7 @@ def shown_label(case, corner_3, size, how):
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_without_a_transform_it_is_plain_reading(case, level):
-    plain = case.decode(read_box(case, level, (40, 48, 32), 7, None))
+    plain = case.coding.decode(read_box(case, level, (40, 48, 32), 7, None))
     np.testing.assert_array_equal(shown_image(case, level, (40, 48, 32), 7, transform()), plain)
 
 
@@ -93,7 +93,7 @@ def test_a_quarter_turn_turns_the_voxels(noise, level, corner):
     size = 8
     centre = [c + (size * 2**level - 1) / 2 for c in corner]
     turned = transform(QUARTER, centre=centre)  # of the plane y, x
-    plain = noise.decode(read_box(noise, level, corner, size, None))
+    plain = noise.coding.decode(read_box(noise, level, corner, size, None))
     expected = np.rot90(plain, -1, axes=(1, 2))
     np.testing.assert_allclose(shown_image(noise, level, corner, size, turned), expected, atol=2e-2)
     label = noise.read_label(corner, (size,) * 3)
@@ -105,14 +105,14 @@ def test_a_quarter_turn_turns_the_voxels(noise, level, corner):
 
 def test_twice_the_scale_shows_every_other_voxel(noise):
     twice = transform(scale=2.0, centre=(20, 18, 22))
-    every_other = noise.decode(noise.read(0, (12, 10, 14), (16, 16, 16)))[::2, ::2, ::2]
+    every_other = noise.coding.decode(noise.read(0, (12, 10, 14), (16, 16, 16)))[::2, ::2, ::2]
     np.testing.assert_allclose(shown_image(noise, 0, (16, 14, 18), 8, twice), every_other, atol=1e-2)
     label = noise.read_label((12, 10, 14), (16, 16, 16))[::2, ::2, ::2]
     np.testing.assert_array_equal(shown_label(noise, (16, 14, 18), 8, twice), label)
 
 
 def test_half_a_voxel_of_translation_shows_the_mean_of_two(noise):
-    box = noise.decode(noise.read(0, (10, 12, 9), (9, 8, 8)))
+    box = noise.coding.decode(noise.read(0, (10, 12, 9), (9, 8, 8)))
     moved = shown_image(noise, 0, (10, 12, 9), 8, transform(shift=(0.5, 0, 0)))
     np.testing.assert_allclose(moved, (box[1:] + box[:-1]) / 2, atol=1e-3)
 
@@ -134,7 +134,7 @@ def test_every_value_is_scipys_at_the_defined_place(noise, level, corner_3, size
     place = (place - t.centre_3) @ t.matrix_33.T + t.centre_3 + t.shift_3
     margin = 130  # stored voxels around the volume, so that none is missing
     shape = np.add(noise.shape_of(stored), 2 * margin)
-    surroundings = noise.decode(noise.read(stored, (-margin,) * 3, shape.tolist()))
+    surroundings = noise.coding.decode(noise.read(stored, (-margin,) * 3, shape.tolist()))
     coordinates = np.moveaxis((place + 0.5) / 2**stored - 0.5 + margin, -1, 0)
     expected = map_coordinates(surroundings, coordinates, order=1)
     np.testing.assert_allclose(shown_image(noise, level, corner_3, size, t), expected, atol=0.3)  # of 1,800

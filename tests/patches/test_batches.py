@@ -77,7 +77,7 @@ def test_images_are_clipped_and_scaled_reads_of_the_sampled_place(segmentation, 
         source = sources[sample.case_index]
         boxes = read_sample(source.case, GEOMETRY, sample.origin_3, range(3), CLIP)
         for image, box in zip(batch.images, boxes, strict=True):
-            expected = source.normalisation.apply(source.case.decode(box))
+            expected = source.normalisation.apply(source.case.coding.decode(box))
             np.testing.assert_array_equal(image[slot, 0].numpy(), expected)
         label = source.case.read_label(sample.origin_3, (8, 8, 8))
         assert np.array_equal(batch.label_BDHW[slot].numpy(), label)
@@ -103,7 +103,7 @@ def test_all_levels_of_an_autoencoder_slot_are_those_of_one_target(sources):
         source = sources[sample.case_index]
         boxes = read_sample(source.case, GEOMETRY, sample.origin_3, (0, 1, 2), CLIP)
         for image, box in zip(batches.batch(7).images, boxes, strict=True):
-            expected = source.normalisation.apply(source.case.decode(box))
+            expected = source.normalisation.apply(source.case.coding.decode(box))
             np.testing.assert_array_equal(image[slot, 0].numpy(), expected)
 
 

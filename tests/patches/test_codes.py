@@ -29,7 +29,7 @@ def test_values_are_those_of_decoding_and_normalising(codes, slope, intercept, e
     box = np.array(codes, np.int16).reshape(2, 2, 2)
     how = Normalisation(*ends, mean, std)
     expected = how.apply(Coding(slope, intercept).decode(box))
-    table = torch.from_numpy(table_row(slope, intercept, how))[None]
+    table = torch.from_numpy(table_row(Coding(slope, intercept), how))[None]
     found = windowed(torch.from_numpy(box)[None], table)
     assert found.shape == (1, 1, 2, 2, 2) and found.dtype == torch.float32
     np.testing.assert_array_equal(found[0, 0].numpy(), expected)
@@ -38,7 +38,7 @@ def test_values_are_those_of_decoding_and_normalising(codes, slope, intercept, e
 def test_each_patch_has_its_own_row():
     codes = torch.arange(16, dtype=torch.int16).reshape(2, 2, 2, 2) * 100
     ways = [Normalisation(0, 50, 10, 4), Normalisation(-20, 1000, 500, 2)]
-    rows = [table_row(0.5, -100, ways[0]), table_row(2, 7, ways[1])]
+    rows = [table_row(Coding(0.5, -100), ways[0]), table_row(Coding(2, 7), ways[1])]
     both = windowed(codes, torch.from_numpy(np.stack(rows)))
     for slot, (row, _) in enumerate(zip(rows, ways, strict=True)):
         assert torch.equal(both[slot], windowed(codes[slot : slot + 1], torch.from_numpy(row)[None])[0])
@@ -48,7 +48,7 @@ def test_intensities_are_windowed_without_a_coding_and_left_as_they_are():
     values = torch.linspace(-500, 500, 27).reshape(1, 3, 3, 3)
     before = values.clone()
     how = Normalisation(-160, 240, 40, 100)
-    found = windowed(values, torch.from_numpy(table_row(1.0, 0.0, how))[None])
+    found = windowed(values, torch.from_numpy(table_row(Coding(1.0, 0.0), how))[None])
     np.testing.assert_array_equal(found[0, 0].numpy(), how.apply(before[0].numpy()))
     assert torch.equal(values, before)
 

@@ -21,6 +21,7 @@ from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import TransformedLayout
 from hpcseg.volumes.normalise import Normalisation
+from hpcseg.volumes.pyramid import Coding
 
 pytest.importorskip("triton")
 GEOMETRY = FovealGeometry(6, 3, 4)
@@ -92,7 +93,7 @@ def _table(generator, count):
     """Rows without a round number in them."""
     ends = np.sort(generator.normal(0, 3000, (count, 2)), axis=1)
     rows = [
-        table_row(slope, intercept, Normalisation(low, high, mean, std))
+        table_row(Coding(slope, intercept), Normalisation(low, high, mean, std))
         for slope, intercept, (low, high), mean, std in zip(
             generator.lognormal(-2, 1, count),
             generator.normal(0, 500, count),
@@ -159,7 +160,7 @@ def test_means_are_exact(kernel_device, shift):
     case.levels[0][:, :, 16:] = case.levels[0][:, :, 16:] & 1  # half of the means end in a half
     row = box_row(case.level_facts[0].tolist(), (-3, 2, -5), (2, 1, 3), False)
     row[Column.SHIFT] = shift
-    table = table_row(1.0, 0.0, PLAIN)[None]
+    table = table_row(Coding(1.0, 0.0), PLAIN)[None]
     (image,), _ = _gathered(np.array([[row]]), table, torch.float32, kernel_device)
     cube = torch.empty((3, 3, 3), dtype=torch.int16, device=kernel_device)
     edge = cube.new_empty((3 << shift,) * 3)
@@ -176,7 +177,7 @@ def test_every_code_is_rounded_once_and_half_to_even(monkeypatch, kernel_device,
     monkeypatch.setattr("hpcseg.patches.kernels.gather.BLOCK", 4096)
     codes = torch.arange(-32768, 32768).to(torch.int16).reshape(1, 64, 32, 32).to(kernel_device)
     for slope, intercept in ((1.0, 0.0), (0.1, -3.3), (4.0, 1.0)):
-        table = torch.from_numpy(table_row(slope, intercept, PLAIN)[None])
+        table = torch.from_numpy(table_row(Coding(slope, intercept), PLAIN)[None])
         (image,), _ = _gathered(whole_rows([codes]), table.to(kernel_device), dtype, kernel_device)
         assert torch.equal(image.cpu(), windowed(codes.cpu(), table).to(dtype))
 
@@ -216,7 +217,7 @@ def test_volumes_of_more_voxels_than_32_bits_count(kernel_device):
     corner = volume[-6:, -6:, -6:]  # but for these
     corner[...] = torch.arange(216, dtype=torch.int16, device=kernel_device).reshape(6, 6, 6)
     row = box_row(facts(volume, 999), (1296, 1296, 1295), (7, 6, 5), False)
-    (image,), _ = _gathered(np.array([[row]]), table_row(1.0, 0.0, PLAIN)[None], torch.float32, kernel_device)
+    (image,), _ = _gathered(np.array([[row]]), table_row(Coding(1.0, 0.0), PLAIN)[None], torch.float32, kernel_device)
     expected = torch.full((7, 6, 5), 999.0)
     expected[:4, :4, :5] = corner[2:, 2:, 1:].cpu()
     assert torch.equal(image[0, 0].cpu(), expected)

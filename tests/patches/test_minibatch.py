@@ -13,6 +13,7 @@ from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.minibatch import CodedBatch
 from hpcseg.patches.plain import PlainLayout
 from hpcseg.volumes.normalise import Normalisation
+from hpcseg.volumes.pyramid import Coding
 
 LAYOUTS = [
     PlainLayout(3, FovealGeometry(3, 1, 2), (0, 1), labelled=True, dtype=torch.float32),
@@ -47,7 +48,7 @@ def test_decoding_gives_what_the_parts_say():
     for box in boxes:
         box.numpy()[...] = generator.integers(-200, 200, box.shape)
     label.numpy()[...] = generator.integers(0, 4, label.shape)
-    table.numpy()[...] = table_row(0.5, 3.0, how)
+    table.numpy()[...] = table_row(Coding(0.5, 3.0), how)
     batch = CodedBatch(layout, buffer).to("cpu")
     for image, codes in zip(batch.images, boxes, strict=True):
         expected = how.apply(codes.numpy().astype(np.float32) * np.float32(0.5) + np.float32(3))

@@ -162,8 +162,7 @@ def _left_out(folder, cases, intensity, **changes):
     with Store(folder / "store.h5") as store:
         sources = []
         for case in map(store.case, store.names):
-            codes, counts = case.histogram
-            how = normalisation(PreprocessingConfig(intensity=intensity), (case.decode(codes), counts), None)
+            how = normalisation(PreprocessingConfig(intensity=intensity), case.histogram, None)
             sources.append(Source(case, how, store.pyramid_clip))
         for source in sources:
             organ = OrganFinder([other for other in sources if other is not source]).find(source)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hpcseg.patches.geometry import FovealGeometry, target_lattice
 from hpcseg.patches.reading import clip_codes, read_sample, reading_threads, stored_level
-from hpcseg.volumes.pyramid import Coding
 from tests.patches.boxes import read_box
 
 SHAPE = (37, 50, 45)  # odd on purpose: the last voxels of the coarser levels are partly outside
@@ -58,8 +57,8 @@ def test_on_a_ramp_every_level_shows_the_place_that_geometry_says(ramps, axis, l
         for level, box in enumerate(read_sample(case, geometry, origin_3, range(levels), None)):
             first = origin_3[axis] + geometry.origins[level]
             centres = first + (np.arange(geometry.inputs[level]) + 0.5) * 2**level - 0.5
-            along = np.moveaxis(case.decode(box), axis, -1)
-            assert np.abs(along - (8 * centres + 1)).max() <= case.slope
+            along = np.moveaxis(case.coding.decode(box), axis, -1)
+            assert np.abs(along - (8 * centres + 1)).max() <= case.coding.slope
 
 
 @settings(max_examples=80, deadline=None)
@@ -76,7 +75,7 @@ def test_any_box_equals_its_definition_to_coding_rounding(noise, noise_volume, l
     assert found.shape == (size,) * 3 and found.dtype == np.int16
     # Rounded once in the store, and once more where means are taken here.
     roundings = 1 if stored_level(level, corner_3) in (0, level) else 2
-    assert np.abs(noise.decode(found) - expected).max() <= noise.slope * roundings / 2 + 1e-3
+    assert np.abs(noise.coding.decode(found) - expected).max() <= noise.coding.slope * roundings / 2 + 1e-3
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,12 +96,12 @@ def test_the_direct_and_the_indirect_way_agree(noise):
         for stored in range(level):
             edge = 5 << (level - stored)
             start_3 = (8 >> stored, 0, -8 >> stored)
-            values = noise.decode(noise.read(stored, start_3, (edge,) * 3))
+            values = noise.coding.decode(noise.read(stored, start_3, (edge,) * 3))
             factor = edge // 5
             if stored == 0:
                 values = values.clip(*CLIP)
             indirect = values.reshape(5, factor, 5, factor, 5, factor).mean(axis=(1, 3, 5))
-            assert np.abs(noise.decode(direct) - indirect).max() <= noise.slope
+            assert np.abs(noise.coding.decode(direct) - indirect).max() <= noise.coding.slope
 
 
 @pytest.mark.parametrize(
@@ -123,16 +122,16 @@ def test_the_coarsest_level_with_a_whole_corner_is_read(level, corner_3, stored)
 @pytest.mark.parametrize("level, value", [(0, -1000), (1, -200), (3, -200)])
 @pytest.mark.parametrize("corner", [-200, -201])
 def test_far_outside_is_padding_clipped_from_level_one_on(noise, level, value, corner):
-    box = noise.decode(read_box(noise, level, (corner, 0, 0), 3, CLIP))
-    assert np.abs(box - value).max() <= noise.slope
+    box = noise.coding.decode(read_box(noise, level, (corner, 0, 0), 3, CLIP))
+    assert np.abs(box - value).max() <= noise.coding.slope
 
 
 def test_without_a_clip_nothing_is_clipped(packed, noise_volume):
     case = packed({"noise": (noise_volume, None)}, clip=None).case("noise")
     for corner_3 in ((0, 4, -4), (1, 4, -3)):
         expected = _by_definition(noise_volume, 2, corner_3, 6, -1000.0, None)
-        found = case.decode(read_box(case, 2, corner_3, 6, None))
-        assert np.abs(found - expected).max() <= case.slope
+        found = case.coding.decode(read_box(case, 2, corner_3, 6, None))
+        assert np.abs(found - expected).max() <= case.coding.slope
 
 
 def test_levels_come_in_the_order_asked_for(noise):
@@ -142,8 +141,7 @@ def test_levels_come_in_the_order_asked_for(noise):
 
 
 def test_the_clip_in_codes_is_what_the_store_would_write(noise):
-    coding = Coding(noise.slope, noise.intercept)
-    assert clip_codes(noise.coding, CLIP) == tuple(coding.encode(np.array(CLIP, np.float32)).tolist())
+    assert clip_codes(noise.coding, CLIP) == tuple(noise.coding.encode(np.array(CLIP, np.float32)).tolist())
     assert clip_codes(noise.coding, (-1e9, 1e9)) == (-32768, 32767)
     assert clip_codes(noise.coding, None) is None
 

@@ -42,7 +42,7 @@ def test_the_window_is_numpys_percentile_of_the_pooled_foreground(
     pooled = []
     for case in cases:
         codes = case.read(0, (0, 0, 0), case.shape_zyx)
-        pooled.append(case.decode(codes[case.read_label((0, 0, 0), case.shape_zyx) > 0]))
+        pooled.append(case.coding.decode(codes[case.read_label((0, 0, 0), case.shape_zyx) > 0]))
     expected = np.percentile(np.concatenate(pooled), percentiles, method="inverted_cdf")
     assert percentile_window(cases, percentiles) == tuple(expected.tolist())
 

@@ -61,7 +61,7 @@ def test_a_store_holds_the_preprocessed_scans(tiny_dataset: Path, make_spec, des
             spec.cases[2].image, spec.cases[2].label, spacing_zyx=(2, 2, 2), classes=((1, 2),), padding=-1000.0
         )
         codes = case.read(0, (0, 0, 0), case.shape_zyx)
-        assert np.abs(case.decode(codes) - done.volume_zyx).max() <= case.slope / 2
+        assert np.abs(case.coding.decode(codes) - done.volume_zyx).max() <= case.coding.slope / 2
         assert np.array_equal(case.read_label((0, 0, 0), case.shape_zyx), done.label_zyx)
         assert case.attrs["crop"] == [[axis.start, axis.stop] for axis in done.crop]
         assert np.array_equal(case.attrs["affine"], done.grid.affine)
@@ -102,7 +102,7 @@ def test_without_a_clip_the_levels_are_plain_means(tiny_dataset: Path, make_spec
         assert store.pyramid_clip is None
         case = store.case("case_001")
         assert case.padding == -1000
-        assert case.decode(case.read(1, (-1, 0, 0), (1, 1, 1))) == -1000
+        assert case.coding.decode(case.read(1, (-1, 0, 0), (1, 1, 1))) == -1000
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -205,7 +205,7 @@ def test_a_case_whose_scan_changed_is_packed_anew(dataset: Path, make_spec, dest
     pack(spec, destination)
     with Store(destination) as store:
         case = store.case("case_001")
-        assert (case.decode(case.read(0, (4, 4, 4), (4, 4, 4))) == 55).all()
+        assert (case.coding.decode(case.read(0, (4, 4, 4), (4, 4, 4))) == 55).all()
 
 
 def test_a_damaged_finished_case_is_packed_anew(tiny_dataset: Path, make_spec, destination: Path) -> None:
@@ -384,7 +384,7 @@ def test_real_ct_packs(shared_data: Path, destination: Path) -> None:
         assert [store.case(name).labelled for name in store.names] == [True, False]
         case = store.case("lits_005")
         assert len(case.foreground_by_class[1]) == 10_000
-        liver = np.median(case.decode(np.repeat(*case.foreground_histogram)))
+        liver = np.median(np.repeat(*case.foreground_histogram))
         assert 20 < liver < 200
 
 

@@ -20,7 +20,7 @@ from hpcseg.spec import CaseRef
 from hpcseg.volumes.chunks import CODECS
 from hpcseg.volumes.packing import pack
 from hpcseg.volumes.seal import SEAL_BYTES, read_seal
-from hpcseg.volumes.store import Store, StoredCase
+from hpcseg.volumes.store import LEVELS, Store, StoredCase
 
 Packer = Callable[[str], Path]
 
@@ -101,12 +101,12 @@ def test_any_box_is_what_h5py_reads(
     store = stores[codec]
     case = store.case(name)
     outside = -1000.0 if level == 0 else -200.0
-    code = round((outside - case.intercept) / case.slope)
+    code = round((outside - case.coding.intercept) / case.coding.slope)
     with h5py.File(store.path, locking=False) as file:
         values = file[f"cases/{name}/image_{level}"][()]
     box = case.read(level, start, size)
     assert box.dtype == np.int16
-    assert case.padding_code(level) == code
+    assert case.paddings[level] == code
     assert case.shape_of(level) == values.shape
     assert np.array_equal(box, oracle(values, start, size, code))
 
@@ -138,7 +138,7 @@ def test_what_a_store_says_of_itself(store: Store) -> None:
     assert store.spacing_zyx == (2.0, 2.0, 2.0)
     assert store.classes == ((1,), (2,))
     assert store.pyramid_clip == (-200.0, 400.0)
-    assert store.levels == 4
+    assert store.attrs["levels"] == LEVELS
     assert store.attrs["dataset"] == "Tiny"
     case = store.case("large")
     assert case is store.case("large")
@@ -148,9 +148,9 @@ def test_what_a_store_says_of_itself(store: Store) -> None:
 def test_decode_gives_intensities(store: Store) -> None:
     case = store.case("large")
     codes = case.read(0, (0, 0, 0), case.shape_zyx)
-    values = case.decode(codes)
+    values = case.coding.decode(codes)
     assert values.dtype == np.float32
-    assert np.array_equal(values, codes * np.float64(case.slope) + case.intercept)
+    assert np.array_equal(values, codes * np.float64(case.coding.slope) + case.coding.intercept)
     assert -900 <= values.min() < values.max() < 900
 
 
@@ -160,9 +160,9 @@ def test_histograms_count_every_voxel(store: Store) -> None:
     label = case.read_label((0, 0, 0), case.shape_zyx)
     for histogram, voxels in ((case.histogram, codes), (case.foreground_histogram, codes[label > 0])):
         expected, counts = np.unique(voxels, return_counts=True)
-        assert np.array_equal(histogram[0], expected)
+        assert np.array_equal(histogram[0], case.coding.decode(expected))
         assert np.array_equal(histogram[1], counts)
-        assert (histogram[0].dtype, histogram[1].dtype) == (np.int16, np.int64)
+        assert (histogram[0].dtype, histogram[1].dtype) == (np.float32, np.int64)
 
 
 def test_the_foreground_sample_lies_in_its_class(store: Store) -> None:
@@ -352,13 +352,17 @@ def test_corruptions_are_detected_and_never_read(packed_as, tmp_path: Path, code
 
 def contents(case: StoredCase) -> dict[str, np.ndarray | float]:
     """Everything that a case has to give."""
-    found: dict[str, np.ndarray | float] = {"slope": case.slope, "intercept": case.intercept, "padding": case.padding}
+    found: dict[str, np.ndarray | float] = {
+        "slope": case.coding.slope,
+        "intercept": case.coding.intercept,
+        "padding": case.padding,
+    }
     for level in range(4):
         found[f"image_{level}"] = case.read(level, (-1, -1, -1), [n + 2 for n in case.shape_of(level)])
     if case.labelled:
         found["label"] = case.read_label((0, 0, 0), case.shape_zyx)
     found |= {f"foreground_{index}": voxels for index, voxels in case.foreground_by_class.items()}
-    found["codes"], found["counts"] = case.histogram
+    found["values"], found["counts"] = case.histogram
     return found
 
 

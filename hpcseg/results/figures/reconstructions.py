@@ -81,8 +81,7 @@ def read_patches(spec: TrainSpec, runs_root: Path, count: int) -> list[Any]:
             window = percentile_window(cases, config.preprocessing.percentiles)
         sources = []
         for case in map(store.case, spec.validation.cases):
-            codes, counts = case.histogram
-            how = normalisation(config.preprocessing, (case.decode(codes), counts), window)
+            how = normalisation(config.preprocessing, case.histogram, window)
             sources.append(Source(case, how, store.pyramid_clip))
         draw = Draw(batch=count, seed=config.seed, stream=Stream.VALIDATION, lattice=config.patches.lattice)
         batches = SegmentationBatches(sources, geometry_of(config), draw, foreground_share=1.0)

@@ -12,20 +12,12 @@ from numpy.typing import NDArray
 from hpcseg.config import Pair
 from hpcseg.volumes.boxes import Box, intersection
 from hpcseg.volumes.preprocess import Preprocessed
-from hpcseg.volumes.pyramid import (
-    CodedVolume,
-    Coding,
-    ValueHistogram,
-    build_pyramid,
-    choose_coding,
-    count_codes,
-    padding_codes,
-)
+from hpcseg.volumes.pyramid import Coding, Histogram, build_pyramid, choose_coding, count_codes, padding_codes
 
 
 @dataclass(frozen=True)
-class ScanVolume(CodedVolume):
-    """The pyramid of a scan in the int16 codes that a store would hold: training and inference see the same."""
+class ScanVolume:
+    """The pyramid of a scan in the int16 codes that a store holds: training and inference see the same."""
 
     levels_zyx: tuple[NDArray[np.int16], ...]
     paddings: tuple[int, ...]  # code outside the volume, per level
@@ -37,8 +29,9 @@ class ScanVolume(CodedVolume):
         """Build the pyramid of a preprocessed scan."""
         coding = choose_coding(scan.volume_zyx, scan.padding, clip)
         pyramid = build_pyramid(scan.volume_zyx, scan.padding, clip, levels)
+        codes = [coding.encode(pyramid.pop()) for _ in range(levels)]  # the coarsest first; each level is let go of
         return cls(
-            levels_zyx=tuple(coding.encode(level) for level in pyramid),
+            levels_zyx=tuple(reversed(codes)),
             paddings=padding_codes(coding, scan.padding, clip, levels),
             coding=coding,
             crop=scan.crop,
@@ -50,16 +43,11 @@ class ScanVolume(CodedVolume):
         z, y, x = self.levels_zyx[0].shape
         return z, y, x
 
-    @property
-    def levels(self) -> int:
-        """Number of levels of the pyramid."""
-        return len(self.levels_zyx)
-
     @cached_property
-    def histogram(self) -> ValueHistogram:
-        """Intensities that occur at level 0, ascending, and how often."""
+    def histogram(self) -> Histogram:
+        """Intensities of level 0."""
         codes, counts = count_codes(self.levels_zyx[0])
-        return self.decode(codes), counts
+        return self.coding.decode(codes), counts
 
     def read(
         self, level: int, start_3: Sequence[int], size_3: Sequence[int], out: NDArray[np.int16] | None = None
