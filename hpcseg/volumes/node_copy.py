@@ -50,7 +50,7 @@ class _NotCopied(Exception):
     """Why there is no copy."""
 
 
-def copy_to_node(store: Path, folder: str, progress: Progress | None = None) -> NodeCopy:
+def copy_to_node(store: Path, folder: str, progress: Progress = lambda _done, _size: None) -> NodeCopy:
     """Copy a store to a folder of this node, or use the copy that is there.
 
     Args:
@@ -66,7 +66,7 @@ def copy_to_node(store: Path, folder: str, progress: Progress | None = None) -> 
         copy = own / copy_name(store)
         if _is_copy(copy, store):
             return NodeCopy(copy, f"{store}: the copy {copy} is used")
-        with _only_one(own, lambda: _notify(progress, 0, store)):
+        with _only_one(own, lambda: progress(0, store.stat().st_size)):
             return _copied(store, copy, progress)
     except (OSError, NotImplementedError, _NotCopied) as error:
         return NodeCopy(store, f"{store}: not copied to {folder}, read where it is: {error}")
@@ -128,7 +128,7 @@ def _only_one(own: Path, waiting: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def _copied(store: Path, copy: Path, progress: Progress | None) -> NodeCopy:
+def _copied(store: Path, copy: Path, progress: Progress) -> NodeCopy:
     if _is_copy(copy, store):
         return NodeCopy(copy, f"{store}: the copy {copy} is used, which another process has just made")
     for abandoned in copy.parent.glob(f".*{copy.suffix}"):  # whoever wrote it held the lock, and is dead
@@ -137,7 +137,11 @@ def _copied(store: Path, copy: Path, progress: Progress | None) -> NodeCopy:
     _check_space(size, copy.parent)
     began = time.monotonic()
     with replacing(copy) as temporary:
-        _copy(store, temporary, progress)
+        done = 0
+        with store.open("rb", buffering=0) as source, temporary.open("wb") as file:
+            while block := source.read(_BLOCK_BYTES):
+                done += file.write(block)
+                progress(done, store.stat().st_size)
         if copy_name(store) != copy.name or not _is_copy(temporary, store):
             raise _NotCopied("it changed while it was copied")
     seconds = time.monotonic() - began
@@ -153,14 +157,6 @@ def _check_space(size: int, folder: Path) -> None:
         raise _NotCopied(f"that folder is in memory, of which {decimal(memory)} are available for {decimal(size)}")
 
 
-def _copy(store: Path, target: Path, progress: Progress | None) -> None:
-    done = 0
-    with store.open("rb", buffering=0) as source, target.open("wb") as file:
-        while block := source.read(_BLOCK_BYTES):
-            done += file.write(block)
-            _notify(progress, done, store)
-
-
 def _is_copy(copy: Path, store: Path) -> bool:
     """Whether `copy` is as long as `store` and begins as it does."""
     try:
@@ -169,8 +165,3 @@ def _is_copy(copy: Path, store: Path) -> bool:
             return same_size and one.read(HEAD_BYTES) == other.read(HEAD_BYTES)
     except FileNotFoundError:
         return False
-
-
-def _notify(progress: Progress | None, done: int, store: Path) -> None:
-    if progress is not None:
-        progress(done, store.stat().st_size)

@@ -34,7 +34,7 @@ from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_grid, require_same_grid
 from hpcseg.volumes.seal import VERSION
 from hpcseg.volumes.store import Store
-from hpcseg.volumes.writing import StoreWriter, store_attributes
+from hpcseg.volumes.writing import StoreWriter
 
 REQUESTS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _POLL_S = 0.5
@@ -76,7 +76,7 @@ def pack(
         _clear(folder, keep={part.path.name for part in parts})
         joined = folder / "joined"
         finished = _finished(parts, workers, should_stop or (lambda: False))
-        with contextlib.closing(StoreWriter(joined, store_attributes(spec))) as writer, contextlib.closing(finished):
+        with contextlib.closing(StoreWriter(joined, spec)) as writer, contextlib.closing(finished):
             for done, part in enumerate(finished, start=1):
                 writer.add_all(part.path)
                 if progress is not None:
@@ -141,10 +141,7 @@ class _Part:
     def make(self) -> None:
         """Pack the case."""
         packed = pack_case(self.spec, self.case)
-        with (
-            replacing(self.path) as temporary,
-            contextlib.closing(StoreWriter(temporary, store_attributes(self.spec))) as writer,
-        ):
+        with replacing(self.path) as temporary, contextlib.closing(StoreWriter(temporary, self.spec)) as writer:
             writer.add(packed)
             writer.finish()
 

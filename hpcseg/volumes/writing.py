@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ class StoreWriter:
 
     Args:
         path: of the file, which is replaced.
-        attributes: of the store, as `store_attributes` makes them.
+        spec: whose spacing, classes, clip and codec the store has.
     """
 
-    def __init__(self, path: Path, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, spec: PackSpec) -> None:
         self._path = path
-        self._attributes = dict(attributes)
-        self._codec: str = attributes["codec"]
+        self._attributes = _attributes(spec)
+        self._codec = spec.codec
         self._file = h5py.File(
             path,
             "w",
@@ -45,7 +44,7 @@ class StoreWriter:
             alignment_threshold=CHUNK**3,  # the size of the smallest chunk
             alignment_interval=ROW_ALIGNMENT,
         )
-        for key, value in attributes.items():
+        for key, value in self._attributes.items():
             self._file.attrs[key] = value
         self._cases = self._file.create_group("cases")
         self._index: dict[str, Any] = {}
@@ -149,8 +148,8 @@ class StoreWriter:
         return checksums
 
 
-def store_attributes(spec: PackSpec) -> dict[str, Any]:
-    """The attributes of the store that `spec` asks for."""
+def _attributes(spec: PackSpec) -> dict[str, Any]:
+    """The attributes of the file."""
     attributes = {
         "format": FORMAT,
         "version": VERSION,

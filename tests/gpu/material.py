@@ -19,7 +19,7 @@ from hpcseg.volumes.packed_case import PackedCase
 from hpcseg.volumes.pyramid import Coding, build_pyramid
 from hpcseg.volumes.resample import resample_cubic
 from hpcseg.volumes.store import LEVELS
-from hpcseg.volumes.writing import StoreWriter, store_attributes
+from hpcseg.volumes.writing import StoreWriter
 from tests.gpu.sizes import Sizes, Triple
 
 STORE = Path("pack/gpu/store.h5")  # below the folder of all runs
@@ -34,7 +34,7 @@ def write_store(root: Path, sizes: Sizes) -> None:
     path = root / STORE
     path.parent.mkdir(parents=True, exist_ok=True)
     making = path.with_suffix(".making")
-    with contextlib.closing(StoreWriter(making, store_attributes(_pack_spec()))) as writer:
+    with contextlib.closing(StoreWriter(making, _pack_spec())) as writer:
         with ThreadPoolExecutor(_MAKERS) as pool:
             for case in pool.map(lambda number: synthetic_case(number, sizes.volume_zyx), range(sizes.volumes)):
                 writer.add(case)
