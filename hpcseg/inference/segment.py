@@ -2,29 +2,35 @@
 
 Shape legend: C foreground classes, Z/Y/X the axes z, y, x. "Network grid" is the cropped, resampled grid that a network
 was trained on; "scan grid" is the scan's own, in canonical orientation. Probabilities go from the one to the other a
-few planes at a time (`predict`, `restore`), so that no array of them is as large as the scan unless it is asked for.
+few planes at a time (`predict`, `restored`), so that no array of them is as large as the scan unless it is asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.inference.components import keep_largest
 from hpcseg.inference.predict import Advance, Mode, Predictor
-from hpcseg.inference.restore import restored
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.volumes import scratch
+from hpcseg.volumes.boxes import Box, bounding_box
 from hpcseg.volumes.preprocess import preprocess
+from hpcseg.volumes.resample import linear_slabs
 from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.scans import WHOLE, ScanGrid, read_grid
 from hpcseg.volumes.store import LEVELS
+
+NEIGHBOURS: Literal[26] = 26  # voxels that share a face, an edge or a corner are connected
+
+Slab = tuple[slice, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,34 @@ class Segmenter:
         return Segmentation(mask_zyx, grid, share_CZYX)
 
 
+def restored(
+    predicted: Iterator[NDArray[np.float32]],
+    shape_CZYX: Sequence[int],
+    crop: Box,
+    scan_shape: Sequence[int],
+) -> Iterator[Slab]:
+    """Resample probabilities linearly to the scan's canonical grid.
+
+    Args:
+        predicted: (C, planes, Y, X) on the network's grid, from its first plane to its last.
+        shape_CZYX: of all of them.
+        crop: where that grid lies in the scan.
+        scan_shape: z, y, x.
+
+    Yields:
+        Every plane of the scan once, ascending, and (C, planes, Y, X) float32 there, 0 outside the crop.
+    """
+    classes, first, end = shape_CZYX[0], crop[0].start, crop[0].stop
+    yield from _outside(0, first, (classes, *scan_shape))
+    inner = [axis.stop - axis.start for axis in crop]
+    for rows, values in linear_slabs(predicted, shape_CZYX, inner):
+        slab = np.zeros((classes, rows.stop - rows.start, *scan_shape[1:]), np.float32)
+        for own, value in zip(slab, values, strict=True):
+            own[:, *crop[1:]] = value
+        yield slice(first + rows.start, first + rows.stop), slab
+    yield from _outside(end, scan_shape[0], (classes, *scan_shape))
+
+
 def most_probable(probability_CZYX: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Class of every voxel: one class where its probability is above ½, several: the largest, background included."""
     classes = len(probability_CZYX)
@@ -118,6 +152,31 @@ def most_probable(probability_CZYX: NDArray[np.float32]) -> NDArray[np.uint8]:
         mask_zyx[probability_ZYX > best] = label
         np.maximum(best, probability_ZYX, out=best)
     return mask_zyx
+
+
+def keep_largest(mask_zyx: NDArray[np.uint8], classes: int) -> None:
+    """Set every voxel that is not in its class' largest component to background, in place.
+
+    What lies apart from an organ is seldom part of it. Components are those of one class alone; of two that are equally
+    large, one is kept.
+
+    Args:
+        mask_zyx: classes, 0 the background.
+        classes: number of foreground classes.
+    """
+    import cc3d
+
+    for label in range(1, classes + 1):
+        part = mask_zyx[bounding_box(mask_zyx.shape, lambda planes: mask_zyx[planes] == label)]  # noqa: B023 called at once
+        if not part.size:
+            continue
+        components = cc3d.connected_components(part == label, connectivity=NEIGHBOURS)
+        sizes = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"][1:]
+        if len(sizes) > 1:
+            largest = 1 + int(np.argmax(sizes))
+            for planes in scratch.slabs(part.shape):
+                found = components[planes]
+                part[planes][(found != 0) & (found != largest)] = 0
 
 
 def _prepared(image: Path, model: TrainedModel) -> ScanVolume:
@@ -135,3 +194,10 @@ def _over_all(advance: Advance | None, index: int, count: int) -> Advance | None
 
 def _listed(model: TrainedModel) -> str:
     return str([list(values) for values in model.classes]) if model.classes else "(all labels but 0)"
+
+
+def _outside(first: int, end: int, shape_CZYX: Sequence[int]) -> Iterator[Slab]:
+    classes, _, *plane = shape_CZYX
+    for part in scratch.slabs((end - first, *plane)):
+        planes = slice(first + part.start, first + part.stop)
+        yield planes, np.zeros((classes, planes.stop - planes.start, *plane), np.float32)
