@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+# Files of a control group, of version 2 and 1: its limit, what it uses, and what of that is cached files.
+_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def usable_cores() -> int:
@@ -16,6 +21,82 @@ def memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
+def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may still use: the machine's, or what its control groups (a Slurm job's, say) leave.
+
+    Pages of files that are cached count as free: the system gives them up when memory is asked for. Where the system
+    does not tell, it is the machine's whole memory.
+
+    Args:
+        proc: where the kernel tells of processes.
+        cgroups: where it tells of control groups.
+    """
+    rooms = [parse_meminfo(_text(proc / "meminfo"))]
+    for folder, version in control_groups(_text(proc / "self" / "cgroup"), cgroups):
+        limit, used, cached = _V2 if version == 2 else _V1
+        stat = _text(folder / "memory.stat")
+        rooms.append(control_group_room(_text(folder / limit), _text(folder / used), stat, cached))
+    known = [room for room in rooms if room is not None]
+    return min(known) if known else round(memory_gib() * 2**30)
+
+
+def parse_meminfo(text: str) -> int | None:
+    """`MemAvailable` of /proc/meminfo in bytes; None where the text has none. Pure."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def control_groups(membership: str, root: Path) -> list[tuple[Path, int]]:
+    """Folders that may limit the memory of a process, each with its version, 1 or 2. Pure.
+
+    A limit may stand at any ancestor of the process' own group. In a container the ancestors that are not mounted
+    are absent, and its own group is the root.
+
+    Args:
+        membership: text of /proc/self/cgroup: lines `id:controllers:path`.
+        root: folder in which control groups are mounted.
+    """
+    found: list[tuple[Path, int]] = []
+    for line in membership.splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if hierarchy == "0":
+            mounts, version = [root, root / "unified"], 2  # the latter beside groups of version 1
+        elif "memory" in controllers.split(","):
+            mounts, version = [root / "memory"], 1
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in {"", ".."}]
+        found += [(mount.joinpath(*parts[:n]), version) for mount in mounts for n in range(len(parts), -1, -1)]
+    return found
+
+
+def control_group_room(limit: str, used: str, stat: str, cached: tuple[str, ...]) -> int | None:
+    """Bytes that one control group leaves; None where it has no limit. Pure.
+
+    Args:
+        limit: text of memory.max or memory.limit_in_bytes.
+        used: text of memory.current or memory.usage_in_bytes.
+        stat: text of memory.stat.
+        cached: names in `stat` of what the group gives up when memory is asked for.
+    """
+    if not (limit.strip().isdecimal() and used.strip().isdecimal()):
+        return None
+    values = dict(line.split() for line in stat.splitlines() if len(line.split()) == 2)
+    return max(0, int(limit) - int(used) + sum(int(values.get(name, 0)) for name in cached))
+
+
+def in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether files in `folder` take memory rather than a disk (tmpfs, ramfs)."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in _text(mounts).splitlines():
+        place, _, kind = line.partition(" - ")
+        if place.split()[2:3] == [number]:
+            return kind.split()[:1] in (["tmpfs"], ["ramfs"])
+    return False
+
+
 def process_start(pid: int) -> float | None:
     """Seconds from boot to the start of process `pid`; None if there is no such process.
 
@@ -23,11 +104,8 @@ def process_start(pid: int) -> float | None:
     """
     if not Path("/proc/self/stat").exists():
         return 0.0 if _exists(pid) else None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    if fields[0] in {"Z", "X"}:
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    if not fields or fields[0] in {"Z", "X"}:
         return None
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
@@ -45,3 +123,10 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -139,15 +139,11 @@ def _shifted_correlations(stacks: Sequence[Floats]) -> Floats:
 def _same_steps(prints: Sequence[Fingerprint], cases: Sequence[int]) -> list[Likeness]:
     """Cases of one intensity step; one that many share is a device's or a converter's, and says nothing."""
     stepped = sorted((step, n) for n in cases if (step := prints[n].step) is not None)
-    groups: list[list[tuple[float, int]]] = []
-    for step, n in stepped:
-        if groups and step <= groups[-1][-1][0] * (1 + SAME_STEP):
-            groups[-1].append((step, n))
-        else:
-            groups.append([(step, n)])
+    steps = np.array([step for step, _ in stepped])
+    groups = np.split(np.arange(len(steps)), np.flatnonzero(steps[1:] > steps[:-1] * (1 + SAME_STEP)) + 1)
     few = min(8, max(2, len(cases) // 4))
     found = [
-        Likeness("one scan", tuple(sorted(n for _, n in group)), group[0][0])
+        Likeness("one scan", tuple(sorted(stepped[place][1] for place in group)), stepped[group[0]][0])
         for group in groups
         if 2 <= len(group) <= few
     ]

@@ -13,6 +13,7 @@ import torch
 
 from hpcseg.config import Pair, PreprocessingConfig
 from hpcseg.files import read_json, write_json
+from hpcseg.host import available_memory
 from hpcseg.patches.organ import OrganFinder, labelled_organ
 from hpcseg.patches.resident import ResidentCases, resident_bytes
 from hpcseg.patches.source import Source
@@ -21,7 +22,6 @@ from hpcseg.paths import ORGAN_FILE
 from hpcseg.spec import Reading, SourceRef
 from hpcseg.training.control import Control
 from hpcseg.training.ranks import Ranks
-from hpcseg.volumes.memory import available_memory
 from hpcseg.volumes.node_copy import copy_to_node
 from hpcseg.volumes.normalise import normalisation, percentile_window
 from hpcseg.volumes.store import Store

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
 from hpcseg.files import replacing
-from hpcseg.volumes.memory import available_memory, in_memory
+from hpcseg.host import available_memory, in_memory
 
 HEAD_BYTES = 4096  # hold the store's seal, which differs wherever two stores do
 MARGIN_BYTES = 1 << 30  # left free for whoever else writes there

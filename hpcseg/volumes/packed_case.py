@@ -67,33 +67,21 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
 
 
 def _foreground(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:
-    """Sample the voxels of each class; the same ones whenever this case is packed from the same label."""
+    """Sample the voxels of each class, int32 (N, 3); the same ones whenever this case is packed from the same label.
+
+    They are found plane by plane, as finding them needs 8 bytes a voxel.
+    """
     samples: dict[str, NDArray[Any]] = {}
     for index in range(1, classes):
-        ends = np.cumsum([np.count_nonzero(plane == index) for plane in label])
-        count = int(ends[-1])
-        ranks = np.arange(min(count, SAMPLE))
+        before = np.cumsum([0, *(np.count_nonzero(plane == index) for plane in label)])  # voxels before each plane
+        count = int(before[-1])
+        ranks = np.arange(min(count, SAMPLE))  # which of the class' voxels, in z, y, x order
         if count > SAMPLE:
             generator = np.random.default_rng([zlib.crc32(name.encode()), index])
             ranks = np.sort(generator.choice(count, SAMPLE, replace=False, shuffle=False))
-        samples[f"foreground_{index}"] = _voxels(label, index, ends, ranks)
+        places = [np.empty((0, 3), np.int32)]
+        for z, own in enumerate(np.split(ranks, np.searchsorted(ranks, before[1:-1]))):
+            if len(own):
+                places.append(np.insert(np.argwhere(label[z] == index)[own - before[z]], 0, z, axis=1))
+        samples[f"foreground_{index}"] = np.concatenate(places).astype(np.int32)
     return samples
-
-
-def _voxels(label: NDArray[np.uint8], index: int, ends: NDArray[Any], ranks: NDArray[Any]) -> NDArray[np.int32]:
-    """Places (N, 3) of some of a class' voxels; plane by plane, as finding them needs 8 bytes a voxel.
-
-    Args:
-        label: classes.
-        index: the class.
-        ends: of its voxels, how many lie in each plane and those before.
-        ranks: ascending; which of its voxels, counted in z, y, x order.
-    """
-    places = np.empty((len(ranks), 3), dtype=np.int32)
-    places[:, 0] = np.searchsorted(ends, ranks, side="right")
-    for z in np.unique(places[:, 0]):
-        here = places[:, 0] == z
-        before = ends[z - 1] if z else 0
-        within = np.flatnonzero(label[z] == index)[ranks[here] - before]
-        places[here, 1], places[here, 2] = np.divmod(within, label.shape[2])
-    return places

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hpcseg.volumes.memory import in_memory
+from hpcseg.host import in_memory
 
 LARGEST = 1 << 30  # bytes of an array that is kept in memory
 SLAB = 1 << 20  # voxels of a part

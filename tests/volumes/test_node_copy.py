@@ -14,7 +14,7 @@ import pytest
 from rich.filesize import decimal
 
 from hpcseg.errors import Interrupted
-from hpcseg.volumes.memory import available_memory, in_memory
+from hpcseg.host import available_memory, in_memory
 from hpcseg.volumes.node_copy import HEAD_BYTES, copy_name, copy_to_node, expand
 from tests.waiting import PATIENCE_S, wait_for
 

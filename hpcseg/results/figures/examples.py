@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.inference.metrics import DSC
+from hpcseg.inspection.views import CT_WINDOW
 from hpcseg.paths import PREDICTIONS_FOLDER
 from hpcseg.results.collection import Collection, Run
 from hpcseg.results.figures.legends import labels_of, seeds_note
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CT_WINDOW = (-160.0, 240.0)  # HU
 MARGIN = 0.35  # of the reference's extent, shown around it
 
 Place = tuple[Axis, Axis]  # column and row of the figure: x, hue
