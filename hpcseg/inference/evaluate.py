@@ -76,9 +76,7 @@ def _measure(
     found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
     reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes_in(group))
     if spec.config.inference.save_masks:
-        write_mask(
-            run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, found.grid, like=scan.image
-        )
+        write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, like=scan.image)
     found_values = measure(
         found.mask_zyx,
         reference_zyx,

@@ -85,8 +85,8 @@ def segment_files(
         found = segmenter.segment(image, advance, probabilities=wanted.probabilities, largest=wanted.largest)
         if found.share_CZYX is not None:
             for path, share_zyx in zip(maps, found.share_CZYX, strict=True):
-                write_shares(path, share_zyx, found.grid, like=image)
-        write_mask(mask, found.mask_zyx, found.grid, like=image)  # last: where there is a mask, all is there
+                write_shares(path, share_zyx, like=image)
+        write_mask(mask, found.mask_zyx, like=image)  # last: where there is a mask, all is there
         yield from (mask, *maps)
     if progress:
         progress(len(images), len(images), "")

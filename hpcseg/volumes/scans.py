@@ -187,39 +187,33 @@ def require_same_grid(path: Path, label: ScanGrid, image: ScanGrid) -> None:
         raise BadInput(f"{path}: label lies up to {apart:.3g} mm off its image (affines differ); resample it")
 
 
-def write_mask(path: Path, mask_zyx: NDArray[np.uint8], grid: ScanGrid, *, like: Path | None) -> None:
+def write_mask(path: Path, mask_zyx: NDArray[np.uint8], *, like: Path) -> None:
     """Write a mask (canonical, uint8) as NIfTI on the scan's own grid, atomically.
 
     Args:
         path: ends with .nii.gz or .nii.
-        mask_zyx: of shape `grid.shape_zyx`.
-        grid: of the scan.
-        like: the scan, whose header (orientation codes, units, description) is kept; None: a plain header.
+        mask_zyx: of the scan's canonical shape.
+        like: the scan, whose header (orientation codes, units, description) is kept.
     """
-    _write(path, mask_zyx.astype(np.uint8, copy=False), 1.0, grid, like)
+    _write(path, mask_zyx.astype(np.uint8, copy=False), 1.0, like)
 
 
-def write_shares(path: Path, shares_zyx: NDArray[np.uint16], grid: ScanGrid, *, like: Path | None) -> None:
+def write_shares(path: Path, shares_zyx: NDArray[np.uint16], *, like: Path) -> None:
     """Write shares of `WHOLE` (probabilities), as `write_mask` does; readers scale them to 0 ... 1 by the header."""
-    _write(path, shares_zyx, 1 / WHOLE, grid, like)
+    _write(path, shares_zyx, 1 / WHOLE, like)
 
 
-def _write(path: Path, values_zyx: NDArray[Any], slope: float, grid: ScanGrid, like: Path | None) -> None:
+def _write(path: Path, values_zyx: NDArray[Any], slope: float, like: Path) -> None:
     """Write integers as they are, with the slope that turns them into what they stand for."""
     if not path.name.endswith(ENDINGS):
         raise BadInput(f"{path}: masks are written as NIfTI; give a name that ends with .nii.gz")
+    with _scan(like) as (scan, _):
+        grid, header = _grid(like, scan), scan.header.copy()
     values = scratch.empty(grid.file_shape[::-1], values_zyx.dtype).T  # x fastest, as in the file
     values[...] = grid.to_file(values_zyx)
-    if like is None:
-        image = nib.Nifti1Image(values, grid.affine)
-        image.set_qform(grid.affine, code=1)
-        image.set_sform(grid.affine, code=1)
-    else:
-        with _scan(like) as (scan, _):
-            header = scan.header.copy()
-            header.set_data_dtype(values.dtype)
-            header["cal_min"] = header["cal_max"] = 0
-            image = type(scan)(values, None, header)
+    header.set_data_dtype(values.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    image = type(scan)(values, None, header)
     image.header.set_slope_inter(slope, 0)
     with replacing(path) as temporary:
         nib.save(image, temporary)

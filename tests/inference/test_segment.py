@@ -188,7 +188,7 @@ def test_a_mask_that_is_packed_and_written_back_is_the_mask(shared_data: Path, t
         scan = preprocess(case.image, case.label, spacing_zyx=spacing, classes=((1, 2),), padding=-1000.0)
         assert scan.label_zyx is not None
         mask = restore(scan, (scan.label_zyx == 1).astype(np.float32)) > 0.5
-        write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), scan.grid, like=case.image)
+        write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), like=case.image)
         reference = merge_labels(read_label(case.label, scan.grid), ((1, 2),))
         (found,) = measure(read_label(tmp_path / "mask.nii.gz", scan.grid), reference, 1, scan.grid.spacing_zyx, 1.0)
         assert found["dsc"] is not None and found["dsc"] >= 0.98, case.name

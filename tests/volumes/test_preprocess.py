@@ -135,7 +135,7 @@ def test_the_order_and_direction_of_a_files_axes_do_not_matter(
     for found, expected in ((done, resampled), (own, label == 1)):
         mask = restore(found, (found.label_zyx == 1).astype(np.float32)) > 0.5
         assert np.array_equal(mask, expected)
-        write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), found.grid, like=path)
+        write_mask(tmp_path / "mask.nii.gz", mask.astype(np.uint8), like=path)
         written = nib.nifti1.load(tmp_path / "mask.nii.gz")
         assert np.array_equal(np.asanyarray(written.dataobj), grid.to_file(expected))
         assert np.array_equal(written.affine, nib.nifti1.load(path).affine)
