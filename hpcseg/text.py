@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def duration(seconds: float | None) -> str:
@@ -26,6 +26,18 @@ def counted(number: int, thing: str) -> str:
     ('1 run', '1,250 runs')
     """
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells in columns; the last one as it is.
+
+    >>> aligned([("a", "b", "c"), ("long", "", "d")])
+    ['a     b  c', 'long     d']
+    """
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

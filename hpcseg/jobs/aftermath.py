@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from hpcseg.errors import BadInput, HpcsegError, StageFailed
+from hpcseg.errors import HpcsegError, StageFailed
 from hpcseg.jobs.journal import closed_from_outside, log_since
+from hpcseg.jobs.requeue import requeue_or_fail
 from hpcseg.runs.attempts import Attempt, Cause, read_attempts
 from hpcseg.runs.ends import End, end_of, end_of_failed, explain_code, last_line
 from hpcseg.runs.records import ArrayRecord, read_array
@@ -67,7 +68,11 @@ def look_after(run: RunDir, job: SlurmJob, record: ArrayRecord, code: int) -> No
         if reason is not None and reason.cause == "memory":
             cause = closed_from_outside(run, attempt, reason, attempt.ended).cause
     if cause in HELPED_BY_REPETITION or (cause in SAVED and _still_here(run, job)):
-        _requeue(run, job, record, cause)
+        try:
+            how = requeue_or_fail(run, job, record, cause)
+        except StageFailed as failed:
+            how = str(failed)
+        print(f"{run.id}: {how}", file=sys.stderr, flush=True)
 
 
 def _still_here(run: RunDir, job: SlurmJob) -> bool:
@@ -110,19 +115,6 @@ def _attempt_of(run: RunDir, job: SlurmJob, array: str) -> Attempt | None:
 def _words(end: End, log: str, code: int) -> str:
     line = last_line(log)
     return line if end.cause == "python" and line else f"{explain_code(code)}: {end.line}"
-
-
-def _requeue(run: RunDir, job: SlurmJob, record: ArrayRecord, cause: Cause) -> None:
-    from hpcseg.jobs.requeue import requeue_or_fail
-
-    try:
-        print(f"{run.id}: {requeue_or_fail(run, job, record, cause)}", file=sys.stderr, flush=True)
-    except StageFailed as failed:
-        print(f"{run.id}: {failed}", file=sys.stderr, flush=True)
-        try:
-            run.write_error(failed)
-        except OSError as error:
-            raise BadInput(f"{run.path}: cannot be written ({error})") from None
 
 
 if __name__ == "__main__":

@@ -14,16 +14,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
+from hpcseg.errors import HpcsegError, Interrupted, RankLost
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.dispatch import run_spec
 from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
@@ -241,11 +239,7 @@ def _fail(job: _Job, control: Control, error: BaseException) -> None:
     known = run.failure() if isinstance(error, RankLost) else None
     # Whoever lost another rank knows less than that one may have written.
     if not isinstance(error, RankLost) or (rank_info.leads and known is None):
-        try:
-            run.write_error(error)
-        except OSError as unwritten:  # most likely the same full disk
-            traceback.print_exception(error)
-            print(f"{run.path}: error.json cannot be written ({unwritten})", file=sys.stderr, flush=True)
+        run.write_error(error)
     control.close("failed")
     if known is not None:
         _end(job, control, cast(Cause, known.cause), known.message)
@@ -280,8 +274,4 @@ def _go_on(job: _Job, slurm: SlurmJob) -> None:
         raise HpcsegError(f"{job.run.id}: saved; there is no scontrol here, so the batch script requeues the job")
     submission = job.run.submission()
     assert job.attempt is not None and job.attempt.cause is not None and submission is not None
-    try:
-        print(requeue_or_fail(job.run, slurm, job.run.array(submission), job.attempt.cause), flush=True)
-    except StageFailed as failed:
-        job.run.write_error(failed)
-        raise
+    print(requeue_or_fail(job.run, slurm, job.run.array(submission), job.attempt.cause), flush=True)

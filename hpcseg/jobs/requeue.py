@@ -50,32 +50,49 @@ def is_warning(facts: JobFacts | None) -> bool:
     return facts.end - time.time() < 0.5 * (facts.end - facts.start) + 60
 
 
-def check_budget(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> None:
-    """Whether the run may go on after its last attempt, which ended by `cause` and was requeued by Slurm.
+def check_budget(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> Decision:
+    """What the run needs to go on after its last attempt, which ended by `cause`.
 
     Raises:
-        StageFailed: not any more.
+        StageFailed: it may not go on any more.
     """
-    decision = _decide(run, job, array, cause)
+    budgets = Budgets() if array is None else array.budgets
+    asked = Asked(minutes=0, memory_mb=0) if array is None else array.asked
+    most_mb = 0
+    if cause == "memory":
+        nodes = read_nodes(job.partition)
+        most_mb = mebibytes(budgets.memory_max) or max((node.memory_mb for node in nodes), default=0)
+    decision = decide(
+        cause,
+        [attempt for attempt in read_attempts(run.path) if attempt.job == job.task],
+        budgets,
+        stage=run.stage,
+        minutes=asked.minutes,
+        memory_mb=job.memory_mb or asked.memory_mb,
+        most_mb=most_mb,
+    )
     if not decision.again:
         raise StageFailed(cause, decision.why)
+    return decision
 
 
 def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> str:
     """Requeue this job after an attempt that ended by `cause`, with what it needs now; says how.
 
     Raises:
-        StageFailed: the run has to stop here, or Slurm does not take the job back.
+        StageFailed: the run has to stop here, or Slurm does not take the job back; `error.json` says so, too.
     """
-    decision = _decide(run, job, array, cause)
-    if not decision.again:
-        raise StageFailed(cause, decision.why)
-    run.clear_failure()
     try:
-        how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
-    except SchedulerError as error:
-        why = f"{decision.why}; scontrol requeue {job.task}: {error}; hpcseg sweep submits the run again"
-        raise StageFailed(cause, why) from None
+        decision = check_budget(run, job, array, cause)
+        run.clear_failure()
+        try:
+            how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
+        except SchedulerError as error:
+            why = f"{decision.why}; scontrol requeue {job.task}: {error}; hpcseg sweep submits the run again"
+            raise StageFailed(cause, why) from None
+    except StageFailed as failed:
+        run.write_error(failed)
+        raise
     return f"{decision.why}: {how}"
 
 
@@ -86,21 +103,3 @@ def _exclude(run: RunDir, job: SlurmJob, array: ArrayRecord | None, decision: De
     if bad <= asked:
         return ()
     return to_exclude(sorted(asked | bad), read_nodes(job.partition), job.nodes)
-
-
-def _decide(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: Cause) -> Decision:
-    budgets = Budgets() if array is None else array.budgets
-    asked = Asked(minutes=0, memory_mb=0) if array is None else array.asked
-    most_mb = 0
-    if cause == "memory":
-        nodes = read_nodes(job.partition)
-        most_mb = mebibytes(budgets.memory_max) or max((node.memory_mb for node in nodes), default=0)
-    return decide(
-        cause,
-        [attempt for attempt in read_attempts(run.path) if attempt.job == job.task],
-        budgets,
-        stage=run.stage,
-        minutes=asked.minutes,
-        memory_mb=job.memory_mb or asked.memory_mb,
-        most_mb=most_mb,
-    )

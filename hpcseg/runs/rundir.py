@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -150,14 +151,17 @@ class RunDir:
         write_json(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
 
     def write_error(self, error: BaseException) -> None:
-        """Write `error.json` from an exception."""
+        """Write `error.json` from an exception; where that cannot be written, both are said on standard error."""
         lines = str(error).strip().splitlines()
         message = lines[-1] if lines else ""
         if not isinstance(error, HpcsegError):
             message = f"{type(error).__name__}: {message}" if message else type(error).__name__
         story = "".join(traceback.format_exception(error))
         failure = Failure(time=time.time(), cause=cause_of(error), message=message, traceback=story)
-        write_json(self.path / paths.ERROR_FILE, failure.model_dump())
+        try:
+            write_json(self.path / paths.ERROR_FILE, failure.model_dump())
+        except OSError as unwritten:  # most likely the same full disk
+            print(f"{story}{self.path}: error.json cannot be written ({unwritten})", file=sys.stderr, flush=True)
 
     def clear_failure(self) -> bool:
         """Move `error.json` to the next free `error.N.json`: the failure is history. False if there is none."""

@@ -13,6 +13,7 @@ from hpcseg.errors import BadInput
 from hpcseg.sections import Group, Key, Section, groups_of, toml_text
 from hpcseg.study.tables import FigureDefinition, GridHeading, Heading, TableDefinition
 from hpcseg.submit.profile import Profile
+from hpcseg.text import aligned
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,12 +99,9 @@ def keys_tables(places: Mapping[str, Sequence[Group]]) -> Iterator[Table]:
 def keys_lines(places: Mapping[str, Sequence[Group]]) -> list[str]:
     """A line of each key, for pipes: name, default and unit in columns, then meaning, type and source."""
     keys = [key for groups in places.values() for group in groups for key in group.keys]
-    cells = [(key.name, _default(key), key.unit) for key in keys]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=True)), _tail(key)])
-        for key, row in zip(keys, cells, strict=True)
-    ]
+    return aligned(
+        [(key.name, _default(key), key.unit, f"{key.description} · {key.kind} · {key.source}") for key in keys]
+    )
 
 
 def keys_markdown() -> str:
@@ -129,10 +127,6 @@ def _default(key: Key) -> str:
     if key.default is ...:
         return "required"
     return "–" if key.default is None else toml_text(key.default)
-
-
-def _tail(key: Key) -> str:
-    return f"{key.description} · {key.kind} · {key.source}"
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:

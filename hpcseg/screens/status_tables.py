@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.screens.terminal import STYLES, console, table
-from hpcseg.text import duration
+from hpcseg.text import aligned, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +38,7 @@ ATTENTION = (
 def print_status(lines: Sequence[RunStatus], totals: Totals, *, every: bool = False) -> None:
     """Print the runs and the totals; of many runs those that deserve attention first, or all as plain lines."""
     if every and len(lines) > ROWS:
-        sys.stdout.write("".join(f"{text}\n" for text in _plain(lines)))
+        sys.stdout.write("".join(f"{text}\n" for text in aligned([(*_cells(line), line.why) for line in lines])))
         lines = ()
     for item in status_tables(lines, totals):
         console().print(item)
@@ -89,15 +89,6 @@ def _totals(totals: Totals) -> list[RenderableType]:
     if totals.eta_s is not None:
         words.append(f"the running ones end their phase in {duration(totals.eta_s)} at the latest")
     return [*items, "; ".join(words)] if words else items
-
-
-def _plain(lines: Sequence[RunStatus]) -> list[str]:
-    rows = [_cells(line) for line in lines]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + f"  {line.why}"
-        for row, line in zip(rows, lines, strict=True)
-    ]
 
 
 def _cells(line: RunStatus) -> tuple[str, str, str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from datetime import datetime
 from typing import Literal
 
 from hpcseg.errors import SchedulerError
@@ -64,6 +65,14 @@ def environment() -> dict[str, str]:
     """
     own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _OF_THE_CLUSTER}
     return own | {"SLURM_BITSTR_LEN": "0"}  # or squeue cuts lists of tasks
+
+
+def unix_time(text: str) -> float | None:
+    """Slurm's notation of local time as Unix seconds; None for "Unknown", "None" and the like."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
 
 
 def _lines(command: str, stderr: bytes) -> tuple[str, ...]:

@@ -40,16 +40,7 @@ def max_array_size() -> int:
         shown = call("scontrol", "show", "config")
     except CallError as error:
         raise SchedulerError(f"scontrol does not answer ({error}); is Slurm up? sinfo shows it") from None
-    return parse_max_array_size(shown)
-
-
-def parse_max_array_size(text: str) -> int:
-    """Largest array from the output of `scontrol show config`. Pure.
-
-    >>> parse_max_array_size("MaxArraySize            = 4001")
-    4001
-    """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
     return int(found[1]) if found else MAX_ARRAY_SIZE
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcseg.slurm.calls import CallError, call
+from hpcseg.slurm.calls import CallError, call, unix_time
 
 REQUEUE_S = 8.0  # a job that was asked to end has some seconds left; KillWait is 30 s where nobody changed it
 REQUEUE_TIMEOUT_S = 5.0  # of one call
@@ -109,9 +109,9 @@ def parse_facts(text: str) -> JobFacts | None:
         state=values["JobState"],
         reason=values.get("Reason", ""),
         restarts=_number(values, "Restarts"),
-        preempted=_unix(values.get("PreemptTime", "")) is not None,
-        start=_unix(values.get("StartTime", "")),
-        end=_unix(values.get("EndTime", "")),
+        preempted=unix_time(values.get("PreemptTime", "")) is not None,
+        start=unix_time(values.get("StartTime", "")),
+        end=unix_time(values.get("EndTime", "")),
     )
 
 
@@ -163,11 +163,3 @@ def _scontrol(until: float, *arguments: str) -> None:
 def _number(values: Mapping[str, str], name: str) -> int:
     text = values.get(name, "")
     return int(text) if text.isdigit() else 0
-
-
-def _unix(text: str) -> float | None:
-    """Slurm's notation of local time as Unix seconds; None for "Unknown", "None" and the like."""
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None

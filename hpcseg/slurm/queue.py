@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
 
-from hpcseg.slurm.calls import CallError, call
+from hpcseg.slurm.calls import CallError, call, unix_time
 
 # A separator without a width keeps squeue from cutting fields. `-o` has no count of restarts, and `--array` loses the
 # last task of a range with a step (1-99:2): tasks come as Slurm holds them, and are taken apart here.
@@ -30,10 +29,7 @@ class QueueEntry(NamedTuple):
     @property
     def began(self) -> float:
         """Unix time of its last start; 0 where that is not known."""
-        try:
-            return datetime.fromisoformat(self.start).timestamp()
-        except ValueError:
-            return 0.0
+        return unix_time(self.start) or 0.0
 
 
 @dataclass(frozen=True)

@@ -87,22 +87,16 @@ def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
     sections = Sections()
     first = next(iter(configs.values()), None)
     base = {} if first is None else {name: sections.of(part) for name, part in first if name in _COMMON}
-    parts: dict[tuple[str, int], dict[str, Any]] = {}
     found: dict[str, dict[str, Any]] = {}
     for run_id, config in configs.items():
         differs = found[run_id] = {}
         for name, part in config:
             now, before = sections.of(part), base.get(name, {})
-            if now is before:
-                continue
-            if not isinstance(now, dict):
-                differs |= {name: now} if now != before else {}
-                continue
-            key = (name, id(now))
-            if key not in parts:
-                keys = (item for item, value in now.items() if item not in before or value != before[item])
-                parts[key] = {f"{name}.{item}": now[item] for item in keys}
-            differs |= parts[key]
+            if isinstance(now, dict) and now is not before:
+                keys = (key for key, value in now.items() if key not in before or value != before[key])
+                differs |= {f"{name}.{key}": now[key] for key in keys}
+            elif now != before:
+                differs[name] = now
     return found
 
 

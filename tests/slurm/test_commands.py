@@ -91,6 +91,8 @@ def test_thousands_of_single_jobs_are_cancelled_in_a_few_calls(slurm_tools: Tool
 def test_slurm_is_there_where_its_controller_answers(slurm_tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = slurm_tools(sbatch="exit 1", scontrol="echo 'Slurmctld(primary) at h is UP'")
     assert slurm_available() and max_array_size() == 1001
+    slurm_tools(scontrol="echo 'MaxArraySize            = 4001'")
+    assert max_array_size() == 4001
     slurm_tools(scontrol="echo 'Slurmctld(primary) at h is DOWN'; exit 1")
     assert not slurm_available()
     with pytest.raises(SchedulerError, match=r"does not answer \(scontrol failed with exit code 1\); is Slurm up\?"):
