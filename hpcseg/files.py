@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,15 +100,26 @@ def read_json(path: Path | str, *, optional: bool = False) -> Any:
         raise BadInput(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from None
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append a line to a file that several attempts write to, synced; one that a crash tore is ended first."""
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a file that has one in each line; [] without the file, and lines that a crash tore are left out."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return [value for value in found if isinstance(value, dict)]
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append an object as a line that `json_lines` reads, synced; one that a crash tore is ended first."""
+    line = json.dumps(value, ensure_ascii=False)
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         torn = False
         if end:
             file.seek(end - 1)
             torn = file.read(1) != b"\n"
-        file.write(("\n" if torn else "").encode() + line.encode() + b"\n")
+        file.write(("\n" if torn else "").encode() + line.encode(errors="backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

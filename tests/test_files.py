@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.files import json_text, read_json, write_all, write_text
+from hpcseg.files import append_line, json_lines, json_text, read_json, write_all, write_text
 
 
 def test_many_files_are_replaced_and_their_folders_made(tmp_path: Path) -> None:
@@ -31,3 +31,14 @@ def test_if_one_of_many_files_cannot_be_written_all_are_as_they_were(tmp_path: P
         write_all([(tmp_path / "a", "after"), (tmp_path / "file" / "b", "after")])
     write_all([])
     assert (tmp_path / "a").read_text() == "before" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
+
+
+def test_lines_are_read_as_they_were_appended_and_torn_ones_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert json_lines(path) == []
+    values: list[dict[str, object]] = [{"text": "two\nlines, \u2028, \udc80 and µ"}, {"n": 1.5}]
+    append_line(path, values[0])
+    with path.open("a") as file:
+        file.write('7\n{"n": ')
+    append_line(path, values[1])
+    assert json_lines(path) == values

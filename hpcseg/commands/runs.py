@@ -57,7 +57,7 @@ def status(
     if json and totals:
         terminal.print_json(vars(sums))
     elif json:
-        terminal.print_json_lines([line.as_json() for line in lines])
+        terminal.print_json_lines([vars(line) for line in lines])
     else:
         print_status([] if totals else lines, sums, every=every)
 

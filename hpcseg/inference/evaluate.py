@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from hpcseg.errors import BadInput, Interrupted
-from hpcseg.files import append_line, read_json, write_json
+from hpcseg.files import append_line, json_lines, read_json, write_json
 from hpcseg.inference.metrics import measure
 from hpcseg.inference.segment import Segmenter
 from hpcseg.paths import (
@@ -58,7 +57,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         for index in left[first : first + ranks.world][ranks.rank : ranks.rank + 1]:
             group, scan = scans[index]
             lines = _measure(segmenter, run, spec, group, scan, control)
-            append_line(partial, json.dumps({"set": group, "case": scan.name, "nsd_mm": nsd_mm, "classes": lines}))
+            append_line(partial, {"set": group, "case": scan.name, "nsd_mm": nsd_mm, "classes": lines})
         control.reached(trained + min(finished + ranks.world, len(scans)))
     ranks.wait()
     if ranks.leads:
@@ -106,11 +105,7 @@ def _partials(run: Path) -> list[Path]:
 def _partial(run: Path, nsd_mm: float) -> _Scores:
     """What interrupted evaluations have measured, with this tolerance."""
     found: _Scores = {}
-    for line in (line for path in _partials(run) for line in path.read_text(encoding="utf-8").splitlines()):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the line under way when the process was killed
-            continue
+    for entry in (entry for path in _partials(run) for entry in json_lines(path)):
         if entry.get("nsd_mm") == nsd_mm:  # an older version wrote none, and less than is measured now
             found[entry["set"], entry["case"]] = entry["classes"]
     return found

@@ -6,13 +6,13 @@ that outlives it (hpcseg.jobs.aftermath) or the run's next attempt.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hpcseg.files import append_line
+from hpcseg.files import append_line, json_lines
 from hpcseg.paths import ATTEMPTS_FILE
 
 # How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
@@ -77,29 +77,17 @@ class Attempt:
 def write_attempt(run: Path, attempt: Attempt) -> None:
     """Append what is known of an attempt at the run directory `run`, its beginning or its end, synced."""
     event = "begin" if attempt.ended is None else "end"
-    append_line(run / ATTEMPTS_FILE, json.dumps({"event": event, **asdict(attempt)}, ensure_ascii=False))
+    append_line(run / ATTEMPTS_FILE, {"event": event, **asdict(attempt)})
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """All attempts of a run in their order, each as it is known last; a torn last line is left out."""
-    try:
-        text = (run / ATTEMPTS_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return parse_attempts(text)
-
-
-def parse_attempts(text: str) -> list[Attempt]:
-    """Attempts from the lines of `attempts.jsonl`. Pure."""
+    """All attempts of a run in their order, each as it is known last; lines that are none are left out."""
     found: dict[tuple[int, str, int], Attempt] = {}
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-            value.pop("event")
+    for value in json_lines(run / ATTEMPTS_FILE):
+        value.pop("event", None)
+        with contextlib.suppress(TypeError):  # other fields, or keys that cannot be
             attempt = Attempt(**value)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
-        found[attempt.number, attempt.job, attempt.restart] = attempt
+            found[attempt.number, attempt.job, attempt.restart] = attempt
     return list(found.values())
 
 

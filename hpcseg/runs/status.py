@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from hpcseg.runs.attempts import gpu_seconds
 from hpcseg.runs.ends import Ends
@@ -42,10 +41,6 @@ class RunStatus:
     attempts: int = 0
     gpu_hours: float = 0.0
     gpu_hours_lost: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """The line as a JSON object."""
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcseg.files import append_line
+from hpcseg.files import append_line, json_lines
 from hpcseg.paths import ARRAYS_FOLDER, NODES_FILE
 from hpcseg.slurm.calls import CallError, call
 
@@ -36,24 +35,19 @@ class Node:
 def remember_bad(runs_root: Path, node: str, why: str, job: str, now: float) -> None:
     """Note that a node failed under a job."""
     path = runs_root / ARRAYS_FOLDER / NODES_FILE
-    line = json.dumps({"node": node, "time": round(now, 1), "why": why, "job": job}, ensure_ascii=False)
     with contextlib.suppress(OSError):  # a full disk, for instance; the run matters more
         path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(path, line)
+        append_line(path, {"node": node, "time": round(now, 1), "why": why, "job": job})
 
 
 def recent_bad(runs_root: Path, now: float) -> tuple[str, ...]:
     """Nodes that failed within the last 24 hours, by name."""
-    try:
-        text = (runs_root / ARRAYS_FOLDER / NODES_FILE).read_text(encoding="utf-8")
-    except OSError:
-        return ()
     found = set()
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            value = json.loads(line)
-            if now - float(value["time"]) < REMEMBERED_S:
-                found.add(str(value["node"]))
+    with contextlib.suppress(OSError):
+        for value in json_lines(runs_root / ARRAYS_FOLDER / NODES_FILE):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if now - float(value["time"]) < REMEMBERED_S:
+                    found.add(str(value["node"]))
     return tuple(sorted(found))
 
 

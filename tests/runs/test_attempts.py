@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.paths import ATTEMPTS_FILE
-from hpcseg.runs.attempts import Attempt, gpu_seconds, parse_attempts, read_attempts, write_attempt
+from hpcseg.runs.attempts import Attempt, gpu_seconds, read_attempts, write_attempt
 
 FIRST = Attempt(1, "4_2", "n1", 100.0, gpus=2, logs={"4_2_0_log.err": 12})
 SECOND = Attempt(2, "4_2", "n2", 300.0, restart=1, gpus=2)
@@ -31,9 +33,11 @@ def test_a_torn_line_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
     assert read_attempts(tmp_path) == [FIRST, SECOND]
 
 
-@given(st.text())
+@given(st.text() | st.dictionaries(st.sampled_from(["event", "number", "job"]), st.none() | st.text()).map(json.dumps))
 def test_no_text_is_an_error(text: str) -> None:
-    assert isinstance(parse_attempts(text), list)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / ATTEMPTS_FILE).write_text(text, encoding="utf-8", errors="replace")
+        assert isinstance(read_attempts(Path(folder)), list)
 
 
 def test_a_job_that_is_requeued_without_a_heartbeat_keeps_its_attempts_apart(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_status_lists_the_runs_of_applied_sweeps_ancestors_first(plan: Plan) -> 
     assert [line.id for line in lines] == list(plan.stages)
     assert {line.state for line in lines} == {"new"}
     assert applied_sweeps(plan.runs_root) == ["study"]
-    assert json.dumps([line.as_json() for line in lines])
+    assert json.dumps([vars(line) for line in lines])
 
 
 def test_an_unknown_sweep_is_an_error_that_lists_the_known_ones(plan: Plan) -> None:
