@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.boxes import Triple, intersection
+from hpcseg.volumes.boxes import Triple
 
 CHUNK = 32
 CODECS = ("none", "bitshuffle-lz4")
@@ -175,11 +175,10 @@ class ChunkedVolume:
         box[...] = voxels[:, :, x0 % CHUNK : x0 % CHUNK + x1 - x0]
 
     def _decode(self, low_3: Triple, high_3: Triple, box: NDArray[Any]) -> None:
-        z, y, x = (range(low >> _BITS, (high - 1 >> _BITS) + 1) for low, high in zip(low_3, high_3, strict=True))
-        for place in itertools.product(z, y, x):
-            corner_3 = [index * CHUNK - low for index, low in zip(place, low_3, strict=True)]
-            in_box, in_chunk = intersection(corner_3, (CHUNK,) * 3, box.shape)
-            box[in_box] = _decompressed(self._bytes(place), self.dtype)[in_chunk]
+        axes = [_overlaps(low, high) for low, high in zip(low_3, high_3, strict=True)]
+        for (i, from_z, to_z), (j, from_y, to_y), (k, from_x, to_x) in itertools.product(*axes):
+            chunk = _decompressed(self._bytes((i, j, k)), self.dtype)
+            box[to_z, to_y, to_x] = chunk[from_z, from_y, from_x]
 
     def _bytes(self, place: Triple) -> NDArray[np.uint8]:
         row = self._chunks[place]
@@ -227,3 +226,13 @@ def _decompressed(data: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]
     except (RuntimeError, ValueError) as error:
         raise DamagedChunk(f"a chunk cannot be decoded ({error})") from None
     return np.frombuffer(plain, dtype).reshape(CHUNK, CHUNK, CHUNK)
+
+
+def _overlaps(low: int, high: int) -> list[tuple[int, slice, slice]]:
+    """Chunks of one axis that the box meets: chunk index, where in the chunk, where in the box."""
+    found = []
+    for index in range(low >> _BITS, (high - 1 >> _BITS) + 1):
+        edge = index * CHUNK
+        begin, end = max(low, edge), min(high, edge + CHUNK)
+        found.append((index, slice(begin - edge, end - edge), slice(begin - low, end - low)))
+    return found

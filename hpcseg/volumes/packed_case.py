@@ -82,6 +82,7 @@ def _foreground(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, 
         places = [np.empty((0, 3), np.int32)]
         for z, own in enumerate(np.split(ranks, np.searchsorted(ranks, before[1:-1]))):
             if len(own):
-                places.append(np.insert(np.argwhere(label[z] == index)[own - before[z]], 0, z, axis=1))
+                y, x = np.divmod(np.flatnonzero(label[z] == index)[own - before[z]], label.shape[2])
+                places.append(np.stack([np.full(len(own), z), y, x], axis=1))
         samples[f"foreground_{index}"] = np.concatenate(places).astype(np.int32)
     return samples
