@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hpcseg.config import AutoencoderConfig
-from hpcseg.networks.autoencoder import WTAutoencoder
+from hpcseg.networks.autoencoder import CBRU, Stamps, WTAutoencoder
 from hpcseg.networks.fnet import Encoder, FNet
 from hpcseg.networks.losses import huber
 from hpcseg.networks.winners import top_winners
@@ -33,6 +33,7 @@ def test_the_reconstruction_is_the_transposed_convolution_of_the_winners():
     network = WTAutoencoder(3, 4, 1.0, AutoencoderConfig(winners=3))
     image = torch.randn(2, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     winners = top_winners(network.encoder(image), 3)
+    assert isinstance(network.decoder, Stamps) and network.decoder.bias is not None
     expected = dense_decode(winners, network.decoder.weight, network.decoder.bias, (6, 6, 6))
     assert torch.allclose(network(image), expected, atol=1e-6)
 
@@ -41,6 +42,7 @@ def test_cbru_stretches_the_convolved_winners_to_the_image():
     network = WTAutoencoder(3, 2, 1.0, AutoencoderConfig(winners=1, decoder="cbru"))
     image = torch.randn(2, 1, 14, 14, 14, generator=torch.Generator().manual_seed(0))
     code = network.encoder(image)
+    assert isinstance(network.decoder, CBRU)
     least = code.flatten(2).amax(dim=2).view(2, 2, 1, 1, 1)
     small = network.decoder.channel(network.decoder.cbr(code * (code >= least)))
     assert small.shape == (2, 1, 6, 6, 6)

@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_a_record_is_applied() -> None:
 
 
 def test_a_record_of_another_network_is_refused() -> None:
-    record = {"convolutions": {"encoders.3.cbr1.conv": {"plan": {}}}}
+    record: dict[str, Any] = {"convolutions": {"encoders.3.cbr1.conv": {"plan": {}}}}
     with pytest.raises(ValueError, match=r"'encoders\.3\.cbr1\.conv' in the network: it has encoders\.0"):
         apply_plan(network(), record)
 
@@ -81,7 +82,14 @@ def test_wrong_and_failing_ways_are_left_out() -> None:
     def small(maps: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
         return by_torch(maps, weight, gradient)[:1, :1]
 
-    ways = {"broken": fail, "wrong": wrong, "undefined": undefined, "small": small, "torch": by_torch, "slow": slowly}
+    ways: dict[str, autotune.Way] = {
+        "broken": fail,
+        "wrong": wrong,
+        "undefined": undefined,
+        "small": small,
+        "torch": by_torch,
+        "slow": slowly,
+    }
     found = compared(CASE, ways, CPU)
     assert sorted(found.ms) == ["slow", "torch"]
     assert found.ms["slow"] >= 5
@@ -118,7 +126,9 @@ def test_times_of_a_module_add_up_over_its_inputs() -> None:
     assert found["left out"]["forward by triton wide"] == "why"
 
 
-def watched(net: nn.Module, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> tuple[dict, list[Case]]:
+def watched(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]
+) -> tuple[dict[str, Any], list[Case]]:
     """Plan as where kernels run, with a measurement that only takes notes."""
     cases = []
 

@@ -39,7 +39,7 @@ LARGE: list[Case] = [  # for GPUs: many tiles, samples and shares
 def poisoned() -> Iterator[None]:
     """New memory is filled with NaN: what a kernel leaves unwritten is seen."""
     torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -63,8 +63,8 @@ def references(maps: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, 
     maps64 = maps.detach().cpu().double().requires_grad_()
     weight64 = weight.detach().cpu().to(maps.dtype).double().requires_grad_()
     result = functional.conv3d(maps64, weight64)
-    grads = torch.autograd.grad(result, (maps64, weight64), gradient.cpu().double())
-    return result.detach(), *grads
+    of_maps, of_weight = torch.autograd.grad(result, (maps64, weight64), gradient.cpu().double())
+    return result.detach(), of_maps, of_weight
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -24,7 +24,7 @@ def fused(kernel_device, monkeypatch):
     return dice
 
 
-def _random(shape, dtype, device, seed, layout=torch.channels_last_3d, scale=2.0):
+def _random(shape, dtype, device, seed, layout=torch.channels_last_3d, scale=2.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(shape, generator=generator)
     label = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
@@ -145,7 +145,8 @@ def test_over_ranks_the_same_sums_are_reduced(fused, kernel_device, monkeypatch)
     found = []
     for used in (True, False):
         monkeypatch.setattr(kernels, "run_on", lambda device, used=used: used)
-        leaf, seen = logits.clone(memory_format=torch.preserve_format).requires_grad_(), []
+        leaf = logits.clone(memory_format=torch.preserve_format).requires_grad_()
+        seen: list[torch.Tensor] = []
 
         def reduce(tensor, seen=seen):
             seen.append(tensor.detach())
@@ -180,6 +181,7 @@ def test_the_same_bits_again(fused, kernel_device):
         logits, label = _random((4, 2, edge, edge, edge), torch.bfloat16, kernel_device, 10)
         loss = dice_ce(logits.requires_grad_(), label)
         loss.backward()
+        assert logits.grad is not None
         found.append((loss, logits.grad))
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 

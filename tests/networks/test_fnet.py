@@ -108,7 +108,7 @@ def test_start_weights_are_xavier_normal_and_a_function_of_the_generator_alone()
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
     weight = first.encoder(0).cbr2.conv.weight
     assert weight.std().item() == pytest.approx(0.01 * math.sqrt(2 / (2 * 16 * 27)), rel=0.05)
-    assert torch.equal(first.classifier.bias, torch.zeros(2))
+    assert first.classifier.bias is not None and torch.equal(first.classifier.bias, torch.zeros(2))
 
 
 def test_initialise_reaches_transposed_convolutions():
@@ -153,8 +153,9 @@ def test_batch_norm_keeps_float32_statistics_under_bfloat16():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = rounded(image)
     for own, other in zip(exact.blocks, rounded.blocks, strict=True):
-        assert other.norm.running_var.dtype == torch.float32
-        assert torch.allclose(own.norm.running_var, other.norm.running_var, rtol=1e-3)
+        mine, others = own.norm.running_var, other.norm.running_var
+        assert mine is not None and others is not None and others.dtype == torch.float32
+        assert torch.allclose(mine, others, rtol=1e-3)
     assert (found.float() - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 

@@ -78,7 +78,7 @@ def test_focal_loss_of_a_voxel_without_doubt_is_0_and_has_a_gradient(gamma):
     loss = focal(logits, torch.zeros(1, 1, 1, 1, dtype=torch.int64), gamma)
     loss.backward()
     assert loss.item() == 0
-    assert torch.isfinite(logits.grad).all()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
 
 
 def test_focal_loss_of_bfloat16_logits_is_computed_in_float32():
@@ -96,8 +96,8 @@ def test_the_configuration_chooses_the_loss():
     config = TrainingConfig(loss="focal", focal_gamma=3.0)
     assert segmentation_loss(config, logits, label) == focal(logits, label, 3.0)
     found, image = logits[:, :1], logits[:, 1:2]
-    config = AutoencoderConfig(huber_delta=0.3)
-    assert reconstruction_error(config, found, image) == huber(found, image, 0.3)
+    robust = AutoencoderConfig(huber_delta=0.3)
+    assert reconstruction_error(robust, found, image) == huber(found, image, 0.3)
     assert reconstruction_error(AutoencoderConfig(loss="l2"), found, image) == l2(found, image)
 
 
@@ -112,7 +112,7 @@ def test_no_foreground_anywhere_is_finite_and_differentiable():
     loss = dice_ce(logits, torch.zeros(1, 3, 3, 3, dtype=torch.int64))
     loss.backward()
     assert loss.item() == pytest.approx(1 + np.log(2), rel=1e-5)
-    assert torch.isfinite(logits.grad).all()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
 
 
 def test_dice_pools_the_batch_before_it_divides():

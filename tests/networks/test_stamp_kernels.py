@@ -23,7 +23,7 @@ BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
 class Problem(NamedTuple):
     values: Tensor
-    index: Tensor
+    places: Tensor
     weight: Tensor
     bias: Tensor
     shape: tuple[int, int, int]
@@ -66,10 +66,10 @@ def _expected(problem: Problem) -> list[Tensor]:
     values, weight, bias = (one.detach().cpu().double().requires_grad_() for one in (problem[0], *problem[2:4]))
     voxels = torch.Size(problem.shape).numel()
     if voxels * weight[0].numel() <= DENSE:
-        code = torch.zeros(*values.shape[:2], voxels, dtype=torch.float64).scatter_add(2, problem.index.cpu(), values)
+        code = torch.zeros(*values.shape[:2], voxels, dtype=torch.float64).scatter_add(2, problem.places.cpu(), values)
         image = functional.conv_transpose3d(code.view(*values.shape[:2], *problem.shape), weight, bias)
     else:
-        image = decode_by_torch(Winners(values, problem.index.cpu()), weight, bias, problem.shape)
+        image = decode_by_torch(Winners(values, problem.places.cpu()), weight, bias, problem.shape)
     upstream = _upstream(problem).cpu().double()
     return [image.detach(), *torch.autograd.grad(image, (values, weight, bias), upstream)]
 
@@ -117,12 +117,12 @@ def test_stamps_meet_tiles_at_every_edge(kernel_device):
     tile_z, tile_y, tile_x = TILE_ZYX
     corners = [(z, y, x) for z in (tile_z - 3, tile_z - 1) for y in (tile_y - 3, tile_y) for x in (tile_x - 2, tile_x)]
     index = torch.tensor([(z * shape[1] + y) * shape[2] + x for z, y, x in corners]).view(1, 1, 8)
-    _check(problem._replace(index=index.to(kernel_device)))
+    _check(problem._replace(places=index.to(kernel_device)))
 
 
 def test_stamps_at_one_place_add_up(kernel_device):
     problem = _problem(1, 2, 2, 4, 3, (3, 4, 3), kernel_device)
-    _check(problem._replace(index=torch.full_like(problem.index, 17)))
+    _check(problem._replace(places=torch.full_like(problem.places, 17)))
 
 
 def test_a_nan_stays_within_its_stamp(kernel_device):
@@ -155,7 +155,7 @@ def test_repeated_runs_are_bit_identical(kernel_device):
 
 def test_only_the_gradients_that_are_needed(kernel_device):
     problem = _problem(6, 1, 2, 2, 3, (3, 3, 3), kernel_device)
-    image = sparse_decode(problem.values.detach(), problem.index, problem.weight, problem.bias.detach(), problem.shape)
+    image = sparse_decode(problem.values.detach(), problem.places, problem.weight, problem.bias.detach(), problem.shape)
     image.sum().backward()  # the upstream gradient is one number, expanded
     expected = problem.values.detach().sum(dim=(0, 2)).view(2, 1, 1, 1, 1).expand_as(problem.weight)
     torch.testing.assert_close(problem.weight.grad, expected)
@@ -166,7 +166,7 @@ def test_inputs_of_any_strides_are_taken(kernel_device):
     plain = _problem(7, 2, 3, 4, 3, (4, 5, 6), kernel_device)
     other = Problem(
         plain.values.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_(),
-        plain.index.transpose(0, 1).contiguous().transpose(0, 1),
+        plain.places.transpose(0, 1).contiguous().transpose(0, 1),
         plain.weight.detach().transpose(2, 4).contiguous().transpose(2, 4).requires_grad_(),
         plain.bias,
         plain.shape,

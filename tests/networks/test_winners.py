@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from hpcseg import kernels
 from hpcseg.networks import winners as module
 from hpcseg.networks.winners import Winners, sparse_decode, top_winners
 from tests.networks.checks import dense_decode
 
 
-def _problem(seed, batch, maps, count, edge, shape, dtype=torch.float32):
+def _problem(seed, batch, maps, count, edge, shape, dtype=torch.float32) -> tuple[Winners, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     code = torch.randn(batch, maps, *shape, generator=generator, dtype=dtype)
     weight = torch.randn(maps, 1, edge, edge, edge, generator=generator, dtype=dtype).requires_grad_()
@@ -137,9 +138,9 @@ def test_kernels_give_what_torch_gives(dtype, lifetime, kernel_device, monkeypat
     leaves = [one.to(kernel_device).requires_grad_() for one in (code.to(dtype), weight, bias)]
 
     def outcome(by_kernels):
-        monkeypatch.setattr(module.kernels, "run_on", lambda device: by_kernels)
+        monkeypatch.setattr(kernels, "run_on", lambda device: by_kernels)
         winners = top_winners(leaves[0], 5, lifetime)
-        image = sparse_decode(winners, *leaves[1:], (5, 6, 7))
+        image = sparse_decode(winners, leaves[1], leaves[2], (5, 6, 7))
         return [*winners, image, *torch.autograd.grad(image.square().sum(), leaves)]
 
     for found, expected in zip(outcome(True), outcome(False), strict=True):
@@ -149,7 +150,7 @@ def test_kernels_give_what_torch_gives(dtype, lifetime, kernel_device, monkeypat
 
 
 def test_kernels_leave_double_precision_to_torch(monkeypatch):
-    monkeypatch.setattr(module.kernels, "run_on", lambda device: True)
+    monkeypatch.setattr(kernels, "run_on", lambda device: True)
     winners, weight, bias = _problem(0, 1, 2, 2, 3, (3, 4, 5), torch.float64)
     assert sparse_decode(winners, weight, bias, (3, 4, 5)).dtype == torch.float64
 
@@ -166,7 +167,7 @@ def test_lifetime_keeps_the_samples_with_the_strongest_activations_of_each_map(l
             assert torch.equal(found.values_BKN[sample, own], expected)
     (found.values_BKN**2).sum().backward()
     expected = torch.zeros(4, 3, 24).scatter(2, found.index_BKN, 2 * found.values_BKN.detach())
-    assert torch.equal(code.grad, expected.view_as(code))
+    assert code.grad is not None and torch.equal(code.grad, expected.view_as(code))
 
 
 @given(st.integers(1, 30), st.integers(1, 100))

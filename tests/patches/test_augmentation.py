@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from hpcseg.config import AugmentationConfig
-from hpcseg.patches.augmentation import Transform, draw_transform, growth, largest_box, rotation, view
+from hpcseg.patches.augmentation import Transform, View, draw_transform, growth, largest_box, rotation, view
 from hpcseg.patches.batches import SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.interpolation import linear, nearest
@@ -54,7 +54,7 @@ def transform(angle=0.0, scale=1.0, shift=(0, 0, 0), centre=(48.0, 52.0, 50.0)):
     return Transform(matrix, np.asarray(shift, float), np.asarray(centre))
 
 
-def tensors(shown, box):
+def tensors(shown: View, box: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     places = torch.tensor([[0, shown.shape_3[1] * shown.shape_3[2], shown.shape_3[2]]], dtype=torch.int32)
     return torch.from_numpy(box.ravel()), places, torch.from_numpy(shown.map_34)[None].float()
 

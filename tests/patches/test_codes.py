@@ -27,7 +27,8 @@ SHAPES = st.tuples(*[st.integers(1, 4)] * 3)
 )
 def test_values_are_those_of_decoding_and_normalising(codes, slope, intercept, ends, mean, std):
     box = np.array(codes, np.int16).reshape(2, 2, 2)
-    how = Normalisation(*ends, mean, std)
+    low, high = ends
+    how = Normalisation(low, high, mean, std)
     expected = how.apply(Coding(slope, intercept).decode(box))
     table = torch.from_numpy(table_row(Coding(slope, intercept), how))[None]
     found = windowed(torch.from_numpy(box)[None], table)

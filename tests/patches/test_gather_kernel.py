@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,8 @@ def test_minibatches_are_the_streamed_ones(streamed, resident, kernel_device, ki
     for step in range(3 if kernel_device.type == "cuda" else 1):
         raw = together.raw(step)
         assert isinstance(raw, ResidentBatch) and raw.layout.dtype == dtype
-        images, label = _gathered(raw.layout.rows(raw.plan), raw.plan.table_B6.numpy(), dtype, kernel_device)
+        layout: Any = raw.layout
+        images, label = _gathered(layout.rows(raw.plan), raw.plan.table_B6.numpy(), dtype, kernel_device)
         expected = apart.batch(step)
         for image, other in zip(images, expected.images, strict=True):
             assert torch.equal(image.cpu(), other.to(dtype))
@@ -141,7 +144,8 @@ def test_any_place_and_any_window(kernel_device, seed):
         levels,
     )
     images, label = _gathered(rows, table, torch.float32, kernel_device)
-    sources = [Source(None, PLAIN, None, case) for case in cases]
+    unread: Any = None
+    sources = [Source(unread, PLAIN, None, case) for case in cases]
     with kernels.torch_alone():
         layout = PlainLayout(3, geometry, levels, labelled=True, dtype=torch.float32)
         expected = layout.cut(Drawn(sources, origins, torch.from_numpy(table)))
@@ -247,14 +251,14 @@ def test_boxes_of_transformed_patches_are_copied(streamed, resident, kernel_devi
 
 
 def test_arrays_cross_in_one_piece(kernel_device):
-    arrays = [np.arange(5), np.float32([[1.5, 2]]), np.arange(7).reshape(1, 7)[:, ::-1]]
+    arrays: list[np.ndarray] = [np.arange(5), np.array([[1.5, 2]], np.float32), np.arange(7).reshape(1, 7)[:, ::-1]]
     for array, there in zip(arrays, on_device(kernel_device, *arrays), strict=True):
         assert there.device.type == kernel_device.type
         np.testing.assert_array_equal(there.cpu().numpy(), array)
 
 
 def test_rows_say_where_the_boxes_of_each_level_begin(resident):
-    raw = _segmentation(resident, 1).raw(0)
+    raw: Any = _segmentation(resident, 1).raw(0)
     rows = raw.layout.rows(raw.plan)
     for patch, origin_3 in enumerate(raw.plan.origins):
         for level in range(GEOMETRY.levels):
@@ -277,7 +281,7 @@ def test_the_papers_minibatches(packed, kernel_device, lattice, dtype):
     draw = Draw(batch=4, seed=1, stream=Stream.TRAINING, lattice=lattice, dtype=dtype)
     expected = SegmentationBatches([source], geometry, draw, foreground_share=0.3).batch(0)
     there = source.on_device(ResidentCases(kernel_device))
-    raw = SegmentationBatches([there], geometry, draw, foreground_share=0.3).raw(0)
+    raw: Any = SegmentationBatches([there], geometry, draw, foreground_share=0.3).raw(0)
     images, label = _gathered(raw.layout.rows(raw.plan), raw.plan.table_B6.numpy(), dtype, kernel_device)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(images, expected.images, strict=True))
-    assert torch.equal(label.cpu(), expected.label_BDHW)
+    assert expected.label_BDHW is not None and torch.equal(label.cpu(), expected.label_BDHW)

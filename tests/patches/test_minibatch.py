@@ -54,7 +54,7 @@ def test_decoding_gives_what_the_parts_say():
         expected = how.apply(codes.numpy().astype(np.float32) * np.float32(0.5) + np.float32(3))
         np.testing.assert_array_equal(image[:, 0].numpy(), expected)
     assert batch.label_BDHW.dtype == torch.int64
-    assert torch.equal(batch.label_BDHW, label.to(torch.int64))
+    assert batch.label_BDHW is not None and torch.equal(batch.label_BDHW, label.to(torch.int64))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

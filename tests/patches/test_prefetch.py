@@ -6,11 +6,12 @@ import itertools
 import threading
 import time
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 import torch
 
-from hpcseg.patches.minibatch import Batch
+from hpcseg.patches.minibatch import Batch, RawBatch
 from hpcseg.patches.prefetch import in_order, prefetched
 from tests.waiting import wait_for
 
@@ -93,23 +94,26 @@ class _Noting:
 
     def __init__(self, ahead):
         self.ahead = ahead
-        self.noted = []
+        self.noted: list[str] = []
 
-    def put(self, raw):
+    def put(self, raw: Any) -> Batch:
         self.noted.append(f"put {raw.buffer.item()}")
         return raw.to("cpu")
 
-    def take(self, batch):
+    def take(self, batch: Batch) -> Batch:
         self.noted.append(f"take {batch.images[0].item()}")
         return batch
 
-    def done(self):
+    def done(self) -> None:
         self.noted.append("done")
+
+    def close(self) -> None:
+        self.noted.append("close")
 
 
 def _read(steps, failing=()):
     for step in steps:
-        future = Future()
+        future: Future[RawBatch] = Future()
         if step in failing:
             future.set_exception(OSError("disk gone"))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,8 @@ CASES = (
     Case((20, 20, 20), {1: _voxels()}),
     Case((33, 44, 55), {1: _voxels((5, 6, 7)), 2: _voxels()}),
 )
-SNAPPED = {"patch": 16, "lattice": Lattice(4, 2)}
-EXACT = {"patch": 7, "lattice": Lattice(1, 0)}  # origin = centre - 3
+SNAPPED: dict[str, Any] = {"patch": 16, "lattice": Lattice(4, 2)}
+EXACT: dict[str, Any] = {"patch": 7, "lattice": Lattice(1, 0)}  # origin = centre - 3
 
 
 def _segmentation(seed, stream, step, slot, cases=CASES, **changes):
@@ -193,7 +194,7 @@ def test_around_the_image_centre_organ_sampling_is_gaussian_sampling():
 
 def test_organ_centres_are_those_of_each_volume_and_stay_inside():
     centres = [(3.0, 45.0, 30.0), (10.0, 10.0, 19.5), (20.0, 5.0, 50.0)]
-    found = {index: [] for index in range(3)}
+    found: dict[int, list[np.ndarray]] = {index: [] for index in range(3)}
     for step in range(600):
         sample = _autoencoder(8, step, 0, centres=centres, sampling="organ", sigma=0.03)
         centre = np.array(sample.origin_3) + 3

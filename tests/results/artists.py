@@ -40,9 +40,8 @@ def contents(drawings: Sequence[Drawing]) -> list[bytes]:
 
 def texts(figure: Figure) -> list[tuple[str, Bbox, float]]:
     """Every text that is seen: what it says, where, and in how many points."""
-    renderer = figure.canvas.get_renderer()
     shown = [text for text in figure.findobj(Text) if _seen(text, figure)]
-    return [(text.get_text(), text.get_window_extent(renderer), text.get_fontsize()) for text in shown]
+    return [(text.get_text(), text.get_window_extent(), float(text.get_fontsize())) for text in shown]
 
 
 def problems(figure: Figure) -> list[str]:

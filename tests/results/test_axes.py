@@ -74,7 +74,7 @@ def test_labels_are_keyed_by_values_as_toml_writes_them() -> None:
 
 @given(st.lists(st.integers(1, 200), unique=True), st.randoms(use_true_random=False))
 def test_labelled_values_sort_by_number_with_all_at_the_end(numbers: list[int], random) -> None:
-    values: list = [*numbers, "all"]
+    values: list[int | str] = [*numbers, "all"]
     random.shuffle(values)
     assert sort_axis(values) == (*sorted(numbers), "all")
 

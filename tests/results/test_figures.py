@@ -37,7 +37,7 @@ def _figure(kind: str, **keys: object) -> dict[str, object]:
     } | keys
 
 
-def _fill(files, as_scores, *, labelled: tuple = (2, 4), folds: int = 2) -> None:
+def _fill(files, as_scores, *, labelled: tuple[int | str, ...] = (2, 4), folds: int = 2) -> None:
     rng = np.random.default_rng(0)
     for strategy in STRATEGIES:
         for n in labelled:
@@ -163,8 +163,8 @@ def test_a_curve_shows_means_with_intervals_and_hollow_markers_where_runs_are_mi
             files.run(None if lost else as_scores(test=scores), strategy="baseline", labelled=n, fold=fold)
     figure = drawn(collect(files.save()), kind="curve")
     curve, *rest = figure.axes[0].lines
-    assert list(curve.get_xdata()) == [1, 2]  # log2 n
-    assert list(curve.get_ydata()) == pytest.approx([0.6, 0.8])
+    assert np.asarray(curve.get_xdata()).tolist() == [1, 2]  # log2 n
+    assert np.asarray(curve.get_ydata()).tolist() == pytest.approx([0.6, 0.8])
     markers = [line for line in rest if line.get_marker() == "o"]
     assert [marker.get_markerfacecolor() for marker in markers] == [COLOURS[0], "white"]
     assert any("Hollow: some runs are missing." in said.replace("\n", " ") for said, _, _ in texts(figure))
@@ -207,7 +207,7 @@ def test_learning_curves_are_means_over_the_runs_that_reached_the_epoch(sweep_fi
         lines = [{"epoch": epoch, "training_loss": loss} for epoch, loss in enumerate(losses, start=1)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     figure = drawn(collect(files.save()), kind="learning")
-    assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([0.8, 0.5])
+    assert np.asarray(figure.axes[0].lines[0].get_ydata()).tolist() == pytest.approx([0.8, 0.5])
     assert figure.axes[0].get_title(loc="left") == "n = 2"  # one panel needs no letter
     assert all(tick.is_integer() for tick in figure.axes[0].get_xticks())
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hpcseg.config import AutoencoderConfig, RunConfig
-from hpcseg.networks.autoencoder import WTAutoencoder
+from hpcseg.networks.autoencoder import Stamps, WTAutoencoder
 from hpcseg.results.collect import collect
 from hpcseg.results.collection import Collection
 from hpcseg.results.figures.figures import draw_figures
@@ -40,7 +41,7 @@ def store(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def collection(sweep_files: Callable, as_scores: Callable, store: Path) -> Collection:
+def collection(sweep_files: Callable[..., Any], as_scores: Callable[..., Any], store: Path) -> Collection:
     """A sweep of one S-TL run on a packed dataset; no weights yet."""
     files = sweep_files()
     run = files.run(as_scores(test=[0.5]), strategy="transfer", labelled=2, fold=0)
@@ -60,6 +61,7 @@ def collection(sweep_files: Callable, as_scores: Callable, store: Path) -> Colle
 def _autoencoder() -> WTAutoencoder:
     """Decoder filters that put one voxel of the strength of a winner in its place; filter 2 is the strongest."""
     network = WTAutoencoder(3, 4, 1.0, AutoencoderConfig(winners=5))
+    assert isinstance(network.decoder, Stamps)
     with torch.no_grad():
         network.decoder.weight.zero_()
         network.decoder.bias.zero_()
@@ -82,7 +84,7 @@ def test_filters_are_central_slices_strongest_first_on_a_symmetric_grey_scale(co
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["CBR1", "CBR2", "CBR3", "Dec"]
     images = figure.axes[0].images
     assert len(images) == 16
-    assert [float(image.get_array()[3, 3]) for image in images[12:]] == [4.0, -2.0, 1.0, 0.5]
+    assert [float(np.asarray(image.get_array())[3, 3]) for image in images[12:]] == [4.0, -2.0, 1.0, 0.5]
     first = network.encoder.cbr1.conv.weight.detach().numpy()[:, 0]
     strongest = first[np.argmax((first**2).sum(axis=(1, 2, 3)))]
     np.testing.assert_array_equal(images[0].get_array(), strongest[1])

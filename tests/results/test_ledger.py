@@ -7,7 +7,7 @@ from dataclasses import replace
 from hpcseg.config import RunConfig
 from hpcseg.results.page.circumstances import settings
 from hpcseg.results.page.ledger import Entry, add_costs, lasted
-from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.attempts import Attempt, Cause
 
 ENTRY = Entry("run", "train", "transfer", {}, "done", "", "", 10, 8, 2.0, 4.0, 0.5, (), "gpu01", {}, "")
 ATTEMPT = Attempt(number=1, job="1_0", node="gpu01", began=0.0)
@@ -34,7 +34,7 @@ def test_five_runs_are_not_told_before_all_are_done() -> None:
 
 
 def test_ends_of_attempts_are_counted() -> None:
-    causes = ("preempted", "preempted", "done", None)
+    causes: tuple[Cause | None, ...] = ("preempted", "preempted", "done", None)
     entry = replace(ENTRY, attempts=tuple(replace(ATTEMPT, cause=cause) for cause in causes))
     assert entry.ends == "preempted × 2, done, open"
 

@@ -78,7 +78,7 @@ def write_run(root: Path, run: str, config: dict[str, Any], cases: int) -> Path:
     names = [f"liver_{number}" for number in range(6)]
     source = {"store": "pack/Livers/store.h5", "cases": names[:cases]}
     scans = [{"name": name, "image": f"/scans/{name}.nii.gz"} for name in names[3:]]
-    value = {"stage": "train", "id": run, "config": config, "labelled": source, "validation": source}
+    value: dict[str, Any] = {"stage": "train", "id": run, "config": config, "labelled": source, "validation": source}
     value |= {"spacing_zyx": [2.5, 2.5, 2.5], "classes": [[1, 2]], "padding": -1000, "pyramid_clip": None}
     folder = root / "train" / run
     folder.mkdir(parents=True, exist_ok=True)

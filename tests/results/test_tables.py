@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,9 +18,9 @@ from hpcseg.results.collection import Score
 from hpcseg.results.tables.cells import Cell, bootstrap_interval, contrast_cells
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
-from hpcseg.study.tables import TableDefinition
+from hpcseg.study.tables import SetName, TableDefinition
 
-VALIDATION = ("validation",)
+VALIDATION: tuple[SetName, ...] = ("validation",)
 
 
 def _cell(values: dict[tuple[int, str], float]) -> Cell:
@@ -66,7 +67,7 @@ def test_a_run_in_two_grids_stands_in_both_tables_and_once_in_a_table_of_both(sw
     files.run(as_scores(validation=[0.9]), grids="eight", strategy="transfer", labelled=32, fold=0, supplementary=True)
     collection = collect(files.save())
     tables = {
-        grid: build_table(TableDefinition(name="t", grid=grid, sets=VALIDATION), collection)
+        grid: build_table(TableDefinition(name="t", grid=(grid,), sets=VALIDATION), collection)
         for grid in ("seven", "eight")
     }
     both = build_table(TableDefinition(name="t", sets=VALIDATION), collection)
@@ -144,7 +145,9 @@ def test_the_share_of_improved_cells_counts_cells_higher_than_the_baseline(sweep
         ({"baseline": "unet"}, "baseline 'unet'"),
     ],
 )
-def test_a_definition_that_does_not_fit_the_sweep_is_refused(sweep_files, definition: dict, complaint: str) -> None:
+def test_a_definition_that_does_not_fit_the_sweep_is_refused(
+    sweep_files, definition: dict[str, str], complaint: str
+) -> None:
     files = sweep_files()
     files.run(None, strategy="baseline", labelled=4, fold=0)
     with pytest.raises(BadInput, match=complaint):
@@ -155,7 +158,7 @@ def test_columns_are_not_compared_where_that_says_nothing(sweep_files, as_scores
     files = sweep_files()
     for labelled in (4, 8):
         files.run(as_scores(validation=[0.8]), strategy="multitask", labelled=labelled, fold=0)
-    axes = {"rows": "strategy", "columns": "labelled", "sets": VALIDATION}
+    axes: dict[str, Any] = {"rows": "strategy", "columns": "labelled", "sets": VALIDATION}
     collection = collect(files.save())
     assert build_table(TableDefinition(name="t", **axes), collection).baseline == 4
     table = build_table(TableDefinition(name="t", baseline="none", **axes), collection)
@@ -166,14 +169,14 @@ def test_the_bootstrap_interval_holds_the_mean_and_is_the_same_every_time() -> N
     cell = _cell({(fold, f"{case}"): 0.8 + 0.01 * case + 0.02 * fold for case in range(10) for fold in range(2)})
     interval = bootstrap_interval(cell)
     assert interval is not None
-    assert interval[0] < cell.mean < interval[1]
+    assert cell.mean is not None and interval[0] < cell.mean < interval[1]
     assert interval == bootstrap_interval(cell)
     # the standard error of the mean of ten case means 0.01 apart
     assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * 0.0287 / 10**0.5, rel=0.08)
     assert bootstrap_interval(_cell({(0, "a"): 0.5, (1, "a"): 0.6})) is None
 
 
-def _metric(sweep_files, metric: str, baseline: list, transfer: list) -> Table:
+def _metric(sweep_files, metric: str, baseline: list[float | None], transfer: list[float | None]) -> Table:
     files = sweep_files()
     for strategy, values in (("baseline", baseline), ("transfer", transfer)):
         lines = [{"case": f"c{n}", "class": 1, "dsc": 0.5, metric: value} for n, value in enumerate(values)]
@@ -217,8 +220,8 @@ def test_wilcoxons_p_is_of_cases_and_of_folds_and_corrected_over_the_table(sweep
         assert (contrast.by_case.units, contrast.by_replicate.units, contrast.pairs) == (8, 5, 40)
         assert (contrast.by_case.p, contrast.p) == (2 / 2**8, 4 / 2**8)
         assert (contrast.by_replicate.p, contrast.replicate_p) == (2 / 2**5, 4 / 2**5)
-        low, high = contrast.by_case.interval
-        assert low < contrast.mean < high
+        interval = contrast.by_case.interval
+        assert interval is not None and interval[0] < contrast.mean < interval[1]
 
 
 def test_every_metric_is_known_to_results_help_and_documentation() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcseg.spec import CaseRef, PackSpec
+from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.packed_case import SAMPLE, pack_case
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.pyramid import build_pyramid, choose_coding
@@ -37,7 +37,7 @@ def spec_of(case: CaseRef, **changes: object) -> PackSpec:
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.3, 0.8, 0.9)])
-def test_codes_and_histograms_are_those_of_the_preprocessed_scan(scan: CaseRef, spacing: tuple[float, ...]) -> None:
+def test_codes_and_histograms_are_those_of_the_preprocessed_scan(scan: CaseRef, spacing: Spacing) -> None:
     packed = pack_case(spec_of(scan, spacing_zyx=spacing), scan)
     done = preprocess(scan.image, scan.label, spacing_zyx=spacing, classes=((1,), (2,)), padding=-1000.0)
     coding = choose_coding(done.volume_zyx, -1000.0, CLIP)

@@ -40,7 +40,7 @@ def assert_nothing_left(destination: Path) -> None:
 
 def kept_cases(destination: Path) -> list[str]:
     """Cases that are finished and wait for the others; nothing else lies beside them."""
-    found = []
+    found: list[str] = []
     for path in parts_folder(destination).iterdir():
         if path.name != "lock":
             with Store(path) as part:
@@ -62,6 +62,7 @@ def test_a_store_holds_the_preprocessed_scans(tiny_dataset: Path, make_spec, des
         )
         codes = case.read(0, (0, 0, 0), case.shape_zyx)
         assert np.abs(case.coding.decode(codes) - done.volume_zyx).max() <= case.coding.slope / 2
+        assert done.label_zyx is not None
         assert np.array_equal(case.read_label((0, 0, 0), case.shape_zyx), done.label_zyx)
         assert case.attrs["crop"] == [[axis.start, axis.stop] for axis in done.crop]
         assert np.array_equal(case.attrs["affine"], done.grid.affine)

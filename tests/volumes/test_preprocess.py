@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -116,7 +117,7 @@ def test_the_order_and_direction_of_a_files_axes_do_not_matter(
     tmp_path: Path, write_scan, axes: tuple[int, ...], signs: tuple[int, ...], degrees: float
 ) -> None:
     image, label = canonical_ball()
-    how = {"spacing_zyx": (1.5, 1.6, 1.3), "classes": ((1,), (2,)), "padding": -1000.0}
+    how: dict[str, Any] = {"spacing_zyx": (1.5, 1.6, 1.3), "classes": ((1,), (2,)), "padding": -1000.0}
     x_y_z = image.shape[::-1]
     grid = ScanGrid(turned_affine(axes, signs, degrees), tuple(x_y_z[axis] for axis in axes))
     straight = preprocess(
@@ -129,6 +130,7 @@ def test_the_order_and_direction_of_a_files_axes_do_not_matter(
     done = preprocess(path, label_path, **how)
     assert done.crop == straight.crop
     assert np.array_equal(done.volume_zyx, straight.volume_zyx)
+    assert done.label_zyx is not None and straight.label_zyx is not None
     assert np.array_equal(done.label_zyx, straight.label_zyx)
     own = preprocess(path, label_path, **(how | {"spacing_zyx": grid.spacing_zyx}))
     resampled = restore(straight, (straight.label_zyx == 1).astype(np.float32)) > 0.5

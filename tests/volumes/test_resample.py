@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ LONG_SHAPES = st.permutations([st.integers(60, 150), st.integers(1, 8), st.integ
 )
 
 
-def scipy_zoom(volume: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+def scipy_zoom(volume: np.ndarray, shape: tuple[int, ...], order: Any) -> np.ndarray:
     factors = [wanted / n for wanted, n in zip(shape, volume.shape, strict=True)]
-    return ndimage.zoom(volume.astype(np.float64), factors, order=order, mode="mirror")
+    return np.asarray(ndimage.zoom(volume.astype(np.float64), factors, order=order, mode="mirror"))
 
 
 def resample_linear(volume: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
