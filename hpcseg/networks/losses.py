@@ -1,4 +1,4 @@
-"""What training minimises (paper 3.1.1, 3.3; decisions.md).
+"""What training minimises (paper 3.1.1, 3.3; docs/fidelity.md).
 
 All losses are computed in float32, whatever the networks' precision, and in a deterministic order. A minibatch may be
 spread over processes: with a `reduce`, which sums a tensor over them, the loss of the whole minibatch results on each.

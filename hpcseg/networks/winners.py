@@ -1,4 +1,4 @@
-"""Winner-take-all sparsity, and the decoder that makes use of it (paper 3.3; decisions.md, WTA-CAE).
+"""Winner-take-all sparsity, and the decoder that makes use of it (paper 3.3; docs/fidelity.md).
 
 Of each feature map only the N largest activations survive, so a transposed convolution of the code is nothing but
 K · N stamps of the kernel per sample. `sparse_decode` writes those stamps. On GPUs both are done

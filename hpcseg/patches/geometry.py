@@ -1,4 +1,4 @@
-"""Where the boxes of one patch lie: whole numbers only (decisions.md, F-Net).
+"""Where the boxes of one patch lie: whole numbers only (docs/fidelity.md).
 
 An F-Net sees the same place at several resolutions. A voxel of level l is the mean of a cube of 2^l voxels of level 0.
 Every convolution is valid, so the boxes grow with the level; all of them share the target's centre up to rounding.

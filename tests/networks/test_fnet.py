@@ -53,7 +53,7 @@ def test_features_have_the_edges_that_geometry_promises():
 
 
 def _pyramid_boxes(volume, geometry, origin):
-    """Input boxes of a target at `origin` (every axis): means over cubes of 2^l voxels, as in decisions.md."""
+    """Input boxes of a target at `origin` (every axis): means over cubes of 2^l voxels, as in docs/fidelity.md."""
     boxes = []
     for level, (offset, size) in enumerate(zip(geometry.origins, geometry.inputs, strict=True)):
         first, factor = origin + offset, 1 << level

@@ -1,4 +1,4 @@
-"""Sizes and places of the levels: the table of decisions.md, and what must hold for any size."""
+"""Sizes and places of the levels: known ones, and what must hold for any size."""
 
 from __future__ import annotations
 
