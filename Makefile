@@ -91,7 +91,7 @@ $(LOWEST)/ready: pyproject.toml Makefile | $(UV)
 	@rm -rf $(LOWEST) && $(OLDEST_PYTHON) -m venv $(LOWEST)
 	@$(UV) pip compile --quiet --resolution lowest-direct --python-version 3.11 --extra dev --no-header --no-annotate \
 	  pyproject.toml | grep -Ev '$(UNPINNED)' > $(LOWEST)/constraints.txt
-	@$(LOWEST_PIP) 'torch==$(OLDEST_TORCH).*' --index-url $(TORCH_CPU_INDEX) 2>/dev/null \
+	@$(LOWEST_PIP) 'torch==$(OLDEST_TORCH).0+cpu' --retries 1 --extra-index-url $(TORCH_CPU_INDEX) 2>/dev/null \
 	  || { echo "no CPU build of torch $(OLDEST_TORCH) can be had here: torch $(TORCH) stands in for it"; $(LOWEST_PIP) 'torch==$(TORCH)'; }
 	@$(LOWEST_PIP) setuptools && $(LOWEST_PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
