@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,7 @@ def sweep(
         run_id, why = next(iter(outcome.waiting.items()))
         left = len(outcome.waiting)
         terminal.note(f"{left} stages cannot be submitted yet; run the same command again later. {run_id} {why}")
-    _report_failures(outcome.failed, runs)
+    _report_failures(made, outcome.failed, runs)
 
 
 def _confirm(made: Plan) -> None:
@@ -120,17 +121,15 @@ def _print_plan(made: Plan, backend: Backend, profile: Profile, json: bool) -> N
         terminal.console().print(part)
 
 
-def _report_failures(failed: dict[str, str], runs: Path) -> None:
+def _report_failures(made: Plan, failed: Collection[str], runs: Path) -> None:
     """One line per failed run; exit code 2 if all of them failed for the user's input, else 1."""
     if not failed:
         return
-    from hpcseg.runs.rundir import find_runs
-
     causes = []
-    for run in find_runs(runs):
-        failure = run.failure() if run.id in failed else None
+    for run_id in failed:
+        failure = made.run(run_id).failure()
         if failure is not None:
-            terminal.fail(f"{run.id}: {failure.message} (whole story: hpcseg logs {run.id} --runs {runs})")
+            terminal.fail(f"{run_id}: {failure.message} (whole story: hpcseg logs {run_id} --runs {runs})")
             causes.append(failure.cause)
     if len(failed) > len(causes):
         terminal.note(f"{len(failed) - len(causes)} more stages were not begun or not finished")

@@ -28,10 +28,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Kernels = Literal["auto", "torch"]  # on GPUs hpcseg's own where they are faster, or torch's alone
 
 
-class Process(BaseModel):
-    """A process of one host: the pool that runs local slots, or the hpcseg that submits an array."""
-
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class Process(_Record):
+    """A process of one host: the pool that runs local slots, or the hpcseg that submits an array."""
 
     pid: int
     pid_start: float
@@ -46,14 +48,12 @@ class Process(BaseModel):
         return is_alive(self.pid, self.pid_start) if host == socket.gethostname() else None
 
 
-class Submission(BaseModel):
+class Submission(_Record):
     """`job.json`: who was asked to run it, with what.
 
     `threads` stays as first submitted, so that a resumed run is bit-identical. `attempt` is the number of the first
     heartbeat that belongs to this submission.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     backend: Literal["local", "slurm", "foreground"]
     submitted: float  # Unix seconds
@@ -84,10 +84,8 @@ class Submission(BaseModel):
         return submitter is not None and submitter.pid != os.getpid() and submitter.alive(self.host)
 
 
-class Failure(BaseModel):
+class Failure(_Record):
     """`error.json`: why the last attempt failed."""
-
-    model_config = ConfigDict(frozen=True)
 
     time: float  # Unix seconds
     cause: str
@@ -95,10 +93,8 @@ class Failure(BaseModel):
     traceback: str
 
 
-class Asked(BaseModel):
+class Asked(_Record):
     """What one job of an array asks Slurm for."""
-
-    model_config = ConfigDict(frozen=True)
 
     minutes: int
     memory_mb: int  # of each node
@@ -108,10 +104,8 @@ class Asked(BaseModel):
     exclude: tuple[str, ...] = ()  # nodes
 
 
-class ArrayRecord(BaseModel):
+class ArrayRecord(_Record):
     """`array.json`: one array of Slurm jobs; task `tasks[i]` of it is the run `runs[i]` of `stage`."""
-
-    model_config = ConfigDict(frozen=True)
 
     tag: str  # "train-3f9a2c1b"
     stage: str
