@@ -8,6 +8,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+# Threads of torch that wait for one another sleep, also in all processes that tests start: where other programs want
+# the cores, they would burn their share of them (ten times the processor's time at a load of 10).
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
 import nibabel as nib
 import numpy as np
 import pytest

@@ -74,9 +74,11 @@ def cli(tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_dataset: Path) -> Path:
-    """A working folder with data/Tiny and sweep.toml."""
+    """A working folder with data/Tiny, sweep.toml and a profile of one thread: networks are too small for two."""
     shutil.copytree(tiny_dataset, tmp_path / "data" / "Tiny")
     (tmp_path / "sweep.toml").write_text(SWEEP)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "local.toml").write_text("[local]\nslots = 2\nthreads = 1\npack_workers = 1\n")
     return tmp_path
 
 
