@@ -68,8 +68,16 @@ def storm(pytestconfig: pytest.Config) -> Storm:
     return lambda few, full: full if pytestconfig.getoption("--all") else few
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take long first; the order within a file stays."""
+    """Mark what runs on a GPU; put the files that take long first, while the order within a file stays."""
+    without = pytest.mark.skip(reason="no GPU")
+    for item in items:
+        needs = item.get_closest_marker("needs_gpu") is not None
+        if needs or "kernel_device" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
+        if needs and not torch.cuda.is_available():
+            item.add_marker(without)
 
     def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
@@ -80,12 +88,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logfinish() -> None:
-    """End a process of xdist whose CUDA context a test has broken; another one takes its place."""
-    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+    """End a process whose CUDA context a test has broken; xdist and `make gpu` begin another one."""
+    if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()
         except RuntimeError:  # an illegal access of memory fails every later call in this process, too
-            os._exit(70)
+            if "PYTEST_XDIST_WORKER" in os.environ:
+                os._exit(70)
+            pytest.exit("a test broke the CUDA context", returncode=70)
 
 
 @pytest.fixture(scope="session")

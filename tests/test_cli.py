@@ -121,18 +121,18 @@ def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli) -> Non
     assert plan["total_training_runs"] == 6
     assert not (study / "runs").exists()
 
-    first = json.loads(cli("sweep", "sweep.toml", "--on", "local", "--json").stdout)
-    # One pack; L ∪ U ∪ V is everything, but the clip window is each fold's own: two levels for each of two folds.
-    assert len(first["submitted"]) == 1 + 4 + 6
+    sweep = ("sweep", "sweep.toml", "--on", "local", "--json", "--set", "fold=0")
+    first = json.loads(cli(*sweep).stdout)
+    assert len(first["submitted"]) == 1 + 2 + 3  # a pack, an autoencoder of each level, a run of each strategy
     assert {line["state"] for line in json.loads(cli("status", "--json").stdout)} == {"done"}
 
-    assert json.loads(cli("sweep", "sweep.toml", "--on", "local", "--json").stdout)["submitted"] == []
+    assert json.loads(cli(*sweep).stdout)["submitted"] == []
 
     runs = train_runs(study)
     victim = next(name for name in runs if name.startswith("transfer"))
     before = weights(runs[victim])
     shutil.rmtree(runs[victim])
-    again = json.loads(cli("sweep", "sweep.toml", "--on", "local", "--json").stdout)
+    again = json.loads(cli(*sweep).stdout)
     assert again["submitted"] == [victim]
     after = weights(runs[victim])
     assert all(np.array_equal(before[key], after[key]) for key in before)
@@ -147,7 +147,7 @@ def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli) -> Non
 
 
 def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
-    narrow = ("--set", "strategy=multitask", "--set", "fold=0", "--set", "training.epochs=40")
+    narrow = ("--set", "strategy=multitask", "--set", "fold=0", "--set", "training.epochs=20")
     cli("sweep", "sweep.toml", "--on", "local", *narrow)
     (run,) = train_runs(study).values()
     undisturbed = weights(run)
@@ -172,12 +172,15 @@ def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
     assert (run / "history.jsonl").read_text() == history
 
 
-def test_a_staged_sweep_trains_from_the_copy_and_ends_with_the_same_weights(
+def test_train_runs_one_run_in_the_foreground_and_a_staged_sweep_ends_with_the_same_weights(
     study: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NODE_DISK", str(study / "node"))  # of the job: it alone expands the name
     narrow = ("sweep.toml", "--set", "strategy=baseline", "--set", "fold=0")
-    cli("train", *narrow, "--threads", "1")
+    said = cli("train", *narrow, "--threads", "1").stdout
+    assert "validation: DSC" in said
+    assert "test: DSC" in said
+    assert "6 training runs" in one_line(cli("train", "sweep.toml", code=2))
     (run,) = train_runs(study).values()
     plain = weights(run)
     used = []
@@ -196,13 +199,6 @@ def test_a_staged_sweep_trains_from_the_copy_and_ends_with_the_same_weights(
     assert [path for path in used[0].parent.iterdir() if path.suffix == ".h5"] == used[:1]
     report = json.loads(cli("inspect", run, "--json").stdout)
     assert report["reading"][0]["path"] == str(used[0])
-
-
-def test_train_runs_one_run_in_the_foreground(study: Path, cli: Cli) -> None:
-    said = cli("train", "sweep.toml", "--set", "strategy=baseline", "--set", "fold=0").stdout
-    assert "validation: DSC" in said
-    assert "test: DSC" in said
-    assert "6 training runs" in one_line(cli("train", "sweep.toml", code=2))
 
 
 def test_rehearse_proves_that_interruptions_change_nothing_and_leaves_nothing(study: Path, cli: Cli) -> None:

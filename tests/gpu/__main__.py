@@ -49,8 +49,10 @@ def main(arguments: list[str]) -> int:
         chosen = [part for part in chosen if part is not TESTS]  # pytest is what runs them on a CPU
     if not chosen:
         parser.error(f"no part is called {' or '.join(given.only)}; there are {', '.join(part.name for part in ALL)}")
-    with Session(given.device, given.to or DOCS, BEGAN + 60 * given.minutes) as session:
-        results = session.run(chosen, keep=bool(given.only))
+    docs = given.to or DOCS
+    docs.mkdir(parents=True, exist_ok=True)
+    with Session(given.device, docs, BEGAN + 60 * given.minutes) as session:
+        results = session.run(chosen, keep_others=bool(given.only))
     return int(results.failed)
 
 

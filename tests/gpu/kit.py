@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from hpcseg.errors import HpcsegError
 from tests.benchmarks.figures import Skipped
 from tests.gpu.device import Machine
+from tests.gpu.parts import Part
 from tests.gpu.sizes import Sizes
 
 Result = TypeVar("Result")
@@ -40,7 +41,7 @@ class Found:
         missing: what this machine cannot do, and was not measured.
         failed: what went wrong.
         late: what there was no time for.
-        state: "done", "failed", "stopped" (out of time) or "not run".
+        state: "at work", "done", "failed", "stopped" (out of time) or "not run".
         seconds: that it took.
     """
 
@@ -80,7 +81,8 @@ class Kit:
         until: when the part's time is over, as `time.monotonic` counts.
         earlier: figures of the parts before this one.
         found: by this one.
-        keep: called with what was found so far before anything that may hang.
+        keep: called with what was found so far before anything that may hang, and at the end.
+        began: when, as `time.monotonic` counts.
     """
 
     machine: Machine
@@ -90,6 +92,30 @@ class Kit:
     earlier: dict[str, float] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
     keep: Callable[[Found], None] = _forget
+    began: float = field(default_factory=time.monotonic)
+
+    def measure(self, part: Part) -> None:
+        """Measure a part; whatever happens stands in what was found.
+
+        Raises:
+            Exception: the part failed as a whole.
+        """
+        self.found.state = "at work"
+        self._keep()
+        try:
+            part.measure()(self)
+            self.found.state = "done"
+        except Exception as error:
+            self.found.state = "failed"
+            lost = "the device was lost" if isinstance(error, DeviceIsLost) else type(error).__name__
+            self.found.failed.append(plain(f"{lost}: {error}"))
+            raise
+        finally:
+            self._keep()
+
+    def _keep(self) -> None:
+        self.found.seconds = round(time.monotonic() - self.began, 1)
+        self.keep(self.found)
 
     def attempt(self, what: str, work: Callable[[], Result]) -> Result | None:
         """Do `work`; where it fails, or there is no time left, note that and why, and go on with None.
@@ -97,7 +123,7 @@ class Kit:
         Raises:
             DeviceIsLost: the device cannot be used any more.
         """
-        self.keep(self.found)
+        self._keep()
         if self.seconds_left() <= 0:
             self.found.late.append(plain(what))
             return None

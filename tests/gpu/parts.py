@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.gpu.kit import Kit
 
+GRACE_S = 8.0  # beyond its time, before a part is ended
+
 
 @dataclass(frozen=True)
 class Part:
@@ -112,8 +114,3 @@ PARTS = (
         "As the training step; the first call, which compiles, is not counted.",
     ),
 )
-
-
-def named(name: str) -> Part:
-    """The part of that name."""
-    return next(part for part in (STUDY, *PARTS) if part.name == name)

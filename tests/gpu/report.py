@@ -6,7 +6,10 @@ docs/benchmarks-gpu.md    the page; made from the numbers alone
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,23 @@ def read_results(docs: Path = DOCS) -> Results:
     plain = read_json(path)
     parts = {name: Found.of_json(found) for name, found in plain["parts"].items()}
     return Results(plain["machine"], parts, plain["seconds"])
+
+
+def update_results(docs: Path, change: Callable[[Results], Results]) -> Results:
+    """Read, change and write the numbers and the page, one process at a time; returns what stands there now."""
+    folder = os.open(docs, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        results = change(read_results(docs))
+        write_results(results, docs)
+    finally:
+        os.close(folder)
+    return results
+
+
+def keep(docs: Path, part: Part, found: Found) -> None:
+    """Put what a part found on the page."""
+    update_results(docs, lambda results: replace(results, parts={**results.parts, part.name: found}))
 
 
 def write_results(results: Results, docs: Path = DOCS) -> None:

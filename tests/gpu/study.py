@@ -22,7 +22,7 @@ from hpcseg.spec import CaseRef, PackSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
 from tests.gpu.kit import Kit
-from tests.gpu.tested import THREADS
+from tests.gpu.outcomes import THREADS
 
 ROOT = Path(__file__).resolve().parents[2]
 PRECISIONS = ("float32", "bfloat16", "float16")

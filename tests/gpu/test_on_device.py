@@ -28,7 +28,8 @@ from tests.gpu.sizes import PAPER, TINY
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 2
 Gradients = dict[str, Tensor]
-on_gpu = pytest.mark.skipif(KIND == "cpu", reason="needs a GPU")
+pytestmark = pytest.mark.gpu
+on_gpu = pytest.mark.needs_gpu
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.config import RunConfig
-from tests.gpu import experiments, report, tested
+from tests.gpu import experiments, report
 from tests.gpu.figures import FIGURES
 from tests.gpu.kit import Found, Table, plain
 from tests.gpu.parts import PARTS, STUDY
@@ -132,37 +132,3 @@ def test_hours_follow_from_the_steps() -> None:
     rows = experiments.hours_table(figures, RunConfig())
     assert rows[0] == ["baseline", "380 s", "0.53 h", "80 h", "152 ×"]
     assert experiments.hours_table({}, RunConfig()) == []
-
-
-LOG = """\
-tests/a.py::one PASSED                                   [ 25%]
-[gw1] [ 50%] PASSED tests/a.py::two[x PASSED y]
-[gw0] [ 75%] FAILED tests/b.py::three[5 maps, wide]
-tests/c.py::four SKIPPED (no reason)  [100%]
-=========== FAILURES ===========
-E   AssertionError: off
-=========== short test summary info ============
-FAILED tests/b.py::three[5 maps, wide] - AssertionError: off by /root/x/y.py
-FAILED tests/b.py::four[a b]
-1 failed, 2 passed, 1 skipped in 3s
-"""
-
-
-def test_a_log_tells_what_passed_and_why_not() -> None:
-    found = tested.found(LOG.splitlines(), 1, 3.0)
-    assert found.figures == {"tests_passed": 2.0, "tests_failed": 1.0}
-    assert found.failed == ["tests/b.py::three[5 maps, wide]: AssertionError: off by y.py", "tests/b.py::four[a b]:"]
-    assert found.state == "done"
-
-
-def test_a_log_cut_short_still_counts() -> None:
-    found = tested.found(LOG.splitlines()[:3], None, 3.0)
-    assert found.figures == {"tests_passed": 2.0, "tests_failed": 1.0}
-    assert found.state == "stopped"
-    assert found.failed == ["1 tests failed"]
-
-
-def test_a_pytest_that_could_not_begin_is_a_failure() -> None:
-    found = tested.found(["ERROR: usage: unknown option"], 4, 1.0)
-    assert found.state == "failed"
-    assert "unknown option" in found.failed[0]

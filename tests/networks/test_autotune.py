@@ -184,9 +184,8 @@ def test_a_run_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> No
     assert not net.encoder(0).cbr1.conv._forward_pre_hooks
 
 
+@pytest.mark.needs_gpu
 def test_on_a_gpu_every_way_is_measured(kernel_device: torch.device) -> None:
-    if kernel_device.type != "cuda":
-        pytest.skip("needs a GPU")
     net = nn.Sequential(Convolution(1, 32, 5, bias=False), Convolution(32, 32, 5, bias=False)).to(kernel_device)
     image = torch.randn((2, 1, 40, 40, 40), device=kernel_device)
     record = plan_convolutions(net, lambda: net(image), kernel_device, torch.bfloat16)

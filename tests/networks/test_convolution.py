@@ -79,9 +79,8 @@ def test_on_cpus_the_plan_is_torch_alone() -> None:
     assert torch.equal(module(image), plain(image))
 
 
+@pytest.mark.needs_gpu
 def test_on_gpus_a_module_computes_as_planned(kernel_device: torch.device) -> None:
-    if kernel_device.type != "cuda":
-        pytest.skip("needs a GPU")
     from hpcseg import kernels
 
     module = Convolution(32, 32, 5, bias=False).to(kernel_device)
@@ -102,9 +101,8 @@ def test_on_gpus_a_module_computes_as_planned(kernel_device: torch.device) -> No
     assert ours[1].dtype == torch.float32
 
 
+@pytest.mark.needs_gpu
 def test_a_step_can_be_recorded(kernel_device: torch.device) -> None:
-    if kernel_device.type != "cuda":
-        pytest.skip("needs a GPU")
     module = Convolution(32, 32, 5, bias=False).to(kernel_device)
     module.plan = PLANS[0]
     image = torch.randn((1, 32, 9, 10, 11), device=kernel_device, requires_grad=True)

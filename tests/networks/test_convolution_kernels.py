@@ -93,11 +93,10 @@ def test_kernels_agree_with_torch(case: Case, kernel_device: torch.device) -> No
     check(case, kernel_device)
 
 
+@pytest.mark.needs_gpu  # takes Triton's interpreter minutes
 @pytest.mark.parametrize("case", LARGE, ids=str)
 @pytest.mark.parametrize("wide", [False, True])
 def test_kernels_agree_with_torch_on_a_gpu(case: Case, wide: bool, kernel_device: torch.device) -> None:
-    if kernel_device.type != "cuda":
-        pytest.skip("takes Triton's interpreter minutes")
     check(case, kernel_device, wide=wide)
 
 

@@ -186,9 +186,8 @@ def test_the_same_bits_again(fused, kernel_device):
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 
+@pytest.mark.needs_gpu  # too slow for the interpreter
 def test_a_large_batch_on_a_gpu(fused, kernel_device):
-    if kernel_device.type != "cuda":
-        pytest.skip("too slow for the interpreter")
     for dtype, limit in LIMIT.items():
         for layout in LAYOUTS.values():
             _check(*_random((8, 2, 72, 72, 72), dtype, kernel_device, 11, layout), limit)

@@ -153,7 +153,7 @@ def test_l2_is_the_huber_loss_of_errors_below_its_delta():
     assert l2(*pair).item() == pytest.approx(huber(*pair, 1.0).item(), rel=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("name", ["dice_ce", "focal", "huber", "l2"])
 def test_on_a_gpu_no_loss_waits_and_all_are_deterministic(name, alone):

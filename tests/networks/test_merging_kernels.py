@@ -134,10 +134,9 @@ def test_the_same_bits_again(fused, kernel_device, monkeypatch, alone):
     assert all(off(*pair) <= 1e-2 for pair in zip(found[0], expected, strict=True))
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_cuda_graph_replays_it(fused, kernel_device, monkeypatch, alone):
-    if kernel_device.type != "cuda":
-        pytest.skip("no GPU")
     fine, coarse, slope = _given(SIZES[0], torch.bfloat16, kernel_device, 9)
     leaves = fine.requires_grad_(), coarse.requires_grad_()
 

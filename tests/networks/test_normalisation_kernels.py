@@ -196,17 +196,15 @@ def test_what_the_kernels_do_not_do_goes_the_old_way(fused, kernel_device, monke
     norm_relu(_norm(4, kernel_device, 11), maps)
 
 
+@pytest.mark.needs_gpu  # too slow for the interpreter
 def test_a_large_batch_on_a_gpu(fused, kernel_device):
-    if kernel_device.type != "cuda":
-        pytest.skip("too slow for the interpreter")
     for dtype, limit in LIMIT.items():
         maps, slope = _random((4, 32, 45, 44, 43), dtype, kernel_device, 12, 3.0, 0.01)
         _check(_norm(32, kernel_device, 12), maps, slope, limit)
 
 
+@pytest.mark.needs_gpu
 def test_a_cuda_graph_replays_it(fused, kernel_device):
-    if kernel_device.type != "cuda":
-        pytest.skip("no GPU")
     maps, slope = _random((2, 32, 13, 12, 11), torch.bfloat16, kernel_device, 13)
     norm = _norm(32, kernel_device, 13)
     leaves = maps.requires_grad_(), norm.weight, norm.bias

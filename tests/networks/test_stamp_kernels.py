@@ -140,9 +140,8 @@ def test_the_papers_decoder(kernel_device):
     _check(_problem(3, 2 if large else 1, maps, 5, 13, shape, kernel_device))
 
 
+@pytest.mark.needs_gpu  # too much for an interpreter
 def test_a_thousand_winners(kernel_device):
-    if kernel_device.type != "cuda":
-        pytest.skip("too much for an interpreter")
     _check(_problem(4, 2, 8, 1000, 13, (30, 31, 32), kernel_device))
 
 

@@ -117,9 +117,8 @@ def test_a_code_of_any_strides_is_taken(winners, layout, kernel_device):
     _check(code, winners, kernel_device)
 
 
+@pytest.mark.needs_gpu  # too large for an interpreter
 def test_the_papers_finest_code(kernel_device):
-    if kernel_device.type != "cuda":
-        pytest.skip("too large for an interpreter")
     code = _code(5, (2, 32, 72, 72, 72), torch.bfloat16, torch.channels_last_3d).relu()
     for winners in (5, 32):
         _check(code, winners, kernel_device)
@@ -158,9 +157,8 @@ def test_what_is_in_no_place_stays(kernel_device):
     assert torch.equal(code.cpu().flatten(2), expected)
 
 
+@pytest.mark.needs_gpu
 def test_a_captured_graph_gives_the_same(kernel_device):
-    if kernel_device.type != "cuda":
-        pytest.skip("graphs are CUDA's")
     code = _code(8, (4, 8, 20, 21, 22), torch.bfloat16, torch.channels_last_3d).to(kernel_device).requires_grad_()
     weight = torch.randn(8, 1, 13, 13, 13, device=kernel_device, requires_grad=True)
     bias = torch.zeros(1, device=kernel_device, requires_grad=True)

@@ -191,7 +191,7 @@ def test_intensities_are_clipped_after_they_were_interpolated(packed):
     assert ends.float().mean() > 0.7  # 81 % of the way between two stripes; none of it had they been clipped first
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("enabled", [False, True])
 def test_a_gpu_windows_what_it_fetches_from_pinned_memory(sources, enabled):
     augmentation = AugmentationConfig(enabled=enabled)

@@ -268,11 +268,10 @@ def test_rows_say_where_the_boxes_of_each_level_begin(resident):
             np.testing.assert_array_equal(start_3 << (level - row[Column.SHIFT]), corner)
 
 
+@pytest.mark.needs_gpu  # too large for the interpreter
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("lattice", [1, 4])
 def test_the_papers_minibatches(packed, kernel_device, lattice, dtype):
-    if kernel_device.type != "cuda":
-        pytest.skip("too large for the interpreter")
     generator, geometry = np.random.default_rng(3), FovealGeometry(72, 5, 4)
     shape = (150, 171, 133)
     volume = generator.normal(0, 300, shape).astype(np.float32)

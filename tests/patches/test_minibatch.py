@@ -57,7 +57,7 @@ def test_decoding_gives_what_the_parts_say():
     assert batch.label_BDHW is not None and torch.equal(batch.label_BDHW, label.to(torch.int64))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 def test_pinned_buffers_cross_in_one_copy():
     layout = LAYOUTS[0]
     buffer = layout.buffer(pinned=True)

@@ -170,7 +170,7 @@ class _Copied:
         return Batch([self.buffer.to(device, non_blocking=True)], None)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("lag", [0, 3_000_000])
 def test_memory_is_used_again_only_when_a_slow_consumer_is_done(lag):
     seen = []
@@ -183,7 +183,7 @@ def test_memory_is_used_again_only_when_a_slow_consumer_is_done(lag):
     assert torch.equal(found, torch.arange(40.0)[:, None].expand(40, 2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 def test_closing_early_on_a_gpu_ends_the_threads():
     iterator = prefetched(_Filled(), itertools.count(), device="cuda")
     assert [next(iterator).images[0][0].item() for _ in range(3)] == [0, 1, 2]
@@ -191,7 +191,7 @@ def test_closing_early_on_a_gpu_ends_the_threads():
     assert not _prefetch_threads()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 def test_a_graph_may_be_captured_while_minibatches_are_read():
     still = torch.zeros(8, device="cuda")
     for step, batch in enumerate(prefetched(_Filled(), range(12), device="cuda")):

@@ -27,7 +27,7 @@ CLIP = (-200.0, 400.0)
 SHAPES = {"a": (30, 41, 36), "b": (44, 28, 33), "c": (9, 8, 7)}
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    pytest.param("cuda", marks=pytest.mark.needs_gpu),
 ]
 
 
@@ -75,7 +75,7 @@ def test_resident_batches_are_the_streamed_ones(streamed, resident, kind, lattic
         assert _equal(raw.to("cpu"), apart.batch(step))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("lattice", [1, 4])
 @pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
 def test_on_a_gpu_both_tiers_give_the_same_bits(streamed, kind, lattice):
@@ -146,7 +146,7 @@ def test_augmentation_that_is_off_changes_nothing(streamed, resident):
     assert _equal(off.batch(1), _segmentation(streamed, 4).batch(1))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
 def test_on_a_gpu_transformed_patches_of_both_tiers_have_the_same_bits(streamed, kind):
     config, cases = AugmentationConfig(enabled=True), ResidentCases("cuda")
@@ -169,7 +169,7 @@ def test_images_of_16_bits_are_the_values_rounded_once(streamed, resident, kind,
         assert found.label_BDHW is None or torch.equal(found.label_BDHW, expected.label_BDHW)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("alone", [False, True], ids=["kernels", "torch"])
 @pytest.mark.parametrize("kind", [_segmentation, _autoencoder])

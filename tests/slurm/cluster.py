@@ -56,7 +56,6 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
 SlurmdTimeout=300
-MessageTimeout=100
 KillWait=20
 MinJobAge=86400
 MaxJobCount=100000

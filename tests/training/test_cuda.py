@@ -30,7 +30,7 @@ from tests.training.stopping import StopAfter
 from tests.training.test_divergence import poisoned
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.needs_gpu,
     pytest.mark.timeout(1200),  # kernels are compiled when they are first measured
 ]
 
