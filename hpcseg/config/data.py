@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hpcseg.sections import Fraction, Positive, Section, key
 
@@ -101,12 +101,67 @@ class PatchesConfig(Section):
     )
 
 
-class AugmentationConfig(Section):
-    """Random transforms of training patches (paper 3.2.2; room `patches`); each value is the largest."""
+_BEYOND = "ours: few volumes want more than the paper's"
+INTENSITIES = ("brightness", "contrast", "gamma", "noise", "blur")  # keys of `AugmentationConfig`
+_INJECTIVE = 0.4  # of the spacing: smaller displacements of control points fold nothing (Choi and Lee 2000: 1 / 2.48)
 
-    enabled: bool = key(False, "whether training patches are transformed", source="paper 3.2.2, tried and dropped")
+
+class AugmentationConfig(Section):
+    """Random changes of training patches (paper 3.2.2; room `patches`); each value is the largest."""
+
+    enabled: bool = key(False, "whether training patches are changed", source="paper 3.2.2, tried and dropped")
     translation: Annotated[float, Field(ge=0)] = key(10.0, "shift along each axis", unit="voxels", source="paper 3.2.2")
     rotation: Annotated[float, Field(ge=0, le=180)] = key(
         15.0, "turn about each axis", unit="degrees", source="paper 3.2.2"
     )
     log_scale: Annotated[float, Field(ge=0, le=1)] = key(0.2, "natural logarithm of the scale", source="paper 3.2.2")
+    mirror: tuple[Literal["z", "y", "x"], ...] = key(
+        (),
+        "axes along which every other patch is mirrored: x is left and right, y front and back, z up and down",
+        source=f"{_BEYOND}; which axes is for the anatomy to say",
+    )
+    elastic: Annotated[float, Field(ge=0)] = key(
+        0.0,
+        "displacement of the control points of a cubic B-spline, along each axis; at most 0.4 of their spacing",
+        unit="voxels",
+        source=f"{_BEYOND}; no more, so that nothing folds",
+    )
+    elastic_spacing: Positive = key(32.0, "between control points", unit="voxels", source=_BEYOND)
+    brightness: Annotated[float, Field(ge=0)] = key(
+        0.0, "what is added to normalised intensities", unit="SD of intensity", source=_BEYOND
+    )
+    contrast: Annotated[float, Field(ge=0, le=2)] = key(
+        0.0, "natural logarithm of what they are multiplied by", unit="log factor", source=_BEYOND
+    )
+    gamma: Annotated[float, Field(ge=0, le=2)] = key(
+        0.0, "natural logarithm of the exponent on the range of the clip window", unit="log exponent", source=_BEYOND
+    )
+    noise: Annotated[float, Field(ge=0)] = key(
+        0.0,
+        "SD of Gaussian noise at level 0; at level l less by 2^(1.5 l), as in a mean of 8^l voxels",
+        unit="SD of intensity",
+        source=_BEYOND,
+    )
+    blur: Annotated[float, Field(ge=0)] = key(
+        0.0,
+        "SD of a Gaussian blur, in voxels of level 0: fewer of a coarser level's, where it is left out below 0.2",
+        unit="voxels",
+        source=_BEYOND,
+    )
+    intensity_share: Fraction = key(
+        0.3, "probability of each change of intensity, for each patch", unit="share", source=_BEYOND
+    )
+
+    @model_validator(mode="after")
+    def _not_folding(self) -> AugmentationConfig:
+        if self.elastic > _INJECTIVE * self.elastic_spacing:
+            raise ValueError(
+                f"elastic = {self.elastic:g} exceeds {_INJECTIVE:g} of elastic_spacing = {self.elastic_spacing:g}, "
+                "and could fold a patch over itself; lower it or set control points further apart"
+            )
+        return self
+
+    @property
+    def changes_intensity(self) -> bool:
+        """Whether any change of intensity can be drawn."""
+        return self.enabled and self.intensity_share > 0 and any(getattr(self, name) for name in INTENSITIES)

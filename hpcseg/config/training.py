@@ -72,6 +72,15 @@ class TrainingConfig(Section):
     ema_validation: Fraction = key(
         0.9, "weight of the old value in that of the validation loss", unit="share", source=_AS_NNUNET
     )
+    schedule: Literal["plateau", "polynomial"] = key(
+        "plateau",
+        "how the learning rate falls: on plateaus; or from epoch to epoch, as (1 - epoch / epochs)^exponent, "
+        "to the end: no early stop",
+        source="paper 3.1.1; polynomial is ours: short trainings of a known length",
+    )
+    polynomial_exponent: Positive = key(
+        0.9, "with polynomial: the exponent", unit="exponent", source="ours: as in nnU-Net"
+    )
     plateau_drop: Annotated[float, Field(ge=0)] = key(
         5e-3, "fall of a moving average that counts, absolute", unit="loss", source="paper 3.1.1"
     )
@@ -98,6 +107,13 @@ class TrainingConfig(Section):
         "best",
         "which model is kept: of the lowest validation average (autoencoders: training average), or the last",
         source="ours: the paper does not say for the F-Net; autoencoders: 3.3.2",
+    )
+    average: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0,
+        "what a step leaves of the old value in a moving average of the weights, which is then validated and kept; "
+        "0: the weights themselves are; in step t, from 0, at most (1 + t) / (10 + t)",
+        unit="share",
+        source="ours: steadier with few volumes (Polyak averaging, mean teacher)",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto",

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcseg.patches.augmentation import draw_transform
+from hpcseg.patches.augmentation import Transform, draw_transform
 from hpcseg.patches.codes import COLUMNS, table_row
 from hpcseg.patches.geometry import PatchGeometry, target_lattice
+from hpcseg.patches.intensity import Look, draw_look
 from hpcseg.patches.minibatch import Batch, CodedBatch, Drawn, Layout, RawBatch, ResidentBatch
 from hpcseg.patches.plain import PlainLayout
-from hpcseg.patches.sampling import Draw, Sample, Sampling, Targets, autoencoder_sample, segmentation_sample
+from hpcseg.patches.sampling import Draw, Sample, Sampling, Targets, Use, autoencoder_sample, segmentation_sample
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import TransformedLayout
 
@@ -62,29 +63,37 @@ class _Batches(ABC):
             step: from 0; the same step gives the same minibatch.
             buffer: from `buffer()`, to be written to; it is in use until the minibatch was decoded. None: a new one.
         """
-        plan = self._layout.plan(self._drawn(step))
+        drawn = self._drawn(step)
+        plan = self._layout.plan(drawn)
         if self._resident:
             return ResidentBatch(self._layout, plan)
-        return CodedBatch(self._layout, self._layout.read(plan, self._layout.buffer() if buffer is None else buffer))
+        read = self._layout.read(plan, self._layout.buffer() if buffer is None else buffer)
+        return CodedBatch(self._layout, read, drawn.looks)
 
     def batch(self, step: int) -> Batch:
         """Return minibatch `step` in the host's memory; a pure function."""
         return self.raw(step).to("cpu")
 
     def _drawn(self, step: int) -> Drawn:
-        """Where the patches of a minibatch lie, and, if wanted, the transform about each target's centre."""
+        """Where the patches of a minibatch lie, and, if wanted, how each is changed."""
         samples = [self.sample(step, slot) for slot in self._slots]
-        transforms, half = [], (self._geometry.patch - 1) / 2
+        transforms: list[Transform] = []
+        looks: list[Look] = []
         if isinstance(self._layout, TransformedLayout):
+            config, grid, half = self._layout.augmentation, self._layout.grid, (self._geometry.patch - 1) / 2
             for slot, sample in zip(self._slots, samples, strict=True):
-                generator = self._draw.generator(step, slot, transform=True)
+                generator = self._draw.generator(step, slot, Use.TRANSFORM)
                 centre_3 = [position + half for position in sample.origin_3]
-                transforms.append(draw_transform(self._layout.augmentation, generator, centre_3))
+                transforms.append(draw_transform(config, generator, centre_3, 0 if grid is None else grid.count))
+                if config.changes_intensity:
+                    window = self._sources[sample.case_index].normalisation.limits
+                    looks.append(draw_look(config, self._draw.generator(step, slot, Use.INTENSITY), window))
         return Drawn(
             sources=[self._sources[sample.case_index] for sample in samples],
             origins=[sample.origin_3 for sample in samples],
             table_B6=torch.from_numpy(self._table_S6[[sample.case_index for sample in samples]]),
             transforms=transforms,
+            looks=looks,
         )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from hpcseg.patches.augmentation import Transform
 from hpcseg.patches.buffers import new_buffer
 from hpcseg.patches.geometry import PatchGeometry, Triple
+from hpcseg.patches.intensity import Look
 from hpcseg.patches.resident import ResidentCase
 from hpcseg.patches.source import Source
 
@@ -55,12 +56,14 @@ class Drawn:
         origins: (B) first corner of each target, level-0 voxels.
         table_B6: how each is decoded; in the host's memory.
         transforms: (B) through which each is seen; empty for none.
+        looks: (B) how the intensities of each are changed; empty: not at all.
     """
 
     sources: Sequence[Source]
     origins: Sequence[Triple]
     table_B6: Tensor
     transforms: Sequence[Transform] = ()
+    looks: Sequence[Look] = ()
 
     @property
     def residents(self) -> list[ResidentCase]:
@@ -108,8 +111,8 @@ class Layout(ABC, Generic[Plan]):
         """Read the same from resident volumes, and decode it, on their device."""
 
     @abstractmethod
-    def decoded(self, buffer: Tensor) -> Batch:
-        """Make a network's input of what was read, on the device where it lies."""
+    def decoded(self, buffer: Tensor, looks: Sequence[Look] = ()) -> Batch:
+        """Make a network's input of what was read, on the device where it lies; `looks` are those that were drawn."""
 
 
 class RawBatch(Protocol):
@@ -121,14 +124,15 @@ class RawBatch(Protocol):
 
 @dataclass(frozen=True)
 class CodedBatch:
-    """A minibatch of codes in one buffer in the host's memory."""
+    """A minibatch of codes in one buffer in the host's memory; `looks`: see `Drawn`."""
 
     layout: Layout[Any]
     buffer: Tensor
+    looks: Sequence[Look] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """Decode on a device, after one copy; from pinned memory without waiting. Nothing refers to the buffer then."""
-        return self.layout.decoded(self.buffer.to(device, non_blocking=True))
+        return self.layout.decoded(self.buffer.to(device, non_blocking=True), self.looks)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shapes: B batch, D edge of a level's input box, P edge of the target; axes are z
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from hpcseg import kernels
 from hpcseg.patches.buffers import Parts
 from hpcseg.patches.codes import COLUMNS, windowed
 from hpcseg.patches.cubes import Rows, foveal_rows, whole_rows
+from hpcseg.patches.intensity import Look
 from hpcseg.patches.minibatch import Batch, Drawn, Layout
 from hpcseg.patches.reading import box_corner, read_sample
 
@@ -77,8 +79,8 @@ class PlainLayout(Layout[Drawn]):
         labels_B7 = np.stack([case.label_facts for case in plan.residents]) if self.labelled else None
         return foveal_rows(levels_BL7, labels_B7, plan.origins, self.geometry, self.levels)
 
-    def decoded(self, buffer: Tensor) -> Batch:
-        """See `Layout`."""
+    def decoded(self, buffer: Tensor, looks: Sequence[Look] = ()) -> Batch:
+        """See `Layout`; patches as they lie in the volumes are not changed otherwise, and have no looks."""
         table_B6, *boxes = self.parts.views(buffer)
         if kernels.run_on(buffer.device):
             from hpcseg.patches.kernels.gather import cut

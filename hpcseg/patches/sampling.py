@@ -25,7 +25,6 @@ from hpcseg.patches.geometry import Lattice, Triple
 Sampling = Literal["gaussian", "uniform", "organ"]
 Centre = tuple[float, float, float]
 WORD = 2**64 - 1
-_TRANSFORMS = 1 << 16  # added to a stream: transforms never share random numbers with positions
 
 
 class Stream(IntEnum):
@@ -34,6 +33,14 @@ class Stream(IntEnum):
     TRAINING = 0
     VALIDATION = 1
     AUTOENCODER = 2
+
+
+class Use(IntEnum):
+    """What the random numbers of one patch are for: added to its stream, so that none are shared."""
+
+    PLACE = 0
+    TRANSFORM = 1 << 16
+    INTENSITY = 2 << 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Draw:
         seed: of the run; any integer, of which the lowest 64 bits count.
         stream: what the series is for, see `Stream`.
         lattice: step of the target origins, level-0 voxels.
-        augmentation: random transforms of the patches; None for none.
+        augmentation: random changes of the patches; None for none.
         part: the slots of each minibatch that are wanted here; others are read by other ranks.
         dtype: of the images: float32, or bfloat16 or float16, which are the float32 values rounded once.
     """
@@ -58,15 +65,15 @@ class Draw:
     part: slice = field(default_factory=lambda: slice(None))
     dtype: torch.dtype = torch.float32
 
-    def generator(self, step: int, slot: int, *, transform: bool = False) -> np.random.Generator:
+    def generator(self, step: int, slot: int, use: Use = Use.PLACE) -> np.random.Generator:
         """Return the generator of one patch, the same on every call.
 
         Args:
             step: minibatch, from 0.
             slot: patch of the minibatch, from 0.
-            transform: for the patch's transform, not for its place.
+            use: what the numbers are for.
         """
-        key = np.array([self.seed & WORD, self.stream + _TRANSFORMS * transform], np.uint64)
+        key = np.array([self.seed & WORD, self.stream + use], np.uint64)
         counter = np.array([0, 0, step, slot], np.uint64)  # its low words count the numbers drawn
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 

@@ -1,9 +1,10 @@
-"""Minibatches seen through random transforms: boxes of codes in one buffer, interpolated where training takes place.
+"""Minibatches seen through random changes: boxes of codes in one buffer, interpolated where training takes place.
 
 The boxes of a minibatch vary in shape, so they are packed: a buffer has room for the largest that can be drawn, and
 only its used part goes to the device. Streamed and resident volumes fill the same buffer, so they give the same bits.
 
-Shapes: B batch, K cubes of a patch (one per level, then the label), N elements; axes are z, y, x.
+Shapes: B batch, K cubes of a patch (one per level, then the label), N elements or control points along an axis, D edge
+of a cube; axes are z, y, x.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from hpcseg.patches.augmentation import View, largest_box, view
 from hpcseg.patches.buffers import Parts, aligned, on_device
 from hpcseg.patches.codes import COLUMNS, windowed
 from hpcseg.patches.cubes import Rows, box_row
-from hpcseg.patches.interpolation import linear, nearest
+from hpcseg.patches.elastic import ControlGrid, Taps, positions
+from hpcseg.patches.intensity import Look, change
+from hpcseg.patches.interpolation import Bends, linear, nearest
 from hpcseg.patches.minibatch import Batch, Drawn, Layout
 from hpcseg.patches.reading import box_corner
+from hpcseg.volumes.store import LEVELS
 
 
 class ViewBox(NamedTuple):
@@ -57,7 +61,9 @@ class ViewPlan:
 
 @dataclass(frozen=True)
 class TransformedLayout(Layout[ViewPlan]):
-    """A buffer holds the table (see `codes`), then the maps and places of all cubes (see `interpolation`), then boxes.
+    """A buffer holds the table (see `codes`), the maps and places of all cubes (see `interpolation`), then boxes.
+
+    Where patches are deformed, control vectors and the taps of all cubes (see `elastic`) stand before the boxes.
 
     Attributes:
         augmentation: bounds the transforms, and so the boxes.
@@ -77,8 +83,14 @@ class TransformedLayout(Layout[ViewPlan]):
     def plan(self, drawn: Drawn) -> ViewPlan:
         """Find the boxes that show the patches through their transforms."""
         header = torch.zeros(self._header.nbytes, dtype=torch.uint8)
-        table, map_KB34, places_KB3 = self._header.views(header)
+        table, map_KB34, places_KB3, *bends = self._header.views(header)
         table[...] = drawn.table_B6
+        if self.grid is not None:
+            controls_B3NNN, *taps = bends
+            for controls_3NNN, transform in zip(controls_B3NNN, drawn.transforms, strict=True):
+                controls_3NNN.copy_(torch.from_numpy(transform.controls_3NNN))
+            for part, values in zip(taps, self._taps, strict=True):
+                part.copy_(values)
         boxes, used = [], len(header)
         for slot, (origin_3, transform) in enumerate(zip(drawn.origins, drawn.transforms, strict=True)):
             for cube, (level, size, dtype) in enumerate(self._cubes):
@@ -123,7 +135,7 @@ class TransformedLayout(Layout[ViewPlan]):
                     case.read_label(start_3, piece.view(shape_3))
                 else:
                     case.read_stored(level, start_3, piece.view(torch.int16).view(shape_3))
-        return self.decoded(buffer)
+        return self.decoded(buffer, plan.drawn.looks)
 
     def rows(self, plan: ViewPlan, buffer: Tensor) -> Rows:
         """Where the boxes lie in resident volumes, and where they go in `buffer`, see `cubes.Column`."""
@@ -133,17 +145,44 @@ class TransformedLayout(Layout[ViewPlan]):
             rows.append(box_row(facts_7.tolist(), start_3, shape_3, is_label, buffer.data_ptr() + start))
         return np.array(rows, np.int64)
 
-    def decoded(self, buffer: Tensor) -> Batch:
-        """See `Layout`: interpolated, then decoded."""
-        table_B6, map_KB34, places_KB3 = self._header.views(buffer)
+    def decoded(self, buffer: Tensor, looks: Sequence[Look] = ()) -> Batch:
+        """See `Layout`: interpolated, then decoded, then changed; what is changed is rounded to `dtype` afterwards."""
+        table_B6, map_KB34, places_KB3, *parts = self._header.views(buffer)
+        bends = self._bends(*parts) if parts else [None] * len(self._cubes)
         codes_N, images = buffer.view(torch.int16), []
         for cube, level in enumerate(self.levels):
-            values_BDDD = linear(codes_N, places_KB3[cube], map_KB34[cube], self.geometry.inputs[level])
-            images.append(windowed(values_BDDD, table_B6, self.dtype))
+            size = self.geometry.inputs[level]
+            values_BDDD = linear(codes_N, places_KB3[cube], map_KB34[cube], size, bends[cube])
+            image_B1DDD = windowed(values_BDDD, table_B6, torch.float32 if looks else self.dtype)
+            if looks:
+                change(image_B1DDD, level, looks)
+            images.append(image_B1DDD.to(self.dtype))
         if not self.labelled:
             return Batch(images, None)
-        label_BPPP = nearest(buffer, places_KB3[-1], map_KB34[-1], self.geometry.patch)
+        label_BPPP = nearest(buffer, places_KB3[-1], map_KB34[-1], self.geometry.patch, bends[-1])
         return Batch(images, label_BPPP.to(torch.int64))
+
+    @cached_property
+    def grid(self) -> ControlGrid | None:
+        """Control points of a patch's deformation, whichever levels are wanted; None: patches are not deformed."""
+        if self.augmentation.elastic == 0:
+            return None
+        return ControlGrid.over(self.geometry, self.augmentation.elastic_spacing)
+
+    def _bends(self, controls_B3NNN: Tensor, *taps: Tensor) -> list[Bends | None]:
+        """The deformation of each cube; control vectors in voxels of the level that is stored, a power of two."""
+        made = zip(self._cubes, taps[::2], taps[1::2], strict=True)
+        return [Bends(controls_B3NNN / 2 ** min(level, LEVELS - 1), Taps(*own)) for (level, _, _), *own in made]
+
+    @cached_property
+    def _taps(self) -> list[Tensor]:
+        """Of every cube, where there is a grid: the two tensors of `Taps`."""
+        found: list[Tensor] = []
+        if self.grid is not None:
+            for cube, (level, size, _) in enumerate(self._cubes):
+                corner = 0 if cube == len(self.levels) else self.geometry.origins[level]
+                found += map(torch.from_numpy, self.grid.taps(positions(self.geometry, level, corner, size)))
+        return found
 
     @cached_property
     def _cubes(self) -> list[tuple[int, int, torch.dtype]]:
@@ -153,7 +192,10 @@ class TransformedLayout(Layout[ViewPlan]):
 
     @cached_property
     def _header(self) -> Parts:
-        """Table, maps and places."""
+        """Table, maps and places; control vectors and taps where there are any."""
         count = len(self._cubes)
         maps, places = (count, self.batch, 3, 4), (count, self.batch, 3)
-        return Parts((((self.batch, COLUMNS), torch.float32), (maps, torch.float32), (places, torch.int32)))
+        parts = [((self.batch, COLUMNS), torch.float32), (maps, torch.float32), (places, torch.int32)]
+        if self.grid is not None:
+            parts.append(((self.batch, 3, *(self.grid.count,) * 3), torch.float32))
+        return Parts((*parts, *((tuple(part.shape), part.dtype) for part in self._taps)))

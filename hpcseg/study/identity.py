@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hpcseg.config import (
+    AugmentationConfig,
     AutoencoderConfig,
     InferenceConfig,
     NetworkConfig,
@@ -24,6 +25,7 @@ from hpcseg.config import (
     RunConfig,
     TrainingConfig,
 )
+from hpcseg.config.data import INTENSITIES
 from hpcseg.patches.geometry import PaddedGeometry
 from hpcseg.sections import Section
 from hpcseg.spec import PackSpec, SourceRef, Spacing
@@ -31,12 +33,12 @@ from hpcseg.training.strategy import strategy_of
 
 _F_NET_ONLY = (
     *("epochs", "steps", "validation_steps", "batch", "loss", "focal_gamma"),
-    *("learning_rate", "ema_validation", "stop_epochs"),
+    *("learning_rate", "ema_validation", "stop_epochs", "average"),
 )
 
 # Of the other mode of inference: as ids have always had them, so that no finished run gets another name.
 _UNREAD: Mapping[str, dict[str, float]] = {"tiles": {"overlap": 0.5, "sigma": 0.5}, "paper": {"tile": 0}}
-
+_PLATEAU_ONLY = ("plateau_drop", "plateau_epochs", "plateau_factor", "rate_floor", "stop_epochs")
 _KEPT = 4096  # sections whose JSON is remembered
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _key = functools.lru_cache(1024)(_encode)
@@ -126,7 +128,20 @@ def relevant(config: RunConfig) -> dict[str, Any]:
 
 def _augmentation(config: RunConfig) -> dict[str, Canonical]:
     """The augmentation section under its name; nothing where it is off."""
-    return {"augmentation": _plain(config.augmentation)} if config.augmentation.enabled else {}
+    return {"augmentation": _changes(config.augmentation)} if config.augmentation.enabled else {}
+
+
+@remembered
+def _changes(section: AugmentationConfig) -> dict[str, Any]:
+    """The augmentation section without what is not in the paper, but for what is drawn of it; axes in any order."""
+    values = _values(section) | {"mirror": sorted(set(section.mirror))}
+    conditions = {
+        "elastic_spacing": section.elastic == 0,
+        "intensity_share": not section.changes_intensity,
+        **{name: not values[name] for name in ("mirror", "elastic")},
+        **{name: section.intensity_share * values[name] == 0 for name in INTENSITIES},
+    }
+    return _without(values, *_where(conditions))
 
 
 @remembered
@@ -148,8 +163,15 @@ def _network(section: NetworkConfig, patches: PatchesConfig) -> dict[str, Any]:
 
 @remembered
 def _training(section: TrainingConfig, *unused: str) -> dict[str, Any]:
-    """The training section, without how often it is saved; `focal_gamma` and `compile` only where they are used."""
-    conditions = {"focal_gamma": section.loss != "focal", "compile": not section.compile}
+    """The training section, without how often it is saved; what one choice reads only beside that choice."""
+    plateau = section.schedule == "plateau"
+    conditions = {
+        "focal_gamma": section.loss != "focal",
+        "compile": not section.compile,
+        "average": section.average == 0,
+        **dict.fromkeys(("schedule", "polynomial_exponent"), plateau),
+        **dict.fromkeys(_PLATEAU_ONLY, not plateau),
+    }
     return _without(_values(section), "checkpoint_epochs", *unused, *_where(conditions))
 
 

@@ -86,6 +86,8 @@ def _measured(task: Task, batch: Any, name: str) -> dict[str, Any]:
 
 def _apply(task: Task, convolutions: dict[str, Any]) -> None:
     apply_plan(nn.ModuleDict(task.modules), convolutions)
+    if task.update.average is not None:
+        task.update.average.follow_plans()
 
 
 def _choose_step(task: Task, batch: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
         Interrupted: a rank was asked to stop; the checkpoint holds the last finished step.
         TrainingError: a loss or a weight is not a finite number; the last checkpoint stays.
     """
-    schedule = Schedule(config, task.optimizers)
+    schedule = Schedule(config, task.optimizers, task.epochs)
     progress = _resume(task, run, schedule)
     checkpointer = Checkpointer(task, run, control, schedule, progress)
     losses = DeferredLosses(task.precision.device, partial(_record_step, task, control, progress))

@@ -1,8 +1,8 @@
 """When the learning rate falls and when training ends: pure bookkeeping over epochs (paper 3.1.1).
 
-The rule is nnU-Net's, which the paper cites: an exponential moving average (EMA) of the loss, seeded with the first
-value, must fall by `drop` below the lowest value that counted so far; more than `patience` epochs without such a fall
-count as a plateau.
+The rule of plateaus is that of the first nnU-Net, which the paper cites: an exponential moving average (EMA) of the
+loss, seeded with the first value, must fall by `drop` below the lowest value that counted so far; more than `patience`
+epochs without such a fall count as a plateau. The polynomial is today's nnU-Net's; with it the last epoch is the end.
 """
 
 from __future__ import annotations
@@ -125,6 +125,45 @@ class Plateau:
 
 
 @dataclass
+class Polynomial:
+    """Learning rate of one optimizer that falls from epoch to epoch by itself, and is 0 after the last one.
+
+    >>> rule = Polynomial(initial_rate=1.0, exponent=2.0, epochs=4, ema=Ema(0.93))
+    >>> [rule.update(1.0) or rule.rate for epoch in range(4)]
+    [0.5625, 0.25, 0.0625, 0.0]
+    """
+
+    initial_rate: float
+    exponent: float
+    epochs: int
+    ema: Ema
+    epoch: int = 0
+    at_floor = False  # so that nothing ends training early
+
+    def update(self, loss: float) -> None:
+        """Close one epoch with its mean training loss."""
+        self.ema.update(loss)
+        self.epoch += 1
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next epoch."""
+        return self.scaled(self.initial_rate)
+
+    def scaled(self, initial_rate: float) -> float:
+        """Rate of a parameter group that started at `initial_rate`."""
+        return float(initial_rate * (1 - self.epoch / self.epochs) ** self.exponent)
+
+    def state(self) -> dict[str, float | int | None]:
+        """Everything that changes, as plain numbers."""
+        return {"ema": self.ema.value, "epoch": self.epoch}
+
+    def restore(self, state: dict[str, float | int | None]) -> None:
+        """Take back what `state` gave."""
+        self.ema.value, self.epoch = state["ema"], int(state["epoch"] or 0)
+
+
+@dataclass
 class EarlyStop:
     """Ends training once the validation EMA has not fallen for more than `patience` epochs, at the floor only."""
 
@@ -157,15 +196,21 @@ class Schedule:
     Args:
         config: the rules.
         optimizers: by the name of the loss that its plateau watches.
+        epochs: of the whole training.
 
     Attributes:
         watched: what decides which epoch is best: the EMA of the validation loss, without validation of the training's.
     """
 
-    def __init__(self, config: TrainingConfig, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    def __init__(self, config: TrainingConfig, optimizers: Mapping[str, torch.optim.Optimizer], epochs: int) -> None:
+        def rule(initial_rate: float) -> Plateau | Polynomial:
+            if config.schedule == "plateau":
+                return Plateau.of(config, initial_rate)
+            return Polynomial(initial_rate, config.polynomial_exponent, epochs, Ema(config.ema_training))
+
         self._optimizers = optimizers
-        self._plateaus = {name: Plateau.of(config, o.param_groups[0]["initial_lr"]) for name, o in optimizers.items()}
-        self._first = next(iter(self._plateaus.values()))
+        self._rules = {name: rule(one.param_groups[0]["initial_lr"]) for name, one in optimizers.items()}
+        self._first = next(iter(self._rules.values()))
         self._stop = EarlyStop.of(config)
         self.watched: float | None = None
 
@@ -176,10 +221,10 @@ class Schedule:
 
     def on_epoch_end(self, means: Mapping[str, float], validation: float | None) -> bool:
         """Set the rates of the next epoch from the mean losses of this one; true when training should end."""
-        for name, plateau in self._plateaus.items():
-            plateau.update(means[name])
+        for name, rule in self._rules.items():
+            rule.update(means[name])
             for group in self._optimizers[name].param_groups:
-                group["lr"] = plateau.scaled(group["initial_lr"])
+                group["lr"] = rule.scaled(group["initial_lr"])
         if validation is None:
             self.watched = self._first.ema.value
             return False
@@ -189,11 +234,11 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes but the rates, which the optimizers keep; as plain numbers."""
-        plateaus = {name: plateau.state() for name, plateau in self._plateaus.items()}
-        return {"plateaus": plateaus, "stop": self._stop.state()}
+        rules = {name: rule.state() for name, rule in self._rules.items()}
+        return {"plateaus": rules, "stop": self._stop.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        for name, plateau in self._plateaus.items():
-            plateau.restore(state["plateaus"][name])
+        for name, rule in self._rules.items():
+            rule.restore(state["plateaus"][name])
         self._stop.restore(state["stop"])

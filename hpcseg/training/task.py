@@ -51,7 +51,7 @@ class Task(ABC):
         epochs, steps: how many epochs at most, and training steps of each.
         phase: what the user reads while it runs.
         modules: everything that has weights, by name.
-        optimizers: by the name of the loss that its plateau watches; the first loss is the one that counts.
+        optimizers: by the name of the loss that its schedule watches; the first loss is the one that counts.
         precision: what was decided for the modules.
         update: steps the optimizers.
         ranks: who trains together; losses are those of the minibatches of all.

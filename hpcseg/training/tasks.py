@@ -34,7 +34,7 @@ class _NetworkTask(Task):
     Args:
         inputs: configuration, volumes, and where and with whom to train.
         network: under the name `module` in checkpoints.
-        loss: that its optimizer's plateau watches.
+        loss: that its optimizer's schedule watches.
         groups: its weights with their rates.
         length: section with the number of epochs, and of steps of each.
     """
@@ -95,13 +95,25 @@ class SegmentationTask(_NetworkTask):
         batch: int | None = None,
     ) -> None:
         from hpcseg.patches.sampling import Stream
+        from hpcseg.training.average import WeightAverage
+        from hpcseg.training.precision import Precision
 
         config, network = inputs.config.training, network or fresh_network(inputs)
         groups = groups or [{"params": list(network.parameters()), "lr": config.learning_rate}]
-        kind = inputs.config.network.kind
+        kind, average = inputs.config.network.kind, None
+        if config.average > 0:
+            average = WeightAverage(network, config.average, Precision.of(config, inputs.device))
         super().__init__(inputs, network, module=kind, loss="segmentation", groups=groups, length=config)
+        if average is not None:
+            self.modules["average"] = average.network
+        self.average = self.update.average = average
         self._training = self._batches(inputs.labelled, Stream.TRAINING, batch or config.batch)
         self._validation = self._batches(inputs.validation, Stream.VALIDATION, config.batch)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network, or the average of its weights."""
+        return self.network if self.average is None else self.average.network
 
     def _batches(self, sources: Sequence[Source], stream: int, batch: int) -> SegmentationBatches:
         from hpcseg.patches.batches import SegmentationBatches
@@ -127,22 +139,23 @@ class SegmentationTask(_NetworkTask):
         loss = self.segmentation_loss(batch)
         return loss, {"segmentation": loss}
 
-    def segmentation_loss(self, batch: Batch) -> Tensor:
-        """The configured loss of one batch."""
+    def segmentation_loss(self, batch: Batch, network: nn.Module | None = None) -> Tensor:
+        """The configured loss of one batch; `network`: None for the one that is trained."""
         from hpcseg.networks.losses import segmentation_loss
 
         assert batch.label_BDHW is not None
+        network = self.network if network is None else network
         with self.precision.autocast():
-            logits_BCDHW = self.network(batch.images)
+            logits_BCDHW = network(batch.images)
         return segmentation_loss(self.config.training, logits_BCDHW, batch.label_BDHW, self.ranks.reduce)
 
     def validation_loss(self, epoch: int) -> float:
-        """Mean loss over the validation batches of `epoch`, batch norm in evaluation mode."""
+        """Mean loss of what is kept over the validation batches of `epoch`, batch norm in evaluation mode."""
         import torch
 
         from hpcseg.patches.prefetch import prefetched
 
-        self.network.eval()
+        self.kept.eval()
         count = self.config.training.validation_steps
         steps = range(epoch * count, (epoch + 1) * count)
         with torch.no_grad(), closing(prefetched(self._validation, steps, device=self.device)) as batches:
@@ -152,7 +165,7 @@ class SegmentationTask(_NetworkTask):
     def _validated(self, batch: Batch) -> Tensor:
         if self.pulse is not None:
             self.pulse()
-        return self.segmentation_loss(batch)
+        return self.segmentation_loss(batch, self.kept)
 
 
 class AutoencoderTask(_NetworkTask):

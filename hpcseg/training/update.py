@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import TrainingError
+from hpcseg.training.average import WeightAverage
 from hpcseg.training.precision import Precision
 from hpcseg.training.ranks import ALONE, Ranks
 
@@ -21,6 +22,7 @@ FIRST_SCALE = 2.0**16
 LOWEST_SCALE = 1.0
 GROWTH_STEPS = 2000  # without an overflow, after which the scale is doubled
 _SCALE = "loss scale"
+_AVERAGED = "averaged steps"
 
 
 def adam(config: RunConfig, groups: Sequence[ParameterGroup]) -> torch.optim.Adam:
@@ -86,11 +88,16 @@ class LossScale:
 
 
 class Update:
-    """One step of every optimizer, or of none where a gradient overflowed.
+    """One step of every optimizer, or of none where a gradient overflowed; then of the average, if there is one.
 
     In float16 one scale serves all optimizers, since they share the backward pass. What becomes of it depends on the
     steps alone.
+
+    Attributes:
+        average: to be updated after each step; its weights are saved with the task's modules. None: there is none.
     """
+
+    average: WeightAverage[Any] | None = None
 
     def __init__(
         self, precision: Precision, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Ranks = ALONE
@@ -111,13 +118,15 @@ class Update:
     def step(self) -> None:
         """Update the weights by the gradients that `backward` left."""
         self._ranks.sum_gradients(self._parameters())
-        if self._scale is None:
-            for optimizer in self._optimizers.values():
-                optimizer.step()
-            return
-        self._scale.take_out([parameter.grad for parameter in self._parameters() if parameter.grad is not None])
+        if self._scale is not None:
+            self._scale.take_out([parameter.grad for parameter in self._parameters() if parameter.grad is not None])
         for optimizer in self._optimizers.values():
-            _step_unless(self._scale.overflowed, optimizer)
+            if self._scale is None:
+                optimizer.step()
+            else:
+                _step_unless(self._scale.overflowed, optimizer)
+        if self.average is not None:
+            self.average.update()
 
     def _parameters(self) -> list[nn.Parameter]:
         groups = (group for optimizer in self._optimizers.values() for group in optimizer.param_groups)
@@ -145,13 +154,16 @@ class Update:
         return int(self.state().get("overflows", 0))
 
     def state(self) -> dict[str, float]:
-        """The scale and all that decides how it goes on, as plain numbers; empty without one."""
-        return {} if self._scale is None else self._scale.state()
+        """The scale and all that decides how it goes on, and of how many steps the average is, as plain numbers."""
+        scale = {} if self._scale is None else self._scale.state()
+        return scale if self.average is None else scale | {_AVERAGED: self.average.steps}
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Take back what `state` gave."""
         if self._scale is not None and state:
             self._scale.restore(state)
+        if self.average is not None:
+            self.average.steps = int(state[_AVERAGED])
 
 
 def _step_unless(overflowed: Tensor, optimizer: torch.optim.Optimizer) -> None:

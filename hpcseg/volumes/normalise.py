@@ -27,6 +27,11 @@ class Normalisation:
     mean: float
     std: float
 
+    @property
+    def limits(self) -> Pair:
+        """Least and largest normalised intensity."""
+        return (self.lo - self.mean) / self.std, (self.hi - self.mean) / self.std
+
     def apply(self, values: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Normalised float32 intensities of any shape; written to `out` where it is given."""
         out = np.clip(values, np.float32(self.lo), np.float32(self.hi), out=out)

@@ -10,14 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import NdBSpline
 from scipy.ndimage import map_coordinates
 
 from hpcseg.config import AugmentationConfig
 from hpcseg.patches.augmentation import Transform, View, draw_transform, growth, largest_box, rotation, view
 from hpcseg.patches.batches import SegmentationBatches
+from hpcseg.patches.elastic import ControlGrid, positions
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.interpolation import linear, nearest
-from hpcseg.patches.sampling import Draw, Stream
+from hpcseg.patches.sampling import Draw, Stream, Use
 from hpcseg.patches.source import Source
 from hpcseg.volumes.normalise import Normalisation
 from tests.patches.boxes import read_box
@@ -25,6 +27,19 @@ from tests.patches.boxes import read_box
 SHAPE = (96, 104, 100)
 SLOPES = np.array([2.0, 3.0, 1.0])
 QUARTER = math.pi / 2
+GEOMETRY = FovealGeometry(24, 3, 3)
+RECIPE = AugmentationConfig(
+    enabled=True,
+    translation=4,
+    mirror=("x", "z"),
+    elastic=3,
+    elastic_spacing=16,
+    brightness=0.5,
+    contrast=0.3,
+    gamma=0.4,
+    noise=0.2,
+    blur=1.5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +176,7 @@ def test_outside_the_volume_is_padding(case):
 def test_draws_are_pure_within_limits_and_fill_them():
     config = AugmentationConfig(enabled=True, translation=10, rotation=15, log_scale=0.2)
     draw = Draw(batch=4, seed=1, stream=Stream.TRAINING)
-    generators = [draw.generator(step, 3, transform=True) for step in (*range(300), 7)]
+    generators = [draw.generator(step, 3, Use.TRANSFORM) for step in (*range(300), 7)]
     *drawn, again = (draw_transform(config, generator, (0, 0, 0)) for generator in generators)
     assert np.array_equal(drawn[7].matrix_33, again.matrix_33)
     shifts = np.array([t.shift_3 for t in drawn])
@@ -174,7 +189,7 @@ def test_draws_are_pure_within_limits_and_fill_them():
 
 
 def test_drawn_transforms_stay_what_they_are():
-    generator = Draw(batch=4, seed=3, stream=Stream.TRAINING).generator(11, 2, transform=True)
+    generator = Draw(batch=4, seed=3, stream=Stream.TRAINING).generator(11, 2, Use.TRANSFORM)
     drawn = draw_transform(AugmentationConfig(enabled=True), generator, (0, 0, 0))
     np.testing.assert_allclose(drawn.shift_3, [-4.02280102312053, -0.35474213738060, -9.33731109254802], rtol=1e-12)
     np.testing.assert_allclose(
@@ -193,7 +208,10 @@ angle_share = st.one_of(st.sampled_from([-1.0, 0.0, 1.0]), st.floats(-1, 1))
         translation=st.floats(0, 50),
         rotation=st.one_of(st.sampled_from([0.0, 15.0, 25.0, 25.1, 45.0, 180.0]), st.floats(0, 180)),
         log_scale=st.floats(0, 1),
+        elastic=st.floats(0, 12),
     ),
+    signs=st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    bend_shares=st.tuples(*[angle_share] * 3),
     shares=st.tuples(*[angle_share] * 3),
     scale_share=angle_share,
     shift_shares=st.tuples(*[st.floats(-1, 1)] * 3),
@@ -202,16 +220,20 @@ angle_share = st.one_of(st.sampled_from([-1.0, 0.0, 1.0]), st.floats(-1, 1))
     size=st.integers(1, 90),
 )
 def test_no_box_exceeds_the_bound_and_every_position_has_its_neighbours(
-    config, shares, scale_share, shift_shares, level, corner_3, size
+    config, shares, scale_share, signs, bend_shares, shift_shares, level, corner_3, size
 ):
     angles = [math.radians(config.rotation) * share for share in shares]
-    matrix = math.exp(config.log_scale * scale_share) * rotation(angles)
+    matrix = math.exp(config.log_scale * scale_share) * rotation(angles) * np.array(signs)
     assert np.abs(matrix).sum(axis=1).max() <= growth(config) * (1 + 1e-12)
     centre = np.add(corner_3, size * 2**level / 2)
-    shown = view(level, corner_3, size, Transform(matrix, config.translation * np.array(shift_shares), centre))
+    bend_3 = matrix @ (config.elastic * np.array(bend_shares))
+    controls = np.tile(bend_3[:, None, None, None], (1, 4, 4, 4))
+    shift_3 = config.translation * np.array(shift_shares)
+    shown = view(level, corner_3, size, Transform(matrix, shift_3, centre, controls))
     assert max(shown.shape_3) <= largest_box(config, level, size)
     ends = np.array(list(itertools.product((0, size - 1), repeat=3)))
     places = ends.astype(np.float32) @ shown.map_34[:, :3].T.astype(np.float32) + shown.map_34[:, 3].astype(np.float32)
+    places += (bend_3 / 2 ** min(level, 3)).astype(np.float32)
     assert places.min() >= 0
     assert (places < np.array(shown.shape_3) - 1).all()
 
@@ -227,10 +249,9 @@ def test_the_bound_is_reached():
 
 
 def batches(case, config):
-    geometry = FovealGeometry(24, 3, 3)
     sources = [Source(case, Normalisation(0, 600, 0, 1), None)]
     draw = Draw(batch=4, seed=0, stream=Stream.TRAINING, lattice=4, augmentation=config)
-    return SegmentationBatches(sources, geometry, draw, foreground_share=0.3)
+    return SegmentationBatches(sources, GEOMETRY, draw, foreground_share=0.3)
 
 
 def test_batches_are_pure_and_differ_from_plain_ones(case):
@@ -246,9 +267,112 @@ def test_batches_are_pure_and_differ_from_plain_ones(case):
 
 def test_labels_move_with_the_image(case):
     batch = batches(case, AugmentationConfig(enabled=True)).batch(0)
-    geometry = FovealGeometry(24, 3, 3)
-    margin = -geometry.origins[0]
+    margin = -GEOMETRY.origins[0]
     target = batch.images[0][:, 0, margin : margin + 24, margin : margin + 24, margin : margin + 24]
     inside = (target > 1) & (target < 590)
     # Where z >= 48 alone decides the label, brighter voxels are labelled more often.
     assert target[inside & (batch.label_BDHW == 1)].mean() > target[inside & (batch.label_BDHW == 0)].mean()
+
+
+def one_way(**changes):
+    """Nothing but what is changed."""
+    return AugmentationConfig(enabled=True, **{"translation": 0, "rotation": 0, "log_scale": 0, **changes})
+
+
+def pairs(case, config, steps=12):
+    """Each patch: images, label and first corner, as it is and as it is shown."""
+    plain, shown = batches(case, None), batches(case, config)
+    for step in range(steps):
+        before, after = plain.batch(step), shown.batch(step)
+        for slot in range(4):
+            origin_3 = plain.sample(step, slot).origin_3
+            yield (*((batch.images[0][slot, 0], batch.label_BDHW[slot]) for batch in (before, after)), origin_3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_half_the_patches_are_mirrored_about_the_targets_centre_image_and_label_alike(noise, axis):
+    seen = []
+    for (image, label), (mirrored, mirrored_label), _ in pairs(noise, one_way(mirror=("zyx"[axis],))):
+        seen.append(not torch.equal(image, mirrored))
+        if seen[-1]:
+            torch.testing.assert_close(mirrored, image.flip(axis), atol=2e-2, rtol=0)
+            assert torch.equal(mirrored_label, label.flip(axis))
+    assert 10 < sum(seen) < 38
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_mirrored_ramp_falls_where_it_rose_on_every_level(case, level):
+    centre, corner, size = (51.5, 55.5, 53.5), [c + GEOMETRY.origins[level] for c in (40, 44, 42)], 9
+    mirror = Transform(np.diag([1.0, 1.0, -1.0]), np.zeros(3), np.array(centre))
+    places = [c + (np.arange(size) + 0.5) * 2**level - 0.5 for c in corner]
+    z, y, x = np.meshgrid(*places, indexing="ij")
+    expected = 2 * z + 3 * y + (2 * centre[2] - x) + 1
+    np.testing.assert_allclose(shown_image(case, level, corner, size, mirror), expected, atol=2e-2)
+
+
+def test_axes_are_mirrored_for_themselves():
+    def signs(axes):
+        draw = Draw(batch=4, seed=1, stream=Stream.TRAINING)
+        generators = [draw.generator(step, 0, Use.TRANSFORM) for step in range(50)]
+        config = one_way(mirror=axes)
+        return np.array([np.diag(draw_transform(config, generator, (0, 0, 0)).matrix_33) for generator in generators])
+
+    assert np.array_equal(signs(("z", "y", "x"))[:, 2], signs(("x",))[:, 2])
+    assert (signs(("x",))[:, :2] == 1).all() and (signs(()) == 1).all()
+
+
+def test_a_deformed_ramp_shows_the_place_of_each_voxel_on_every_level_and_in_the_label(case):
+    """Control vectors, drawn from the same counters, evaluated by scipy's spline."""
+    config = AugmentationConfig(enabled=True, translation=2, elastic=3, elastic_spacing=16)
+    grid = ControlGrid.over(GEOMETRY, 16)
+    shown = batches(case, config)
+    for step in range(3):
+        batch = shown.batch(step)
+        for slot in range(4):
+            centre = np.add(shown.sample(step, slot).origin_3, 11.5)
+            generator = Draw(batch=4, seed=0, stream=Stream.TRAINING).generator(step, slot, Use.TRANSFORM)
+            t = draw_transform(config, generator, centre, grid.count)
+            assert t.controls_3NNN is not None and 2 < np.abs(t.controls_3NNN).max() <= 3 * growth(config)
+            for image, level in zip(batch.images, range(3), strict=True):
+                place = deformed(t, grid, positions(GEOMETRY, level, GEOMETRY.origins[level], image.shape[-1]))
+                inside = ((place > 8) & (place < np.array(SHAPE) - 9)).all(axis=-1)
+                expected = np.clip(place @ SLOPES + 1, 0, 600)
+                np.testing.assert_allclose(image[slot, 0].numpy()[inside], expected[inside], atol=5e-2)
+            place = deformed(t, grid, positions(GEOMETRY, 0, 0, 24))
+            sure = (np.abs(place[..., 0] - 47.5) > 1e-3) & ((place > 1) & (place < np.array(SHAPE) - 2)).all(axis=-1)
+            label = batch.label_BDHW[slot].numpy()
+            np.testing.assert_array_equal(label[sure], (place[..., 0] > 47.5)[sure])
+
+
+def deformed(t, grid, places):
+    """Where the voxels of a cube at these places along each axis are shown from, (D, D, D, 3)."""
+    knots = (np.arange(-2, grid.count + 2) - (grid.count - 1) / 2) * grid.spacing
+    spline = NdBSpline((knots,) * 3, np.moveaxis(t.controls_3NNN, 0, -1), 3)
+    place = np.stack(np.meshgrid(places, places, places, indexing="ij"), axis=-1)
+    return place @ t.matrix_33.T + t.centre_3 + t.shift_3 + spline(place)
+
+
+def test_what_is_constant_stays_constant(packed):
+    volume, label = np.full((60, 60, 60), 40, np.float32), np.ones((60, 60, 60), np.uint8)
+    flat = packed({"flat": (volume, label)}, padding=40.0, clip=None).case("flat")
+    geometry = FovealGeometry(8, 3, 2)
+    draw = Draw(batch=4, seed=0, stream=Stream.TRAINING, augmentation=RECIPE.model_copy(update={"noise": 0.0}))
+    sources = [Source(flat, Normalisation(0, 100, 0, 50), None)]
+    for image in SegmentationBatches(sources, geometry, draw, foreground_share=0).batch(1).images:
+        for patch in image:
+            torch.testing.assert_close(patch, patch[:, :1, :1, :1].expand_as(patch))
+
+
+def test_changes_of_intensity_leave_the_geometry_as_it_is(case):
+    other = RECIPE.model_copy(update={"brightness": 0, "contrast": 0, "gamma": 0, "noise": 0, "blur": 0})
+    assert RECIPE.changes_intensity and not other.changes_intensity
+    for step in range(3):
+        first, second = batches(case, RECIPE).batch(step), batches(case, other).batch(step)
+        assert torch.equal(first.label_BDHW, second.label_BDHW)
+        assert not torch.equal(first.images[0], second.images[0])
+
+
+def test_what_could_fold_a_patch_is_refused():
+    AugmentationConfig(elastic=6.4, elastic_spacing=16)
+    with pytest.raises(ValueError, match=r"elastic = 6\.5 exceeds 0\.4 of elastic_spacing = 16.*lower it"):
+        AugmentationConfig(elastic=6.5, elastic_spacing=16)

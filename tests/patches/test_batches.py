@@ -147,8 +147,22 @@ def test_a_batch_outlives_the_buffer_it_was_read_into(segmentation):
     assert _equal(batch, segmentation.batch(1))
 
 
+RECIPE = AugmentationConfig(
+    enabled=True,
+    mirror=("x", "y"),
+    elastic=2,
+    elastic_spacing=8,
+    brightness=0.5,
+    contrast=0.3,
+    gamma=0.4,
+    noise=0.2,
+    blur=1.5,
+    intensity_share=0.5,
+)
+
+
 def _augmented(sources, **changes):
-    return _segmentation(sources, **({"batch": 3, "augmentation": AugmentationConfig(enabled=True)} | changes))
+    return _segmentation(sources, **({"batch": 3, "augmentation": RECIPE} | changes))
 
 
 def test_augmented_batches_fit_their_buffer_too(sources):
@@ -161,7 +175,7 @@ def test_augmented_batches_fit_their_buffer_too(sources):
 
 
 def test_augmented_batches_do_not_depend_on_order_or_threads(sources):
-    for batches in (_augmented(sources), _autoencoder(sources, augmentation=AugmentationConfig(enabled=True))):
+    for batches in (_augmented(sources), _autoencoder(sources, augmentation=RECIPE)):
         alone = {step: batches.batch(step) for step in range(6)}
         for ahead in (0, 3):
             found = prefetched(batches, reversed(range(6)), ahead=ahead, device="cpu")
@@ -172,6 +186,19 @@ def test_a_transformed_patch_does_not_depend_on_the_others_of_its_minibatch(sour
     one, three = _augmented(sources, batch=1), _augmented(sources, batch=3)
     for image, images in zip(one.batch(4).images, three.batch(4).images, strict=True):
         assert torch.equal(image[0], images[0])
+
+
+def test_ranks_see_the_patches_of_one(sources):
+    whole = _augmented(sources, batch=5).batch(2)
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        own = _augmented(sources, batch=5, part=part).batch(2)
+        assert torch.equal(own.label_BDHW, whole.label_BDHW[part])
+        assert all(torch.equal(image, images[part]) for image, images in zip(own.images, whole.images, strict=True))
+
+
+def test_a_level_is_the_same_beside_whichever_others(sources):
+    one, two = (_autoencoder(sources, levels=levels, augmentation=RECIPE) for levels in ((1,), (0, 2, 1)))
+    assert torch.equal(one.batch(3).images[0], two.batch(3).images[2])
 
 
 def test_transforms_that_move_nothing_give_the_plain_patches(sources):

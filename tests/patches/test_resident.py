@@ -130,8 +130,11 @@ def test_sources_of_both_kinds_are_streamed(streamed, resident):
 
 @pytest.mark.parametrize("lattice", [1, 4])
 @pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
-def test_transformed_patches_of_resident_volumes_are_the_streamed_ones(streamed, resident, kind, lattice):
-    config = AugmentationConfig(enabled=True, rotation=30)
+@pytest.mark.parametrize(
+    "changes", [{}, {"elastic": 3, "elastic_spacing": 12, "mirror": ("x",), "noise": 1, "gamma": 0.5}]
+)
+def test_transformed_patches_of_resident_volumes_are_the_streamed_ones(streamed, resident, kind, lattice, changes):
+    config = AugmentationConfig(enabled=True, rotation=30, **changes)
     apart, together = kind(streamed, lattice, augmentation=config), kind(resident, lattice, augmentation=config)
     assert together.buffer() is None
     for step in range(8):
@@ -157,7 +160,10 @@ def test_on_a_gpu_transformed_patches_of_both_tiers_have_the_same_bits(streamed,
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("augmentation", [None, AugmentationConfig(enabled=True)])
+@pytest.mark.parametrize(
+    "augmentation",
+    [None, AugmentationConfig(enabled=True), AugmentationConfig(enabled=True, noise=1, blur=1, gamma=0.5)],
+)
 @pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
 def test_images_of_16_bits_are_the_values_rounded_once(streamed, resident, kind, augmentation, dtype):
     changes = {"augmentation": augmentation}

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
 from hpcseg.patches.geometry import Lattice
-from hpcseg.patches.sampling import Draw, Stream, Targets, autoencoder_sample, foreground_slots, segmentation_sample
+from hpcseg.patches.sampling import (
+    Draw,
+    Stream,
+    Targets,
+    Use,
+    autoencoder_sample,
+    foreground_slots,
+    segmentation_sample,
+)
 
 
 @dataclass(frozen=True)
@@ -72,16 +80,16 @@ def test_drawn_places_stay_what_they_are():
     assert _autoencoder(3, 11, 4, sampling="uniform", **SNAPPED) == (0, (14, -2, 6))
 
 
-def test_seeds_streams_steps_slots_and_transforms_differ():
+def test_seeds_streams_steps_slots_and_uses_differ():
     drawn = {
-        _number(seed, stream, step, slot, transform=transform)
+        _number(seed, stream, step, slot, use=use)
         for seed in (-1, 0, 1)
         for stream in Stream
         for step in range(5)
         for slot in range(5)
-        for transform in (False, True)
+        for use in Use
     }
-    assert len(drawn) == 3 * len(Stream) * 25 * 2
+    assert len(drawn) == 3 * len(Stream) * 25 * len(Use)
 
 
 def test_neighbouring_draws_are_independent():

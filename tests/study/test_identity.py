@@ -13,6 +13,7 @@ from hpcseg.config import RunConfig
 from hpcseg.spec import CaseRef, PackSpec, SourceRef
 from hpcseg.study.identity import canonical, pack_id, pretrain_id, relevant, run_id, spacing_slug, train_id
 
+POLYNOMIAL = {"training": {"schedule": "polynomial"}}
 SOURCE = SourceRef(store=Path("pack/p/store.h5"), cases=("a", "b"))
 
 
@@ -61,6 +62,9 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("baseline", {"training": {"focal_gamma": 1.0}}, False),
         ("baseline", {"training": {"loss": "focal"}}, True),
         ("baseline", {"training": {"precision": "float16"}}, True),
+        ("baseline", {"training": {"schedule": "polynomial"}}, True),
+        ("baseline", {"training": {"polynomial_exponent": 1.0}}, False),
+        ("baseline", {"training": {"average": 0.99}}, True),
         ("baseline", {"training": {"compile": True}}, True),
         ("baseline", {"autoencoder": {"decoder": "cbru", "loss": "l2", "lifetime": 0.5}}, False),
         ("transfer", {"autoencoder": {"decoder": "cbru"}}, True),
@@ -93,6 +97,14 @@ def test_sigma_counts_only_for_gaussian_sampling() -> None:
         ("baseline", {"training": {"loss": "focal"}}, {"training": {"loss": "focal", "focal_gamma": 1.0}}, True),
         ("transfer", {"autoencoder": {"loss": "l2"}}, {"autoencoder": {"loss": "l2", "huber_delta": 2.0}}, False),
         ("transfer", {}, {"autoencoder": {"huber_delta": 2.0}}, True),
+        ("baseline", POLYNOMIAL, {"training": {"schedule": "polynomial", "polynomial_exponent": 1.0}}, True),
+        (
+            "baseline",
+            POLYNOMIAL,
+            {"training": {"schedule": "polynomial", "plateau_epochs": 1, "stop_epochs": 1}},
+            False,
+        ),
+        ("baseline", POLYNOMIAL, {"training": {"schedule": "polynomial", "rate_floor": 1e-5}}, False),
         ("baseline", {}, {"inference": {"sigma": 0.1}}, False),  # tiles do not overlap
         ("baseline", {}, {"inference": {"overlap": 0.1}}, False),
         ("baseline", {}, {"inference": {"tile": 64}}, True),
@@ -131,7 +143,9 @@ def test_pretraining_ignores_what_only_the_f_net_reads() -> None:
     assert base == pretraining(config(training={"loss": "focal", "focal_gamma": 1.0}))
     assert base == pretraining(config(patches={"foreground_share": 0.5}))
     assert base == pretraining(config(strategy="transfer", transfer={"phi": 2.0}))
+    assert base == pretraining(config(training={"average": 0.99}))
     assert base != pretraining(config(training={"plateau_epochs": 1}))
+    assert base != pretraining(config(training={"schedule": "polynomial"}))
     assert base != pretraining(config(autoencoder={"epochs": 1}))
     assert base != pretraining(config(autoencoder={"decoder": "cbru"}))
     assert base != pretraining(config(training={"compile": True}))

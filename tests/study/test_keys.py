@@ -18,6 +18,7 @@ def test_keys_that_hold_lists_are_known_by_their_type() -> None:
         "preprocessing.window",
         "preprocessing.window_range",
         "preprocessing.pyramid_clip",
+        "augmentation.mirror",
         "network.maps",
     }
 

@@ -23,6 +23,22 @@ SMALL: dict[str, Any] = {
     "autoencoder": {"epochs": 2, "steps": 4, "batch": 2},
     "multitask": {"batch": 2, "autoencoder_batch": 2},
 }
+RECIPE: dict[str, Any] = {  # all of it
+    "augmentation": {
+        "enabled": True,
+        "translation": 2.0,
+        "mirror": ["x"],
+        "elastic": 2.0,
+        "elastic_spacing": 8.0,
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "gamma": 0.3,
+        "noise": 0.1,
+        "blur": 1.0,
+        "intensity_share": 0.5,
+    },
+    "training": {"average": 0.99, "schedule": "polynomial", "select": "last"},
+}
 STORE = Path("pack/tiny/store.h5")
 
 

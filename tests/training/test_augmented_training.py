@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from hpcseg.config import AugmentationConfig
+from hpcseg.patches import batches
+from hpcseg.patches.sampling import Draw, Stream
 from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.stages import train
+from tests.training.conftest import RECIPE
 
 
-def augmented(spec: Any) -> Any:
-    config = spec.config.model_copy(update={"augmentation": AugmentationConfig(enabled=True, translation=4)})
-    return spec.model_copy(update={"config": config})
+def augmented(spec: Any, **changes: Any) -> Any:
+    augmentation = AugmentationConfig.model_validate({"enabled": True, "translation": 4, **changes})
+    return spec.model_copy(update={"config": spec.config.model_copy(update={"augmentation": augmentation})})
 
 
 def weights(runs: Path, name: str, spec: PretrainSpec | TrainSpec) -> dict[str, torch.Tensor]:
@@ -63,3 +66,31 @@ def test_pretraining_sees_augmented_patches(
     first = weights(runs, f"{tmp_path.name}-1", augmented(spec))
     assert same(first, weights(runs, f"{tmp_path.name}-2", augmented(spec)))
     assert not same(first, weights(runs, f"{tmp_path.name}-plain", spec))
+
+
+def test_each_change_of_the_recipe_changes_what_is_learnt_and_is_pure(
+    runs: Path, train_spec: Callable[..., TrainSpec], tmp_path: Path
+) -> None:
+    plain = weights(runs, f"{tmp_path.name}-plain", augmented(train_spec()))
+    for name in ("mirror", "elastic", "brightness", "contrast", "gamma", "noise", "blur"):
+        share = {"elastic_spacing": 8.0, "intensity_share": 1.0}
+        spec = augmented(train_spec(), **share, **{name: RECIPE["augmentation"][name]})
+        first, second = (weights(runs, f"{tmp_path.name}-{name}-{turn}", spec) for turn in (1, 2))
+        assert same(first, second), name
+        assert not same(first, plain), name
+
+
+def test_patches_of_validation_are_never_changed(
+    runs: Path, train_spec: Callable[..., TrainSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[int, AugmentationConfig | None] = {}
+
+    class Watched(batches.SegmentationBatches):
+        def __init__(self, sources: Any, geometry: Any, draw: Draw, *, foreground_share: float) -> None:
+            super().__init__(sources, geometry, draw, foreground_share=foreground_share)
+            drawn[draw.stream] = draw.augmentation
+
+    monkeypatch.setattr(batches, "SegmentationBatches", Watched)
+    spec = augmented(train_spec(), noise=0.1)
+    weights(runs, f"{tmp_path.name}-watched", spec)
+    assert drawn == {Stream.TRAINING: spec.config.augmentation, Stream.VALIDATION: None}

@@ -20,6 +20,7 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.control import Control
 from hpcseg.training.stages import train
+from tests.training.conftest import RECIPE
 
 TOLERANCE = 1e-4  # relative; other processors round otherwise
 SCHEDULE = {"epochs": 4, "steps": 5, "batch": 2, "learning_rate": 3e-3}
@@ -55,6 +56,13 @@ GOLDEN: dict[str, Losses] = {
             0.07186919, 0.07158168, 0.05907051, 0.07593866, 0.08130036,
             0.07377619, 0.06742776, 0.05961933, 0.05516559, 0.04669573],
         "reconstruction": [0.09890306, 0.08665053, 0.07195208, 0.06053692],
+    },
+    "recipe": {
+        "steps": [1.381618, 1.470274, 1.499918, 1.40064, 1.438046,
+            1.396609, 1.340413, 1.41337, 1.348354, 1.286916,
+            1.430668, 1.396981, 1.37369, 1.275608, 1.287014,
+            1.191555, 1.284609, 1.350921, 1.36547, 1.286648],
+        "validation": [1.409359, 1.377709, 1.421792, 1.356734],
     },
     "transfer": {
         "steps": [1.456057, 1.443418, 1.47316, 1.323481, 1.425468,
@@ -119,6 +127,12 @@ def fresh_lines(name: str, found: Losses) -> str:
         rows = [", ".join(numbers[first : first + 5]) for first in range(0, len(numbers), 5)]
         lines.append(f'        "{key}": [' + ",\n            ".join(rows) + "],")
     return "\n".join([*lines, "    },"])
+
+
+def test_losses_of_the_whole_recipe_are_those_pinned(runs: Path, train_spec: Callable[..., TrainSpec]) -> None:
+    run = new(runs, "train", "recipe")
+    spec = train_spec(**(RECIPE | {"training": SCHEDULE | {"validation_steps": 2} | RECIPE["training"]}))
+    check({"recipe": trained(run, lambda control: train(run, spec, control))})
 
 
 @pytest.mark.parametrize("strategy", ["baseline", "multitask"])

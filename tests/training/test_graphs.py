@@ -88,11 +88,13 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "precision"), [("baseline", "float16"), ("transfer", "float32"), ("multitask", "float16")]
+    ("strategy", "precision", "average"),
+    [("baseline", "float16", 0.9), ("transfer", "float32", 0.0), ("multitask", "float16", 0.0)],
 )
 def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
     strategy: str,
     precision: str,
+    average: float,
     runs: Path,
     new_run: Callable[[str], Path],
     train_spec: Callable[..., TrainSpec],
@@ -109,7 +111,7 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
         run.mkdir(parents=True, exist_ok=True)
         train(run, pretrain_spec(level), Control(run))
         models.append(run.relative_to(runs) / MODEL_FILE)
-    spec = train_spec(strategy, tuple(models), training=SETTINGS | {"precision": precision})
+    spec = train_spec(strategy, tuple(models), training=SETTINGS | {"precision": precision, "average": average})
     whole, recorded = new_run("whole"), new_run("recorded")
     train(whole, spec, Control(whole))
     recording(True)

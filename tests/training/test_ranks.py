@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.ranks import joined
 from hpcseg.training.stages import train
 from hpcseg.training.strategy import check_shares
+from tests.training.conftest import RECIPE
 from tests.waiting import PATIENCE_S
 
 STEPS: dict[str, object] = {
@@ -159,6 +161,16 @@ def test_two_ranks_train_as_one_on_minibatches_of_five(
     assert_equal_to_rounding(one, two)
     summary = json.loads((two / "training.json").read_text())
     assert summary["ranks"] == 2 and summary["rank_seconds"] == pytest.approx(2 * summary["seconds"], abs=0.01)
+
+
+def test_two_ranks_train_by_the_whole_recipe_as_one(new_run: NewRun, train_spec: Callable[..., TrainSpec]) -> None:
+    settings: Any = STEPS["training"]
+    spec = train_spec(**(RECIPE | {"training": settings | RECIPE["training"]}))
+    one, two = new_run("one", spec), new_run("two", spec)
+    processes = start(two)
+    train(one, spec, Control(one))
+    finish(processes)
+    assert_equal_to_rounding(one, two)
 
 
 def test_an_autoencoder_is_pretrained_by_two_ranks_as_by_one(

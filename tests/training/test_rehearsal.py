@@ -18,10 +18,11 @@ from hpcseg.training import rehearsal
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
 from hpcseg.training.stages import train
+from tests.training.conftest import RECIPE
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
-STRATEGIES = ("baseline", "transfer", "multitask")
+STRATEGIES = ("baseline", "transfer", "multitask", "recipe")
 SETTINGS = {"epochs": 10, "steps": 10, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
 
 
@@ -43,7 +44,11 @@ def planned(
             models.append(run.relative_to(runs) / MODEL_FILE)
         path = runs / "train" / request.node.name
         shutil.rmtree(path, ignore_errors=True)
-        write_text(path / RUN_FILE, train_spec(strategy, tuple(models), training=SETTINGS).model_dump_json())
+        changes = (
+            RECIPE | {"training": SETTINGS | RECIPE["training"]} if strategy == "recipe" else {"training": SETTINGS}
+        )
+        spec = train_spec("baseline" if strategy == "recipe" else strategy, tuple(models), **changes)
+        write_text(path / RUN_FILE, spec.model_dump_json())
         return path
 
     return plan

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hpcseg.config import TrainingConfig
-from hpcseg.training.schedule import EarlyStop, Ema, Plateau, Watch
+from hpcseg.training.schedule import EarlyStop, Ema, Plateau, Schedule, Watch
 
 
 def test_ema_starts_with_the_first_value_and_mixes_by_its_weight() -> None:
@@ -80,3 +81,46 @@ def test_state_round_trip_continues_the_trace() -> None:
     for loss in losses[5:]:
         second.update(loss)
     assert second.state() == straight.state()
+
+
+def polynomial(epochs: int = 4, **changes: float) -> tuple[Schedule, list[torch.optim.Optimizer]]:
+    """The schedule of two optimizers, the first of two groups."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    groups = [{"params": [weights[0]], "initial_lr": 0.5}, {"params": [weights[1]], "initial_lr": 0.25}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(groups, lr=0.5),
+        torch.optim.Adam([{"params": [weights[2]], "initial_lr": 2.0}], lr=2.0),
+    ]
+    config = TrainingConfig.model_validate({"schedule": "polynomial", "stop_epochs": 1, "rate_floor": 0.3, **changes})
+    return Schedule(config, dict(zip("ab", optimizers, strict=True)), epochs), optimizers
+
+
+def rates(optimizers: list[torch.optim.Optimizer]) -> list[float]:
+    return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def test_a_polynomial_falls_to_nought_over_all_epochs_whatever_the_loss_and_nothing_ends_it() -> None:
+    schedule, optimizers = polynomial(polynomial_exponent=2.0)
+    for left in (3, 2, 1, 0):
+        assert not schedule.on_epoch_end({"a": 1.0, "b": 9.0}, validation=1.0)
+        assert rates(optimizers) == [rate * (left / 4) ** 2 for rate in (0.5, 0.25, 2.0)]
+        assert schedule.rate == 0.5 * (left / 4) ** 2
+    assert schedule.watched == 1.0
+
+
+def test_a_polynomial_begins_as_nnunets() -> None:
+    schedule, optimizers = polynomial(epochs=1000)
+    schedule.on_epoch_end({"a": 1.0, "b": 1.0}, validation=None)
+    assert rates(optimizers)[0] == pytest.approx(0.5 * (1 - 1 / 1000) ** 0.9)
+    assert schedule.watched == 1.0  # without validation the training's average
+
+
+def test_a_polynomial_goes_on_from_its_state() -> None:
+    straight, first, second = polynomial(), polynomial(), polynomial()
+    for schedule, count in ((straight[0], 3), (first[0], 2)):
+        for loss in (0.5, 0.25, 0.125)[:count]:
+            schedule.on_epoch_end({"a": loss, "b": loss}, loss)
+    second[0].restore(first[0].state())
+    second[0].on_epoch_end({"a": 0.125, "b": 0.125}, 0.125)
+    assert second[0].state() == straight[0].state() and second[0].watched == straight[0].watched
+    assert rates(second[1]) == rates(straight[1])
