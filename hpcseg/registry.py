@@ -24,6 +24,7 @@ _OWN = {
     "baseline": "hpcseg.training.strategies.baseline:Baseline",
     "transfer": "hpcseg.training.strategies.transfer:Transfer",
     "multitask": "hpcseg.training.strategies.multitask:Multitask",
+    "teacher": "hpcseg.training.strategies.teacher:Teacher",
 }
 
 

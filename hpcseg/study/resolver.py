@@ -59,7 +59,7 @@ class _Material:
     Attributes:
         needs: of the strategy.
         labelled: cases that the run may learn from.
-        seen: by autoencoders, whether they are trained before or beside.
+        seen: without labels, before or while the network is trained.
         packs: ids of all that `seen` and the labelled cases are read from, the latter's first.
         fields: of the specification of the training run.
         identity: what of all this is part of the run's identity.
@@ -131,7 +131,7 @@ class Resolver:
         # One pack of all labelled cases serves every fold and subset with the same spacing.
         spacing, classes = self.catalogue.pack_spacing(config), self.catalogue.classes(config)
         pack = self._pack(config, config.data.dataset, dataset, spacing, classes)
-        seen = self._autoencoder_sources(config, dataset, pack) if needs.sees_unlabelled else ()
+        seen = self._seen(config, dataset, pack, needs) if needs.sees_unlabelled else ()
         joint = seen if needs.unlabelled else ()
         test, test_classes, test_json = self._once(("test", id(config.data)), lambda: self._test(config), config)
         scans = self.catalogue.training_scans(config)
@@ -166,11 +166,12 @@ class Resolver:
         digests = self.catalogue.digests(scans)
         return scans, classes, canonical([[case.name, digests[case.name]] for case in scans])
 
-    def _autoencoder_sources(self, config: RunConfig, dataset: Dataset, pack: PackSpec) -> tuple[SourceRef, ...]:
-        """Every volume that the autoencoders see: training cases, and by configuration the held-out fold, imagesTs
+    def _seen(self, config: RunConfig, dataset: Dataset, pack: PackSpec, needs: Needs) -> tuple[SourceRef, ...]:
+        """Every volume that is seen without its label: training cases, and by configuration the held-out fold, imagesTs
         and supplementary datasets. Cases are sorted, so that all subsets of a fold show the same."""
         split, spacing = self.catalogue.split(config), pack.spacing_zyx
-        own = split.labelled + split.unlabelled + (split.validation if config.autoencoder.with_validation else ())
+        held_out = config.autoencoder.with_validation if needs.held_out is None else needs.held_out
+        own = split.labelled + split.unlabelled + (split.validation if held_out else ())
         images: list[tuple[str, Dataset, tuple[CaseRef, ...]]] = []
         if config.data.unlabelled_ts:
             if not dataset.test:

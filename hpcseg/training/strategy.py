@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from hpcseg.config import RunConfig
+from hpcseg.config import AutoencoderConfig, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.registry import described, names
 from hpcseg.sections import Section
@@ -20,6 +20,10 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.task import Inputs, Task
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+# Of the autoencoders' section, what says where patches of unlabelled volumes lie: for whichever network reads them.
+_PLACES = {"sampling", "sigma", "with_supplementary"}
+AUTOENCODERS_ONLY = frozenset(f"autoencoder.{name}" for name in AutoencoderConfig.model_fields.keys() - _PLACES)
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class Needs:
     Attributes:
         autoencoders: levels whose autoencoder is trained before, finest first; the run waits for them.
         unlabelled: whether it reads the volumes that autoencoders see while it trains.
+        held_out: whether the validation images are among these volumes; None: as the autoencoders' section says.
     """
 
     autoencoders: tuple[int, ...] = ()
     unlabelled: bool = False
+    held_out: bool | None = None
 
     @property
     def sees_unlabelled(self) -> bool:

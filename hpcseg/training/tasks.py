@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
+    from hpcseg.config import AugmentationConfig, AutoencoderConfig, RunConfig, TrainingConfig
     from hpcseg.networks.autoencoder import WTAutoencoder
     from hpcseg.networks.fnet import FNet
     from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
@@ -83,6 +83,8 @@ class SegmentationTask(_NetworkTask):
         network: None for a fresh one.
         groups: its weights with their rates; None: all at the configured one.
         batch: patches of a training minibatch; None: as configured.
+        average: what a step leaves of the average of the weights, which is validated and kept; 0: there is none; None:
+            as configured.
     """
 
     phase = "training"
@@ -93,6 +95,7 @@ class SegmentationTask(_NetworkTask):
         network: SegmentationNetwork | None = None,
         groups: Sequence[ParameterGroup] | None = None,
         batch: int | None = None,
+        average: float | None = None,
     ) -> None:
         from hpcseg.patches.sampling import Stream
         from hpcseg.training.average import WeightAverage
@@ -100,13 +103,13 @@ class SegmentationTask(_NetworkTask):
 
         config, network = inputs.config.training, network or fresh_network(inputs)
         groups = groups or [{"params": list(network.parameters()), "lr": config.learning_rate}]
-        kind, average = inputs.config.network.kind, None
-        if config.average > 0:
-            average = WeightAverage(network, config.average, Precision.of(config, inputs.device))
+        kind, decay, averaged = inputs.config.network.kind, config.average if average is None else average, None
+        if decay > 0:
+            averaged = WeightAverage(network, decay, Precision.of(config, inputs.device))
         super().__init__(inputs, network, module=kind, loss="segmentation", groups=groups, length=config)
-        if average is not None:
-            self.modules["average"] = average.network
-        self.average = self.update.average = average
+        if averaged is not None:
+            self.modules["average"] = averaged.network
+        self.average = self.update.average = averaged
         self._training = self._batches(inputs.labelled, Stream.TRAINING, batch or config.batch)
         self._validation = self._batches(inputs.validation, Stream.VALIDATION, config.batch)
 
@@ -141,13 +144,21 @@ class SegmentationTask(_NetworkTask):
 
     def segmentation_loss(self, batch: Batch, network: nn.Module | None = None) -> Tensor:
         """The configured loss of one batch; `network`: None for the one that is trained."""
-        from hpcseg.networks.losses import segmentation_loss
-
         assert batch.label_BDHW is not None
+        return self.loss_of(self.logits(batch.images, network), batch.label_BDHW)
+
+    def logits(self, images: Sequence[Tensor], network: nn.Module | None = None) -> Tensor:
+        """What a network answers, (B, C, P, P, P); `network`: None for the one that is trained."""
         network = self.network if network is None else network
         with self.precision.autocast():
-            logits_BCDHW = network(batch.images)
-        return segmentation_loss(self.config.training, logits_BCDHW, batch.label_BDHW, self.ranks.reduce)
+            logits_BCDHW: Tensor = network(images)
+        return logits_BCDHW
+
+    def loss_of(self, logits_BCDHW: Tensor, label_BDHW: Tensor) -> Tensor:
+        """The configured loss of an answer."""
+        from hpcseg.networks.losses import segmentation_loss
+
+        return segmentation_loss(self.config.training, logits_BCDHW, label_BDHW, self.ranks.reduce)
 
     def validation_loss(self, epoch: int) -> float:
         """Mean loss of what is kept over the validation batches of `epoch`, batch norm in evaluation mode."""
@@ -211,8 +222,24 @@ def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) 
     )
 
 
-def unlabelled_batches(inputs: Inputs, levels: Sequence[int], batch: int) -> AutoencoderBatches:
-    """Minibatches of the given levels of unlabelled volumes, sampled as the autoencoders' section says."""
+def unlabelled_batches(
+    inputs: Inputs,
+    levels: Sequence[int],
+    batch: int,
+    augmentation: AugmentationConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> AutoencoderBatches:
+    """Minibatches of the given levels of unlabelled volumes, sampled as the autoencoders' section says.
+
+    Args:
+        inputs: configuration, volumes, and who reads which of the patches.
+        levels: in the order wanted.
+        batch: patches.
+        augmentation: None for the configured one; places do not depend on it.
+        dtype: None for float32, in which reconstructions are compared with what was read.
+    """
+    import torch
+
     from hpcseg.patches.batches import AutoencoderBatches
     from hpcseg.patches.sampling import Draw, Stream
     from hpcseg.training.model import geometry_of
@@ -223,8 +250,9 @@ def unlabelled_batches(inputs: Inputs, levels: Sequence[int], batch: int) -> Aut
         seed=config.seed,
         stream=Stream.AUTOENCODER,
         lattice=config.patches.lattice,
-        augmentation=config.augmentation,
+        augmentation=augmentation or config.augmentation,
         part=inputs.ranks.part,
+        dtype=dtype or torch.float32,
     )
     sampling, sigma = config.autoencoder.resolved_sampling, config.autoencoder.sigma
     return AutoencoderBatches(

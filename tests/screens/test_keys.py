@@ -55,7 +55,7 @@ def test_keys_of_another_package_are_shown_like_any(monkeypatch: pytest.MonkeyPa
     assert "shrink.amount" in names(None)
     assert keys_lines(matching("shrink")) == ["shrink.amount  0.5  share  by how much · number · another paper"]
     (strategy,) = keys_json(matching("strategy"))
-    assert strategy["type"] == '"baseline" or "transfer" or "multitask" or "shrink"'
+    assert strategy["type"] == '"baseline" or "transfer" or "multitask" or "teacher" or "shrink"'
 
 
 def test_a_pattern_without_a_key_names_those_that_are_near() -> None:

@@ -71,6 +71,11 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("transfer", {"autoencoder": {"loss": "l2"}}, True),
         ("transfer", {"autoencoder": {"lifetime": 0.5}}, True),
         ("multitask", {"autoencoder": {"sampling": "organ"}}, True),
+        ("teacher", {"autoencoder": {"winners": 1, "epochs": 1, "learning_rate": 1.0}}, False),
+        ("teacher", {"autoencoder": {"sampling": "uniform"}}, True),
+        ("teacher", {"training": {"average": 0.9}}, False),  # the teacher is one
+        ("teacher", {"teacher": {"decay": 0.9}}, True),
+        ("teacher", {"teacher": {"with_validation": True}}, False),  # cases say so
     ],
 )
 def test_only_what_the_strategy_uses_is_part_of_a_run(strategy: str, change: dict[str, Any], matters: bool) -> None:

@@ -119,6 +119,16 @@ def test_multitask_reads_its_sources_itself(plan_study: Planner) -> None:
     assert set(plan.stages[train.id].needs) == set(plan.of_stage("pack"))
 
 
+def test_a_teacher_sees_the_validation_images_only_where_its_own_key_says_so(plan_study: Planner) -> None:
+    (train,) = specs(plan_study("strategy=teacher"), "train")
+    (seen,) = train.autoencoder_sources
+    assert len(seen.cases) == 3 and not set(seen.cases) & set(train.validation.cases)
+    assert set(train.labelled.cases) < set(seen.cases)
+    (other,) = specs(plan_study("strategy=teacher", "teacher.with_validation=true"), "train")
+    assert len(other.autoencoder_sources[0].cases) == 6 and other.id != train.id
+    assert len(specs(plan_study("strategy=teacher", "autoencoder.with_validation=true"), "train")) == 1
+
+
 def test_unlabelled_scans_are_a_pack_of_their_own_so_that_baselines_share_the_labelled_one(plan_study: Planner) -> None:
     plan = plan_study("strategy=[baseline, multitask]", "data.unlabelled_ts=true")
     assert [pack.dataset for pack in specs(plan, "pack")] == ["Tiny", "Tiny-imagesTs"]

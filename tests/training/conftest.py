@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
     "training": {"epochs": 3, "steps": 4, "validation_steps": 2, "batch": 2, "learning_rate": 3e-3},
     "autoencoder": {"epochs": 2, "steps": 4, "batch": 2},
     "multitask": {"batch": 2, "autoencoder_batch": 2},
+    "teacher": {"supervised_steps": 2, "ramp_steps": 4},
 }
 RECIPE: dict[str, Any] = {  # all of it
     "augmentation": {
@@ -85,7 +86,7 @@ def train_spec(cases: tuple[CaseRef, ...]) -> Callable[..., TrainSpec]:
             config=RunConfig.model_validate({**SMALL, "strategy": strategy, **changes}),
             labelled=SourceRef(store=STORE, cases=names[:4]),
             validation=SourceRef(store=STORE, cases=names[4:]),
-            autoencoder_sources=(source,) if strategy == "multitask" else (),
+            autoencoder_sources=(source,) if strategy in {"multitask", "teacher"} else (),
             pretrained=pretrained,
             spacing_zyx=(2.0, 2.0, 2.0),
             classes=((1, 2),),

@@ -113,7 +113,7 @@ def test_the_average_is_validated_and_kept(
     assert raw.keys() == kept.keys()
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "multitask"])
+@pytest.mark.parametrize("strategy", ["baseline", "multitask", "teacher"])
 @pytest.mark.parametrize("stops", [[3], [1] * 11, [4, 5]])
 def test_a_run_of_the_whole_recipe_goes_on_to_the_bit(
     strategy: str, stops: list[int], new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]

@@ -64,6 +64,14 @@ GOLDEN: dict[str, Losses] = {
             1.191555, 1.284609, 1.350921, 1.36547, 1.286648],
         "validation": [1.409359, 1.377709, 1.421792, 1.356734],
     },
+    "teacher": {
+        "steps": [1.357692, 1.305799, 1.346238, 1.308495, 1.299782,
+            1.258644, 1.294619, 1.240177, 1.303813, 1.276765,
+            1.231851, 1.256631, 1.243174, 1.183773, 1.164128,
+            1.162725, 1.182579, 1.185615, 1.194118, 1.064137],
+        "validation": [1.409578, 1.371337, 1.380913, 1.235841],
+        "unlabelled": [1.680082, 1.650706, 1.519711, 1.210653],
+    },
     "transfer": {
         "steps": [1.456057, 1.443418, 1.47316, 1.323481, 1.425468,
             1.392837, 1.398313, 1.337861, 1.332032, 1.229978,
@@ -103,7 +111,7 @@ def trained(run: Path, work: Callable[[Control], None]) -> Losses:
     steps = list(losses.values())
     epochs: list[dict[str, Any]] = [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
     found = {"steps": steps, "validation": [epoch["validation_loss"] for epoch in epochs]}
-    found["reconstruction"] = [epoch["losses"].get("reconstruction") for epoch in epochs]
+    found |= {name: [epoch["losses"].get(name) for epoch in epochs] for name in ("reconstruction", "unlabelled")}
     return {name: values for name, values in found.items() if None not in values}
 
 
@@ -135,7 +143,7 @@ def test_losses_of_the_whole_recipe_are_those_pinned(runs: Path, train_spec: Cal
     check({"recipe": trained(run, lambda control: train(run, spec, control))})
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "multitask"])
+@pytest.mark.parametrize("strategy", ["baseline", "multitask", "teacher"])
 def test_losses_are_those_pinned(strategy: str, runs: Path, train_spec: Callable[..., TrainSpec]) -> None:
     run = new(runs, "train", strategy)
     spec = train_spec(strategy, training=SCHEDULE | {"validation_steps": 2})

@@ -89,7 +89,12 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
 @pytest.mark.parametrize(
     ("strategy", "precision", "average"),
-    [("baseline", "float16", 0.9), ("transfer", "float32", 0.0), ("multitask", "float16", 0.0)],
+    [
+        ("baseline", "float16", 0.9),
+        ("transfer", "float32", 0.0),
+        ("multitask", "float16", 0.0),
+        ("teacher", "float16", 0.0),
+    ],
 )
 def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
     strategy: str,

@@ -30,6 +30,7 @@ from tests.waiting import PATIENCE_S
 STEPS: dict[str, object] = {
     "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},
     "multitask": {"batch": 5, "autoencoder_batch": 3},
+    "teacher": {"supervised_steps": 2, "ramp_steps": 2},
 }
 RANK = """\
 import sys
@@ -149,7 +150,7 @@ def assert_identical(one: Path, two: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(one).items())
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask"])
+@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask", "teacher"])
 def test_two_ranks_train_as_one_on_minibatches_of_five(
     strategy: str, new_run: NewRun, train_spec: Callable[..., TrainSpec], pretrained: tuple[Path, ...]
 ) -> None:

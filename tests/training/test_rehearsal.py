@@ -22,7 +22,7 @@ from tests.training.conftest import RECIPE
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
-STRATEGIES = ("baseline", "transfer", "multitask", "recipe")
+STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "recipe")
 SETTINGS = {"epochs": 10, "steps": 10, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
 
 
