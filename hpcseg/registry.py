@@ -25,6 +25,7 @@ _OWN = {
     "transfer": "hpcseg.training.strategies.transfer:Transfer",
     "multitask": "hpcseg.training.strategies.multitask:Multitask",
     "teacher": "hpcseg.training.strategies.teacher:Teacher",
+    "masked": "hpcseg.training.strategies.masked:Masked",
 }
 
 

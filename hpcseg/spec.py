@@ -53,14 +53,14 @@ class PackSpec(Section):
 
 
 class PretrainSpec(Section):
-    """Train the autoencoder of one level; leaves `model.pt` in the run directory."""
+    """Train the autoencoder of one level, or a network as the strategy says; leaves `model.pt` in the run directory."""
 
     stage: Literal["pretrain"] = "pretrain"
     id: str
     config: RunConfig
-    level: int
+    level: int | None  # of the autoencoder; None: the strategy's own pretraining
     statistics: SourceRef  # the labelled cases: the clip window, and the place of the organ, come from them
-    sources: tuple[SourceRef, ...]  # every volume that the autoencoder sees
+    sources: tuple[SourceRef, ...]  # every volume that is seen
 
     @property
     def length(self) -> AutoencoderConfig:
@@ -77,7 +77,7 @@ class TrainSpec(Section):
     labelled: SourceRef
     validation: SourceRef
     autoencoder_sources: tuple[SourceRef, ...] = ()  # of a strategy that reads them
-    pretrained: tuple[Path, ...] = ()  # model.pt of each level's autoencoder, relative to the folder of all runs
+    pretrained: tuple[Path, ...] = ()  # model.pt of what was trained before, relative to the folder of all runs
     spacing_zyx: Spacing
     classes: tuple[tuple[int, ...], ...]
     padding: Literal["minimum"] | float

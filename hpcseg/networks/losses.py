@@ -42,6 +42,24 @@ def reconstruction_error(
     return _mean_of_all(own, len(image_B1DHW), reduce)
 
 
+def masked_error(
+    config: AutoencoderConfig,
+    reconstruction_B1DHW: Tensor,
+    image_B1DHW: Tensor,
+    mask_B1DHW: Tensor,
+    reduce: Reduce | None = None,
+) -> Tensor:
+    """The configured loss of an autoencoder, its mean over the voxels of a mask in all of the minibatch; 0 of none."""
+    made, image = reconstruction_B1DHW.float(), image_B1DHW.float()
+    if config.loss == "l2":
+        error = functional.mse_loss(made, image, reduction="none") / 2
+    else:
+        error = functional.huber_loss(made, image, reduction="none", delta=config.huber_delta)
+    sums = torch.stack(((error * mask_B1DHW).sum(), mask_B1DHW.sum().float()))
+    total, voxels = (sums if reduce is None else reduce(sums)).unbind()
+    return total / voxels.clamp_min(1)
+
+
 def dice_ce(logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None = None) -> Tensor:
     """Soft Dice loss plus mean cross-entropy.
 

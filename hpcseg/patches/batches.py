@@ -30,12 +30,15 @@ class _Batches(ABC):
     """What both kinds of minibatches share: all but where patches lie.
 
     They are cut from resident volumes if all sources have one.
+
+    Attributes:
+        draw: what each minibatch is drawn from.
     """
 
     def __init__(
         self, sources: Sequence[Source], geometry: PatchGeometry, draw: Draw, *, levels: Sequence[int], labelled: bool
     ) -> None:
-        self._sources, self._geometry, self._draw = tuple(sources), geometry, draw
+        self._sources, self._geometry, self.draw = tuple(sources), geometry, draw
         self._slots = range(draw.batch)[draw.part]
         lattice = target_lattice(geometry, draw.lattice)
         centres = [source.centre_3 for source in sources]
@@ -82,12 +85,12 @@ class _Batches(ABC):
         if isinstance(self._layout, TransformedLayout):
             config, grid, half = self._layout.augmentation, self._layout.grid, (self._geometry.patch - 1) / 2
             for slot, sample in zip(self._slots, samples, strict=True):
-                generator = self._draw.generator(step, slot, Use.TRANSFORM)
+                generator = self.draw.generator(step, slot, Use.TRANSFORM)
                 centre_3 = [position + half for position in sample.origin_3]
                 transforms.append(draw_transform(config, generator, centre_3, 0 if grid is None else grid.count))
                 if config.changes_intensity:
                     window = self._sources[sample.case_index].normalisation.limits
-                    looks.append(draw_look(config, self._draw.generator(step, slot, Use.INTENSITY), window))
+                    looks.append(draw_look(config, self.draw.generator(step, slot, Use.INTENSITY), window))
         return Drawn(
             sources=[self._sources[sample.case_index] for sample in samples],
             origins=[sample.origin_3 for sample in samples],
@@ -115,7 +118,7 @@ class SegmentationBatches(_Batches):
 
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
-        return segmentation_sample(self._targets, self._draw, step, slot, foreground_share=self._foreground_share)
+        return segmentation_sample(self._targets, self.draw, step, slot, foreground_share=self._foreground_share)
 
 
 class AutoencoderBatches(_Batches):
@@ -148,4 +151,4 @@ class AutoencoderBatches(_Batches):
 
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
-        return autoencoder_sample(self._targets, self._draw, step, slot, sampling=self._sampling, sigma=self._sigma)
+        return autoencoder_sample(self._targets, self.draw, step, slot, sampling=self._sampling, sigma=self._sigma)

@@ -41,6 +41,7 @@ class Use(IntEnum):
     PLACE = 0
     TRANSFORM = 1 << 16
     INTENSITY = 2 << 16
+    BLOCKS = 3 << 16
 
 
 @dataclass(frozen=True)

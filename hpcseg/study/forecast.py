@@ -155,7 +155,13 @@ def kind_of(stage: str, config: RunConfig, level: int | None = None) -> Kind:
     """What siblings have in common: the stage, and every setting that an epoch's cost depends on."""
     if stage == "pretrain":
         shared = (_costs(config.patches), _costs(config.network), _costs(config.augmentation))
-        return (stage, str(level), *shared, _pretraining_costs(config.training), _costs(config.autoencoder))
+        return (
+            stage,
+            config.strategy if level is None else str(level),
+            *shared,
+            _pretraining_costs(config.training),
+            _costs(config.autoencoder),
+        )
     strategy = strategy_of(config)
     sections = [config.patches, config.network, config.augmentation, config.training]
     sections += [config.autoencoder] if strategy.needs(config).unlabelled else []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from hpcseg.config import (
@@ -107,10 +107,7 @@ def relevant(config: RunConfig) -> dict[str, Any]:
     """
     strategy = strategy_of(config)
     unused = strategy.unused(config)
-
-    def left_out(section: str) -> tuple[str, ...]:
-        return tuple(sorted([key.removeprefix(f"{section}.") for key in unused if key.startswith(f"{section}.")]))
-
+    left_out = functools.partial(_left_out, unused)
     made = {
         "intensities": _intensities(config.preprocessing),
         "patches": _plain(config.patches, *left_out("patches")),
@@ -124,6 +121,11 @@ def relevant(config: RunConfig) -> dict[str, Any]:
         made[strategy.name] = _plain(strategy.section(config), *left_out(strategy.name))
     place = {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
     return place | {section: text for section, text in made.items() if section not in unused}
+
+
+def _left_out(unused: Collection[str], section: str) -> list[str]:
+    """Keys of a section among dotted ones."""
+    return sorted([key.removeprefix(f"{section}.") for key in unused if key.startswith(f"{section}.")])
 
 
 def _augmentation(config: RunConfig) -> dict[str, Canonical]:
@@ -231,24 +233,34 @@ def is_shared(config: RunConfig) -> bool:
     return config.preprocessing.intensity != "percentile" and config.autoencoder.sampling != "organ"
 
 
-def pretrain_id(config: RunConfig, level: int, statistics: SourceRef, sources: Sequence[SourceRef]) -> str:
-    """Id of the pretraining of one level; the labelled cases count, and show in its name, unless `is_shared`."""
+def pretrain_id(config: RunConfig, level: int | None, statistics: SourceRef, sources: Sequence[SourceRef]) -> str:
+    """Id of the pretraining of one level, or with None of the strategy's own.
+
+    The labelled cases count, and show in its name, unless `is_shared`.
+    """
     shared = is_shared(config)
+    what: dict[str, Any] = {"level": level}
+    unused: list[str] = []
+    if level is None:
+        strategy = strategy_of(config)
+        others = strategy.section_type.model_fields.keys() - strategy.pretraining_keys
+        what = {"strategy": strategy.name, strategy.name: _plain(strategy.section(config), *sorted(others))}
+        unused = _left_out(strategy.unused(config), "autoencoder")
     payload = {
         "stage": "pretrain",
-        "level": level,
+        **what,
         "seed": config.seed,
         "network": _network(config.network, config.patches),
         "patches": _plain(config.patches, "foreground_share"),
         **_augmentation(config),
         "intensities": _intensities(config.preprocessing),
         "training": _training(config.training, *_F_NET_ONLY),
-        "autoencoder": _autoencoder(config.autoencoder),
+        "autoencoder": _autoencoder(config.autoencoder, *unused),
         "statistics": None if shared else _source(statistics),
         "sources": Canonical(f"[{','.join(map(_source, sources))}]"),
     }
-    slug = f"level{level}" if shared else f"level{level}-n{config.labelled}-f{config.fold}"
-    return run_id(slug, payload)
+    slug = config.strategy if level is None else f"level{level}"
+    return run_id(slug if shared else f"{slug}-n{config.labelled}-f{config.fold}", payload)
 
 
 def train_id(config: RunConfig, data: Mapping[str, Any]) -> str:

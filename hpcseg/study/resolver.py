@@ -91,7 +91,7 @@ class Resolver:
         shown = id(config.autoencoder) if needs.sees_unlabelled else None
         key = ("material", id(config.data), id(config.preprocessing), config.fold, config.labelled, needs, shown)
         material = self._once(key, lambda: self._material(config, needs), config)
-        pretrained = tuple([self._pretrain(config, level, material) for level in needs.autoencoders])
+        pretrained = tuple([self._pretrain(config, level, material) for level in needs.levels])
         run_id = train_id(config, {**material.identity, "pretrained": pretrained})
         if run_id not in self.stages:
             models = tuple(Path("pretrain") / name / MODEL_FILE for name in pretrained)
@@ -110,12 +110,13 @@ class Resolver:
         found: _Made = self._known[key][0]
         return found
 
-    def _pretrain(self, config: RunConfig, level: int, material: _Material) -> str:
-        """The pretraining of one level; returns its id."""
+    def _pretrain(self, config: RunConfig, level: int | None, material: _Material) -> str:
+        """The pretraining of one level, or the strategy's own; returns its id."""
         sections = (config.network, config.patches, config.augmentation, config.preprocessing, config.training)
         own = material.seen if is_shared(config) else (*material.seen, material.labelled)
         place = () if is_shared(config) else (config.labelled, config.fold)
-        ids = [id(one) for one in (*sections, config.autoencoder, *own)]
+        strategy = () if level is not None else (config.strategy, id(strategy_of(config).section(config)))
+        ids = [*strategy, *(id(one) for one in (*sections, config.autoencoder, *own))]
 
         def make() -> str:
             run_id = pretrain_id(config, level, material.labelled, material.seen)

@@ -126,8 +126,9 @@ class TrainedModel:
         if not file.exists():
             raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
         plain = load_tensors(file)
-        if str(plain.get("kind")).startswith("hpcseg-autoencoder "):
-            raise BadInput(f"{file}: holds an autoencoder, which does not segment; give a run of the stage train")
+        if str(plain.get("kind")).startswith(("hpcseg-autoencoder ", "hpcseg-pretrained ")):
+            what = "an autoencoder" if "level" in plain else "a pretrained network"
+            raise BadInput(f"{file}: holds {what}, which does not segment; give a run of the stage train")
         if plain.get("kind") not in _KINDS.values():
             raise BadInput(f"{file}: not a trained network of this version of hpcseg")
         try:

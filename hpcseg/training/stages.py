@@ -66,7 +66,9 @@ def train(
         inputs = Inputs(config, device, ranks, labelled=labelled, validation=validation, unlabelled=unlabelled)
         task: Task
         if isinstance(spec, PretrainSpec):
-            task = AutoencoderTask(inputs, spec.level)
+            task = (
+                strategy_of(config).pretraining(inputs) if spec.level is None else AutoencoderTask(inputs, spec.level)
+            )
         else:
             models = [root / path for path in spec.pretrained]
             task = strategy_of(config).task(replace(inputs, classes=max(len(spec.classes), 1), pretrained=models))
@@ -74,7 +76,9 @@ def train(
         progress = fit(task, run, control, config.training)
     if ranks.leads:
         if isinstance(spec, PretrainSpec):
-            model = {"kind": "hpcseg-autoencoder 1", "level": spec.level, "weights": progress.best_weights}
+            made = {"strategy": config.strategy} if spec.level is None else {"level": spec.level}
+            kind = "hpcseg-autoencoder 1" if spec.level is not None else "hpcseg-pretrained 1"
+            model = {"kind": kind, **made, "weights": progress.best_weights}
             save_tensors(run / MODEL_FILE, model)
         else:
             TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL_FILE)

@@ -32,18 +32,25 @@ class Needs:
 
     Attributes:
         autoencoders: levels whose autoencoder is trained before, finest first; the run waits for them.
+        network: whether a network of its own is trained before (`Strategy.pretraining`); the run waits for it.
         unlabelled: whether it reads the volumes that autoencoders see while it trains.
         held_out: whether the validation images are among these volumes; None: as the autoencoders' section says.
     """
 
     autoencoders: tuple[int, ...] = ()
+    network: bool = False
     unlabelled: bool = False
     held_out: bool | None = None
 
     @property
     def sees_unlabelled(self) -> bool:
         """Whether volumes without labels are read for it, before or while it trains."""
-        return bool(self.autoencoders) or self.unlabelled
+        return bool(self.levels) or self.unlabelled
+
+    @property
+    def levels(self) -> tuple[int | None, ...]:
+        """What is trained before: autoencoders by their levels, and None for a network of the strategy's own."""
+        return (*self.autoencoders, *((None,) if self.network else ()))
 
 
 class Strategy(ABC, Generic[SectionT]):
@@ -56,6 +63,7 @@ class Strategy(ABC, Generic[SectionT]):
         section_type: its keys; `Section` where it has none.
         networks: values of `network.kind` that it trains.
         free_keys: of its section, those that change what is learnt, and not what a step costs.
+        pretraining_keys: of its section, those that a pretraining of its own reads.
         paper_hours: of five folds on one GTX 1080 Ti (paper, 5.5); None where the paper has none.
     """
 
@@ -65,11 +73,16 @@ class Strategy(ABC, Generic[SectionT]):
     section_type: type[SectionT]
     networks: ClassVar[Collection[str]] = ("fnet", "unet")
     free_keys: ClassVar[frozenset[str]] = frozenset()
+    pretraining_keys: ClassVar[frozenset[str]] = frozenset()
     paper_hours: ClassVar[float | None] = None
 
     @abstractmethod
     def task(self, inputs: Inputs) -> Task:
         """What is trained; called in the job. Here torch may be imported."""
+
+    def pretraining(self, inputs: Inputs) -> Task:
+        """What is trained before, on `inputs.unlabelled`, where `needs` says so; its length is the autoencoders'."""
+        raise NotImplementedError(f"strategy '{self.name}' has no pretraining of its own")
 
     def section(self, config: RunConfig) -> SectionT:
         """Its section of a run's configuration."""
@@ -138,7 +151,7 @@ def check_shares(spec: PretrainSpec | TrainSpec, world: int) -> None:
     config = spec.config
     if isinstance(spec, PretrainSpec):
         batches: Mapping[str, int] = {"autoencoder.batch": config.autoencoder.batch}
-        comparing = "autoencoder.lifetime" if config.autoencoder.lifetime > 0 else ""
+        comparing = "autoencoder.lifetime" if spec.level is not None and config.autoencoder.lifetime > 0 else ""
     else:
         strategy = strategy_of(config)
         batches = {"training.batch": config.training.batch, **strategy.batches(config)}  # the first one validates

@@ -31,7 +31,7 @@ class Inputs:
         classes: of foreground.
         labelled, validation: volumes with labels.
         unlabelled: what autoencoders see; empty where the strategy does not need it.
-        pretrained: model of each autoencoder that was trained before, finest level first.
+        pretrained: model of all that was trained before; of autoencoders, the finest level's first.
     """
 
     config: RunConfig

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
 
 
-class _NetworkTask(Task):
+class NetworkTask(Task):
     """One network with one optimizer, on one series of minibatches.
 
     Args:
@@ -75,7 +75,7 @@ class _NetworkTask(Task):
         return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
 
 
-class SegmentationTask(_NetworkTask):
+class SegmentationTask(NetworkTask):
     """A network on labelled patches: the baseline; other strategies begin with other weights, or add to it.
 
     Args:
@@ -179,7 +179,7 @@ class SegmentationTask(_NetworkTask):
         return self.segmentation_loss(batch, self.kept)
 
 
-class AutoencoderTask(_NetworkTask):
+class AutoencoderTask(NetworkTask):
     """The winner-take-all autoencoder of one level on the unlabelled volumes of `inputs` (paper 3.3.1)."""
 
     phase = "pretraining"
@@ -260,7 +260,7 @@ def unlabelled_batches(
     )
 
 
-def reconstruction_loss(task: SegmentationTask | AutoencoderTask, network: nn.Module, image_B1DHW: Tensor) -> Tensor:
+def reconstruction_loss(task: NetworkTask, network: nn.Module, image_B1DHW: Tensor) -> Tensor:
     """The configured loss of an autoencoder over its whole input patch."""
     from hpcseg.networks.losses import reconstruction_error
 

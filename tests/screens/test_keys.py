@@ -46,7 +46,7 @@ def test_a_pattern_is_a_section_a_key_a_glob_or_a_part_of_a_name() -> None:
     assert names("patches") == ["patches.size", "patches.lattice", "patches.foreground_share"]
     assert names("strategy") == ["strategy"]
     assert names("slurm.*.nodes") == ["slurm.pack.nodes", "slurm.pretrain.nodes", "slurm.train.nodes"]
-    assert names("fine_tune") == ["transfer.fine_tune_rate"]
+    assert names("tune_rate") == ["transfer.fine_tune_rate"]
     assert {"training.epochs", "local.slots", "slurm.budgets.node"} <= set(names(None))
 
 
@@ -55,7 +55,7 @@ def test_keys_of_another_package_are_shown_like_any(monkeypatch: pytest.MonkeyPa
     assert "shrink.amount" in names(None)
     assert keys_lines(matching("shrink")) == ["shrink.amount  0.5  share  by how much · number · another paper"]
     (strategy,) = keys_json(matching("strategy"))
-    assert strategy["type"] == '"baseline" or "transfer" or "multitask" or "teacher" or "shrink"'
+    assert strategy["type"] == '"baseline" or "transfer" or "multitask" or "teacher" or "masked" or "shrink"'
 
 
 def test_a_pattern_without_a_key_names_those_that_are_near() -> None:

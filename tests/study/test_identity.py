@@ -71,6 +71,9 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("transfer", {"autoencoder": {"loss": "l2"}}, True),
         ("transfer", {"autoencoder": {"lifetime": 0.5}}, True),
         ("multitask", {"autoencoder": {"sampling": "organ"}}, True),
+        ("masked", {"masked": {"block": 8}}, True),
+        ("masked", {"autoencoder": {"winners": 1, "decoder": "cbru", "lifetime": 0.5}}, False),
+        ("masked", {"autoencoder": {"steps": 1}}, True),
         ("teacher", {"autoencoder": {"winners": 1, "epochs": 1, "learning_rate": 1.0}}, False),
         ("teacher", {"autoencoder": {"sampling": "uniform"}}, True),
         ("teacher", {"training": {"average": 0.9}}, False),  # the teacher is one
@@ -155,6 +158,18 @@ def test_pretraining_ignores_what_only_the_f_net_reads() -> None:
     assert base != pretraining(config(autoencoder={"decoder": "cbru"}))
     assert base != pretraining(config(training={"compile": True}))
     assert base != pretraining(config(), level=1)
+
+
+def test_a_pretraining_of_a_strategy_s_own_is_what_the_strategy_makes_it() -> None:
+    def own(**values: Any) -> str:
+        return pretrain_id(config(strategy="masked", **values), None, SOURCE, [SOURCE])
+
+    assert own().startswith("masked-n4-f0-") and own(preprocessing={"intensity": "zscore"}).startswith("masked-")
+    assert own() == own(masked={"fine_tune_share": 1.0, "with_validation": True})
+    assert own() == own(autoencoder={"winners": 1, "decoder": "cbru"})
+    assert own() != own(masked={"share": 0.5})
+    assert own() != own(autoencoder={"learning_rate": 1e-3})
+    assert own() != own(network={"kind": "unet"})
 
 
 def test_a_pack_is_its_cases_content_and_geometry(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_multitask_reads_its_sources_itself(plan_study: Planner) -> None:
     assert set(plan.stages[train.id].needs) == set(plan.of_stage("pack"))
 
 
+def test_masked_pretraining_is_planned_once_for_all_that_fine_tune_it(plan_study: Planner) -> None:
+    settings = ("strategy=[masked, transfer]", "preprocessing.intensity=zscore", "labelled=[1, 2]")
+    plan = plan_study(*settings, "masked.fine_tune_share=[0.1, 1.0]")
+    (masked,) = (spec for spec in specs(plan, "pretrain") if spec.level is None)
+    assert isinstance(masked, PretrainSpec) and len(masked.sources[0].cases) == 3
+    tuned = [spec for spec in specs(plan, "train") if spec.config.strategy == "masked"]
+    assert len(tuned) == 4 and {spec.pretrained for spec in tuned} == {(Path("pretrain") / masked.id / "model.pt",)}
+    assert all(masked.id in plan.stages[spec.id].needs for spec in tuned)
+    assert len(specs(plan, "pretrain")) == 3 and plan.stages[masked.id].column == ""
+
+
 def test_a_teacher_sees_the_validation_images_only_where_its_own_key_says_so(plan_study: Planner) -> None:
     (train,) = specs(plan_study("strategy=teacher"), "train")
     (seen,) = train.autoencoder_sources

@@ -23,6 +23,7 @@ SMALL: dict[str, Any] = {
     "autoencoder": {"epochs": 2, "steps": 4, "batch": 2},
     "multitask": {"batch": 2, "autoencoder_batch": 2},
     "teacher": {"supervised_steps": 2, "ramp_steps": 4},
+    "masked": {"block": 4, "share": 0.5},
 }
 RECIPE: dict[str, Any] = {  # all of it
     "augmentation": {
@@ -40,6 +41,7 @@ RECIPE: dict[str, Any] = {  # all of it
     },
     "training": {"average": 0.99, "schedule": "polynomial", "select": "last"},
 }
+BEFORE: dict[str, tuple[int | None, ...]] = {"transfer": (0, 1), "masked": (None,)}  # pretrainings, see `pretrain_spec`
 STORE = Path("pack/tiny/store.h5")
 
 
@@ -99,14 +101,16 @@ def train_spec(cases: tuple[CaseRef, ...]) -> Callable[..., TrainSpec]:
 
 
 @pytest.fixture
-def pretrain_spec(cases: tuple[CaseRef, ...]) -> Callable[[int], PretrainSpec]:
-    """Make the specification of a small pretraining of one level."""
+def pretrain_spec(cases: tuple[CaseRef, ...]) -> Callable[..., PretrainSpec]:
+    """Make the specification of a small pretraining of one level, or with None of the masked strategy's own."""
 
-    def make(level: int) -> PretrainSpec:
+    def make(level: int | None, **changes: Any) -> PretrainSpec:
         source = SourceRef(store=STORE, cases=tuple(case.name for case in cases))
         return PretrainSpec(
             id=f"level{level}",
-            config=RunConfig.model_validate({**SMALL, "strategy": "transfer"}),
+            config=RunConfig.model_validate(
+                {**SMALL, "strategy": "masked" if level is None else "transfer", **changes},
+            ),
             level=level,
             statistics=SourceRef(store=STORE, cases=source.cases[:4]),
             sources=(source,),

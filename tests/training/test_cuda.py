@@ -26,6 +26,7 @@ from hpcseg.training.rehearsal import compare, rehearse
 from hpcseg.training.stages import train
 from hpcseg.training.task import Task
 from hpcseg.training.update import Update
+from tests.training.conftest import BEFORE
 from tests.training.stopping import StopAfter
 from tests.training.test_divergence import poisoned
 
@@ -50,13 +51,13 @@ def deterministic() -> Iterator[None]:
 
 @pytest.fixture
 def specified(
-    runs: Path, train_spec: Callable[..., TrainSpec], pretrain_spec: Callable[[int], PretrainSpec]
+    runs: Path, train_spec: Callable[..., TrainSpec], pretrain_spec: Callable[..., PretrainSpec]
 ) -> Callable[..., TrainSpec]:
     """Make the specification of a small run of a strategy; the autoencoders that it needs are trained."""
 
     def make(strategy: str, **settings: Any) -> TrainSpec:
         models = []
-        for level in (0, 1) if strategy == "transfer" else ():
+        for level in BEFORE.get(strategy, ()):
             run = runs / "pretrain" / f"level{level}"
             run.mkdir(parents=True, exist_ok=True)
             train(run, pretrain_spec(level), Control(run))
@@ -116,7 +117,7 @@ def test_twenty_recorded_steps_are_the_steps_to_the_bit_and_so_are_interrupted_o
 
 
 def test_a_recorded_pretraining_is_the_pretraining_to_the_bit(
-    pretrain_spec: Callable[[int], PretrainSpec], new_run: Callable[[str], Path]
+    pretrain_spec: Callable[..., PretrainSpec], new_run: Callable[[str], Path]
 ) -> None:
     spec = pretrain_spec(0)
     runs = [new_run(name) for name in ("first", "eager", "graphed")]

@@ -35,6 +35,13 @@ GOLDEN: dict[str, Losses] = {
             1.124294, 1.256724, 1.237042, 1.183694, 1.150512],
         "validation": [1.404862, 1.318556, 1.294745, 1.145216],
     },
+    "masked": {
+        "steps": [1.456312, 1.438574, 1.470911, 1.319071, 1.42364,
+            1.391291, 1.39712, 1.337381, 1.3295, 1.22221,
+            1.360831, 1.302383, 1.256223, 1.256955, 1.258688,
+            1.127406, 1.270897, 1.249714, 1.193198, 1.165563],
+        "validation": [1.406582, 1.362716, 1.373231, 1.25845],
+    },
     "multitask": {
         "steps": [1.456739, 1.441109, 1.467155, 1.311705, 1.417084,
             1.382808, 1.386438, 1.325296, 1.320147, 1.216173,
@@ -63,6 +70,13 @@ GOLDEN: dict[str, Losses] = {
             1.430668, 1.396981, 1.37369, 1.275608, 1.287014,
             1.191555, 1.284609, 1.350921, 1.36547, 1.286648],
         "validation": [1.409359, 1.377709, 1.421792, 1.356734],
+    },
+    "pretrain masked": {
+        "steps": [0.6770633, 0.2118216, 0.3266968, 0.1923192, 0.3093763,
+            0.5477972, 0.1514219, 0.08348601, 0.05464699, 0.09225631,
+            0.30279, 0.4019826, 0.1335146, 0.7752098, 0.3381674,
+            0.3291976, 0.2022061, 0.5703825, 0.3679481, 0.4232154],
+        "reconstruction": [0.3434554, 0.1859217, 0.3903329, 0.3785899],
     },
     "teacher": {
         "steps": [1.357692, 1.305799, 1.346238, 1.308495, 1.299782,
@@ -148,6 +162,16 @@ def test_losses_are_those_pinned(strategy: str, runs: Path, train_spec: Callable
     run = new(runs, "train", strategy)
     spec = train_spec(strategy, training=SCHEDULE | {"validation_steps": 2})
     check({strategy: trained(run, lambda control: train(run, spec, control))})
+
+
+def test_losses_of_masked_pretraining_and_fine_tuning_are_those_pinned(
+    runs: Path, train_spec: Callable[..., TrainSpec], pretrain_spec: Callable[..., PretrainSpec]
+) -> None:
+    before, after = new(runs, "pretrain", "masked"), new(runs, "train", "masked")
+    plain = pretrain_spec(None, autoencoder=SCHEDULE)
+    found = {"pretrain masked": trained(before, partial(train, before, plain))}
+    tuned = train_spec("masked", (before.relative_to(runs) / MODEL_FILE,), training=SCHEDULE | {"validation_steps": 2})
+    check(found | {"masked": trained(after, lambda control: train(after, tuned, control))})
 
 
 def test_losses_of_pretraining_and_transfer_are_those_pinned(

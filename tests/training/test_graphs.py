@@ -32,6 +32,7 @@ from hpcseg.training.precision import Precision
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.task import Task
+from tests.training.conftest import BEFORE
 from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
@@ -68,6 +69,8 @@ class Traced:
 
 def rebuilt(like: Any, tensors: list[Tensor]) -> Any:
     """A batch of the structure of `like` from its tensors, which are used up."""
+    if isinstance(like, Tensor):
+        return tensors.pop(0)
     if isinstance(like, Batch):
         images = [tensors.pop(0) for _ in like.images]
         return Batch(images, None if like.label_BDHW is None else tensors.pop(0))
@@ -94,6 +97,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         ("transfer", "float32", 0.0),
         ("multitask", "float16", 0.0),
         ("teacher", "float16", 0.0),
+        ("masked", "float32", 0.0),
     ],
 )
 def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
@@ -103,7 +107,7 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
     runs: Path,
     new_run: Callable[[str], Path],
     train_spec: Callable[..., TrainSpec],
-    pretrain_spec: Callable[[int], PretrainSpec],
+    pretrain_spec: Callable[..., PretrainSpec],
     recording: Callable[[bool], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,7 +115,7 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
     monkeypatch.setattr(update, "FIRST_SCALE", 2.0**22)  # some steps overflow
     recording(False)
     models = []
-    for level in (0, 1) if strategy == "transfer" else ():
+    for level in BEFORE.get(strategy, ()):
         run = runs / "pretrain" / f"level{level}"
         run.mkdir(parents=True, exist_ok=True)
         train(run, pretrain_spec(level), Control(run))
@@ -132,14 +136,18 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
         assert state["extra"]["gamma"] != 1.0  # so it changed after the first epoch
 
 
+@pytest.mark.parametrize("level", [0, None])
 def test_a_pretraining_of_recorded_steps_is_the_pretraining_to_the_bit(
-    new_run: Callable[[str], Path], pretrain_spec: Callable[[int], PretrainSpec], recording: Callable[[bool], None]
+    level: int | None,
+    new_run: Callable[[str], Path],
+    pretrain_spec: Callable[..., PretrainSpec],
+    recording: Callable[[bool], None],
 ) -> None:
     whole, recorded = new_run("whole"), new_run("recorded")
     recording(False)
-    train(whole, pretrain_spec(0), Control(whole))
+    train(whole, pretrain_spec(level), Control(whole))
     recording(True)
-    train(recorded, pretrain_spec(0), Control(recorded))
+    train(recorded, pretrain_spec(level), Control(recorded))
     assert compare(whole, recorded) is None
 
 

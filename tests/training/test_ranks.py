@@ -174,10 +174,11 @@ def test_two_ranks_train_by_the_whole_recipe_as_one(new_run: NewRun, train_spec:
     assert_equal_to_rounding(one, two)
 
 
-def test_an_autoencoder_is_pretrained_by_two_ranks_as_by_one(
-    new_run: NewRun, pretrain_spec: Callable[[int], PretrainSpec]
+@pytest.mark.parametrize("level", [1, None])
+def test_a_pretraining_is_shared_by_two_ranks_as_done_by_one(
+    level: int | None, new_run: NewRun, pretrain_spec: Callable[..., PretrainSpec]
 ) -> None:
-    spec = pretrain_spec(1)
+    spec = pretrain_spec(level)
     config = spec.config.model_copy(
         update={"autoencoder": spec.config.autoencoder.model_copy(update={"batch": 3, "epochs": 6, "steps": 1})}
     )

@@ -18,11 +18,11 @@ from hpcseg.training import rehearsal
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
 from hpcseg.training.stages import train
-from tests.training.conftest import RECIPE
+from tests.training.conftest import BEFORE, RECIPE
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
-STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "recipe")
+STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "masked", "recipe")
 SETTINGS = {"epochs": 10, "steps": 10, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
 
 
@@ -31,13 +31,13 @@ def planned(
     runs: Path,
     request: pytest.FixtureRequest,
     train_spec: Callable[..., TrainSpec],
-    pretrain_spec: Callable[[int], PretrainSpec],
+    pretrain_spec: Callable[..., PretrainSpec],
 ) -> Callable[[str], Path]:
     """Make a run directory with nothing but its specification; the autoencoders that it needs are trained."""
 
     def plan(strategy: str) -> Path:
         models = []
-        for level in (0, 1) if strategy == "transfer" else ():
+        for level in BEFORE.get(strategy, ()):
             run = runs / "pretrain" / f"level{level}"
             run.mkdir(parents=True, exist_ok=True)
             train(run, pretrain_spec(level), Control(run))
@@ -73,11 +73,12 @@ def test_thirty_random_interruptions_change_not_a_bit(
     assert contents(runs) == before  # nothing of the run or its ancestors was touched, nothing is left behind
 
 
+@pytest.mark.parametrize("level", [0, None])
 def test_a_pretraining_is_rehearsed_too(
-    runs: Path, pretrain_spec: Callable[[int], PretrainSpec], tmp_path: Path
+    level: int | None, runs: Path, pretrain_spec: Callable[..., PretrainSpec], tmp_path: Path
 ) -> None:
-    run = runs / "pretrain" / "rehearsed"
-    write_text(run / RUN_FILE, pretrain_spec(0).model_dump_json())
+    run = runs / "pretrain" / f"rehearsed-{level}"
+    write_text(run / RUN_FILE, pretrain_spec(level).model_dump_json())
     heard: list[tuple[int, int]] = []
     done = rehearse(
         run, epochs=2, steps=4, interruptions=2, progress=lambda step, steps, _: heard.append((step, steps))

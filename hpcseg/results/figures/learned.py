@@ -19,6 +19,7 @@ from hpcseg.results.figures.legends import runs_of
 from hpcseg.results.figures.style import SMALL, finish, lettered, new_mosaic, side_by_side, tile
 from hpcseg.spec import TrainSpec
 from hpcseg.study.tables import FigureDefinition
+from hpcseg.training.strategy import strategy_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,7 @@ def find_autoencoders(definition: FigureDefinition, collection: Collection) -> L
 
     for run, spec in _specifications(definition, collection):
         paths = [collection.root / path for path in spec.pretrained]
-        if paths and all(path.exists() for path in paths):
+        if strategy_of(spec.config).needs(spec.config).autoencoders and all(path.exists() for path in paths):
             return Learned("Autoencoders", run, spec, [load_tensors(path)["weights"] for path in paths])
     return None
 
