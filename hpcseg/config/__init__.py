@@ -96,7 +96,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.fold >= self.data.folds:
+        if self.fold >= self.data.folds and not self.data.splits:  # which may have another number of them
             last = self.data.folds - 1
             raise ValueError(f"fold {self.fold} does not exist: data.folds gives folds 0 to {last}")
         if self.autoencoder.decoder == "cbru" and self.patches.size < self.network.kernel:

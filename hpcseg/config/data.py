@@ -45,6 +45,12 @@ class DataConfig(Section):
         'or a JSON file in the dataset with {"patient_groups": {group: [cases]}}',
         source="ours: a patient on both sides would be no test",
     )
+    splits: str = key(
+        "",
+        "file of given splits, in the dataset or beside the sweep file: nnU-Net's splits_final.json; JSON or CSV rows "
+        'of case, fold, role, rank (docs/sweeps.md); one of test cases alone sets these aside; "": folds are drawn',
+        source="ours: published splits can be repeated, and a test set can choose nothing",
+    )
     folds: Annotated[int, Field(ge=2)] = key(5, "folds of the cross-validation", unit="folds", source="paper 2.3")
     split_seed: int = key(0, "seed of the shuffle into folds", source="ours: the paper's split is not published")
 

@@ -15,8 +15,9 @@ from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset, scan_digest
-from hpcseg.volumes.folds import Split, split_cases
+from hpcseg.volumes.folds import Split
 from hpcseg.volumes.spacing import plan_spacing
+from hpcseg.volumes.splits import GivenSplits, read_splits
 
 Classes = tuple[tuple[int, ...], ...]
 READERS = 16  # files that are opened at once
@@ -25,15 +26,20 @@ CT_PYRAMID_CLIP = (-200.0, 400.0)  # HU
 
 
 class Catalogue:
-    """Answers what a run's data section means, for the datasets below the folder `data`."""
+    """Answers what a run's data section means.
 
-    def __init__(self, data: Path) -> None:
-        self._data = data.resolve()
+    Args:
+        data: folder of the datasets.
+        beside: folder of the sweep file, where `data.splits` may be, too.
+    """
+
+    def __init__(self, data: Path, beside: Path | None = None) -> None:
+        self._data, self._beside = data.resolve(), beside
         # Caches live and die with this catalogue: a later plan sees changed files.
         self.dataset = functools.cache(self._open)
         self.digest = functools.cache(self._digest)
         self.spacing = functools.cache(self._read_spacing)
-        self._groups = functools.cache(self._group)
+        self._given = functools.cache(self._given_splits)
         self._splits = functools.cache(self._split)
         self._scans = functools.cache(self._scans_of)
 
@@ -50,9 +56,14 @@ class Catalogue:
         return self.dataset(config.data.dataset)
 
     def split(self, config: RunConfig) -> Split:
-        """Labelled, unlabelled and held-out cases of a run."""
+        """Labelled, unlabelled and held-out cases of a run.
+
+        Raises:
+            BadInput: `data.splits` names no file, one with mistakes, or one without such a fold or so many cases.
+        """
         data = config.data
-        return self._splits(data.dataset, data.groups, data.folds, config.fold, config.labelled, data.split_seed)
+        given = (data.dataset, data.groups, data.splits)
+        return self._splits(*given, data.folds, config.fold, config.labelled, data.split_seed)
 
     def digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
         """Digest of each case's files, by its name; many are read at once, for file systems that are slow to open one.
@@ -76,14 +87,18 @@ class Catalogue:
         return plan_spacing(config.preprocessing, spacings)
 
     def test_set(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes]:
-        """The labelled scans of the test set and its label values of each class; nothing where `data.test` is empty.
+        """The labelled scans of the test set and its label values of each class; nothing where there is none.
+
+        It is the dataset `data.test`, else what `data.splits` sets aside.
 
         Raises:
             BadInput: the test set holds no labelled scan, none of a class's label values, or numbers them otherwise.
         """
         name = config.data.test
         if not name:
-            return (), ()
+            scans = self.training_scans(config)
+            aside = tuple(scans[case] for case in self.split(config).test)
+            return aside, self.classes(config) if aside else ()
         dataset = self.dataset(name)
         candidates = dataset.test if name == config.data.dataset else dataset.training + dataset.test
         labelled = tuple(case for case in candidates if case.label is not None)
@@ -137,11 +152,21 @@ class Catalogue:
     def _scans_of(self, name: str) -> dict[str, CaseRef]:
         return {case.name: case for case in self.dataset(name).training}
 
-    def _group(self, name: str, how: str) -> dict[str, str]:
-        return case_groups(self.dataset(name), how)
+    def _given_splits(self, name: str, how: str, splits: str) -> GivenSplits:
+        dataset = self.dataset(name)
+        groups = case_groups(dataset, how)
+        if not splits:
+            return GivenSplits(dataset.root, groups=groups)
+        places = [dataset.root, *([] if self._beside is None else [self._beside])]
+        found = next((place / splits for place in places if (place / splits).is_file()), None)
+        if found is None:
+            raise BadInput(f"data.splits = {splits!r}: no such file in {' or in '.join(map(str, places))}")
+        return read_splits(found, groups)
 
-    def _split(self, name: str, how: str, folds: int, fold: int, labelled: int | Literal["all"], seed: int) -> Split:
-        return split_cases(self._groups(name, how), folds=folds, fold=fold, labelled=labelled, seed=seed)
+    def _split(
+        self, name: str, how: str, splits: str, folds: int, fold: int, labelled: int | Literal["all"], seed: int
+    ) -> Split:
+        return self._given(name, how, splits).split(fold=fold, labelled=labelled, folds=folds, seed=seed)
 
 
 def classes_of(foreground: Labels) -> Classes:

@@ -103,7 +103,7 @@ def make_plan(sweep: Sweep, data: Path, runs_root: Path) -> Plan:
             name is that of another file's sweep that was applied there.
     """
     with _without_collecting():
-        return _make_plan(sweep, Resolver(Catalogue(data)), runs_root.resolve())
+        return _make_plan(sweep, Resolver(Catalogue(data, sweep.source.path.parent)), runs_root.resolve())
 
 
 def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:

@@ -134,7 +134,9 @@ class Resolver:
         pack = self._pack(config, config.data.dataset, dataset, spacing, classes)
         seen = self._seen(config, dataset, pack, needs) if needs.sees_unlabelled else ()
         joint = seen if needs.unlabelled else ()
-        test, test_classes, test_json = self._once(("test", id(config.data)), lambda: self._test(config), config)
+        test, test_classes, test_json = self._once(
+            ("test", id(config.data), config.fold), lambda: self._test(config), config
+        )
         scans = self.catalogue.training_scans(config)
         labelled = self._source(pack, split.labelled)
         return _Material(

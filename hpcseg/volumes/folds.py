@@ -5,7 +5,7 @@ A group (one patient) never straddles training and validation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,11 +24,13 @@ class Split:
         labelled: those whose label may be used, in the order in which smaller subsets take them.
         unlabelled: the rest of the training cases.
         validation: the held-out fold, sorted.
+        test: those that are set aside, sorted; they choose nothing.
     """
 
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...]
     validation: tuple[str, ...]
+    test: tuple[str, ...] = ()
 
 
 def split_cases(
@@ -64,13 +66,25 @@ def split_cases(
         raise BadInput(f"fold = {fold} does not exist; data.folds = {folds} gives 0 to {folds - 1}")
     parts = _folds(groups, folds, seed)
     training = [name for index, part in enumerate(parts) if index != fold for name in part]
-    order = _subset_order({name: groups[name] for name in training}, [seed, _SUBSETS, fold])
+    order = subset_order({name: groups[name] for name in training}, seed=seed, fold=fold)
+    return Split(*first_cases(order, labelled, f"fold {fold}"), tuple(sorted(parts[fold])))
+
+
+def first_cases(
+    order: Sequence[str], labelled: int | Literal["all"], where: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The first cases of a ranking, and the others.
+
+    >>> first_cases(["b", "a", "c"], 2, "fold 0")
+    (('b', 'a'), ('c',))
+
+    Raises:
+        BadInput: there are not so many; `where` stands in the message.
+    """
     count = len(order) if labelled == "all" else labelled
     if not 0 < count <= len(order):
-        raise BadInput(
-            f"labelled = {labelled}: fold {fold} has 1 to {len(order)} training cases; change it or use 'all'"
-        )
-    return Split(tuple(order[:count]), tuple(order[count:]), tuple(sorted(parts[fold])))
+        raise BadInput(f"labelled = {labelled}: {where} has 1 to {len(order)} training cases; change it or use 'all'")
+    return tuple(order[:count]), tuple(order[count:])
 
 
 def _folds(groups: Mapping[str, str], folds: int, seed: int) -> list[list[str]]:
@@ -90,11 +104,11 @@ def _folds(groups: Mapping[str, str], folds: int, seed: int) -> list[list[str]]:
     return parts
 
 
-def _subset_order(groups: Mapping[str, str], key: list[int]) -> list[str]:
-    """Order of labelling: a case of each group first, then the groups' second cases, and so on."""
+def subset_order(groups: Mapping[str, str], *, seed: int, fold: int) -> list[str]:
+    """Order of labelling, drawn: a case of each group first, then the groups' second cases, and so on."""
     members = _members(groups)
     names = sorted(members)
-    generator = _generator(key)
+    generator = _generator([seed, _SUBSETS, fold])
     shuffled = [names[index] for index in generator.permutation(len(names))]
     dealt = [[members[group][index] for index in generator.permutation(len(members[group]))] for group in shuffled]
     return [cases[turn] for turn in range(max(map(len, dealt), default=0)) for cases in dealt if turn < len(cases)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -281,3 +282,81 @@ def test_the_plan_as_json_counts_and_names_everything(plan_study: Planner) -> No
     assert {stage: len(runs) for stage, runs in plan["runs"].items()} == {"pack": 1, "pretrain": 2, "train": 2}
     assert plan["counts"] == {"pack": {"new": 1}, "pretrain": {"new": 2}, "train": {"new": 2}}
     assert plan["to_submit"] == 5
+
+
+def names_of(plan: Plan) -> list[str]:
+    return [case.name for case in specs(plan, "pack")[0].cases]
+
+
+@pytest.mark.parametrize("place", ["dataset", "beside the sweep", "elsewhere"])
+def test_given_splits_are_looked_for_in_the_dataset_and_beside_the_sweep(
+    place: str, plan_study: Planner, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    a, b, c, d, *_ = names_of(plan_study())
+    folder = {"dataset": tmp_path / "data" / "Tiny", "beside the sweep": tmp_path}.get(place, tmp_path / "other")
+    folder.mkdir(parents=True, exist_ok=True)
+    data = tmp_path / "data" if place == "dataset" else tiny_dataset.parent
+    if place == "dataset":
+        shutil.copytree(tiny_dataset, folder, dirs_exist_ok=True)
+    (folder / "mine.csv").write_text(
+        f"case,fold,role,rank\n{a},,test,\n{b},0,labelled,2\n{c},,labelled,1\n{d},0,validation,\n"
+    )
+    setting = f"data.splits={folder if place == 'elsewhere' else '.'}/mine.csv"
+    plan = plan_study("strategy=[baseline, transfer]", "labelled=[1, 2]", setting, data=data)
+    one, two = (spec for spec in specs(plan, "train") if spec.config.strategy == "baseline")
+    assert (one.labelled.cases, two.labelled.cases) == ((c,), (c, b))
+    assert two.validation.cases == (d,)
+    assert [scan.name for scan in two.test_scans] == [a] and two.test_classes == ((1, 2),)
+    seen = {case for spec in specs(plan, "pretrain") for case in spec.sources[0].cases}
+    assert seen == {b, c, d}  # not the test case
+
+
+def test_what_given_splits_resolve_to_is_part_of_a_run(plan_study: Planner, tmp_path: Path) -> None:
+    names = names_of(plan_study())
+
+    def plan(test: int, order: str = "bcd", name: str = "mine.json") -> str:
+        cases = dict(zip("abcdef", names[test:] + names[:test], strict=True))
+        rows = [{"case": cases["a"], "role": "test"}, {"case": cases["f"], "role": "validation"}]
+        rows += [{"case": cases[letter], "role": "labelled"} for letter in order]
+        (tmp_path / name).write_text(json.dumps(rows))
+        (run,) = plan_study(f"data.splits={name}").of_stage("train")
+        return run
+
+    first = plan(0)
+    assert plan(0) == plan(0, name="another.json") == first  # the file's name is not
+    assert len({first, plan(1), plan(0, "dcb"), *plan_study().of_stage("train")}) == 4
+
+
+def test_another_test_set_takes_the_place_of_the_cases_set_aside(plan_study: Planner, tmp_path: Path) -> None:
+    first = names_of(plan_study())[0]
+    (tmp_path / "aside.csv").write_text(f"case,role\n{first},test\n")
+    aside, other = plan_study("data.splits=aside.csv"), plan_study("data.splits=aside.csv", "data.test=Tiny")
+    (one,), (two,) = (specs(plan, "train") for plan in (aside, other))
+    assert [scan.name for scan in one.test_scans] == [first]
+    assert {scan.label.parent.name for scan in two.test_scans} == {"labelsTs"}
+    assert (one.labelled, one.validation) == (two.labelled, two.validation)
+    assert first not in {*one.labelled.cases, *one.validation.cases}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.splits=none.csv", r"data\.splits = 'none\.csv': no such file in .*Tiny or in "),
+        ("data.splits=aside.csv", r"aside\.csv: the test set: 'x' is no labelled case of the dataset"),
+    ],
+)
+def test_splits_that_do_not_fit_are_one_line(plan_study: Planner, tmp_path: Path, setting: str, message: str) -> None:
+    (tmp_path / "aside.csv").write_text("case,role\nx,test\n")
+    with pytest.raises(BadInput, match=message) as raised:
+        plan_study(setting)
+    assert "\n" not in str(raised.value)
+
+
+def test_given_splits_may_have_more_folds_than_are_drawn(plan_study: Planner, tmp_path: Path) -> None:
+    a, b, *rest = names_of(plan_study())
+    folds = [{"train": [a, *rest], "val": [b]}, {"train": [b, *rest], "val": [a]}, {"train": [a, b], "val": rest}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    (train,) = specs(plan_study("data.splits=splits_final.json", "fold=2", "data.folds=2"), "train")
+    assert set(train.validation.cases) == set(rest)
+    with pytest.raises(BadInput, match=r"fold = 3 does not exist: .*splits_final\.json has folds 0 to 2"):
+        plan_study("data.splits=splits_final.json", "fold=3", "data.folds=2")
