@@ -97,7 +97,7 @@ def without(key: str) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b""), "not a file of hpcseg's tensors"),
         (lambda path: torch.save({"weights": 1}, path), "not a file of hpcseg's tensors"),
         (change("kind", "hpcseg-fnet 99"), "not a trained network of this version"),
-        (change("kind", "hpcseg-autoencoder 1"), "holds an autoencoder, which does not segment"),
+        (change("kind", "hpcseg-autoencoder 1"), "holds a pretrained network, which does not segment"),
         (change("config", '{"strategy": "unheard of"}'), "its configuration is not one of this version"),
         (change("classes", [[1], [2]]), "its parts do not fit together"),
         (change("spacing_zyx", [1.0]), "its parts do not fit together"),

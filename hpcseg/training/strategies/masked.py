@@ -38,7 +38,7 @@ class MaskedConfig(Section):
         source="ours: as in masked autoencoders of volumes",
     )
     share: Annotated[float, Field(gt=0, lt=1)] = key(
-        0.6, "of the blocks of a patch, which are masked", unit="share", source="He et al. 2022 have 0.75, in 2D"
+        0.6, "of the blocks of a patch, which are masked", unit="share", source="ours: He et al. 2022 have 0.75, in 2D"
     )
     fine_tune_share: Annotated[float, Field(gt=0, le=1)] = key(
         0.3,

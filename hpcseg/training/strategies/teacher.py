@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hpcseg.patches.minibatch import Batch
 
-_LITERATURE = "Tarvainen and Valpola 2017, and semi-supervised segmentation since"
+_LITERATURE = "ours: Tarvainen and Valpola 2017, and semi-supervised segmentation since"
 Steps = Annotated[int, Field(ge=0)]
 
 
