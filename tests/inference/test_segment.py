@@ -168,7 +168,9 @@ def peak_of_segmenting(folder: Path, size: int) -> int:
 
 def test_memory_is_a_few_bytes_per_voxel(tmp_path: Path, storm) -> None:
     edge = storm(140, 180)
-    small, large = (in_fresh_process(peak_of_segmenting, tmp_path, size) for size in (40, edge))
+    # The lesser of two peaks: an allocator that another process disturbs only ever holds more.
+    peaks = ([in_fresh_process(peak_of_segmenting, tmp_path, size) for _ in range(2)] for size in (40, edge))
+    small, large = map(min, peaks)
     assert (large - small) / (edge**3 - 40**3) < 10  # float32 intensities beside integers
 
 
