@@ -118,7 +118,11 @@ def relevant(config: RunConfig) -> dict[str, Any]:
         "autoencoder": _autoencoder(config.autoencoder, *left_out("autoencoder")),
     }
     if strategy.section_type.model_fields:
-        made[strategy.name] = _plain(strategy.section(config), *left_out(strategy.name))
+        own, unread = strategy.section(config), left_out(strategy.name)
+        resolved = {key: value for key, value in strategy.resolved(config).items() if key not in unread}
+        made[strategy.name] = (
+            canonical(_without(_values(own), *unread) | resolved) if resolved else _plain(own, *unread)
+        )
     place = {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
     return place | {section: text for section, text in made.items() if section not in unused}
 

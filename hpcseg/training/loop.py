@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,9 +80,10 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Prog
                 _require_finite(validation, "validation", task, progress.epoch, task.steps)
             progress.ended = schedule.on_epoch_end(means, validation)
             _keep_best(task, progress, config, schedule.watched)
+            measured = task.measure(progress.epoch)
             task.on_epoch_end(progress.epoch, means)
             if task.ranks.leads:
-                _append_history(run, progress.epoch, means, validation, schedule.rate)
+                _append_history(run, progress.epoch, means, validation, schedule.rate, measured)
             progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
             if progress.epoch % config.checkpoint_epochs == 0 or progress.ended or progress.epoch == task.epochs:
                 checkpointer.save()
@@ -185,13 +187,16 @@ def _keep_best(task: Task, progress: Progress, config: TrainingConfig, value: fl
         progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in task.kept.state_dict().items()}
 
 
-def _append_history(run: Path, epoch: int, means: dict[str, float], validation: float | None, rate: float) -> None:
+def _append_history(
+    run: Path, epoch: int, means: dict[str, float], validation: float | None, rate: float, measured: dict[str, Any]
+) -> None:
     line = {
         "epoch": epoch + 1,
         "training_loss": next(iter(means.values())),
         "validation_loss": validation,
         "learning_rate": rate,
         "losses": means,
+        **measured,
     }
     with (run / HISTORY_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

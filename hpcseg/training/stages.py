@@ -63,7 +63,14 @@ def train(
             )
         if unlabelled and config.autoencoder.sampling == "organ":
             unlabelled = around_organ(run, labelled, unlabelled, control, ranks)
-        inputs = Inputs(config, device, ranks, labelled=labelled, validation=validation, unlabelled=unlabelled)
+        inputs = Inputs(
+            *(config, device, ranks),
+            labelled=labelled,
+            validation=validation,
+            unlabelled=unlabelled,
+            run=run,
+            control=control,
+        )
         task: Task
         if isinstance(spec, PretrainSpec):
             task = (

@@ -104,6 +104,10 @@ class Strategy(ABC, Generic[SectionT]):
         """Dotted keys and whole sections that a run does not read: they are no part of its identity."""
         return frozenset() if self.needs(config).sees_unlabelled else frozenset({"autoencoder"})
 
+    def resolved(self, config: RunConfig) -> Mapping[str, Any]:
+        """Keys of its section whose value in a run's identity is another than the configured one."""
+        return {}
+
     def batches(self, config: RunConfig) -> Mapping[str, int]:
         """Patches of the minibatches of a training step, by the key that sets their number."""
         return {"training.batch": config.training.batch}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hpcseg.config import RunConfig
     from hpcseg.patches.source import Source
+    from hpcseg.training.control import Control
     from hpcseg.training.precision import Precision
     from hpcseg.training.ranks import Ranks
     from hpcseg.training.update import Update
@@ -32,6 +33,8 @@ class Inputs:
         labelled, validation: volumes with labels.
         unlabelled: what autoencoders see; empty where the strategy does not need it.
         pretrained: model of all that was trained before; of autoencoders, the finest level's first.
+        run: the run directory, for what is worked out once and kept; None: nothing is.
+        control: shows how far that is, and asks to stop.
     """
 
     config: RunConfig
@@ -42,6 +45,8 @@ class Inputs:
     validation: Sequence[Source] = ()
     unlabelled: Sequence[Source] = ()
     pretrained: Sequence[Path] = ()
+    run: Path | None = None
+    control: Control | None = None
 
 
 class Task(ABC):
@@ -101,6 +106,10 @@ class Task(ABC):
 
     def on_epoch_end(self, epoch: int, means: dict[str, float]) -> None:  # noqa: B027  (a task may leave it)
         """Called with the mean losses of each epoch."""
+
+    def measure(self, epoch: int) -> dict[str, Any]:
+        """What `history.jsonl` gets of an epoch beside its losses, before `on_epoch_end`; changes nothing."""
+        return {}
 
     def extra_state(self) -> dict[str, float]:
         """Numbers beyond weights and optimizers that a resumed run needs."""

@@ -70,9 +70,13 @@ class NetworkTask(Task):
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Training batches from the global step `first_step` on."""
+        return self.batches_of(range(first_step, self.epochs * self.steps))
+
+    def batches_of(self, steps: range) -> Generator[Any]:
+        """Minibatches of the network of the given steps."""
         from hpcseg.patches.prefetch import prefetched
 
-        return prefetched(self._training, range(first_step, self.epochs * self.steps), device=self.device)
+        return prefetched(self._training, steps, device=self.device)
 
 
 class SegmentationTask(NetworkTask):

@@ -120,6 +120,24 @@ def test_sigma_counts_only_for_gaussian_sampling() -> None:
         ("baseline", {"inference": {"mode": "paper"}}, {"inference": {"mode": "paper", "sigma": 0.1}}, True),
         ("baseline", {"inference": {"mode": "paper"}}, {"inference": {"mode": "paper", "overlap": 0.1}}, True),
         ("transfer", {}, {"transfer": {"fine_tune_rate": 1e-3}}, True),
+        ("transfer", {}, {"transfer": {"fine_tune_rate": 8e-5}}, False),  # what the share resolves to
+        ("transfer", {}, {"transfer": {"fine_tune_share": 1.0}}, True),
+        ("transfer", {}, {"transfer": {"fine_tune_rate": 3e-4, "fine_tune_share": 0.5}}, True),
+        (
+            "transfer",
+            {"transfer": {"fine_tune_rate": 3e-4}},
+            {"transfer": {"fine_tune_rate": 3e-4, "fine_tune_share": 0.5}},
+            False,
+        ),
+        ("transfer", {}, {"training": {"learning_rate": 1e-3}}, True),
+        ("transfer", {"transfer": {"phi": "fresh"}}, {"transfer": {"phi": "auto"}}, False),  # its former name
+        ("transfer", {"transfer": {"phi": "fresh"}}, {"transfer": {"phi": "trained"}}, True),
+        ("transfer", {"transfer": {"phi": "fresh"}}, {"transfer": {"phi": "fresh", "phi_steps": 5}}, False),
+        ("transfer", {"transfer": {"phi": "trained"}}, {"transfer": {"phi_steps": 5}}, True),
+        ("transfer", {}, {"transfer": {"phi_steps": 10**9}}, True),
+        ("transfer", {"training": {"epochs": 10}}, {"training": {"epochs": 10}, "transfer": {"phi_steps": 15}}, False),
+        ("multitask", {"multitask": {"gamma": "power_of_ten"}}, {"multitask": {"gamma": "auto"}}, False),
+        ("multitask", {}, {"multitask": {"gamma": "power_of_ten"}}, True),
         (
             "transfer",
             {"transfer": {"scheme": "freeze_all"}},

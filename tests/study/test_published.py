@@ -174,7 +174,7 @@ def test_runs_of_several_files_are_made_once(plans: dict[str, Plan]) -> None:
     (kept_8,) = runs_at(plans["table2"], labelled=8, transfer__scheme="tune_2_3")
     assert runs_at(paper, grid="table7", strategy="transfer", labelled=8, fold=0) == {kept_8}
     assert runs_at(plans["table4"], grid="S-TL with U and V") == {kept_8}
-    assert runs_at(plans["phi"], labelled=8, transfer__phi="auto") == {kept_8}
+    assert runs_at(plans["phi"], labelled=8, transfer__phi="fresh") == {kept_8}
     (levels_2,) = runs_at(plans["table5"], labelled=8, multitask__levels=2)
     assert runs_at(paper, grid="table7", strategy="multitask", labelled=8, fold=0) == {levels_2}
     assert runs_at(plans["table6"], grid="S-MTL with U and V") == {levels_2}

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from hpcseg.config import RunConfig
+from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training import stages
+from hpcseg.training.control import Control
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
 
@@ -117,6 +119,19 @@ def pretrain_spec(cases: tuple[CaseRef, ...]) -> Callable[..., PretrainSpec]:
         )
 
     return make
+
+
+@pytest.fixture
+def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tuple[Path, ...]:
+    """Autoencoders of both levels."""
+    paths = []
+    for level in (0, 1):
+        run = runs / "pretrain" / f"level{level}"
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / MODEL_FILE).exists():
+            stages.train(run, pretrain_spec(level), Control(run))
+        paths.append(run.relative_to(runs) / MODEL_FILE)
+    return tuple(paths)
 
 
 @pytest.fixture

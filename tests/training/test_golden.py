@@ -20,7 +20,7 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.control import Control
 from hpcseg.training.stages import train
-from tests.training.conftest import RECIPE
+from tests.training.conftest import RECIPE, SMALL
 
 TOLERANCE = 1e-4  # relative; other processors round otherwise
 SCHEDULE = {"epochs": 4, "steps": 5, "batch": 2, "learning_rate": 3e-3}
@@ -49,6 +49,14 @@ GOLDEN: dict[str, Losses] = {
             1.131465, 1.262489, 1.242442, 1.192867, 1.157515],
         "validation": [1.405038, 1.324205, 1.305935, 1.173329],
         "reconstruction": [0.1725616, 0.1533668, 0.1729847, 0.1891224],
+    },
+    "multitask, ratio": {
+        "steps": [1.456739, 1.441109, 1.467155, 1.311705, 1.417084,
+            1.382808, 1.386405, 1.325092, 1.319414, 1.21536,
+            1.348628, 1.294294, 1.250762, 1.24817, 1.253194,
+            1.130036, 1.261066, 1.24118, 1.190597, 1.155293],
+        "validation": [1.405038, 1.323387, 1.303268, 1.162921],
+        "reconstruction": [0.1725616, 0.1533564, 0.1730304, 0.1893005],
     },
     "pretrain 0": {
         "steps": [0.3192931, 0.2311036, 0.2296675, 0.1562752, 0.1902556,
@@ -92,6 +100,13 @@ GOLDEN: dict[str, Losses] = {
             1.358152, 1.304789, 1.25823, 1.253778, 1.251603,
             1.130486, 1.257779, 1.235957, 1.182087, 1.146405],
         "validation": [1.409889, 1.385464, 1.456437, 1.422593],
+    },
+    "transfer, trained": {
+        "steps": [1.456066, 1.443353, 1.473687, 1.325378, 1.426144,
+            1.392499, 1.396571, 1.335871, 1.328394, 1.224002,
+            1.354997, 1.298566, 1.251439, 1.248095, 1.246758,
+            1.121238, 1.250695, 1.22762, 1.171154, 1.141052],
+        "validation": [1.409867, 1.384502, 1.451133, 1.406093],
     },
 }
 # fmt: on
@@ -157,11 +172,22 @@ def test_losses_of_the_whole_recipe_are_those_pinned(runs: Path, train_spec: Cal
     check({"recipe": trained(run, lambda control: train(run, spec, control))})
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "multitask", "teacher"])
-def test_losses_are_those_pinned(strategy: str, runs: Path, train_spec: Callable[..., TrainSpec]) -> None:
-    run = new(runs, "train", strategy)
-    spec = train_spec(strategy, training=SCHEDULE | {"validation_steps": 2})
-    check({strategy: trained(run, lambda control: train(run, spec, control))})
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [
+        ("baseline", {}),
+        ("multitask", {"multitask": SMALL["multitask"] | {"gamma": "power_of_ten"}}),
+        ("multitask, ratio", {}),
+        ("teacher", {}),
+    ],
+)
+def test_losses_are_those_pinned(
+    name: str, sections: dict[str, Any], runs: Path, train_spec: Callable[..., TrainSpec]
+) -> None:
+    strategy, _, _ = name.partition(",")
+    run = new(runs, "train", name)
+    spec = train_spec(strategy, training=SCHEDULE | {"validation_steps": 2}, **sections)
+    check({name: trained(run, lambda control: train(run, spec, control))})
 
 
 def test_losses_of_masked_pretraining_and_fine_tuning_are_those_pinned(
@@ -185,6 +211,10 @@ def test_losses_of_pretraining_and_transfer_are_those_pinned(
         spec = plain.model_copy(update={"config": plain.config.model_copy(update={"autoencoder": autoencoder})})
         found[f"pretrain {level}"] = trained(run, partial(train, run, spec))
         models.append(run.relative_to(runs) / MODEL_FILE)
-    run = new(runs, "train", "transfer")
-    transfer = train_spec("transfer", tuple(models), training=SCHEDULE | {"validation_steps": 2})
-    check(found | {"transfer": trained(run, lambda control: train(run, transfer, control))})
+    papers = {"phi": "fresh", "fine_tune_rate": 8e-5}
+    for name, section in (("transfer", papers), ("transfer, trained", {})):
+        run = new(runs, "train", name)
+        schedule = SCHEDULE | {"validation_steps": 2}
+        spec_of_it = train_spec("transfer", tuple(models), training=schedule, transfer=section)
+        found[name] = trained(run, partial(train, run, spec_of_it))
+    check(found)

@@ -124,6 +124,12 @@ def losses(run: Path) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+def shares(run: Path) -> list[float]:
+    """Of the reconstruction in the gradient of tied convolutions; measured after the update, see below."""
+    lines = [json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()]
+    return [line["gradient_shares"]["reconstruction"] for line in lines]
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = load_tensors(run / MODEL_FILE)["weights"]
     return found
@@ -160,6 +166,8 @@ def test_two_ranks_train_as_one_on_minibatches_of_five(
     train(one, spec, Control(one))
     finish(processes)
     assert_equal_to_rounding(one, two)
+    if strategy == "multitask":
+        assert shares(two) == pytest.approx(shares(one), rel=1e-2)
     summary = json.loads((two / "training.json").read_text())
     assert summary["ranks"] == 2 and summary["rank_seconds"] == pytest.approx(2 * summary["seconds"], abs=0.01)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,22 +26,10 @@ from hpcseg.training.model import TrainedModel, new_network
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.version import code_version
+from tests.training.conftest import SMALL
 from tests.training.stopping import StopAfter
 
 STRATEGIES = ("baseline", "transfer", "multitask")
-
-
-@pytest.fixture
-def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tuple[Path, ...]:
-    """Autoencoders of both levels."""
-    paths = []
-    for level in (0, 1):
-        run = runs / "pretrain" / f"level{level}"
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / MODEL_FILE).exists():
-            train(run, pretrain_spec(level), Control(run))
-        paths.append(run.relative_to(runs) / MODEL_FILE)
-    return tuple(paths)
 
 
 def spec_of(strategy: str, train_spec: Callable[..., TrainSpec], pretrained: tuple[Path, ...]) -> TrainSpec:
@@ -188,7 +177,7 @@ def test_transfer_scales_freezes_and_tunes_by_the_scheme(
     train_spec: Callable[..., TrainSpec],
     pretrained: tuple[Path, ...],
 ) -> None:
-    run, spec = new_run("tl"), train_spec("transfer", pretrained)
+    run, spec = new_run("tl"), train_spec("transfer", pretrained, transfer={"phi": "fresh"})
     train(run, spec, Control(run))
     weights = TrainedModel.load(run).weights
     fresh = new_network(spec.config, 1, torch.Generator().manual_seed(spec.config.seed)).state_dict()
@@ -196,22 +185,23 @@ def test_transfer_scales_freezes_and_tunes_by_the_scheme(
         learned = load_tensors(runs / pretrained[level])["weights"]
         for cbr in (1, 2, 3):
             name, own = f"encoders.{level}.cbr{cbr}.conv.weight", learned[f"encoder.cbr{cbr}.conv.weight"]
-            phi = float(fresh[name].square().mean().sqrt() / own.square().mean().sqrt())  # "auto"
+            phi = float(fresh[name].square().mean().sqrt() / own.square().mean().sqrt())
             assert torch.equal(weights[name], phi * own) == (cbr == 1)  # tune_2_3
 
 
+@pytest.mark.parametrize("rule", ["ratio", "power_of_ten"])
 def test_multitask_fixes_gamma_after_the_first_epoch(
-    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+    rule: str, new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
 ) -> None:
     run = new_run("gamma")
     with pytest.raises(Interrupted):
-        train(run, train_spec("multitask"), StopAfter(run, 6))
+        train(run, train_spec("multitask", multitask=SMALL["multitask"] | {"gamma": rule}), StopAfter(run, 6))
     state = load_checkpoint(run)
     assert state is not None
     gamma = state["extra"]["gamma"]
     losses = json.loads((run / HISTORY_FILE).read_text().splitlines()[0])["losses"]
     ratio = losses["segmentation"] / losses["reconstruction"]
-    assert 10**-0.5 <= ratio / gamma <= 10**0.5
+    assert gamma == (ratio if rule == "ratio" else 10.0 ** round(math.log10(ratio))) != 1.0
 
 
 def test_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(

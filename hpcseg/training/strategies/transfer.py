@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from hpcseg.config import RunConfig
-from hpcseg.sections import Positive, Section, key
+from pydantic import BeforeValidator
+
+from hpcseg.config import RunConfig, TrainingConfig
+from hpcseg.errors import Interrupted
+from hpcseg.files import read_json, write_json
+from hpcseg.paths import SIZES_FILE
+from hpcseg.sections import Count, Positive, Section, key
 from hpcseg.training.strategy import Needs, Strategy
 from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import SegmentationTask, fresh_network
@@ -14,7 +20,7 @@ from hpcseg.training.tasks import SegmentationTask, fresh_network
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hpcseg.networks.fnet import FNet
+    from hpcseg.networks.fnet import CBR, FNet
     from hpcseg.training.update import ParameterGroup
 
 # Which of a level's three convolutions are fine-tuned; the others stay as transferred.
@@ -27,14 +33,29 @@ _TUNED: Mapping[str, tuple[int, ...]] = {
 }
 
 
+Sizes = Sequence[Sequence[float]]  # RMS of the weights of the three convolutions of each level, finest first
+
+
+def _present_name(phi: Any) -> Any:
+    return "fresh" if phi == "auto" else phi  # what it was called; ids and finished runs have it
+
+
 class TransferConfig(Section):
     """S-TL: autoencoder weights as the F-Net's start (paper 4.1, 4.2; room `training`)."""
 
-    phi: Literal["auto"] | Positive = key(
-        "auto",
-        "what transferred weights are multiplied by; auto: per layer, so that their RMS is that of fresh ones",
+    phi: Annotated[Literal["fresh", "trained"] | Positive, BeforeValidator(_present_name)] = key(
+        "trained",
+        "what transferred weights are multiplied by; fresh, trained: per layer, so that their RMS is that of a fresh "
+        "F-Net's, or of one's that was trained for phi_steps",
         unit="factor",
-        source="paper 4.1; auto is ours: it names no value",
+        source="paper 4.1, which gives no value; fresh in its files; trained is ours: fresh ones are soon overwritten",
+    )
+    phi_steps: Count = key(
+        300,
+        "with phi = trained: so long an F-Net of this configuration is trained before, for the size of its weights; at "
+        "most a tenth of the training",
+        unit="steps",
+        source="ours: 20 epochs of the paper's, a fiftieth of a training",
     )
     scheme: Literal["freeze_all", "tune_3", "tune_2_3", "tune_1_3", "tune_2_3_retrain_coarsest"] = key(
         "tune_2_3",
@@ -42,9 +63,36 @@ class TransferConfig(Section):
         "retrain_coarsest: the coarsest level begins fresh",
         source="paper 4.2",
     )
-    fine_tune_rate: Positive = key(
-        8e-5, "learning rate of tuned blocks, at the start", unit="per step", source="paper 4.2"
+    fine_tune_rate: Literal["share"] | Positive = key(
+        "share",
+        "learning rate of tuned blocks, at the start; share: fine_tune_share of training.learning_rate",
+        unit="per step",
+        source="paper 4.2",
     )
+    fine_tune_share: Positive = key(
+        8 / 30,
+        "with fine_tune_rate = share: of training.learning_rate",
+        unit="share",
+        source="paper 4.2: 8e-5 beside 3e-4",
+    )
+
+    def brief_steps(self, training: TrainingConfig) -> int:
+        """Steps of the training for φ.
+
+        >>> TransferConfig().brief_steps(TrainingConfig()), TransferConfig().brief_steps(TrainingConfig(epochs=22))
+        (300, 33)
+        """
+        return max(1, min(self.phi_steps, training.epochs * training.steps // 10))
+
+    def rate(self, learning_rate: float) -> float:
+        """Learning rate of tuned blocks beside that of the rest; twelve digits, so that a share gives a plain number.
+
+        >>> TransferConfig().rate(3e-4), TransferConfig().rate(3e-3), TransferConfig(fine_tune_rate=1e-4).rate(3e-3)
+        (8e-05, 0.0008, 0.0001)
+        """
+        if self.fine_tune_rate == "share":
+            return float(f"{self.fine_tune_share * learning_rate:.12g}")
+        return self.fine_tune_rate
 
 
 class Transfer(Strategy[TransferConfig]):
@@ -53,7 +101,7 @@ class Transfer(Strategy[TransferConfig]):
     name, label, order = "transfer", "S-TL", 1
     section_type = TransferConfig
     networks = ("fnet",)
-    free_keys = frozenset({"phi", "fine_tune_rate"})
+    free_keys = frozenset({"phi", "phi_steps", "fine_tune_rate", "fine_tune_share"})
     paper_hours = 130
 
     def needs(self, config: RunConfig) -> Needs:
@@ -61,44 +109,111 @@ class Transfer(Strategy[TransferConfig]):
         return Needs(autoencoders=tuple(range(config.network.levels)))
 
     def unused(self, config: RunConfig) -> frozenset[str]:
-        """The rate of tuned blocks, where none is tuned."""
-        tuned = _TUNED[self.section(config).scheme]
-        return frozenset() if tuned else frozenset({"transfer.fine_tune_rate"})
+        """The rate of tuned blocks, where none is tuned, and its share, which `resolved` has in it."""
+        section, unused = self.section(config), {"transfer.fine_tune_share"}
+        if not _TUNED[section.scheme]:
+            unused.add("transfer.fine_tune_rate")
+        if section.phi != "trained":
+            unused.add("transfer.phi_steps")
+        return frozenset(unused)
+
+    def resolved(self, config: RunConfig) -> Mapping[str, Any]:
+        """The rate of tuned blocks and the steps for φ as they are; "fresh" under its former name, so that ids stay."""
+        section, training = self.section(config), config.training
+        phi = "auto" if section.phi == "fresh" else section.phi
+        rate, steps = section.rate(training.learning_rate), section.brief_steps(training)
+        return {"phi": phi, "phi_steps": steps, "fine_tune_rate": rate}
 
     def task(self, inputs: Inputs) -> SegmentationTask:
         """The F-Net with what was transferred, and the rates of its weights."""
         from hpcseg.training.checkpoint import load_tensors
 
-        network, section, prefix = cast("FNet", fresh_network(inputs)), self.section(inputs.config), "encoder."
+        section, prefix = self.section(inputs.config), "encoder."
+        sizes = trained_sizes(inputs, section.brief_steps(inputs.config.training)) if section.phi == "trained" else None
+        network = cast("FNet", fresh_network(inputs))
         models = [load_tensors(path)["weights"] for path in inputs.pretrained]
         transfer(
             section,
             network,
             [{name.removeprefix(prefix): w for name, w in m.items() if name.startswith(prefix)} for m in models],
+            sizes,
         )
         groups = parameter_groups(section, network, inputs.config.training.learning_rate)
         return SegmentationTask(inputs, network, groups)
 
 
-def transfer(section: TransferConfig, network: FNet, encoders: Sequence[Mapping[str, Tensor]]) -> None:
+def trained_sizes(inputs: Inputs, steps: int) -> Sizes:
+    """RMS of the weights of each convolution of the levels of an F-Net that was trained from scratch for `steps` steps.
+
+    It begins as this run's baseline would and sees the same minibatches, at one rate. The numbers are kept in
+    `sizes.json` of the run directory; a job that is stopped before they are there begins again.
+
+    Raises:
+        Interrupted: a rank was asked to stop.
+    """
+    ranks, path = inputs.ranks, None if inputs.run is None else inputs.run / SIZES_FILE
+    known = ranks.of_leader(lambda: read_json(path) if path is not None and path.exists() else None)
+    if known is None:
+        known = [[rms(block.conv.weight) for block in blocks] for blocks in _trained_blocks(inputs, steps)]
+        if path is not None and ranks.leads:
+            write_json(path, known)
+        known = ranks.of_leader(lambda: known)
+    return cast("Sizes", known)
+
+
+def _trained_blocks(inputs: Inputs, steps: int) -> list[tuple[CBR, ...]]:
+    """CBR1 to CBR3 of each level of the F-Net that `trained_sizes` is about."""
+    from hpcseg.training.deferred import StopFlag
+
+    network, control, stop = cast("FNet", fresh_network(inputs)), inputs.control, StopFlag(inputs.ranks)
+    task = SegmentationTask(inputs, network)
+    inputs.ranks.align(task.modules)
+    with closing(task.batches_of(range(steps))) as batches:
+        for step, batch in enumerate(batches, start=1):
+            task.train_step(batch)
+            if control is not None:
+                control.beat(phase="training for phi", step=step, steps=steps)
+            if stop.raised(control is not None and control.should_stop()):
+                raise Interrupted("stopped while phi was worked out; the same command begins with that again")
+    return [network.encoder(level).blocks for level in range(len(network.encoders))]
+
+
+def rms(weight: Tensor) -> float:
+    """Root of the mean square.
+
+    >>> import torch
+    >>> rms(torch.tensor([3.0, -4.0, 0.0, 0.0]))
+    2.5
+    """
+    return float(weight.detach().double().square().mean().sqrt())
+
+
+def transfer(
+    section: TransferConfig, network: FNet, encoders: Sequence[Mapping[str, Tensor]], sizes: Sizes | None = None
+) -> None:
     """Copy φ times the convolution weights of each level's encoder into the F-Net, in place.
 
-    Batch norms are not transferred. φ "auto" is, per layer, RMS(fresh F-Net weights) / RMS(autoencoder weights).
+    Batch norms are not transferred. φ "fresh" is, per layer, RMS(fresh F-Net weights) / RMS(autoencoder weights).
 
     Args:
         section: its scheme may leave the coarsest level out.
         network: a freshly initialised F-Net.
         encoders: per level, finest first, the state of an `Encoder`.
+        sizes: with φ "trained" the RMS that the weights get.
     """
     import torch
 
     with torch.no_grad():
         for level in range(_transferred_levels(section, network)):
-            for number, block in enumerate(network.encoder(level).blocks, start=1):
-                learned, fresh = encoders[level][f"cbr{number}.conv.weight"], block.conv.weight
-                phi = section.phi
-                if phi == "auto":
+            for index, block in enumerate(network.encoder(level).blocks):
+                learned, fresh = encoders[level][f"cbr{index + 1}.conv.weight"], block.conv.weight
+                if section.phi == "trained":
+                    assert sizes is not None
+                    phi = sizes[level][index] / rms(learned)
+                elif section.phi == "fresh":
                     phi = float(fresh.square().mean().sqrt() / learned.square().mean().sqrt())
+                else:
+                    phi = section.phi
                 fresh.copy_(phi * learned)
 
 
@@ -119,7 +234,7 @@ def parameter_groups(section: TransferConfig, network: FNet, rate: float) -> lis
                 weight.requires_grad_(False)
     rest = [parameter for parameter in network.parameters() if id(parameter) not in transferred]
     groups = [{"params": rest, "lr": rate}]
-    return [*groups, {"params": tuned, "lr": section.fine_tune_rate}] if tuned else groups
+    return [*groups, {"params": tuned, "lr": section.rate(rate)}] if tuned else groups
 
 
 def _transferred_levels(section: TransferConfig, network: FNet) -> int:
