@@ -165,6 +165,12 @@ class AutoencoderConfig(Section):
     sigma: Positive = key(
         0.25, "SD of the Gaussian around the middle or the organ", unit="image sizes", source="paper 3.3.1"
     )
+    inside: Fraction = key(
+        0.0,
+        "least share of a target patch that lies within the scan, or as much as the scan allows; 0: the centre does",
+        unit="share",
+        source="ours: patches of small volumes are mostly padding, and winners gather at the edges of scans",
+    )
     with_validation: bool = key(True, "the validation images are seen, too", source="paper 4.2, 4.4")
     with_supplementary: bool = key(False, "the images of data.supplementary are seen, too", source="paper 5")
 

@@ -21,7 +21,7 @@ from hpcseg.patches.geometry import PatchGeometry, target_lattice
 from hpcseg.patches.intensity import Look, draw_look
 from hpcseg.patches.minibatch import Batch, CodedBatch, Drawn, Layout, RawBatch, ResidentBatch
 from hpcseg.patches.plain import PlainLayout
-from hpcseg.patches.sampling import Draw, Sample, Sampling, Targets, Use, autoencoder_sample, segmentation_sample
+from hpcseg.patches.sampling import Draw, Place, Sample, Targets, Use, autoencoder_sample, segmentation_sample
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import TransformedLayout
 
@@ -131,8 +131,7 @@ class AutoencoderBatches(_Batches):
         geometry: of the patches.
         draw: what each minibatch is drawn from.
         levels: which of the geometry's levels, in the order wanted.
-        sampling: "gaussian", "uniform" or "organ", for which every source has a centre.
-        sigma: of the Gaussian, in image sizes.
+        place: how; with "organ" every source has a centre.
     """
 
     def __init__(
@@ -142,13 +141,11 @@ class AutoencoderBatches(_Batches):
         draw: Draw,
         *,
         levels: Sequence[int],
-        sampling: Sampling,
-        sigma: float,
+        place: Place,
     ) -> None:
         super().__init__(sources, geometry, draw, levels=levels, labelled=False)
-        self._sampling: Sampling = sampling
-        self._sigma = sigma
+        self._place = place
 
     def sample(self, step: int, slot: int) -> Sample:
         """Return where one patch lies."""
-        return autoencoder_sample(self._targets, self.draw, step, slot, sampling=self._sampling, sigma=self._sigma)
+        return autoencoder_sample(self._targets, self.draw, step, slot, place=self._place)

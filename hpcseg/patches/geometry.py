@@ -7,6 +7,7 @@ A U-Net sees one box of level 0 around the target. Boxes are cubes, so one numbe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 from hpcseg.errors import BadInput
 
 Triple = tuple[int, int, int]  # z, y, x
+Bounds = tuple[int, int]  # first and last
 ENCODER_CONVOLUTIONS = 3  # per level (paper 3.1)
 
 
@@ -222,3 +224,44 @@ def target_lattice(geometry: PatchGeometry, step: int) -> Lattice:
     if step < 1:
         raise BadInput(f"patches.lattice = {step}: the smallest step is 1 voxel")
     return Lattice(step, geometry.phase % step)
+
+
+def lattice_bounds(shape_zyx: Triple, patch: int, lattice: Lattice, inside: float) -> tuple[Bounds, Bounds, Bounds]:
+    """First and last origin, along each axis, of patches that lie within a volume by at least a share of theirs.
+
+    Every patch between them does; where the volume is too small, they are those that have the most of it. The share is
+    a product of those along the axes: each gets the same one, but axes along which less fits, so that others have more.
+
+    >>> lattice_bounds((40, 40, 40), 24, Lattice(4, 0), 1.0)
+    ((0, 16), (0, 16), (0, 16))
+    >>> lattice_bounds((12, 40, 40), 24, Lattice(4, 0), 0.5)  # half of it along z, and so all of it along y and x
+    ((-12, 0), (0, 16), (0, 16))
+
+    Args:
+        shape_zyx: of the volume.
+        patch: edge, in voxels.
+        lattice: of the origins.
+        inside: from 0 to 1.
+    """
+    overlaps = [_overlaps(size, patch, lattice) for size in shape_zyx]
+    most = [max(found.values()) for found in overlaps]
+    least = [0] * 3
+    wanted = inside * patch**3
+    for rank, axis in enumerate(sorted(range(3), key=most.__getitem__)):
+        # The share that this axis and those which fit more of the patch have each.
+        each = math.ceil(wanted ** (1 / (3 - rank)) - 1e-9)
+        least[axis] = min(most[axis], each)
+        wanted /= least[axis] or 1
+    z, y, x = (
+        [origin for origin, overlap in found.items() if overlap >= wanted_here]
+        for found, wanted_here in zip(overlaps, least, strict=True)
+    )
+    return (z[0], z[-1]), (y[0], y[-1]), (x[0], x[-1])
+
+
+def _overlaps(size: int, patch: int, lattice: Lattice) -> dict[int, int]:
+    """Voxels that a volume and a patch share along an axis, by the patch's origin, ascending, where they share any."""
+    step = lattice.step
+    first = lattice.phase + step * math.ceil((1 - patch - lattice.phase) / step)
+    shared = {origin: min(origin + patch, size) - max(origin, 0) for origin in range(first, size, step)}
+    return {origin: voxels for origin, voxels in shared.items() if voxels > 0} or {lattice.phase: 0}

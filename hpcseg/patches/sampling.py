@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from hpcseg.config import AugmentationConfig
 from hpcseg.errors import BadInput
-from hpcseg.patches.geometry import Lattice, Triple
+from hpcseg.patches.geometry import Bounds, Lattice, Triple, lattice_bounds
 
 Sampling = Literal["gaussian", "uniform", "organ"]
 Centre = tuple[float, float, float]
 WORD = 2**64 - 1
+TRIES = 64  # of a place that `Place.inside` allows
 
 
 class Stream(IntEnum):
@@ -102,6 +103,21 @@ class Sample(NamedTuple):
     origin_3: Triple
 
 
+class Place(NamedTuple):
+    """Where the target patches of autoencoders lie.
+
+    Attributes:
+        sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside;
+            "organ": the same around the organ's centre.
+        sigma: of the Gaussian, in image sizes.
+        inside: least share of a target patch within the volume, see `lattice_bounds`; 0: only its centre has to be.
+    """
+
+    sampling: Sampling
+    sigma: float = 0.25
+    inside: float = 0.0
+
+
 class Targets:
     """The targets to draw from, as drawing wants them: listed once, however often is drawn.
 
@@ -140,6 +156,10 @@ class Targets:
         z, y, x = (position - self._patch // 2 for position in centre_3)
         return Sample(case_index, self._lattice.nearest((z, y, x)))
 
+    def bounds(self, case_index: int, inside: float) -> tuple[Bounds, Bounds, Bounds]:
+        """First and last origin, along each axis, of targets of which so much lies within a volume."""
+        return lattice_bounds(self.shapes[case_index], self._patch, self._lattice, inside)
+
 
 def segmentation_sample(targets: Targets, draw: Draw, step: int, slot: int, *, foreground_share: float) -> Sample:
     """Place one patch of a segmentation minibatch.
@@ -162,28 +182,39 @@ def segmentation_sample(targets: Targets, draw: Draw, step: int, slot: int, *, f
     return targets.at(case_index, _uniform_voxel(generator, targets.shapes[case_index]))
 
 
-def autoencoder_sample(
-    targets: Targets, draw: Draw, step: int, slot: int, *, sampling: Sampling, sigma: float
-) -> Sample:
+def autoencoder_sample(targets: Targets, draw: Draw, step: int, slot: int, *, place: Place) -> Sample:
     """Place one patch of an autoencoder minibatch in a case drawn uniformly.
+
+    With `place.inside` the centre is drawn as without it, up to `TRIES` times until the target lies far enough within
+    the volume; then the last one is moved inwards, as little as it needs.
 
     Args:
         targets: to draw from.
         draw: see there for `step` and `slot`.
-        sampling: "uniform": the centre is any voxel; "gaussian": drawn around the image centre, again while outside;
-            "organ": the same around the organ's centre.
-        sigma: of the Gaussian, in image sizes.
+        place: how.
 
     Raises:
         BadInput: there is no case, or the centre of its organ is wanted and not known.
     """
     generator = draw.generator(step, slot)
     case_index = _any_case(generator, targets)
+    if place.inside == 0:
+        return _drawn(generator, targets, case_index, place)
+    bounds = targets.bounds(case_index, place.inside)
+    for _ in range(TRIES):
+        sample = _drawn(generator, targets, case_index, place)
+        z, y, x = (min(max(o, low), high) for o, (low, high) in zip(sample.origin_3, bounds, strict=True))
+        if (z, y, x) == sample.origin_3:
+            return sample
+    return Sample(case_index, (z, y, x))
+
+
+def _drawn(generator: np.random.Generator, targets: Targets, case_index: int, place: Place) -> Sample:
     shape_zyx = targets.shapes[case_index]
-    if sampling == "uniform":
+    if place.sampling == "uniform":
         return targets.at(case_index, _uniform_voxel(generator, shape_zyx))
-    around_3 = targets.organ(case_index) if sampling == "organ" else _middle(shape_zyx)
-    return targets.at(case_index, _gaussian_voxel(generator, shape_zyx, around_3, sigma))
+    around_3 = targets.organ(case_index) if place.sampling == "organ" else _middle(shape_zyx)
+    return targets.at(case_index, _gaussian_voxel(generator, shape_zyx, around_3, place.sigma))
 
 
 def foreground_slots(foreground_share: float, batch: int) -> int:

@@ -192,7 +192,7 @@ def _autoencoder(section: AutoencoderConfig, *unused: str) -> dict[str, Any]:
     """The autoencoder section with `sampling` resolved; its volumes enter as cases.
 
     Left out: `sigma` where nothing is drawn from a Gaussian, `huber_delta` without that loss, and `lifetime`,
-    `decoder` and `loss` where they are the published ones.
+    `decoder`, `loss` and `inside` where they are the published ones.
     """
     values = _without(_values(section), "with_validation", "with_supplementary", *unused)
     conditions = {
@@ -201,6 +201,7 @@ def _autoencoder(section: AutoencoderConfig, *unused: str) -> dict[str, Any]:
         "loss": section.loss == "huber",
         "lifetime": section.lifetime == 0,
         "decoder": section.decoder == "transposed",
+        "inside": section.inside == 0,
     }
     return _without(values | {"sampling": section.resolved_sampling}, *_where(conditions))
 

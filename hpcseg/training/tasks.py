@@ -245,7 +245,7 @@ def unlabelled_batches(
     import torch
 
     from hpcseg.patches.batches import AutoencoderBatches
-    from hpcseg.patches.sampling import Draw, Stream
+    from hpcseg.patches.sampling import Draw, Place, Stream
     from hpcseg.training.model import geometry_of
 
     config = inputs.config
@@ -258,10 +258,9 @@ def unlabelled_batches(
         part=inputs.ranks.part,
         dtype=dtype or torch.float32,
     )
-    sampling, sigma = config.autoencoder.resolved_sampling, config.autoencoder.sigma
-    return AutoencoderBatches(
-        inputs.unlabelled, geometry_of(config), draw, levels=levels, sampling=sampling, sigma=sigma
-    )
+    section = config.autoencoder
+    place = Place(section.resolved_sampling, section.sigma, section.inside)
+    return AutoencoderBatches(inputs.unlabelled, geometry_of(config), draw, levels=levels, place=place)
 
 
 def reconstruction_loss(task: NetworkTask, network: nn.Module, image_B1DHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from hpcseg.patches.batches import AutoencoderBatches, SegmentationBatches
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.reading import read_sample
-from hpcseg.patches.sampling import Draw, Stream
+from hpcseg.patches.sampling import Draw, Place, Stream
 from hpcseg.patches.source import Source
 from hpcseg.volumes.normalise import Normalisation
 
@@ -49,7 +49,7 @@ def segmentation(sources):
 
 def _autoencoder(sources, *, levels=(0, 2), sigma=0.25, **changes):
     draw = Draw(batch=5, seed=3, stream=Stream.AUTOENCODER, lattice=4, **changes)
-    return AutoencoderBatches(sources, GEOMETRY, draw, levels=levels, sampling="gaussian", sigma=sigma)
+    return AutoencoderBatches(sources, GEOMETRY, draw, levels=levels, place=Place("gaussian", sigma))
 
 
 def _equal(first, second):

@@ -19,7 +19,7 @@ from hpcseg.patches.minibatch import Drawn, ResidentBatch
 from hpcseg.patches.plain import PlainLayout
 from hpcseg.patches.reading import box_corner
 from hpcseg.patches.resident import ResidentCase, ResidentCases
-from hpcseg.patches.sampling import Draw, Stream
+from hpcseg.patches.sampling import Draw, Place, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import TransformedLayout
 from hpcseg.volumes.normalise import Normalisation
@@ -65,7 +65,7 @@ def _segmentation(sources, lattice, **changes):
 
 def _autoencoder(sources, lattice, **changes):
     draw = Draw(batch=2, seed=5, stream=Stream.AUTOENCODER, lattice=lattice, **changes)
-    return AutoencoderBatches(sources, GEOMETRY, draw, levels=(3, 1), sampling="uniform", sigma=0.25)
+    return AutoencoderBatches(sources, GEOMETRY, draw, levels=(3, 1), place=Place("uniform"))
 
 
 def _gathered(rows_BCR, table_B6, dtype, device):

@@ -16,7 +16,7 @@ from hpcseg.patches.minibatch import CodedBatch, ResidentBatch
 from hpcseg.patches.plain import PlainLayout
 from hpcseg.patches.prefetch import prefetched
 from hpcseg.patches.resident import ResidentCases, resident_bytes
-from hpcseg.patches.sampling import Draw, Stream
+from hpcseg.patches.sampling import Draw, Place, Stream
 from hpcseg.patches.source import Source
 from hpcseg.patches.transformed import TransformedLayout
 from hpcseg.volumes.normalise import Normalisation
@@ -56,7 +56,7 @@ def _segmentation(sources, lattice, **changes):
 
 def _autoencoder(sources, lattice, **changes):
     draw = Draw(batch=6, seed=5, stream=Stream.AUTOENCODER, lattice=lattice, **changes)
-    return AutoencoderBatches(sources, GEOMETRY, draw, levels=(3, 1), sampling="uniform", sigma=0.25)
+    return AutoencoderBatches(sources, GEOMETRY, draw, levels=(3, 1), place=Place("uniform"))
 
 
 def _equal(first, second):

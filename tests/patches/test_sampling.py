@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.patches.geometry import Lattice
+from hpcseg.patches.geometry import Lattice, lattice_bounds
 from hpcseg.patches.sampling import (
     Draw,
+    Place,
     Stream,
     Targets,
     Use,
@@ -51,9 +54,10 @@ def _segmentation(seed, stream, step, slot, cases=CASES, **changes):
     return segmentation_sample(targets, Draw(8, seed, stream), step, slot, foreground_share=0.3)
 
 
-def _autoencoder(seed, step, slot, cases=CASES, sampling="gaussian", sigma=0.25, **changes):
+def _autoencoder(seed, step, slot, cases=CASES, sampling="gaussian", sigma=0.25, inside=0.0, **changes):
     targets = Targets(cases, **(EXACT | changes))
-    return autoencoder_sample(targets, Draw(8, seed, Stream.AUTOENCODER), step, slot, sampling=sampling, sigma=sigma)
+    place = Place(sampling, sigma, inside)
+    return autoencoder_sample(targets, Draw(8, seed, Stream.AUTOENCODER), step, slot, place=place)
 
 
 def _number(seed, stream, step, slot, **changes):
@@ -216,3 +220,80 @@ def test_an_organ_that_was_not_located_is_refused():
     for centres in ((), [None] * 3):
         with pytest.raises(BadInput, match="not located"):
             _autoencoder(0, 0, 0, centres=centres, sampling="organ")
+
+
+SIZES = st.integers(1, 60)
+LATTICES = st.sampled_from([1, 2, 4, 8]).flatmap(
+    lambda step: st.builds(Lattice, st.just(step), st.integers(0, step - 1))
+)
+
+
+def _shared(origin_3, shape_zyx, patch):
+    """Voxels of a patch that lie within a volume, counted one by one along each axis."""
+    return math.prod(
+        sum(0 <= voxel < size for voxel in range(origin, origin + patch))
+        for origin, size in zip(origin_3, shape_zyx, strict=True)
+    )
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.tuples(SIZES, SIZES, SIZES),
+    patch=st.integers(4, 40),
+    lattice=LATTICES,
+    inside=st.floats(0.01, 1),
+    sampling=st.sampled_from(["gaussian", "uniform", "organ"]),
+    seed=st.integers(0, 1000),
+)
+def test_a_patch_keeps_its_share_inside_or_as_much_as_the_scan_allows(shape, patch, lattice, inside, sampling, seed):
+    settings = {"patch": patch, "lattice": lattice, "centres": [tuple(0.9 * size for size in shape)]}
+    centre = range(-patch - 8, max(shape) + 8)
+    on_lattice = [origin for origin in centre if (origin - lattice.phase) % lattice.step == 0]
+    most = math.prod(max(_shared([origin], [size], patch) for origin in on_lattice) for size in shape)
+    for slot in range(4):
+        sample = _autoencoder(seed, 3, slot, [Case(shape)], sampling=sampling, inside=inside, **settings)
+        assert all((origin - lattice.phase) % lattice.step == 0 for origin in sample.origin_3)
+        assert _shared(sample.origin_3, shape, patch) >= min(inside * patch**3, most) - 1e-6
+        assert sample == _autoencoder(seed, 3, slot, [Case(shape)], sampling=sampling, inside=inside, **settings)
+
+
+@given(size=st.integers(24, 60), inside=st.floats(0, 1))
+def test_bounds_are_a_ramp_that_is_as_wide_as_the_share_allows(size, inside):
+    """Every axis may hang over by what the cube root of the share leaves, on both sides; rounding helps others."""
+    (low, high), *others = lattice_bounds((size, 10**4, 10**4), 24, Lattice(1, 0), inside)
+    voxels = max(1, math.ceil(24 * inside ** (1 / 3) - 1e-9))
+    assert (low, high) == (voxels - 24, size - voxels)
+    for other, end in others:
+        assert other + end == 10**4 - 24
+        assert voxels - 1 <= other + 24 <= voxels or other == -23
+
+
+def test_the_more_is_wanted_inside_the_narrower_the_bounds():
+    shares = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    widths = [
+        [high - low for low, high in lattice_bounds((30, 40, 50), 24, Lattice(4, 2), inside)] for inside in shares
+    ]
+    assert all(a >= b for one, other in pairwise(widths) for a, b in zip(one, other, strict=True))
+    assert widths[0] != widths[-1]
+
+
+def test_a_draw_that_lies_far_enough_inside_stays_where_it_was():
+    drawn = [
+        (_autoencoder(1, step, 0, **SNAPPED), _autoencoder(1, step, 0, inside=0.9, **SNAPPED)) for step in range(300)
+    ]
+    bounds = [lattice_bounds(case.shape_zyx, 16, Lattice(4, 2), 0.9) for case in CASES]
+    fits = [
+        all(low <= o <= high for o, (low, high) in zip(free.origin_3, bounds[free.case_index], strict=True))
+        for free, _ in drawn
+    ]
+    assert 30 < sum(fits) < 290
+    for (free, kept), fit in zip(drawn, fits, strict=True):
+        assert free.case_index == kept.case_index
+        assert (free == kept) is fit
+
+
+def test_uniform_centres_stay_uniform_where_they_may_be():
+    drawn = [_autoencoder(2, step, 0, [Case((20, 20, 20))], sampling="uniform", inside=1.0) for step in range(3000)]
+    for axis in range(3):
+        counts = np.bincount([sample.origin_3[axis] for sample in drawn], minlength=14)
+        assert len(counts) == 14 and abs(counts / 3000 - 1 / 14).max() < 0.02

@@ -70,6 +70,8 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("transfer", {"autoencoder": {"decoder": "cbru"}}, True),
         ("transfer", {"autoencoder": {"loss": "l2"}}, True),
         ("transfer", {"autoencoder": {"lifetime": 0.5}}, True),
+        ("transfer", {"autoencoder": {"inside": 0.0}}, False),
+        ("transfer", {"autoencoder": {"inside": 0.5}}, True),
         ("multitask", {"autoencoder": {"sampling": "organ"}}, True),
         ("masked", {"masked": {"block": 8}}, True),
         ("masked", {"autoencoder": {"winners": 1, "decoder": "cbru", "lifetime": 0.5}}, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BeforeValidator
 
 from hpcseg.config import RunConfig, TrainingConfig
-from hpcseg.errors import Interrupted
+from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_json
 from hpcseg.paths import SIZES_FILE
 from hpcseg.sections import Count, Positive, Section, key
@@ -150,11 +151,14 @@ def trained_sizes(inputs: Inputs, steps: int) -> Sizes:
 
     Raises:
         Interrupted: a rank was asked to stop.
+        TrainingError: a weight is not a finite number.
     """
     ranks, path = inputs.ranks, None if inputs.run is None else inputs.run / SIZES_FILE
     known = ranks.of_leader(lambda: read_json(path) if path is not None and path.exists() else None)
     if known is None:
         known = [[rms(block.conv.weight) for block in blocks] for blocks in _trained_blocks(inputs, steps)]
+        if not all(math.isfinite(size) for level in known for size in level):
+            raise TrainingError("weights became infinite while phi was worked out; lower the learning rate")
         if path is not None and ranks.leads:
             write_json(path, known)
         known = ranks.of_leader(lambda: known)
