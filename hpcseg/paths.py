@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-STAGES = ("pack", "pretrain", "train")
+STAGES = ("pack", "pretrain", "label", "train")
 
 # One run.
 RUN_FILE = "run.json"

@@ -26,6 +26,7 @@ _OWN = {
     "multitask": "hpcseg.training.strategies.multitask:Multitask",
     "teacher": "hpcseg.training.strategies.teacher:Teacher",
     "masked": "hpcseg.training.strategies.masked:Masked",
+    "selftrain": "hpcseg.training.strategies.selftrain:Selftrain",
 }
 
 

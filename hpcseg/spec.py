@@ -32,10 +32,14 @@ class CaseRef(Section):
 
 
 class SourceRef(Section):
-    """Some cases of one store; `store` is relative to the folder of all runs."""
+    """Some cases of one store; `store` is relative to the folder of all runs.
+
+    `labels` is a store of pseudo-labels that stand for the cases' own; None: there is none.
+    """
 
     store: Path
     cases: tuple[str, ...]
+    labels: Path | None = None
 
 
 class PackSpec(Section):
@@ -68,6 +72,17 @@ class PretrainSpec(Section):
         return self.config.autoencoder
 
 
+class LabelSpec(Section):
+    """Segment packed cases with a trained network; leaves `store.h5` in the run directory, of labels alone."""
+
+    stage: Literal["label"] = "label"
+    id: str
+    config: RunConfig  # of the run that trained the network
+    model: Path  # relative to the folder of all runs
+    source: SourceRef
+    confidence: float  # voxels whose class is less probable are no class
+
+
 class TrainSpec(Section):
     """Train and evaluate one F-Net; leaves `model.pt` and `result.json` in the run directory."""
 
@@ -77,6 +92,7 @@ class TrainSpec(Section):
     labelled: SourceRef
     validation: SourceRef
     autoencoder_sources: tuple[SourceRef, ...] = ()  # of a strategy that reads them
+    pseudo_labelled: tuple[SourceRef, ...] = ()  # of a strategy that learns from what another run has labelled
     pretrained: tuple[Path, ...] = ()  # model.pt of what was trained before, relative to the folder of all runs
     spacing_zyx: Spacing
     classes: tuple[tuple[int, ...], ...]
@@ -96,11 +112,11 @@ class TrainSpec(Section):
         return self.test_classes if group == "test" else self.classes
 
 
-StageSpec = Annotated[PackSpec | PretrainSpec | TrainSpec, Field(discriminator="stage")]
-_ADAPTER: TypeAdapter[PackSpec | PretrainSpec | TrainSpec] = TypeAdapter(StageSpec)
+AnySpec = PackSpec | PretrainSpec | LabelSpec | TrainSpec
+_ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
 
 
-def read_spec(run: Path) -> PackSpec | PretrainSpec | TrainSpec:
+def read_spec(run: Path) -> AnySpec:
     """Read the specification of the run directory `run`.
 
     Raises:

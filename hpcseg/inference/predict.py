@@ -22,6 +22,7 @@ from hpcseg.training.precision import autocast
 from hpcseg.volumes import scratch
 from hpcseg.volumes.normalise import normalisation
 from hpcseg.volumes.scan_volume import ScanVolume
+from hpcseg.volumes.store import StoredCase
 
 LARGEST_TILE = 96  # voxels; 64 float32 maps of such a tile take 226 MB
 
@@ -55,7 +56,7 @@ class Predictor:
         tile = large_tile(shape_zyx, geometry, inference.tile or largest)
         return Tiling.of(shape_zyx, geometry.resized(tile), tile, None)
 
-    def slabs(self, volume: ScanVolume, advance: Advance | None = None) -> Iterator[NDArray[np.float32]]:
+    def slabs(self, volume: ScanVolume | StoredCase, advance: Advance | None = None) -> Iterator[NDArray[np.float32]]:
         """Probabilities of the foreground classes, (C, planes, Y, X) float32, from the first plane to the last.
 
         Memory: a few slabs as thick as a tile, whatever the number of planes.
@@ -77,7 +78,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _tile(
-        self, volume: ScanVolume, row_16: torch.Tensor, geometry: PatchGeometry, origin: Triple
+        self, volume: ScanVolume | StoredCase, row_16: torch.Tensor, geometry: PatchGeometry, origin: Triple
     ) -> NDArray[np.float32]:
         """Probabilities of one tile's voxels, (C, D, H, W)."""
         boxes = read_sample(volume, geometry, origin, range(geometry.levels), self.model.pyramid_clip)

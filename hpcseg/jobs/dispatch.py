@@ -1,4 +1,4 @@
-"""The three kinds of stages, and what runs them."""
+"""The kinds of stages, and what runs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from hpcseg.paths import STORE_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.spec import AnySpec, LabelSpec, PackSpec, PretrainSpec, TrainSpec
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.strategy import check_shares
@@ -17,7 +17,7 @@ from hpcseg.version import code_version
 
 def run_spec(
     run: RunDir,
-    spec: PackSpec | PretrainSpec | TrainSpec,
+    spec: AnySpec,
     submission: Submission,
     control: Control,
     info: RankInfo,
@@ -36,7 +36,7 @@ def run_spec(
 
 
 def _train(
-    run: RunDir, spec: PretrainSpec | TrainSpec, submission: Submission, control: Control, info: RankInfo
+    run: RunDir, spec: PretrainSpec | LabelSpec | TrainSpec, submission: Submission, control: Control, info: RankInfo
 ) -> None:
     began = time.monotonic()
     code_version()  # asked now: the checkout may move on while the job runs
@@ -51,7 +51,12 @@ def _train(
     from hpcseg.training.ranks import joined
 
     with joined(info, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
-        stages.train(run.path, spec, control, submission.reading, ranks)
+        if isinstance(spec, LabelSpec):
+            from hpcseg.inference import pseudo_labels
+
+            pseudo_labels.label(run.path, spec, control, ranks)
+        else:
+            stages.train(run.path, spec, control, submission.reading, ranks)
         if isinstance(spec, TrainSpec):
             from hpcseg.inference import evaluate
 

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from hpcseg.errors import HpcsegError, StageFailed
 from hpcseg.runs.rundir import cause_of
-from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.spec import AnySpec, LabelSpec, PackSpec, PretrainSpec
 from hpcseg.training.strategy import strategy_of
 
-Spec = PackSpec | PretrainSpec | TrainSpec
 
-
-def explained(error: BaseException, run: Path, spec: Spec, phase: str, on_slurm: bool) -> BaseException:
+def explained(error: BaseException, run: Path, spec: AnySpec, phase: str, on_slurm: bool) -> BaseException:
     """The error with a remedy, where one is known; else the error itself.
 
     Args:
@@ -39,15 +37,15 @@ def explained(error: BaseException, run: Path, spec: Spec, phase: str, on_slurm:
     return failed
 
 
-def cuda_words(spec: Spec, phase: str, on_slurm: bool) -> str:
+def cuda_words(spec: AnySpec, phase: str, on_slurm: bool) -> str:
     """What takes GPU memory in a run, and what to reduce."""
     if isinstance(spec, PackSpec):
         return "CUDA out of memory while packing, which needs no GPU"
     config = spec.config
     larger = f"ask for a larger GPU ([slurm.{spec.stage}.flags] constraint)" if on_slurm else "take a larger GPU"
-    if phase == "evaluating":
+    if phase == "evaluating" or isinstance(spec, LabelSpec):
         return (
-            f"CUDA out of memory while evaluating: set a smaller inference.tile than {config.inference.tile or 96}, "
+            f"CUDA out of memory while {phase}: set a smaller inference.tile than {config.inference.tile or 96}, "
             f"or {larger}; the training is kept"
         )
     size, precision = f"{config.patches.size}³", config.training.precision

@@ -20,12 +20,20 @@ from hpcseg.config import AutoencoderConfig, TrainingConfig
 Reduce = Callable[[Tensor], Tensor]
 SMOOTHING = 1e-5
 MAX_CLASSES = 64  # of the kernels
+IGNORED = 255  # label of a voxel of no known class
 
 
 def segmentation_loss(
-    config: TrainingConfig, logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None = None
+    config: TrainingConfig,
+    logits_BCDHW: Tensor,
+    label_BDHW: Tensor,
+    reduce: Reduce | None = None,
+    *,
+    partly: bool = False,
 ) -> Tensor:
-    """The configured loss of a segmentation: see `dice_ce` and `focal`."""
+    """The configured loss of a segmentation: see `dice_ce` and `focal`; with `partly`, of voxels that have a class."""
+    if partly:
+        return _of_known(config, logits_BCDHW, label_BDHW, reduce)
     if config.loss == "focal":
         return _mean_of_all(focal(logits_BCDHW, label_BDHW, config.focal_gamma), len(label_BDHW), reduce)
     return dice_ce(logits_BCDHW, label_BDHW, reduce)
@@ -40,6 +48,27 @@ def reconstruction_error(
     else:
         own = huber(reconstruction_B1DHW, image_B1DHW, config.huber_delta)
     return _mean_of_all(own, len(image_B1DHW), reduce)
+
+
+def _of_known(config: TrainingConfig, logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None) -> Tensor:
+    """The configured loss of the voxels whose label is not `IGNORED`, in all of the minibatch."""
+    log_probability = functional.log_softmax(logits_BCDHW.float(), dim=1)
+    known_B1DHW = (label_BDHW != IGNORED)[:, None].float()
+    truth = _one_hot(label_BDHW, logits_BCDHW.shape[1])  # of no class where it is ignored
+    if config.loss == "focal":
+        own, parts = _focal(log_probability, truth, config.focal_gamma).sum(), []
+    else:
+        probability, over_batch = log_probability[:, 1:].exp() * known_B1DHW, (0, 2, 3, 4)
+        overlap = (probability * truth[:, 1:]).sum(dim=over_batch)
+        own = -(truth * log_probability).sum()
+        parts = [overlap, probability.sum(dim=over_batch) + truth[:, 1:].sum(dim=over_batch)]
+    sums = torch.cat([torch.stack([own, known_B1DHW.sum()]), *parts])
+    sums = sums if reduce is None else reduce(sums)
+    mean = sums[0] / sums[1].clamp_min(1)
+    if config.loss == "focal":
+        return mean
+    overlap, total = sums[2:].chunk(2)
+    return mean + 1 - ((2 * overlap + SMOOTHING) / (total + SMOOTHING)).mean()
 
 
 def masked_error(
@@ -110,10 +139,15 @@ def focal(logits_BCDHW: Tensor, label_BDHW: Tensor, gamma: float) -> Tensor:
         A scalar of at least 0.
     """
     log_probability = functional.log_softmax(logits_BCDHW.float(), dim=1)
-    log_of_truth = (_one_hot(label_BDHW, logits_BCDHW.shape[1]) * log_probability).sum(dim=1)
+    return _focal(log_probability, _one_hot(label_BDHW, logits_BCDHW.shape[1]), gamma).mean()
+
+
+def _focal(log_probability: Tensor, truth: Tensor, gamma: float) -> Tensor:
+    """Focal loss of each voxel; 0 where it has no class."""
+    log_of_truth = (truth * log_probability).sum(dim=1)
     # Not quite 0, where a power below 1 has no derivative.
     doubt = (-log_of_truth.expm1()).clamp_min(torch.finfo(torch.float32).tiny)
-    return -(doubt**gamma * log_of_truth).mean()
+    return -(doubt**gamma * log_of_truth)
 
 
 def huber(reconstruction_B1DHW: Tensor, image_B1DHW: Tensor, delta: float) -> Tensor:

@@ -34,6 +34,7 @@ class Stream(IntEnum):
     TRAINING = 0
     VALIDATION = 1
     AUTOENCODER = 2
+    PSEUDO_LABELS = 3
 
 
 class Use(IntEnum):

@@ -5,8 +5,9 @@ A query that fails proves nothing: it yields unknown, never lost, stopped or fai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from types import MappingProxyType
 
 from hpcseg.heartbeat import Heartbeat
@@ -37,13 +38,14 @@ def judge_all(
     A run that was not begun is blocked when something that it needs failed or is blocked itself.
 
     Args:
-        evidence: by run, ancestors first.
+        evidence: by run.
         needs: ancestors by run.
         queue: what squeue says.
         fates: by job, how those ended that left the queue.
     """
     verdicts: dict[str, Verdict] = {}
-    for run_id, found in evidence.items():
+    for run_id in _ancestors_first(evidence, needs):
+        found = evidence[run_id]
         verdict = judge(found, queue, now, fates.get(found.job or ""))
         if verdict.state in {"new", "stopped", "lost", "queued", "blocked"}:
             dead = {"failed", "blocked"}
@@ -53,7 +55,12 @@ def judge_all(
             if failed:
                 verdict = replace(verdict, state="blocked", why=f"{failed[0]}: {verdicts[failed[0]].why}")
         verdicts[run_id] = verdict
-    return verdicts
+    return {run_id: verdicts[run_id] for run_id in evidence}
+
+
+def _ancestors_first(runs: Collection[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
+    sorter = TopologicalSorter({run_id: [name for name in needs.get(run_id, ()) if name in runs] for run_id in runs})
+    return list(sorter.static_order())
 
 
 def judge(evidence: Evidence, queue: Queue, now: float, fate: Fate | None = None) -> Verdict:

@@ -76,7 +76,7 @@ def decide(
         cause: of its end; one that nobody can help by doing the same again (python, input, ...) ends the run.
         attempts: of one job in their order, the last one included.
         budgets: how often.
-        stage: pack, pretrain or train, for the words.
+        stage: one of `hpcseg.paths.STAGES`, for the words.
         minutes: time limit of the job, for the words.
         memory_mb: what the job had on each node; 0: not known.
         most_mb: the most that it may be given (`memory_max`, or the memory of the largest node); 0: not known.

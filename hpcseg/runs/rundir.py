@@ -23,7 +23,7 @@ from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
-from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec, read_spec
+from hpcseg.spec import AnySpec, read_spec
 
 LOCK_WAIT_S = 300.0  # for the folder of all runs
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -31,6 +31,7 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DONE = {
     "pack": {paths.DONE_FILE, paths.STORE_FILE},
     "pretrain": {paths.DONE_FILE, paths.MODEL_FILE},
+    "label": {paths.DONE_FILE, paths.STORE_FILE},
     "train": {paths.RESULT_FILE},
 }
 ReadArray = Callable[[Path, str], ArrayRecord | None]
@@ -54,7 +55,7 @@ class RunDir:
 
     @cached_property
     def stage(self) -> str:
-        """pack, pretrain or train."""
+        """One of `paths.STAGES`."""
         return self.path.parent.name
 
     @property
@@ -67,7 +68,7 @@ class RunDir:
         """Folder of the output of all attempts."""
         return self.path / paths.LOG_FOLDER
 
-    def spec(self) -> PackSpec | PretrainSpec | TrainSpec:
+    def spec(self) -> AnySpec:
         """What the run has to do.
 
         Raises:
@@ -146,7 +147,7 @@ class RunDir:
         return read_array(self.runs_root, submission.array)
 
     def mark_done(self, **facts: Any) -> None:
-        """Write `done.json` (packs and pretrainings)."""
+        """Write `done.json` (all stages but training)."""
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_json(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
 

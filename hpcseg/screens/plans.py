@@ -79,6 +79,8 @@ def _summary(plan: Plan) -> Table:
         if changes.applied:
             cells["changed"] = len(changes.changed) if stage == "train" else 0
             cells["orphaned"] = len(changes.orphaned.get(stage, ()))
+        if stage == "label" and not any(cells.values()):
+            continue  # most sweeps label nothing
         rows.append({"stage": stage} | {name: str(number) for name, number in cells.items()})
     styles = {_TITLES.get(state, state): STYLES.get(state, "") for state in states}
     return table(rows, title=f"plan of {plan.sweep.name}", right=rows[0].keys() - {"stage"}, styles=styles)

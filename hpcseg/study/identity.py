@@ -268,6 +268,12 @@ def pretrain_id(config: RunConfig, level: int | None, statistics: SourceRef, sou
     return run_id(slug if shared else f"{slug}-n{config.labelled}-f{config.fold}", payload)
 
 
+def label_id(teacher: str, source: SourceRef, confidence: float) -> str:
+    """Id of the labelling of some cases by the network of the run `teacher`, in whose id all of it stands."""
+    payload = {"stage": "label", "teacher": teacher, "source": _source(source), "confidence": confidence}
+    return run_id(f"labels-{teacher.rpartition('-')[0]}", payload)
+
+
 def train_id(config: RunConfig, data: Mapping[str, Any]) -> str:
     """Id of a training run; `data` is what its data section resolved to: packs, cases, digests, ancestors."""
     slug = f"{config.strategy}-n{config.labelled}-f{config.fold}"

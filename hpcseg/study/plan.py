@@ -1,4 +1,4 @@
-"""From a sweep to its stages (pack, pretrain, train), each shared ancestor once, and what stands of each."""
+"""From a sweep to its stages (pack, pretrain, label, train), each shared ancestor once, and what stands of each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hpcseg.runs.states import read_states
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare
 from hpcseg.study.grids import expand
+from hpcseg.study.order import waves
 from hpcseg.study.resolver import Resolver, Stage
 from hpcseg.study.sweepfile import Sweep
 
@@ -115,7 +116,7 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
             place = ", ".join(f"{axis} = {value!r}" for axis, value in cell.axes.items())
             raise BadInput(f"{error}" + (f" ({sweep.source.path}: {place})" if place else "")) from None
         cells.setdefault(run_id, []).append({"grid": cell.grid, "axes": cell.axes, "number": number})
-    found = {one.id: one for one in sorted(resolver.stages.values(), key=lambda one: STAGES.index(one.stage))}
+    found = {one.id: one for part in waves(resolver.stages.items()).values() for one in part}
     changes = compare(sweep, runs_root, found, cells)
     folders = {stage: runs_root / stage for stage in STAGES}
     runs = [RunDir(folders[one.stage] / run_id) for run_id, one in found.items()]

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE, STORE_FILE
-from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
+from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.study.catalogue import Catalogue, Classes, pack_spec
-from hpcseg.study.identity import Canonical, canonical, is_shared, pack_id, pretrain_id, train_id
+from hpcseg.study.identity import Canonical, canonical, is_shared, label_id, pack_id, pretrain_id, train_id
 from hpcseg.training.strategy import Needs, strategy_of
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Dataset
 
-Spec = PackSpec | PretrainSpec | TrainSpec
 _Made = TypeVar("_Made")
 
 
@@ -32,9 +31,9 @@ class Stage:
 
     Attributes:
         id: its name.
-        stage: pack, pretrain or train.
+        stage: one of `hpcseg.paths.STAGES`.
         needs: ids of what must be done before.
-        config: of the first run that has it; None for a pack.
+        config: of the first run that has it; None for what does not train.
         level: that a pretraining is of; else None.
         write: makes its specification.
     """
@@ -44,10 +43,10 @@ class Stage:
     needs: tuple[str, ...]
     config: RunConfig | None
     level: int | None
-    write: Callable[[], Spec]
+    write: Callable[[], AnySpec]
 
     @functools.cached_property
-    def spec(self) -> Spec:
+    def spec(self) -> AnySpec:
         """What its job has to do; made when it is asked for."""
         return self.write()
 
@@ -87,18 +86,38 @@ class Resolver:
         Raises:
             BadInput: a dataset or a file of it is missing, a split is impossible, a label does not exist.
         """
-        needs = strategy_of(config).needs(config)
+        strategy = strategy_of(config)
+        needs, parent = strategy.needs(config), strategy.parent(config)
         shown = id(config.autoencoder) if needs.sees_unlabelled else None
         key = ("material", id(config.data), id(config.preprocessing), config.fold, config.labelled, needs, shown)
         material = self._once(key, lambda: self._material(config, needs), config)
         pretrained = tuple([self._pretrain(config, level, material) for level in needs.levels])
-        run_id = train_id(config, {**material.identity, "pretrained": pretrained})
+        before: dict[str, Path] = {name: Path("pretrain") / name / MODEL_FILE for name in pretrained}
+        identity: dict[str, Any] = {**material.identity, "pretrained": pretrained}
+        pseudo: dict[str, SourceRef] = {}
+        if parent is not None:
+            teacher = self.train(parent)
+            before[teacher] = Path("train") / teacher / MODEL_FILE
+            pseudo = dict(self._label(parent, teacher, source, strategy.confidence(config)) for source in material.seen)
+            identity |= {"parent": teacher, "pseudo_labelled": tuple(pseudo)}
+        run_id = train_id(config, identity)
         if run_id not in self.stages:
-            models = tuple(Path("pretrain") / name / MODEL_FILE for name in pretrained)
-            write = functools.partial(TrainSpec, id=run_id, config=config, pretrained=models, **material.fields)
-            packs = material.packs if needs.unlabelled else material.packs[:1]
-            self.stages[run_id] = Stage(run_id, "train", (*packs, *pretrained), config, None, write)
+            made = functools.partial(TrainSpec, pseudo_labelled=tuple(pseudo.values()), **material.fields)
+            write = functools.partial(made, id=run_id, config=config, pretrained=tuple(before.values()))
+            packs = material.packs if needs.unlabelled or needs.pseudo_labels else material.packs[:1]
+            self.stages[run_id] = Stage(run_id, "train", (*packs, *before, *pseudo), config, None, write)
         return run_id
+
+    def _label(self, config: RunConfig, teacher: str, source: SourceRef, confidence: float) -> tuple[str, SourceRef]:
+        """The labelling of some cases by the network of the run `teacher`, of `config`: its id, and what it leaves."""
+        run_id = label_id(teacher, source, confidence)
+        if run_id not in self.stages:
+            model = Path("train") / teacher / MODEL_FILE
+            own = functools.partial(LabelSpec, id=run_id, config=config, model=model)
+            write = functools.partial(own, source=source, confidence=confidence)
+            needs = source.store.parent.name, teacher
+            self.stages[run_id] = Stage(run_id, "label", needs, None, None, write)
+        return run_id, source.model_copy(update={"labels": Path("label") / run_id / STORE_FILE})
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], _Made], config: RunConfig | None = None) -> _Made:
         """What `make` gives, made once for a key.
@@ -174,7 +193,10 @@ class Resolver:
         and supplementary datasets. Cases are sorted, so that all subsets of a fold show the same."""
         split, spacing = self.catalogue.split(config), pack.spacing_zyx
         held_out = config.autoencoder.with_validation if needs.held_out is None else needs.held_out
-        own = split.labelled + split.unlabelled + (split.validation if held_out else ())
+        own = split.labelled + split.unlabelled
+        if needs.pseudo_labels:
+            own = split.unlabelled or split.labelled  # all are labelled: it teaches itself what it was taught
+        own += split.validation if held_out else ()
         images: list[tuple[str, Dataset, tuple[CaseRef, ...]]] = []
         if config.data.unlabelled_ts:
             if not dataset.test:

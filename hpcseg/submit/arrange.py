@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpcseg.paths import STAGES
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.recovery import grown_mb, mebibytes
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.queue import expression_of
+from hpcseg.study.order import waves
 from hpcseg.study.plan import Plan
 from hpcseg.submit.profile import SlurmProfile
 
@@ -163,8 +163,8 @@ def arrange(requests: Sequence[Request], limit: int) -> list[Array]:
         limit: task indices are below it (Slurm's MaxArraySize).
     """
     arranger = _Arranger(limit, _families(requests))
-    for stage in STAGES:
-        arranger.add([request for request in requests if request.stage == stage])
+    for part in waves((request.run, request) for request in requests).values():
+        arranger.add(part)
     return arranger.arrays
 
 
@@ -186,7 +186,7 @@ class _Arranger:
     places: dict[str, tuple[int, int]] = field(default_factory=dict)  # array and task of each run so far
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Arrange the runs of one stage; what they need of other stages is arranged already."""
+        """Arrange runs of one stage; what they need is arranged already."""
         groups: dict[frozenset[str], list[Request]] = {}
         for request in requests:
             groups.setdefault(request.needs, []).append(request)

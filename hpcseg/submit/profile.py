@@ -191,6 +191,7 @@ class SlurmProfile(_Jobs):
     budgets: Budgets = Budgets()
     pack: StageResources = StageResources(gpus=0, time=12 * 60)
     pretrain: StageResources = StageResources()
+    label: StageResources = StageResources(time=4 * 60)
     train: StageResources = StageResources(time=48 * 60)
 
     def of(self, stage: str) -> StageResources:

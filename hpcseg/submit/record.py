@@ -43,7 +43,7 @@ def record(plan: Plan) -> None:
     }
     kept = {
         "base": {} if first is None else first.model_dump(mode="json", include=_COMMON),
-        "runs": [{"id": i, "differs": differs, "cells": plan.cells[i]} for i, differs in runs.items()],
+        "runs": [{"id": i, "differs": differs, "cells": plan.cells.get(i, [])} for i, differs in runs.items()],
     }
     with locked(plan.runs_root):
         write_text(folder / RUNS_FILE, _compact(kept))

@@ -94,7 +94,7 @@ def rehearse(
     """
     spec = read_spec(run)
     if not isinstance(spec, PretrainSpec | TrainSpec):
-        raise BadInput(f"{run}: is a pack; only runs that train can be rehearsed")
+        raise BadInput(f"{run}: is of the stage {spec.stage}; only runs that train can be rehearsed")
     short = shortened(spec, epochs, steps)
     total = short.length.epochs * short.length.steps
     most = len(_places(total))

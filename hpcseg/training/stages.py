@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from hpcseg.files import write_json
 from hpcseg.paths import MODEL_FILE, TRAINING_FILE
-from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, TrainSpec, runs_root
+from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, SourceRef, TrainSpec, runs_root
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import choose_kernels
@@ -48,18 +49,20 @@ def train(
         return
     control.beat(phase="reading")
     config, root, device = spec.config, runs_root(run), pick_device()
+    rest: tuple[tuple[SourceRef, ...], ...]
     if isinstance(spec, PretrainSpec):
-        known, others, held_out, read = spec.statistics, spec.sources, [], [*spec.sources]
+        known, rest = spec.statistics, ((), spec.sources, ())
+        read = [*spec.sources]
     else:
-        known, others, held_out = spec.labelled, spec.autoencoder_sources, [spec.validation]
-        read = [known, *held_out, *others]
+        known, rest = spec.labelled, ((spec.validation,), spec.autoencoder_sources, spec.pseudo_labelled)
+        read = [known, *itertools.chain(*rest)]
     with ExitStack() as stack:
         with ranks.together():
             gpu = device if device.type == "cuda" else None  # where volumes may be resident
             stores = Stores(root, stack, read, reading, control, gpu)
             window = stores.window(config.preprocessing, known)
-            labelled, validation, unlabelled = (
-                stores.sources(config.preprocessing, refs, window) for refs in ((known,), held_out, others)
+            labelled, validation, unlabelled, pseudo_labelled = (
+                stores.sources(config.preprocessing, refs, window) for refs in ((known,), *rest)
             )
         if unlabelled and config.autoencoder.sampling == "organ":
             unlabelled = around_organ(run, labelled, unlabelled, control, ranks)
@@ -68,6 +71,7 @@ def train(
             labelled=labelled,
             validation=validation,
             unlabelled=unlabelled,
+            pseudo_labelled=pseudo_labelled,
             run=run,
             control=control,
         )

@@ -73,7 +73,9 @@ class Stores:
         found = []
         for ref in refs:
             store = self._store(ref.store)
+            labels = None if ref.labels is None else self._store(ref.labels, on_node=True)
             for case in map(store.case, ref.cases):
+                case = case if labels is None else case.with_labels(labels.case(case.name))  # noqa: PLW2901
                 source = Source(case, normalisation(config, case.histogram, window), store.pyramid_clip)
                 found.append(source if self._resident is None else self._uploaded(source, self._resident))
         return found

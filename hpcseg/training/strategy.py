@@ -16,7 +16,7 @@ from hpcseg.config import AutoencoderConfig, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.registry import described, names
 from hpcseg.sections import Section
-from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.spec import LabelSpec, PretrainSpec, TrainSpec
 from hpcseg.training.task import Inputs, Task
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -34,18 +34,20 @@ class Needs:
         autoencoders: levels whose autoencoder is trained before, finest first; the run waits for them.
         network: whether a network of its own is trained before (`Strategy.pretraining`); the run waits for it.
         unlabelled: whether it reads the volumes that autoencoders see while it trains.
+        pseudo_labels: whether another run (`Strategy.parent`) labels those that have no labels; the run waits for both.
         held_out: whether the validation images are among these volumes; None: as the autoencoders' section says.
     """
 
     autoencoders: tuple[int, ...] = ()
     network: bool = False
     unlabelled: bool = False
+    pseudo_labels: bool = False
     held_out: bool | None = None
 
     @property
     def sees_unlabelled(self) -> bool:
         """Whether volumes without labels are read for it, before or while it trains."""
-        return bool(self.levels) or self.unlabelled
+        return bool(self.levels) or self.unlabelled or self.pseudo_labels
 
     @property
     def levels(self) -> tuple[int | None, ...]:
@@ -100,6 +102,14 @@ class Strategy(ABC, Generic[SectionT]):
         """What a run needs besides its labelled and validation cases."""
         return Needs()
 
+    def parent(self, config: RunConfig) -> RunConfig | None:
+        """The run whose network labels the unlabelled volumes, where `needs` says so; it is planned like any other."""
+        return None
+
+    def confidence(self, config: RunConfig) -> float:
+        """Least probability of a class that the parent's network may give a voxel as its label."""
+        return 0.0
+
     def unused(self, config: RunConfig) -> frozenset[str]:
         """Dotted keys and whole sections that a run does not read: they are no part of its identity."""
         return frozenset() if self.needs(config).sees_unlabelled else frozenset({"autoencoder"})
@@ -144,13 +154,13 @@ def strategies() -> Mapping[str, Strategy[Any]]:
     return {one.name: one for one in sorted(map(find_strategy, names()), key=lambda one: (one.order, one.name))}
 
 
-def check_shares(spec: PretrainSpec | TrainSpec, world: int) -> None:
+def check_shares(spec: PretrainSpec | LabelSpec | TrainSpec, world: int) -> None:
     """Refuse runs whose minibatches `world` processes cannot share with the outcome of one.
 
     Raises:
         BadInput: a minibatch has fewer patches than there are processes, or its patches are compared with each other.
     """
-    if world == 1:
+    if world == 1 or isinstance(spec, LabelSpec):
         return
     config = spec.config
     if isinstance(spec, PretrainSpec):

@@ -32,6 +32,7 @@ class Inputs:
         classes: of foreground.
         labelled, validation: volumes with labels.
         unlabelled: what autoencoders see; empty where the strategy does not need it.
+        pseudo_labelled: volumes with the labels of another run's network.
         pretrained: model of all that was trained before; of autoencoders, the finest level's first.
         run: the run directory, for what is worked out once and kept; None: nothing is.
         control: shows how far that is, and asks to stop.
@@ -44,6 +45,7 @@ class Inputs:
     labelled: Sequence[Source] = ()
     validation: Sequence[Source] = ()
     unlabelled: Sequence[Source] = ()
+    pseudo_labelled: Sequence[Source] = ()
     pretrained: Sequence[Path] = ()
     run: Path | None = None
     control: Control | None = None

@@ -92,6 +92,7 @@ class SegmentationTask(NetworkTask):
     """
 
     phase = "training"
+    partly_labelled = False  # whether voxels of a training minibatch may have no class, see `hpcseg.networks.losses`
 
     def __init__(
         self,
@@ -133,11 +134,13 @@ class SegmentationTask(NetworkTask):
             seed=config.seed,
             stream=stream,
             lattice=config.patches.lattice,
-            augmentation=config.augmentation if stream == Stream.TRAINING else None,
+            augmentation=None if stream == Stream.VALIDATION else config.augmentation,
             part=self.ranks.part,
             dtype=self.precision.input_dtype,
         )
-        share = config.patches.foreground_share
+        # A poor teacher may have found nothing anywhere.
+        found = stream != Stream.PSEUDO_LABELS or any(source.case.foreground_classes for source in sources)
+        share = config.patches.foreground_share if found else 0.0
         return SegmentationBatches(sources, geometry_of(config), draw, foreground_share=share)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -162,7 +165,8 @@ class SegmentationTask(NetworkTask):
         """The configured loss of an answer."""
         from hpcseg.networks.losses import segmentation_loss
 
-        return segmentation_loss(self.config.training, logits_BCDHW, label_BDHW, self.ranks.reduce)
+        partly, reduce = self.partly_labelled, self.ranks.reduce
+        return segmentation_loss(self.config.training, logits_BCDHW, label_BDHW, reduce, partly=partly)
 
     def validation_loss(self, epoch: int) -> float:
         """Mean loss of what is kept over the validation batches of `epoch`, batch norm in evaluation mode."""

@@ -52,7 +52,7 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
     else:
         arrays["label"] = label
         arrays["foreground_codes"], arrays["foreground_counts"] = count_codes(finest, label)
-        arrays |= _foreground(case.name, label, n_classes(spec.classes))
+        arrays |= foreground_samples(case.name, label, n_classes(spec.classes))
     attributes = {
         "slope": coded.coding.slope,
         "intercept": coded.coding.intercept,
@@ -66,7 +66,7 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
     return PackedCase(case.name, attributes, arrays)
 
 
-def _foreground(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:
+def foreground_samples(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:
     """Sample the voxels of each class, int32 (N, 3); the same ones whenever this case is packed from the same label.
 
     They are found plane by plane, as finding them needs 8 bytes a voxel.

@@ -20,12 +20,15 @@ Format 2 (any HDF5 reader opens it; floats are float64, integers int64 unless sa
     /index              JSON: all attributes, and of each case, as JSON text, its attributes and of every array the
                         shape, place and CRC-32
 
+A store of pseudo-labels is the same without image_0 ... and histograms.
+
 The index and the table of chunks repeat what HDF5 knows, so that a store of thousands of cases opens with two reads,
 and voxels are read without the HDF5 library, its lock, or a look at bytes that no checksum covers.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import zlib
@@ -160,9 +163,25 @@ class StoredCase:
         self.foreground_classes = tuple(index for index, key in keys if key in arrays and arrays[key]["shape"][0])
         self._file, self._chunks = file, chunks
         self._volumes: dict[str, ChunkedVolume] = {}
-        z, y, x = entry["volumes"]["image_0"]["shape"]
+        z, y, x = entry["volumes"]["image_0" if "image_0" in entry["volumes"] else "label"]["shape"]
         self.shape_zyx: Triple = (z, y, x)
+        self._labels: StoredCase | None = None
         self.paddings = padding_codes(self.coding, self.padding, store.pyramid_clip, LEVELS)
+
+    def with_labels(self, labels: StoredCase) -> StoredCase:
+        """The images of this case with the labels of another one.
+
+        Raises:
+            StoreError: they are of another grid.
+        """
+        if labels.shape_zyx != self.shape_zyx:
+            raise StoreError(
+                f"{labels.path}: labels of {self.name!r} are of another grid than {self.path}; delete them"
+            )
+        other = copy.copy(self)
+        other.__dict__.pop("foreground_by_class", None)
+        other._labels, other.labelled, other.foreground_classes = labels, True, labels.foreground_classes
+        return other
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -217,6 +236,8 @@ class StoredCase:
         Raises:
             StoreError: the case is not labelled; or as `read`.
         """
+        if self._labels is not None:
+            return self._labels.read_label(start_3, size_3, out)
         if not self.labelled:
             raise StoreError(f"{self.path}: case {self.name!r} has no label")
         return self._read("label", start_3, size_3, 0, out)
@@ -224,6 +245,8 @@ class StoredCase:
     @cached_property
     def foreground_by_class(self) -> dict[int, NDArray[np.int32]]:
         """Class -> up to 10,000 of its voxels, int32 (N, 3), level-0 z, y, x, sorted; {} without a label."""
+        if self._labels is not None:
+            return self._labels.foreground_by_class
         if not self.labelled:
             return {}
         return {index: self._array(f"foreground_{index}") for index in range(1, self._n_classes + 1)}

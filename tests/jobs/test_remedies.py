@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, StageFailed
-from hpcseg.jobs.remedies import Spec, cuda_words, explained
-from hpcseg.spec import PackSpec
+from hpcseg.jobs.remedies import cuda_words, explained
+from hpcseg.spec import AnySpec, PackSpec
 from hpcseg.study.plan import Plan
 
 RUN = Path("/runs/train/x")
@@ -19,11 +19,11 @@ class OutOfMemoryError(RuntimeError):
 
 
 @pytest.fixture
-def specs(plan_study: Callable[..., Plan]) -> Callable[..., dict[str, Spec]]:
+def specs(plan_study: Callable[..., Plan]) -> Callable[..., dict[str, AnySpec]]:
     return lambda *overrides: {planned.spec.stage: planned.spec for planned in plan_study(*overrides).stages.values()}
 
 
-def test_words_for_the_gpu_name_what_the_run_is_made_of(specs: Callable[..., dict[str, Spec]]) -> None:
+def test_words_for_the_gpu_name_what_the_run_is_made_of(specs: Callable[..., dict[str, AnySpec]]) -> None:
     found = specs("strategy=[transfer]")
     assert cuda_words(found["train"], "training", True) == (
         "CUDA out of memory in batches of 2 patches of 12³ in bfloat16: reduce training.batch or network.maps, "
@@ -38,7 +38,7 @@ def test_words_for_the_gpu_name_what_the_run_is_made_of(specs: Callable[..., dic
     assert "inference.tile than 96" in cuda_words(single, "evaluating", False)
 
 
-def test_the_error_itself_stays_the_cause(specs: Callable[..., dict[str, Spec]]) -> None:
+def test_the_error_itself_stays_the_cause(specs: Callable[..., dict[str, AnySpec]]) -> None:
     spec = specs()["train"]
     for error, cause in (
         (OutOfMemoryError("CUDA out of memory"), "cuda-memory"),

@@ -32,7 +32,8 @@ def test_the_record_gives_back_every_configuration_and_cell(plan_study: Planner)
         assert run["config"] == config_of(plan, run["id"])
         assert run["cells"] == plan.cells[run["id"]]
     value = read_sweep_record(plan.runs_root, "study")
-    assert {stage: len(ids) for stage, ids in value["stages"].items()} == {"pack": 1, "pretrain": 8, "train": 16}
+    counts = {stage: len(ids) for stage, ids in value["stages"].items()}
+    assert counts == {"pack": 1, "pretrain": 8, "label": 0, "train": 16}
     assert value["needs"] == {run_id: list(planned.needs) for run_id, planned in plan.stages.items()}
     assert (plan.runs_root / "sweeps" / "study" / "study.toml").read_text() == STUDY
     assert applied_sweeps(plan.runs_root) == ["study"]

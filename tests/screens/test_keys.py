@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hpcseg import registry
 from hpcseg.errors import BadInput
+from hpcseg.paths import STAGES
 from hpcseg.screens.keys import every_group, keys_json, keys_lines, keys_markdown, keys_tables, matching
 from hpcseg.sections import Section, key
 
@@ -45,7 +46,7 @@ def test_the_page_of_keys_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_pattern_is_a_section_a_key_a_glob_or_a_part_of_a_name() -> None:
     assert names("patches") == ["patches.size", "patches.lattice", "patches.foreground_share"]
     assert names("strategy") == ["strategy"]
-    assert names("slurm.*.nodes") == ["slurm.pack.nodes", "slurm.pretrain.nodes", "slurm.train.nodes"]
+    assert names("slurm.*.nodes") == [f"slurm.{stage}.nodes" for stage in STAGES]
     assert names("tune_rate") == ["transfer.fine_tune_rate"]
     assert {"training.epochs", "local.slots", "slurm.budgets.node"} <= set(names(None))
 
@@ -55,7 +56,10 @@ def test_keys_of_another_package_are_shown_like_any(monkeypatch: pytest.MonkeyPa
     assert "shrink.amount" in names(None)
     assert keys_lines(matching("shrink")) == ["shrink.amount  0.5  share  by how much · number · another paper"]
     (strategy,) = keys_json(matching("strategy"))
-    assert strategy["type"] == '"baseline" or "transfer" or "multitask" or "teacher" or "masked" or "shrink"'
+    assert (
+        strategy["type"]
+        == '"baseline" or "transfer" or "multitask" or "teacher" or "masked" or "selftrain" or "shrink"'
+    )
 
 
 def test_a_pattern_without_a_key_names_those_that_are_near() -> None:
@@ -68,7 +72,7 @@ def test_a_pattern_without_a_key_names_those_that_are_near() -> None:
 
 def test_the_defaults_of_a_stage_are_those_of_that_stage() -> None:
     gpus = {found["key"]: found["default"] for found in keys_json(matching("slurm.*.gpus"))}
-    assert gpus == {"slurm.pack.gpus": 0, "slurm.pretrain.gpus": 1, "slurm.train.gpus": 1}
+    assert gpus == {f"slurm.{stage}.gpus": int(stage != "pack") for stage in STAGES}
 
 
 def test_each_key_has_a_line_in_a_pipe() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.paths import STAGES
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, read_status
@@ -21,7 +22,7 @@ from hpcseg.submit.profile import Profile
 from hpcseg.training.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster
 
-RESOURCES = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0} for stage in ("pack", "pretrain", "train")}
+RESOURCES = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0} for stage in STAGES}
 PROFILE = Profile.model_validate({"slurm": RESOURCES})
 HELD = Profile.model_validate({"slurm": RESOURCES | {"flags": {"hold": True}}})
 TWO_NODES = Profile.model_validate({"slurm": RESOURCES | {"train": RESOURCES["train"] | {"nodes": 2}}})

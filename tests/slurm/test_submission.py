@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import SchedulerError
+from hpcseg.paths import STAGES
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.records import ArrayRecord, read_array
@@ -36,10 +37,7 @@ Wrapper = Callable[[str], None]
 
 
 def profile_of(**slurm: Any) -> Profile:
-    stages = {
-        stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0, "signal_lead": 30}
-        for stage in ("pack", "pretrain", "train")
-    }
+    stages = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0, "signal_lead": 30} for stage in STAGES}
     return Profile.model_validate({"slurm": {**stages, **slurm}})
 
 

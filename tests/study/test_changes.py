@@ -36,7 +36,7 @@ def test_a_changed_key_is_named_and_the_runs_that_stood_there_are_orphaned(plan_
     old, new = list(before.of_stage("train")), list(now.of_stage("train"))
     assert now.changes.changed == dict(zip(new, old, strict=True))
     assert now.changes.differences == (Difference("training.epochs", 2, 3, 4),)
-    assert now.changes.orphaned == {"pack": (), "pretrain": (), "train": tuple(old)}
+    assert now.changes.orphaned == {"pack": (), "pretrain": (), "label": (), "train": tuple(old)}
     assert json.dumps(now.as_json()["changes"])
 
 
@@ -68,7 +68,7 @@ def test_other_data_change_runs_without_any_key(
     label.write_bytes(label.read_bytes() + b"more")
     changes = plan_study(data=tmp_path / "data").changes
     assert len(changes.changed) == 1 and changes.differences == ()
-    assert [len(ids) for ids in changes.orphaned.values()] == [1, 0, 1]
+    assert [len(ids) for ids in changes.orphaned.values()] == [1, 0, 0, 1]
 
 
 def test_runs_that_another_sweep_has_are_left_out_and_not_orphaned(

@@ -74,6 +74,9 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("transfer", {"autoencoder": {"inside": 0.5}}, True),
         ("multitask", {"autoencoder": {"sampling": "organ"}}, True),
         ("masked", {"masked": {"block": 8}}, True),
+        ("selftrain", {"selftrain": {"confidence": 0.8}}, True),
+        ("selftrain", {"selftrain": {"teacher": "teacher"}}, False),  # its run does
+        ("selftrain", {"autoencoder": {"winners": 1}}, False),
         ("masked", {"autoencoder": {"winners": 1, "decoder": "cbru", "lifetime": 0.5}}, False),
         ("masked", {"autoencoder": {"steps": 1}}, True),
         ("teacher", {"autoencoder": {"winners": 1, "epochs": 1, "learning_rate": 1.0}}, False),

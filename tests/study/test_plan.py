@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.spec import PackSpec, PretrainSpec, TrainSpec
+from hpcseg.spec import LabelSpec, PackSpec, PretrainSpec, TrainSpec
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
 
@@ -129,6 +129,46 @@ def test_masked_pretraining_is_planned_once_for_all_that_fine_tune_it(plan_study
     assert len(tuned) == 4 and {spec.pretrained for spec in tuned} == {(Path("pretrain") / masked.id / "model.pt",)}
     assert all(masked.id in plan.stages[spec.id].needs for spec in tuned)
     assert len(specs(plan, "pretrain")) == 3 and plan.stages[masked.id].column == ""
+
+
+def test_self_training_is_a_run_its_labels_and_a_run_each_planned_once(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, selftrain]", "labelled=1", "data.unlabelled_ts=true")
+    assert [planned.stage for planned in plan.stages.values()] == ["pack", "pack", "train", "label", "label", "train"]
+    first, second = specs(plan, "train")
+    assert (first.config.strategy, second.config.strategy) == ("baseline", "selftrain")
+    labels = specs(plan, "label")
+    assert all(isinstance(spec, LabelSpec) and spec.model == Path("train") / first.id / "model.pt" for spec in labels)
+    assert [len(spec.source.cases) for spec in labels] == [2, 2]
+    assert not {name for spec in labels for name in spec.source.cases} & {
+        *first.labelled.cases,
+        *first.validation.cases,
+    }
+    assert [ref.labels for ref in second.pseudo_labelled] == [Path("label") / one.id / "store.h5" for one in labels]
+    assert {one.id for one in labels} < set(plan.stages[second.id].needs) and first.id in plan.stages[
+        labels[0].id
+    ].needs
+    alone = plan_study("strategy=selftrain", "labelled=1", "data.unlabelled_ts=true")
+    assert {*alone.stages} == {*plan.stages} and {*alone.cells} == {second.id}
+    assert alone.stages[second.id].needs == plan.stages[second.id].needs
+
+
+def test_rounds_follow_each_other_and_labels_are_made_anew_when_their_parent_changes(plan_study: Planner) -> None:
+    plan = plan_study("strategy=selftrain", "labelled=1", "selftrain.rounds=[1, 2]")
+    assert [planned.stage for planned in plan.stages.values()] == ["pack", "train", "label", "train", "label", "train"]
+    first, once, twice = specs(plan, "train")
+    assert (first.config.strategy, once.config.model_extra["selftrain"].rounds) == ("baseline", 1)
+    assert once.pretrained == (Path("train") / first.id / "model.pt",)
+    assert twice.pretrained == (Path("train") / once.id / "model.pt",)
+    other = plan_study("strategy=selftrain", "labelled=1", "selftrain.rounds=[1, 2]", "training.epochs=9")
+    assert not {*other.of_stage("label")} & {*plan.of_stage("label")}
+    of_another = plan_study("strategy=selftrain", "labelled=1", "selftrain.teacher=teacher")
+    assert specs(of_another, "train")[0].config.strategy == "teacher"
+    assert not {*of_another.of_stage("label")} & {*plan.of_stage("label")}
+
+
+def test_where_all_are_labelled_they_are_labelled_again(plan_study: Planner) -> None:
+    (spec,) = specs(plan_study("strategy=selftrain", "labelled=all"), "label")
+    assert len(spec.source.cases) == 3
 
 
 def test_a_teacher_sees_the_validation_images_only_where_its_own_key_says_so(plan_study: Planner) -> None:
@@ -279,8 +319,9 @@ def test_autoencoder_sources_that_are_not_there_are_errors_of_the_strategies_tha
 def test_the_plan_as_json_counts_and_names_everything(plan_study: Planner) -> None:
     plan = plan_study("strategy=[baseline, transfer]").as_json()
     assert plan["sweep"] == "study"
-    assert {stage: len(runs) for stage, runs in plan["runs"].items()} == {"pack": 1, "pretrain": 2, "train": 2}
-    assert plan["counts"] == {"pack": {"new": 1}, "pretrain": {"new": 2}, "train": {"new": 2}}
+    listed = {stage: len(runs) for stage, runs in plan["runs"].items()}
+    assert listed == {"pack": 1, "pretrain": 2, "label": 0, "train": 2}
+    assert plan["counts"] == {"pack": {"new": 1}, "pretrain": {"new": 2}, "label": {}, "train": {"new": 2}}
     assert plan["to_submit"] == 5
 
 

@@ -63,6 +63,27 @@ def test_a_thousand_runs_with_ancestors_of_their_own_are_six_arrays() -> None:
     assert arrays[5].tasks == arrays[1].tasks == tuple(range(1000))
 
 
+def test_self_training_is_an_array_for_each_of_its_steps_whose_tasks_follow_each_other() -> None:
+    needs: dict[str, list[str]] = {"pack-0": []}
+    for run in range(10):
+        needs |= {f"train-{run}": ["pack-0"], f"label-{run}": ["pack-0", f"train-{run}"]}
+        needs[f"train-{10 + run}"] = ["pack-0", f"train-{run}", f"label-{run}"]
+    arrays = arranged(needs)
+    assert [(a.stage, len(a.runs), a.after, a.same_task_of) for a in arrays] == [
+        ("pack", 1, (), ()),
+        ("train", 10, ("pack-0",), ()),
+        ("label", 10, ("pack-0",), (1,)),
+        ("train", 10, ("pack-0",), (1, 2)),
+    ]
+    assert_sound(needs, arrays, 1001)
+    one = {"pack-0": [], "train-0": ["pack-0"], "label-0": ["pack-0", "train-0"], "train-1": ["label-0"]}
+    assert [(a.stage, a.after) for a in arranged(one)][1:] == [
+        ("train", ("pack-0",)),
+        ("label", ("pack-0", "train-0")),
+        ("train", ("label-0",)),
+    ]
+
+
 def test_seeds_that_share_ancestors_are_an_array_each_where_that_is_fewer() -> None:
     assert [len(a.runs) for a in arranged(own_ancestors(50, seeds=3)) if a.stage == "train"] == [50, 50, 50]
     assert [len(a.runs) for a in arranged(own_ancestors(3, seeds=50)) if a.stage == "train"] == [50, 50, 50]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput
+from hpcseg.paths import STAGES
 from hpcseg.runs.recovery import Budgets
 from hpcseg.spec import Reading
 from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, StageResources, read_profile, resolve
@@ -21,8 +22,8 @@ def test_the_projects_own_profiles_are_valid_and_say_the_defaults(name: str) -> 
 def test_the_slurm_profile_shows_every_key_with_its_default() -> None:
     written = tomllib.loads((JOBS / "slurm.toml").read_text())["slurm"]
     shown = Profile.model_validate({"slurm": written}).slurm
-    own = {name for name, field in SlurmProfile.model_fields.items() if name not in {"pack", "pretrain", "train"}}
-    assert own == {name for name in written if name not in {"pack", "pretrain", "train"}}
+    own = {name for name, field in SlurmProfile.model_fields.items() if name not in {*STAGES}}
+    assert own == {name for name in written if name not in {*STAGES}}
     assert {name: getattr(shown, name) for name in own} == {name: getattr(SlurmProfile(), name) for name in own}
     assert written["budgets"].keys() == Budgets.model_fields.keys()
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from hpcseg.config import RunConfig
-from hpcseg.paths import MODEL_FILE
-from hpcseg.spec import CaseRef, PackSpec, PretrainSpec, SourceRef, TrainSpec
+from hpcseg.inference.pseudo_labels import label
+from hpcseg.paths import MODEL_FILE, STORE_FILE
+from hpcseg.spec import CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.control import Control
 from hpcseg.volumes.datasets import open_dataset
@@ -42,6 +43,10 @@ RECIPE: dict[str, Any] = {  # all of it
         "intensity_share": 0.5,
     },
     "training": {"average": 0.99, "schedule": "polynomial", "select": "last"},
+}
+TEACHER: dict[str, Any] = {  # of a network that finds something
+    "network": SMALL["network"] | {"init_gain": 1.0},
+    "training": {"epochs": 2, "steps": 30, "validation_steps": 1, "batch": 2, "learning_rate": 1e-2},
 }
 BEFORE: dict[str, tuple[int | None, ...]] = {"transfer": (0, 1), "masked": (None,)}  # pretrainings, see `pretrain_spec`
 STORE = Path("pack/tiny/store.h5")
@@ -82,7 +87,12 @@ def cases(tiny_dataset: Path) -> tuple[CaseRef, ...]:
 def train_spec(cases: tuple[CaseRef, ...]) -> Callable[..., TrainSpec]:
     """Make the specification of a small training run: four labelled cases, two for validation."""
 
-    def make(strategy: str = "baseline", pretrained: tuple[Path, ...] = (), **changes: Any) -> TrainSpec:
+    def make(
+        strategy: str = "baseline",
+        pretrained: tuple[Path, ...] = (),
+        pseudo_labelled: tuple[SourceRef, ...] = (),
+        **changes: Any,
+    ) -> TrainSpec:
         names = tuple(case.name for case in cases)
         source = SourceRef(store=STORE, cases=names)
         return TrainSpec(
@@ -91,6 +101,7 @@ def train_spec(cases: tuple[CaseRef, ...]) -> Callable[..., TrainSpec]:
             labelled=SourceRef(store=STORE, cases=names[:4]),
             validation=SourceRef(store=STORE, cases=names[4:]),
             autoencoder_sources=(source,) if strategy in {"multitask", "teacher"} else (),
+            pseudo_labelled=pseudo_labelled,
             pretrained=pretrained,
             spacing_zyx=(2.0, 2.0, 2.0),
             classes=((1, 2),),
@@ -145,3 +156,19 @@ def new_run(runs: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]
         return run
 
     return make
+
+
+@pytest.fixture
+def pseudo_labelled(runs: Path, train_spec: Callable[..., TrainSpec]) -> SourceRef:
+    """The cases that are not for validation, with labels of the small baseline "train/teacher", which is trained."""
+    teacher, folder = runs / "train" / "teacher", runs / "label" / "teacher"
+    spec = train_spec(**TEACHER)
+    if not (teacher / MODEL_FILE).exists():
+        teacher.mkdir(parents=True)
+        stages.train(teacher, spec, Control(teacher))
+    if not (folder / STORE_FILE).exists():
+        folder.mkdir(parents=True)
+        model = (teacher / MODEL_FILE).relative_to(runs)
+        own = LabelSpec(id="teacher", config=spec.config, model=model, source=spec.labelled, confidence=0.5)
+        label(folder, own, Control(folder))
+    return spec.labelled.model_copy(update={"labels": (folder / STORE_FILE).relative_to(runs)})

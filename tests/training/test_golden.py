@@ -16,7 +16,7 @@ import torch
 
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.paths import HISTORY_FILE, MODEL_FILE
-from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.spec import PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training import stages
 from hpcseg.training.control import Control
 from hpcseg.training.stages import train
@@ -85,6 +85,13 @@ GOLDEN: dict[str, Losses] = {
             0.30279, 0.4019826, 0.1335146, 0.7752098, 0.3381674,
             0.3291976, 0.2022061, 0.5703825, 0.3679481, 0.4232154],
         "reconstruction": [0.3434554, 0.1859217, 0.3903329, 0.3785899],
+    },
+    "selftrain": {
+        "steps": [1.320342, 1.300678, 1.333781, 1.293708, 1.33166,
+            1.256331, 1.304666, 1.242868, 1.263868, 1.261127,
+            1.238942, 1.240226, 1.244134, 1.219867, 1.208251,
+            1.137857, 1.184659, 1.130253, 1.114563, 1.082023],
+        "validation": [1.407887, 1.353805, 1.313945, 1.150765],
     },
     "teacher": {
         "steps": [1.357692, 1.305799, 1.346238, 1.308495, 1.299782,
@@ -188,6 +195,14 @@ def test_losses_are_those_pinned(
     run = new(runs, "train", name)
     spec = train_spec(strategy, training=SCHEDULE | {"validation_steps": 2}, **sections)
     check({name: trained(run, lambda control: train(run, spec, control))})
+
+
+def test_losses_of_self_training_are_those_pinned(
+    runs: Path, train_spec: Callable[..., TrainSpec], pseudo_labelled: SourceRef
+) -> None:
+    run = new(runs, "train", "selftrain")
+    spec = train_spec("selftrain", (), (pseudo_labelled,), training=SCHEDULE | {"validation_steps": 2})
+    check({"selftrain": trained(run, lambda control: train(run, spec, control))})
 
 
 def test_losses_of_masked_pretraining_and_fine_tuning_are_those_pinned(

@@ -17,7 +17,7 @@ import torch
 
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE
-from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.spec import PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
@@ -31,6 +31,7 @@ STEPS: dict[str, object] = {
     "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},
     "multitask": {"batch": 5, "autoencoder_batch": 3},
     "teacher": {"supervised_steps": 2, "ramp_steps": 2},
+    "selftrain": {"confidence": 0.6},
 }
 RANK = """\
 import sys
@@ -156,11 +157,16 @@ def assert_identical(one: Path, two: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(one).items())
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask", "teacher"])
+@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask", "teacher", "selftrain"])
 def test_two_ranks_train_as_one_on_minibatches_of_five(
-    strategy: str, new_run: NewRun, train_spec: Callable[..., TrainSpec], pretrained: tuple[Path, ...]
+    strategy: str,
+    new_run: NewRun,
+    train_spec: Callable[..., TrainSpec],
+    pretrained: tuple[Path, ...],
+    pseudo_labelled: SourceRef,
 ) -> None:
-    spec = train_spec(strategy, pretrained if strategy == "transfer" else (), **STEPS)
+    pseudo = (pseudo_labelled,) if strategy == "selftrain" else ()
+    spec = train_spec(strategy, pretrained if strategy == "transfer" else (), pseudo, **STEPS)
     one, two = new_run("one", spec), new_run("two", spec)
     processes = start(two)
     train(one, spec, Control(one))

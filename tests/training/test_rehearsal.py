@@ -13,7 +13,7 @@ import torch
 from hpcseg.errors import BadInput
 from hpcseg.files import write_text
 from hpcseg.paths import MODEL_FILE, RUN_FILE
-from hpcseg.spec import PretrainSpec, TrainSpec
+from hpcseg.spec import PretrainSpec, SourceRef, TrainSpec
 from hpcseg.training import rehearsal
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
@@ -22,7 +22,7 @@ from tests.training.conftest import BEFORE, RECIPE
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
-STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "masked", "recipe")
+STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "masked", "selftrain", "recipe")
 SETTINGS = {"epochs": 10, "steps": 10, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
 
 
@@ -32,6 +32,7 @@ def planned(
     request: pytest.FixtureRequest,
     train_spec: Callable[..., TrainSpec],
     pretrain_spec: Callable[..., PretrainSpec],
+    pseudo_labelled: SourceRef,
 ) -> Callable[[str], Path]:
     """Make a run directory with nothing but its specification; the autoencoders that it needs are trained."""
 
@@ -47,7 +48,12 @@ def planned(
         changes = (
             RECIPE | {"training": SETTINGS | RECIPE["training"]} if strategy == "recipe" else {"training": SETTINGS}
         )
-        spec = train_spec("baseline" if strategy == "recipe" else strategy, tuple(models), **changes)
+        spec = train_spec(
+            "baseline" if strategy == "recipe" else strategy,
+            tuple(models),
+            (pseudo_labelled,) if strategy == "selftrain" else (),
+            **changes,
+        )
         write_text(path / RUN_FILE, spec.model_dump_json())
         return path
 

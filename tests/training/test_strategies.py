@@ -80,7 +80,7 @@ def test_strategies_are_described_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.split() == ["baseline", "transfer", "multitask", "teacher", "masked"]
+    assert done.stdout.split() == ["baseline", "transfer", "multitask", "teacher", "masked", "selftrain"]
 
 
 def test_a_configuration_holds_what_was_given_and_the_section_of_its_strategy() -> None:
@@ -94,7 +94,7 @@ def test_a_configuration_holds_what_was_given_and_the_section_of_its_strategy() 
 
 def test_another_package_s_strategy_has_keys_and_a_place_after_hpcseg_s_own(install: Install) -> None:
     install("mine", PLAIN)
-    assert [*strategies()] == ["baseline", "transfer", "multitask", "teacher", "masked", "mine"]
+    assert [*strategies()] == ["baseline", "transfer", "multitask", "teacher", "masked", "selftrain", "mine"]
     assert keys.parse_setting("mine.share=0.1") == ("mine.share", 0.1)
     with pytest.raises(BadInput, match=r"unknown key 'mine\.shares'; did you mean 'mine\.share'\?"):
         keys.parse_setting("mine.shares=0.1")
@@ -135,10 +135,8 @@ def test_two_packages_may_not_bring_strategies_of_one_name(install: Install) -> 
 
 
 def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(
-        BadInput,
-        match=r"should be 'baseline', 'transfer', 'multitask', 'teacher' or 'masked'; did you mean 'multitask'\?",
-    ):
+    known = "'baseline', 'transfer', 'multitask', 'teacher', 'masked' or 'selftrain'"
+    with pytest.raises(BadInput, match=rf"should be {known}; did you mean 'multitask'\?"):
         keys.parse_config(["strategy=multi_task"])
     with pytest.raises(BadInput, match=r"there is no strategy 'transfr'; did you mean 'transfer'\?"):
         find_strategy("transfr")
@@ -148,7 +146,7 @@ def test_a_run_whose_strategy_is_not_here_says_so(tmp_path: Path, train_spec: Ca
     spec = train_spec().model_dump(mode="json")
     spec["config"] |= {"strategy": "gone", "gone": {"share": 0.5}}
     (tmp_path / "run.json").write_text(json.dumps(spec))
-    with pytest.raises(BadInput, match=r"run\.json: .*'masked'; 'gone' is of a package that is not installed here"):
+    with pytest.raises(BadInput, match=r"run\.json: .*'selftrain'; 'gone' is of a package that is not installed here"):
         read_spec(tmp_path)
 
 

@@ -137,7 +137,8 @@ def add_costs(entries: Sequence[Entry]) -> list[Cost]:
         whole = gpu_hours + sum(pretraining[run_id] for run_id in sorted(shared))
         costs.append(
             Cost(
-                name={"pack": "Packing", "pretrain": "Pretraining"}.get(stage) or f"Training: {label(strategy)}",
+                name={"pack": "Packing", "pretrain": "Pretraining", "label": "Labelling"}.get(stage)
+                or f"Training: {label(strategy)}",
                 strategy=strategy,
                 runs=len(found),
                 done=done,

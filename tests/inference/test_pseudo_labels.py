@@ -1,0 +1,123 @@
+"""Labels that a network gives packed volumes: on their own grid, in a store of their own, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from hpcseg.errors import Interrupted, StoreError
+from hpcseg.inference import pseudo_labels
+from hpcseg.inference.predict import Predictor
+from hpcseg.inference.pseudo_labels import decided, label
+from hpcseg.networks.losses import IGNORED
+from hpcseg.spec import LabelSpec, SourceRef, TrainSpec
+from hpcseg.training.control import Control
+from hpcseg.training.model import TrainedModel
+from hpcseg.training.stages import train
+from hpcseg.volumes.store import Store
+from tests.training.conftest import (  # noqa: F401  (fixtures)
+    STORE,
+    TEACHER,
+    cases,
+    runs,
+    train_spec,
+)
+
+MODEL = Path("train/labels-teacher/model.pt")
+
+
+class StopAfter(Control):
+    def __init__(self, run: Path, times: int) -> None:
+        super().__init__(run)
+        self.left = times
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture(autouse=True)
+def one_cpu_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pseudo_labels, "pick_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture
+def specified(runs: Path, train_spec: Callable[..., TrainSpec]) -> Callable[..., tuple[Path, LabelSpec]]:  # noqa: F811
+    """A run directory and what it has to do; the network is trained."""
+    spec, teacher = train_spec(**TEACHER), (runs / MODEL).parent
+    if not (runs / MODEL).exists():
+        teacher.mkdir(parents=True, exist_ok=True)
+        train(teacher, spec, Control(teacher))
+
+    def make(name: str, **changes: Any) -> tuple[Path, LabelSpec]:
+        run = runs / "label" / name
+        run.mkdir(parents=True)
+        source = SourceRef(store=STORE, cases=(*spec.labelled.cases, *spec.validation.cases)[1:])
+        values: dict[str, Any] = {"id": name, "config": spec.config, "model": MODEL, "source": source}
+        return run, LabelSpec(**(values | {"confidence": 0.0} | changes))
+
+    return make
+
+
+def test_a_voxel_has_its_most_probable_class_unless_that_is_too_improbable() -> None:
+    one = np.array([0.2, 0.45, 0.55, 0.9], np.float32).reshape(1, 1, 1, 4)
+    assert decided(one, 0.0).ravel().tolist() == [0, 0, 1, 1]
+    assert decided(one, 0.8).ravel().tolist() == [0, IGNORED, IGNORED, 1]
+    two = np.array([[0.1, 0.5, 0.3], [0.1, 0.2, 0.4]], np.float32).reshape(2, 1, 1, 3)
+    assert decided(two, 0.0).ravel().tolist() == [0, 1, 2]
+    assert decided(two, 0.5).ravel().tolist() == [0, 1, IGNORED]
+
+
+def test_labels_are_what_the_network_predicts_on_the_store_s_own_grid(
+    specified: Callable[..., tuple[Path, LabelSpec]],
+    runs: Path,  # noqa: F811
+) -> None:
+    run, spec = specified("whole")
+    label(run, spec, Control(run))
+    predictor = Predictor(TrainedModel.load(runs / MODEL), torch.device("cpu"))
+    with Store(run / "store.h5", verify=True) as labels, Store(runs / STORE) as images:
+        assert labels.names == tuple(sorted(spec.source.cases)) and labels.classes == ((1, 2),)
+        assert labels.spacing_zyx == images.spacing_zyx
+        assert not [problem for name in labels.names for problem in labels.case(name).problems()]
+        for name in labels.names:
+            own, case = labels.case(name), images.case(name)
+            expected = np.concatenate([decided(slab, 0.0) for slab in predictor.slabs(case)])
+            relabelled = case.with_labels(own)
+            everything = relabelled.read_label((0, 0, 0), case.shape_zyx)
+            assert np.array_equal(everything, expected) and everything.any()
+            assert np.array_equal(relabelled.read(0, (0, 0, 0), (4, 4, 4)), case.read(0, (0, 0, 0), (4, 4, 4)))
+            voxels = relabelled.foreground_by_class[1]
+            assert relabelled.foreground_classes == (1,) and expected[tuple(voxels.T)].all()
+            assert not np.array_equal(case.read_label((0, 0, 0), case.shape_zyx), expected)
+        with pytest.raises(StoreError, match="another grid"):
+            case.with_labels(cast(Any, SimpleNamespace(path=run, shape_zyx=(1, 1, 1))))
+    assert not list(run.glob(".*parts")) and (run / "store.h5").stat().st_size < 0.6 * (runs / STORE).stat().st_size
+
+
+def test_labelling_goes_on_where_it_was_stopped_and_gives_the_same_bytes(
+    specified: Callable[..., tuple[Path, LabelSpec]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, spec = specified("at-once")
+    label(whole, spec, Control(whole))
+    parts, _ = specified("in-parts")
+    done: list[str] = []
+    plain = pseudo_labels._labelled
+
+    def counted(case: Any, *rest: Any) -> Any:
+        done.append(case.name)
+        return plain(case, *rest)
+
+    monkeypatch.setattr(pseudo_labels, "_labelled", counted)
+    for times in (1, 2, 3):
+        with pytest.raises(Interrupted, match=f"stopped after {times} of 5 cases"):
+            label(parts, spec, StopAfter(parts, times))
+    (parts / ".store.parts" / "1").write_bytes(b"cut")
+    label(parts, spec, Control(parts))
+    assert sorted(done) == sorted([*spec.source.cases, spec.source.cases[1]])
+    assert (parts / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()

@@ -1,0 +1,159 @@
+"""Self-training: half of every minibatch has pseudo-labels, which count as the confidence says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpcseg.config import TrainingConfig
+from hpcseg.errors import BadInput, Interrupted
+from hpcseg.networks.losses import IGNORED, segmentation_loss
+from hpcseg.paths import MODEL_FILE
+from hpcseg.spec import SourceRef, TrainSpec
+from hpcseg.study.keys import parse_config
+from hpcseg.training import stages
+from hpcseg.training.checkpoint import load_tensors
+from hpcseg.training.control import Control
+from hpcseg.training.loop import fit
+from hpcseg.training.rehearsal import compare
+from hpcseg.training.stages import train
+from hpcseg.volumes.store import Store
+from tests.training.conftest import RECIPE, STORE
+from tests.training.stopping import StopAfter
+
+ROOT = Path(__file__).parents[2]
+STUDY = (ROOT / "tests" / "study.toml").read_text(encoding="utf-8")
+SETTINGS: dict[str, Any] = {"epochs": 2, "steps": 4, "validation_steps": 1, "batch": 4, "learning_rate": 3e-3}
+TEACHER = Path("train/teacher") / MODEL_FILE
+NewRun = Callable[[str], Path]
+Make = Callable[..., TrainSpec]
+
+
+@pytest.mark.parametrize("loss", ["dice_ce", "focal"])
+def test_voxels_of_no_class_are_no_part_of_the_loss(loss: Any) -> None:
+    torch.manual_seed(0)
+    logits, label = torch.randn(3, 3, 6, 6, 6, requires_grad=True), torch.randint(0, 3, (3, 6, 6, 6))
+    config = TrainingConfig(loss=loss)
+    whole = segmentation_loss(config, logits, label, partly=True)
+    torch.testing.assert_close(whole, segmentation_loss(config, logits, label))
+    label[:, :, :3] = IGNORED
+    found = segmentation_loss(config, logits, label, partly=True)
+    torch.testing.assert_close(found, segmentation_loss(config, logits[:, :, :, 3:], label[:, :, 3:]))
+    found.backward()
+    assert logits.grad is not None and not logits.grad[:, :, :, :3].any() and logits.grad[:, :, :, 3:].all()
+    total: Tensor | float = 0.0
+
+    def add(own: Tensor) -> Tensor:
+        nonlocal total
+        total = total + own.detach()
+        return total
+
+    for part in (slice(0, 1), slice(1, 3)):
+        last = segmentation_loss(config, logits[part], label[part], add, partly=True)
+    torch.testing.assert_close(last, found.detach())
+
+
+def test_a_minibatch_has_true_labels_and_pseudo_labels_of_the_store_s_own(
+    runs: Path, new_run: NewRun, train_spec: Make, pseudo_labelled: SourceRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def watched(task: Any, *rest: Any) -> Any:
+        seen.append(task)
+        with closing(task.batches(0)) as batches:
+            true, pseudo = next(batches)
+            assert (len(true.images[0]), len(pseudo.images[0])) == (2, 2)
+            assert pseudo.label_BDHW.any()
+        return fit(task, *rest)
+
+    monkeypatch.setattr(stages, "fit", watched)
+    run = new_run("run")
+    train(run, train_spec("selftrain", (), (pseudo_labelled,), training=SETTINGS), Control(run))
+    (task,) = seen
+    cases = [source.case for source in task.inputs.pseudo_labelled]
+    with Store(runs / STORE) as images, Store(runs / str(pseudo_labelled.labels)) as labels:
+        for case in cases:
+            box = (0, 0, 0), case.shape_zyx
+            assert (case.read_label(*box) == labels.case(case.name).read_label(*box)).all()
+            assert (case.read(1, (0, 0, 0), (4, 4, 4)) == images.case(case.name).read(1, (0, 0, 0), (4, 4, 4))).all()
+    assert [source.case.name for source in task.inputs.labelled] == [case.name for case in cases]
+
+
+def test_training_begins_fresh_or_with_the_teacher_s_weights(
+    runs: Path, new_run: NewRun, train_spec: Make, pseudo_labelled: SourceRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start: list[dict[str, Tensor]] = []
+
+    def watched(task: Any, *rest: Any) -> Any:
+        start.append({name: value.clone() for name, value in task.network.state_dict().items()})
+        return fit(task, *rest)
+
+    monkeypatch.setattr(stages, "fit", watched)
+    for kind in ("fresh", "teacher"):
+        run = new_run(kind)
+        spec = train_spec("selftrain", (TEACHER,), (pseudo_labelled,), training=SETTINGS, selftrain={"start": kind})
+        train(run, spec, Control(run))
+    weights = load_tensors(runs / TEACHER)["weights"]
+    assert all(torch.equal(start[1][name], weight) for name, weight in weights.items())
+    assert not torch.equal(start[0]["classifier.weight"], weights["classifier.weight"])
+
+
+@pytest.mark.parametrize("kind", ["fnet", "unet"])
+@pytest.mark.parametrize("stops", [[1] * 7, [3, 2]])
+def test_self_training_goes_on_to_the_bit(
+    kind: str, stops: list[int], new_run: NewRun, train_spec: Make, pseudo_labelled: SourceRef
+) -> None:
+    network = {"kind": kind, "levels": 2, "kernel": 3, "maps": 4}
+    changes = RECIPE | {"training": SETTINGS | RECIPE["training"], "network": network}
+    spec = train_spec("selftrain", (), (pseudo_labelled,), **changes, selftrain={"confidence": 0.6})
+    whole, parts = new_run("whole"), new_run("parts")
+    train(whole, spec, Control(whole))
+    for steps in stops:
+        with pytest.raises(Interrupted):
+            train(parts, spec, StopAfter(parts, steps))
+    train(parts, spec, Control(parts))
+    assert compare(whole, parts) is None
+
+
+def test_teachers_that_cannot_be_are_refused() -> None:
+    for settings, message in (
+        (["training.batch=1"], r"training\.batch = 1: strategy 'selftrain' shares it"),
+        (["selftrain.teacher=selftrain"], r"say how often with selftrain\.rounds"),
+        (["selftrain.teacher=transfer", "network.kind=unet"], r"'transfer' does not train 'unet'"),
+        (["selftrain.teacher=multitask", "multitask.levels=9"], r"multitask\.levels = 9 exceeds"),
+        (["selftrain.teacher=teachr"], r"did you mean 'teacher'"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            parse_config(["strategy=selftrain", *settings])
+
+
+def test_a_sweep_trains_labels_and_trains_again(tmp_path: Path, tiny_dataset: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def hpcseg(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "hpcseg", *arguments, "--json"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    both = ("--set", "strategy=selftrain", "--set", "labelled=1", "--set", "selftrain.rounds=2")
+    sweep = ("sweep", "study.toml", *both, "--data", str(tiny_dataset.parent), "--on", "local")
+    assert hpcseg(*sweep, "--plan")["to_submit"] == 6
+    assert not hpcseg(*sweep)["failed"]
+    status = hpcseg("status", "study")
+    stages = ["pack", "label", "label", "train", "train", "train"]
+    assert [(one["stage"], one["state"]) for one in status] == [(stage, "done") for stage in stages]
+    (table,) = hpcseg("collect", "study")["tables"]
+    assert table["columns"] == ["selftrain"] and [cell["runs_present"] for cell in table["cells"]] == [1]
+    assert hpcseg(*sweep, "--plan")["to_submit"] == 0
