@@ -263,7 +263,12 @@ def test_headers_give_the_command_and_what_it_costs(
 
 def test_the_designs_in_small_have_the_data_and_network_of_the_small_study(shared_data: Path, tmp_path: Path) -> None:
     designs, study = (read_sweep(SWEEPS / f"{name}.toml") for name in ("hippocampus-designs", "hippocampus"))
-    assert designs.run == study.run
+    of_training = ("augmentation.", "training.")  # as the study's "plain", some of whose runs are these, see below
+    designed, studied = (
+        {name: value for name, value in sweep.run.items() if not name.startswith(of_training)}
+        for sweep in (designs, study)
+    )
+    assert designed == studied
     began = time.process_time()
     plan = make_plan(designs, shared_data, tmp_path)
     assert time.process_time() - began < 5.0
