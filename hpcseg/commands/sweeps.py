@@ -32,6 +32,9 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many stages are submitted.")] = False,
     overrides: Overrides = None,
     data: Data = DEFAULT_DATA,
+    verify_data: Annotated[
+        bool, typer.Option("--verify-data", help="Read every byte of the scans, to find what file times do not show.")
+    ] = False,
     jobs: Annotated[str | None, typer.Option("--jobs", help="Job profile: a file, or a name in jobs/.")] = None,
     stage: Stage = None,
     runs: Runs = DEFAULT_RUNS,
@@ -43,7 +46,7 @@ def sweep(
     from hpcseg.submit.apply import apply, choose_backend
     from hpcseg.submit.profile import read_profile
 
-    made = make_plan(read_sweep(file, overrides or ()), data, runs)
+    made = make_plan(read_sweep(file, overrides or ()), data, runs, verify_data=verify_data)
     backend = choose_backend(on.value)
     profile = read_profile(jobs, backend).staged(stage)
     if left_out := left_out_line(made.changes):

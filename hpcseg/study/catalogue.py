@@ -14,7 +14,8 @@ from typing import Literal
 from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec, Spacing
-from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset, scan_digest
+from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset
+from hpcseg.volumes.digests import Digests, cache_folder
 from hpcseg.volumes.folds import Split
 from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.splits import GivenSplits, read_splits
@@ -31,10 +32,12 @@ class Catalogue:
     Args:
         data: folder of the datasets.
         beside: folder of the sweep file, where `data.splits` may be, too.
+        verify: whether every byte of the scans is read, whatever is known of their digests.
     """
 
-    def __init__(self, data: Path, beside: Path | None = None) -> None:
+    def __init__(self, data: Path, beside: Path | None = None, *, verify: bool = False) -> None:
         self._data, self._beside = data.resolve(), beside
+        self._digests = Digests(cache_folder(), anew=verify)
         # Caches live and die with this catalogue: a later plan sees changed files.
         self.dataset = functools.cache(self._open)
         self.digest = functools.cache(self._digest)
@@ -71,8 +74,17 @@ class Catalogue:
         Raises:
             BadInput: a file is missing or cannot be read.
         """
+        return {name: digest for name, (digest, _) in self._both(cases).items()}
+
+    def older_digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
+        """What versions before 0.2 took for the digests of the same cases."""
+        return {name: older for name, (_, older) in self._both(cases).items()}
+
+    def _both(self, cases: Iterable[CaseRef]) -> dict[str, tuple[str, str]]:
         with ThreadPoolExecutor(READERS) as pool:
-            return {case.name: digest for case, digest in pool.map(lambda case: (case, self.digest(case)), cases)}
+            found = {case.name: digests for case, digests in pool.map(lambda case: (case, self.digest(case)), cases)}
+        self._digests.save()
+        return found
 
     def training_scans(self, config: RunConfig) -> dict[str, CaseRef]:
         """The cases of a run's labelled dataset by name."""
@@ -139,9 +151,9 @@ class Catalogue:
     def _open(self, name: str) -> Dataset:
         return open_dataset(find_dataset(name, self._data))
 
-    def _digest(self, case: CaseRef) -> str:
-        digest = scan_digest(case.image)
-        return digest if case.label is None else f"{digest}+{scan_digest(case.label)}"
+    def _digest(self, case: CaseRef) -> tuple[str, str]:
+        files = [self._digests.of(path) for path in (case.image, case.label) if path is not None]
+        return "+".join(digest for digest, _ in files), "+".join(older for _, older in files)
 
     def _read_spacing(self, image: Path) -> Spacing:
         from hpcseg.volumes.scans import read_grid  # imports nibabel, which a fixed spacing does without

@@ -17,6 +17,7 @@ from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare
+from hpcseg.study.earlier import EarlierRuns
 from hpcseg.study.grids import expand
 from hpcseg.study.order import waves
 from hpcseg.study.resolver import Resolver, Stage
@@ -94,17 +95,18 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def make_plan(sweep: Sweep, data: Path, runs_root: Path) -> Plan:
+def make_plan(sweep: Sweep, data: Path, runs_root: Path, *, verify_data: bool = False) -> Plan:
     """Resolve every cell of `sweep` against the datasets below `data`, and look at what stands below `runs_root`.
 
-    Nothing is written.
+    Nothing is written there. With `verify_data` every byte of the scans is read.
 
     Raises:
         BadInput: a value is not allowed, a dataset or a file of it is missing, a split is impossible, or the sweep's
             name is that of another file's sweep that was applied there.
     """
     with _without_collecting():
-        return _make_plan(sweep, Resolver(Catalogue(data, sweep.source.path.parent)), runs_root.resolve())
+        catalogue = Catalogue(data, sweep.source.path.parent, verify=verify_data)
+        return _make_plan(sweep, Resolver(catalogue, EarlierRuns(runs_root.resolve())), runs_root.resolve())
 
 
 def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:

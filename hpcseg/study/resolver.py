@@ -17,6 +17,7 @@ from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE, STORE_FILE
 from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
 from hpcseg.study.catalogue import Catalogue, Classes, pack_spec
+from hpcseg.study.earlier import EarlierRuns
 from hpcseg.study.identity import Canonical, canonical, is_shared, label_id, pack_id, pretrain_id, train_id
 from hpcseg.training.strategy import Needs, strategy_of
 from hpcseg.volumes.chunks import require_codec
@@ -62,6 +63,7 @@ class _Material:
         packs: ids of all that `seen` and the labelled cases are read from, the latter's first.
         fields: of the specification of the training run.
         identity: what of all this is part of the run's identity.
+        older_test: the test set's part of it as versions before 0.2 had it; None where that is the same.
     """
 
     needs: Needs
@@ -70,13 +72,20 @@ class _Material:
     packs: tuple[str, ...]
     fields: Mapping[str, Any]
     identity: Mapping[str, Canonical]
+    older_test: Canonical | None
 
 
 @dataclass
 class Resolver:
-    """Turns configurations into stages; `stages` has them by id, ancestors before what needs them."""
+    """Turns configurations into stages; `stages` has them by id, ancestors before what needs them.
+
+    Args:
+        catalogue: of the datasets.
+        earlier: what versions before 0.2 made there.
+    """
 
     catalogue: Catalogue
+    earlier: EarlierRuns
     stages: dict[str, Stage] = field(default_factory=dict)
     _known: dict[tuple[Any, ...], tuple[Any, RunConfig | None]] = field(default_factory=dict)
 
@@ -101,6 +110,9 @@ class Resolver:
             pseudo = dict(self._label(parent, teacher, source, strategy.confidence(config)) for source in material.seen)
             identity |= {"parent": teacher, "pseudo_labelled": tuple(pseudo)}
         run_id = train_id(config, identity)
+        if material.older_test is not None:
+            older = train_id(config, identity | {"test": material.older_test})
+            run_id = older if self.earlier.measured(older, material.fields["test_scans"]) else run_id
         if run_id not in self.stages:
             made = functools.partial(TrainSpec, pseudo_labelled=tuple(pseudo.values()), **material.fields)
             write = functools.partial(made, id=run_id, config=config, pretrained=tuple(before.values()))
@@ -153,7 +165,7 @@ class Resolver:
         pack = self._pack(config, config.data.dataset, dataset, spacing, classes)
         seen = self._seen(config, dataset, pack, needs) if needs.sees_unlabelled else ()
         joint = seen if needs.unlabelled else ()
-        test, test_classes, test_json = self._once(
+        test, test_classes, test_json, older_test = self._once(
             ("test", id(config.data), config.fold), lambda: self._test(config), config
         )
         scans = self.catalogue.training_scans(config)
@@ -180,13 +192,15 @@ class Resolver:
                 "test": test_json,
                 "test_classes": canonical(test_classes),
             },
+            older_test=older_test,
         )
 
-    def _test(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes, Canonical]:
-        """The scans of the test set, its classes, and what of them is part of a run's identity."""
+    def _test(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes, Canonical, Canonical | None]:
+        """The scans of the test set, its classes, and what of them is part of a run's identity, also an earlier one."""
         scans, classes = self.catalogue.test_set(config)
-        digests = self.catalogue.digests(scans)
-        return scans, classes, canonical([[case.name, digests[case.name]] for case in scans])
+        digests, older = self.catalogue.digests(scans), self.catalogue.older_digests(scans)
+        now, before = (canonical([[case.name, found[case.name]] for case in scans]) for found in (digests, older))
+        return scans, classes, now, before if before != now else None
 
     def _seen(self, config: RunConfig, dataset: Dataset, pack: PackSpec, needs: Needs) -> tuple[SourceRef, ...]:
         """Every volume that is seen without its label: training cases, and by configuration the held-out fold, imagesTs
@@ -231,7 +245,12 @@ class Resolver:
             if unlabelled is not None:
                 cases = tuple(CaseRef(name=case.name, image=case.image) for case in unlabelled)
             spec = pack_spec(section, dataset, cases, spacing, classes).model_copy(update={"dataset": name})
-            return spec.model_copy(update={"id": pack_id(spec, self.catalogue.digests(spec.cases))})
+            run_id, older = (
+                pack_id(spec, digests_of(spec.cases))
+                for digests_of in (self.catalogue.digests, self.catalogue.older_digests)
+            )
+            run_id = older if older != run_id and self.earlier.packed(older, spec.cases) else run_id
+            return spec.model_copy(update={"id": run_id})
 
         spec = self._once(("pack", name, spacing, classes, section.padding, section.pyramid_clip), make)
         if spec.id not in self.stages:

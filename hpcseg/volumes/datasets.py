@@ -6,7 +6,6 @@ MSD: `dataset.json` lists images and labels ("training", "test", "modality"). nn
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from hpcseg.spec import CaseRef
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
 DESCRIPTION = "dataset.json"
 ENDINGS = (".nii.gz", ".nii")  # of scans
-_EDGE_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -140,25 +138,6 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
 def scan_name(path: Path) -> str:
     """Name of a scan without its NIfTI ending."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def scan_digest(path: Path) -> str:
-    """Digest of a scan's content for the price of one small read.
-
-    Hashed are the size and the first and last 512 bytes: of a gzip file these hold the checksum of everything in it.
-
-    Raises:
-        BadInput: the file is missing or cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(_EDGE_BYTES)
-            file.seek(max(0, size - _EDGE_BYTES))
-            tail = file.read(_EDGE_BYTES)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); correct the path or dataset.json") from None
-    return hashlib.sha256(b"%d|" % size + head + tail).hexdigest()
 
 
 def _modality(path: Path, description: Mapping[str, Any], key: str) -> str:

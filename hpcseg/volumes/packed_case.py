@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec
-from hpcseg.volumes.datasets import scan_digest
+from hpcseg.volumes.digests import scan_digest
 from hpcseg.volumes.preprocess import n_classes, preprocess
 from hpcseg.volumes.pyramid import count_codes
 from hpcseg.volumes.scan_volume import ScanVolume

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.datasets import case_groups, find_dataset, open_dataset, scan_digest, scan_name
+from hpcseg.volumes.datasets import case_groups, find_dataset, open_dataset, scan_name
 
 
 def change(dataset: Path, **keys: Any) -> None:
@@ -155,27 +153,6 @@ def test_a_bad_groups_file_is_refused(dataset: Path, content: dict[str, Any], me
         case_groups(open_dataset(dataset), "splits.json")
     with pytest.raises(BadInput, match="no such file"):
         case_groups(open_dataset(dataset), "none.json")
-
-
-def test_the_digest_changes_with_one_voxel(tmp_path: Path, write_scan) -> None:
-    values = np.random.default_rng(0).integers(0, 999, (30, 30, 30), dtype=np.int16)
-    before = scan_digest(write_scan(tmp_path / "a.nii.gz", values))
-    assert scan_digest(write_scan(tmp_path / "b.nii.gz", values)) == before
-    values[15, 15, 15] ^= 1
-    assert scan_digest(write_scan(tmp_path / "a.nii.gz", values)) != before
-
-
-def test_digests_of_many_files_take_no_time(tmp_path: Path) -> None:
-    for index in range(500):
-        (tmp_path / f"{index}.nii.gz").write_bytes(b"%d" % index * 500)
-    start = time.process_time()
-    assert len({scan_digest(path) for path in tmp_path.iterdir()}) == 500
-    assert time.process_time() - start < 1
-
-
-def test_a_missing_file_has_no_digest(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot be read"):
-        scan_digest(tmp_path / "none.nii.gz")
 
 
 def test_real_datasets_open(shared_data: Path) -> None:

@@ -20,7 +20,8 @@ from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.inspection.store_findings import check_store
 from hpcseg.spec import CaseRef, PackSpec
-from hpcseg.volumes.datasets import open_dataset, scan_digest
+from hpcseg.volumes.datasets import open_dataset
+from hpcseg.volumes.digests import scan_digest
 from hpcseg.volumes.packed_case import pack_case
 from hpcseg.volumes.packing import pack, parts_folder
 from hpcseg.volumes.preprocess import preprocess
