@@ -41,6 +41,7 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Do what a sweep file says and is not done yet: pack, pretrain, train, evaluate."""
+    from hpcseg.slurm.calls import ignored_wishes
     from hpcseg.study.plan import make_plan
     from hpcseg.study.sweepfile import read_sweep
     from hpcseg.submit.apply import apply, choose_backend
@@ -51,6 +52,8 @@ def sweep(
     profile = read_profile(jobs, backend).staged(stage)
     if left_out := left_out_line(made.changes):
         terminal.note(left_out)
+    if backend == "slurm" and (wishes := ignored_wishes()):
+        terminal.note(f"{', '.join(wishes)}: not used; what jobs ask for stands in the profile (hpcseg keys slurm)")
     if plan:
         _print_plan(made, backend, profile, json)
         return

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
 from hpcseg.errors import SchedulerError
 
-# Of a job's environment: where Slurm is and how to speak with it, which holds for the jobs that it submits as well.
-_OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "SLURM_JWT"}
+# What Slurm's commands read, or find in a job, begins so: SLURM_…, SLURMD_…, SBATCH_…, SQUEUE_…, SACCTMGR_…
+_OF_SLURM = re.compile(
+    r"(?:SLURM[A-Z]*|SBATCH|SQUEUE|SALLOC|SRUN|SCANCEL|SACCT|SACCTMGR|SINFO|SCONTROL|SPRIO|SSTAT|SSHARE|SREPORT|SBCAST"
+    r"|SATTACH|SCRONTAB|STRIGGER|SDIAG)_"
+)
+_OF_THE_CLUSTER = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})  # which Slurm, and the key to it
+# Or squeue cuts lists of tasks, and writes times as its caller likes.
+_MEANT = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
 
 Failure = Literal["absent", "silent", "refused", "unreadable"]
 
@@ -38,7 +46,12 @@ def call(command: str, *arguments: str, timeout_s: float = 30.0) -> str:
     """
     try:
         answer = subprocess.run(
-            [command, *arguments], capture_output=True, check=False, timeout=timeout_s, env=environment()
+            [command, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=timeout_s,
+            env=environment(),
         )
     except FileNotFoundError:
         raise CallError("absent", f"{command} is not installed here") from None
@@ -58,13 +71,19 @@ def call(command: str, *arguments: str, timeout_s: float = 30.0) -> str:
     return answer.stdout.decode(errors="replace")
 
 
-def environment() -> dict[str, str]:
-    """What Slurm's commands are given: this process' own environment without the job that it may run in.
+def environment(own: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What Slurm's commands are given, and the jobs that they submit: the environment `own` without what is Slurm's.
 
-    What belongs to that job is not for the ones that it submits.
+    Filters and formats (SQUEUE_…), what would beat a profile (SBATCH_…) and the job that this process may run in
+    (SLURM_…) are not for the calls of hpcseg; which cluster is meant is.
     """
-    own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _OF_THE_CLUSTER}
-    return own | {"SLURM_BITSTR_LEN": "0"}  # or squeue cuts lists of tasks
+    kept = {name: value for name, value in own.items() if name in _OF_THE_CLUSTER or not _OF_SLURM.match(name)}
+    return kept | _MEANT
+
+
+def ignored_wishes(own: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that sbatch would take as wishes for jobs, and that those of hpcseg do not see, sorted."""
+    return sorted(name for name, value in own.items() if name.startswith("SBATCH_") and value)
 
 
 def unix_time(text: str) -> float | None:

@@ -50,7 +50,9 @@ def script_text(
     parameters["teardown"] = [f'code=$?; [ "$code$terminated" = 0 ] || {aftermath}; exit $code']
     command = f"{profile.job_python} -u -m submitit.core._submit {at}"
     # Any number makes submitit name the output by array and task; the indices are given with the other flags.
-    text: str = _make_sbatch_string(command=command, folder=folder, map_count=len(record.runs), **parameters)
+    # In names of output Slurm replaces what follows a percent sign.
+    output = Path(str(folder).replace("%", "%%"))
+    text: str = _make_sbatch_string(command=command, folder=output, map_count=len(record.runs), **parameters)
     return text + "\n"
 
 
@@ -64,7 +66,8 @@ def job_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, depe
         "cpus_per_task": resources.cpus,
         "mem": f"{asked.memory_mb}M",
         "signal_delay_s": lead_s,
-        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # which srun does not take from sbatch since 22.05
+        # srun does not take its CPUs from sbatch since 22.05, and its tasks are to have what the script has.
+        "srun_args": [f"--cpus-per-task={resources.cpus}", "--export=ALL"],
         "wckey": None,  # submitit's own default is refused where such keys are tracked
     }
     if profile.ranks_of(stage) > 1:
@@ -75,6 +78,7 @@ def job_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, depe
     wishes |= {"exclude": ",".join(asked.exclude)}
     parameters |= {name: value for name, value in wishes.items() if value}
     own: dict[str, Any] = {"requeue": True, "array": array_text(record.tasks, resources.array_parallelism)}
+    own |= {"export": "ALL"}
     if dependency:
         own |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     # What the profile asks for by hand replaces what would be asked for otherwise.

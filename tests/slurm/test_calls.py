@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.slurm.calls import CallError, Failure, call, environment
+from hpcseg.slurm.calls import CallError, Failure, call, environment, ignored_wishes
 
 Tools = Callable[..., Path]
 
@@ -49,9 +49,11 @@ def test_slurms_commands_do_not_see_the_job_that_hpcseg_runs_in(
     slurm_tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm_tools(sbatch="env")
-    kept = {"SLURM_CONF": "here", "SLURM_CLUSTERS": "a", "SLURM_JWT": "key", "SBATCH_ACCOUNT": "b"}
-    for name, value in {**kept, "SLURM_NTASKS": "4", "SLURM_JOB_ID": "9", "SLURM_BITSTR_LEN": "64"}.items():
+    kept = {"SLURM_CONF": "here", "SLURM_CLUSTERS": "a", "SLURM_JWT": "key"}
+    own = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "9", "SBATCH_ACCOUNT": "b", "SBATCH_QOS": "", "SLURM_BITSTR_LEN": "64"}
+    for name, value in {**kept, **own}.items():
         monkeypatch.setenv(name, value)
+    assert ignored_wishes() == ["SBATCH_ACCOUNT"]
     assert environment().items() >= {**kept, "SLURM_BITSTR_LEN": "0", "PATH": os.environ["PATH"]}.items()
     seen = {line.partition("=")[0] for line in call("sbatch").splitlines()}
-    assert kept.keys() <= seen and not {"SLURM_NTASKS", "SLURM_JOB_ID"} & seen
+    assert kept.keys() <= seen and not {"SLURM_NTASKS", "SLURM_JOB_ID", "SBATCH_ACCOUNT"} & seen

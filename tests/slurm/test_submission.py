@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpcseg.errors import SchedulerError
-from hpcseg.paths import STAGES
 from hpcseg.runs import attempts
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.records import ArrayRecord, read_array
@@ -25,20 +23,15 @@ from hpcseg.slurm.queue import Queue, read_queue
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.apply import apply
-from hpcseg.submit.profile import Profile
 from hpcseg.training.control import Control
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
+from tests.slurm.profiles import profile_of
 from tests.waiting import PATIENCE_S
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
 LONG = "training.epochs=100000"
 Planner = Callable[..., Plan]
 Wrapper = Callable[[str], None]
-
-
-def profile_of(**slurm: Any) -> Profile:
-    stages = {stage: {"time": 60, "cpus": 1, "memory": "900M", "gpus": 0, "signal_lead": 30} for stage in STAGES}
-    return Profile.model_validate({"slurm": {**stages, **slurm}})
 
 
 PROFILE = profile_of()

@@ -56,6 +56,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "#SBATCH --cpus-per-task=4",
         "#SBATCH --dependency=afterok:12_0,aftercorr:13",
         "#SBATCH --error=/r/slurm/train-0123abcd/%A_%a_0_log.err",
+        "#SBATCH --export=ALL",
         "#SBATCH --gpus-per-node=1",
         "#SBATCH --job-name=hpcseg-train-0123abcd",
         "#SBATCH --kill-on-invalid-dep=yes",
@@ -104,9 +105,9 @@ def test_a_job_of_several_gpus_or_nodes_has_a_task_for_each_and_ends_with_the_fi
         job_parameters(profile, record_of(stage), lead_s=9) for stage in ("train", "pretrain", "pack")
     )
     assert (train["nodes"], train["ntasks_per_node"], train["gpus_per_node"]) == (2, 4, 4)
-    assert train["srun_args"] == ["--cpus-per-task=8", "--kill-on-bad-exit=1"]
+    assert train["srun_args"] == ["--cpus-per-task=8", "--export=ALL", "--kill-on-bad-exit=1"]
     assert (pretrain["nodes"], pretrain["ntasks_per_node"]) == (2, 1) and "gpus_per_node" not in pretrain
-    assert "ntasks_per_node" not in pack and pack["srun_args"] == ["--cpus-per-task=8"]
+    assert "ntasks_per_node" not in pack and pack["srun_args"] == ["--cpus-per-task=8", "--export=ALL"]
     assert not {"dependency", "kill-on-invalid-dep"} & pack["additional_parameters"].keys()
 
 
