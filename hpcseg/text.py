@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_ALIKE = 0.6
+_TIED, _NAMED = 0.05, 4  # of likenesses; and how many keys are named
+
 
 def duration(seconds: float | None) -> str:
     """Seconds as text; "" for None.
@@ -41,12 +44,29 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near."""
+    """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near.
+
+    Of a dotted key the last part counts most, and what several tables have in common is named with all of them.
+
+    >>> nearest("slurm.timee", ["slurm.tier", "slurm.pack.time", "slurm.train.time"])
+    "; did you mean 'slurm.pack.time' or 'slurm.train.time'?"
+    """
     words = sorted(valid)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if not close and "." not in word:
-        leaves = {name.rpartition(".")[2]: name for name in words}
-        close = [leaves[leaf] for leaf in difflib.get_close_matches(word, leaves, n=1, cutoff=0.75)]
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    likeness = {name: _likeness(word, name) for name in words}
+    best = max(words, key=likeness.__getitem__, default="")
+    if best and likeness[best] >= _ALIKE:
+        close = [name for name in words if likeness[name] >= likeness[best] - _TIED and _leaf(name) == _leaf(best)]
+        return f"; did you mean {' or '.join(map(repr, close[:_NAMED]))}?"
     return f"; valid: {', '.join(words)}" if len(words) <= 20 else ""
+
+
+def _likeness(word: str, name: str) -> float:
+    """How alike two keys are, from 0 to 1."""
+    whole = difflib.SequenceMatcher(None, word, name).ratio()
+    if "." not in word + name:
+        return whole
+    return 0.75 * difflib.SequenceMatcher(None, _leaf(word), _leaf(name)).ratio() + 0.25 * whole
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]

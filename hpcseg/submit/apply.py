@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpcseg.errors import BadInput
 from hpcseg.host import memory_gib, usable_cores
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
@@ -78,12 +79,17 @@ def apply(
     what takes time.
 
     Raises:
-        BadInput: a scan that is to be packed is bad, or the ranks of a job cannot share a run; nothing is written.
+        BadInput: a scan that is to be packed is bad, the ranks of a job cannot share a run, or (Slurm) the folder of
+            all runs has a name that a batch script cannot hold; nothing is written.
         Interrupted: (local) stopped by Ctrl-C or a signal, after the jobs saved.
         SchedulerError: (Slurm) an array was refused.
         HpcsegError: another process holds the lock for too long.
     """
     check_new(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
+    if on == "slurm" and not str(plan.runs_root).isprintable():
+        raise BadInput(
+            f"{str(plan.runs_root)!r}: no batch script can name a folder with a line break; choose other --runs"
+        )
     with locked(plan.runs_root):
         record(plan)
     if on == "slurm":

@@ -6,14 +6,13 @@ Nothing in a profile is part of a run's identity.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from hpcseg.errors import BadInput
 from hpcseg.runs.records import Kernels
@@ -21,43 +20,10 @@ from hpcseg.runs.recovery import Budgets
 from hpcseg.sections import Count, Section, key, keys_of
 from hpcseg.spec import Reading
 from hpcseg.study.tomlfile import explain, read_toml
+from hpcseg.submit.notations import Flags, Line, Minutes
 
 PROFILES = Path("jobs")
 GIB_PER_SLOT = 4.0  # memory that a slot is expected to need, where their number is chosen by itself
-# Flags of sbatch that say which jobs there are, what they wait for, where they write and how they are warned.
-OWN_FLAGS = frozenset({"array", "dependency", "error", "job-name", "open-mode", "output", "signal", "wait", "wrap"})
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})$")
-
-
-def _minutes(value: Any) -> Any:
-    """Slurm's notations of a time limit, in minutes: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
-    match = _TIME.match(value) if isinstance(value, str) else None
-    if match is None:
-        if isinstance(value, str):
-            raise ValueError(f"{value!r} is no time limit; write minutes, 'HH:MM:SS' or 'D-HH:MM:SS'")
-        return value
-    parts = [int(part) for part in match["clock"].split(":")]
-    if match["days"] is not None:
-        hours, minutes, seconds = parts + [0] * (3 - len(parts))
-        return int(match["days"]) * 1440 + hours * 60 + minutes + (seconds > 0)
-    if len(parts) == 3:
-        return parts[0] * 60 + parts[1] + (parts[2] > 0)
-    return parts[0] + (len(parts) == 2 and parts[1] > 0)
-
-
-Minutes = Annotated[int, BeforeValidator(_minutes), Field(ge=1)]
-
-
-def _checked_flags(flags: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Flags of sbatch by name without dashes in front; those that say which jobs there are cannot be set."""
-    checked = {name.lstrip("-").replace("_", "-"): value for name, value in flags.items()}
-    taken = next((name for name in checked if name in OWN_FLAGS), None)
-    if taken is not None:
-        raise ValueError(f"'{taken}' is set by hpcseg itself; remove it")
-    return checked
-
-
-Flags = Annotated[dict[str, str | int | bool], AfterValidator(_checked_flags)]
 
 
 class _Jobs(Reading):
@@ -162,22 +128,22 @@ class StageResources(Section):
 class SlurmProfile(_Jobs):
     """What all jobs of a cluster share."""
 
-    partition: str = key("", 'where jobs run; "": the cluster\'s default', source="sbatch --partition")
-    account: str = key("", 'the project that pays; "": your default one', source="sbatch --account")
+    partition: Line = key("", 'where jobs run; "": the cluster\'s default', source="sbatch --partition")
+    account: Line = key("", 'the project that pays; "": your default one', source="sbatch --account")
     setup: tuple[str, ...] = key(
         (), "shell commands that run before each job", source="ours: nothing is needed where hpcseg is on a shared disk"
     )
-    container: str = key(
+    container: Line = key(
         "",
         'command before the job\'s Python, such as "apptainer exec --nv --bind /scratch hpcseg.sif"; "": none',
         source="ours: hpcseg is in the image, and in the same version on the login node",
     )
-    python: str = key(
+    python: Line = key(
         "",
         'what starts Python in a job; "": the Python that runs hpcseg, in a container `python`',
         source="ours: nothing has to be activated in a job",
     )
-    exclude: tuple[str, ...] = key(
+    exclude: tuple[Line, ...] = key(
         (),
         "nodes that get no job; those that failed in the last day are left out by themselves",
         source="sbatch --exclude",
@@ -251,6 +217,9 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
         return Profile()
     if not path.exists() and (PROFILES / f"{name}.toml").exists():
         path = PROFILES / f"{name}.toml"
+    if not path.exists():
+        there = ", ".join(sorted(one.stem for one in PROFILES.glob("*.toml"))) or "none"
+        raise BadInput(f"{name}: no such job profile; name a file, or one of {PROFILES.absolute()}: {there}")
     source = read_toml(path)
     try:
         return Profile.model_validate(source.data)

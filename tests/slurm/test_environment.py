@@ -1,4 +1,4 @@
-"""What Slurm's commands and jobs see of the user's environment: every variable that Slurm knows is set to what harms."""
+"""What Slurm's commands and jobs see of the environment: every variable that Slurm knows is set to what harms."""
 
 from __future__ import annotations
 
@@ -96,5 +96,3 @@ def test_accounting_is_read_whatever_the_user_set(
         monkeypatch.setenv(name, HARM[name])
     accounted.wait(lambda: job in read_accounts([job]))
     assert "FAILED with exit code 3" in read_accounts([job])[job].words
-
-

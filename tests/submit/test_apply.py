@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_applying_again_submits_nothing_and_a_deleted_run_alone_is_repeated(plan
     one, _other = plan.stages
     shutil.rmtree(plan.run(one).path)
     assert applied(plan_packs([4.0, 5.0])).submitted == (one,)
+
+
+def test_a_folder_that_no_batch_script_can_name_is_refused_before_anything_is_written(
+    plan_packs: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = replace(plan_packs([4.0]), runs_root=tmp_path / "runs\ntouch x")
+    with pytest.raises(BadInput, match=r"runs\\ntouch x': no batch script can name a folder with a line break"):
+        apply(plan, "slurm", Profile())
+    assert not plan.runs_root.exists()
 
 
 def test_a_failed_stage_blocks_what_needs_it_and_nothing_else(

@@ -49,6 +49,15 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
     assert read_profile("big", "local").local.slots == 3
 
 
+def test_who_names_no_profile_is_shown_which_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    for name in ("small", "big"):
+        (tmp_path / "jobs" / f"{name}.toml").touch()
+    with pytest.raises(BadInput, match=r"nosuch: no such job profile; name a file, or one of \S+/jobs: big, small"):
+        read_profile("nosuch", "slurm")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -66,6 +75,14 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
             "[slurm.budgets]\nnodes = 2\n",
             "p.toml:2: unknown key 'slurm.budgets.nodes'; did you mean 'slurm.budgets.node'",
         ),
+        (
+            "[slurm]\ntimee = 60\n",
+            "'slurm.timee'; did you mean 'slurm.label.time' or 'slurm.pack.time' or 'slurm.pretrain.time' or",
+        ),
+        ('[slurm]\npartition = "a\\nsrun x"\n', "slurm.partition: 'a\\nsrun x' has a line break"),
+        ('[slurm]\nexclude = ["n1\\n"]\n', "slurm.exclude: 'n1\\n' has a line break"),
+        ('[slurm.flags]\nqos = "a\\nb"\n', "slurm.flags: 'a\\nb' has a line break"),
+        ('[slurm.flags]\n"qos\\nrm" = 1\n', "slurm.flags: 'qos\\nrm' is no flag of sbatch"),
         ("[slrum]\n", "p.toml:1: unknown key 'slrum'; did you mean 'slurm'?"),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         f"srun --unbuffered --output {at}/%A_%a_%t_log.out --error {at}/%A_%a_%t_log.err "
-        "--cpus-per-task=4 /opt/python -u -m submitit.core._submit /r/slurm/train-0123abcd",
+        "--cpus-per-task=4 --export=ALL /opt/python -u -m submitit.core._submit /r/slurm/train-0123abcd",
         "",
         "",
         "# teardown",
@@ -99,6 +99,12 @@ def test_a_container_stands_before_the_jobs_python_and_not_before_what_calls_slu
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
+def test_slurm_does_not_replace_what_follows_a_percent_sign_of_the_folder() -> None:
+    text = script_text(profile_of(), record_of(), Path("/r/50%A/train-0123abcd"), lead_s=90)
+    assert "#SBATCH --output=/r/50%%A/train-0123abcd/%A_%a_0_log.out" in text
+    assert "--error /r/50%%A/train-0123abcd/%A_%a_%t_log.err" in text and "cp -n /r/50%A/train" in text
+
+
 def test_a_job_of_several_gpus_or_nodes_has_a_task_for_each_and_ends_with_the_first_that_fails() -> None:
     profile = profile_of(train={"gpus": 4, "nodes": 2}, pretrain={"gpus": 0, "nodes": 2}, pack={"gpus": 0})
     train, pretrain, pack = (
@@ -116,6 +122,7 @@ def test_what_the_profile_asks_for_by_hand_replaces_what_would_be_asked_for() ->
     parameters = job_parameters(profile_of(flags=flags), record_of(exclude=("n1", "n2")), lead_s=9)
     assert parameters["additional_parameters"] == {
         "array": "0-1,3%3",
+        "export": "ALL",
         "requeue": True,
         "gpus-per-node": "a100:1",
         "mem-per-cpu": "4G",
