@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | lint | docs | keys | bench | bench-peers | gpu | lock
+# make setup | demo | test | test-all | lint | docs | keys | bench | bench-peers | gpu | lock | study-records | study-tables
 # PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
 TORCH ?= 2.13.0
@@ -19,7 +19,11 @@ UV := .venv-uv/bin/uv
 PEERS := .venv-peers
 PEER_PACKAGES ?= nnunetv2==2.8.1 monai==1.6.1 torchio==1.2.1
 
-.PHONY: setup demo test test-all lowest lint docs keys bench bench-peers gpu lock clean-demo
+STUDY := docs/study
+FROM ?= runs
+SWEEPS ?= $(notdir $(wildcard $(FROM)/sweeps/*))
+
+.PHONY: setup demo test test-all lowest lint docs keys bench bench-peers gpu lock clean-demo study-records study-tables
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -115,6 +119,24 @@ bench: setup
 
 bench-peers: setup $(PEERS)/ready
 	@$(BIN)/python -m tests.benchmarks peers
+
+# Small records of the finished runs of a folder of runs are added to those of the study (docs/study.md); none is deleted.
+# make study-records FROM=runs SWEEPS=hippocampus; FORCE=1 replaces records of the same runs by other results.
+study-records: setup
+	@for sweep in $(SWEEPS); do \
+	  $(BIN)/hpcseg collect $$sweep --runs $(FROM) --records $(STUDY)/runs $(if $(FORCE),--force) || exit; \
+	done
+
+# The study's tables and figures from its records: no training, no data.
+study-tables: setup
+	@for sweep in $(notdir $(wildcard $(STUDY)/runs/sweeps/*)); do \
+	  mkdir -p build/study/$$sweep $(STUDY)/tables/$$sweep; \
+	  $(BIN)/hpcseg collect $$sweep --runs $(STUDY)/runs --to build/study/$$sweep > build/study/$$sweep/log || exit; \
+	  for file in build/study/$$sweep/*.md build/study/$$sweep/*-summary.csv build/study/$$sweep/*.png; do \
+	    if [ -e $$file ]; then cp $$file $(STUDY)/tables/$$sweep/; fi; \
+	  done; \
+	  echo "$(STUDY)/tables/$$sweep"; \
+	done
 
 # Kernels' tests, training on CUDA and benchmarks on this machine's GPU; writes docs/benchmarks-gpu.*. Without a GPU it
 # says so and does nothing. An environment is made only where neither .venv nor PYTHON has what it takes.

@@ -11,6 +11,7 @@ from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.inference.metrics import METRICS
 from hpcseg.paths import RESULTS_FOLDER
 from hpcseg.screens import terminal
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.results.collection import Collection
@@ -32,6 +33,14 @@ def collect(
     against: Against = None,
     metric: Metrics = None,
     figures: Annotated[bool, typer.Option(help="Draw the figures, too.")] = True,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write small records of the finished runs there instead, from which the tables can be made again.",
+            metavar="DIR",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace records of the same runs and other results.")] = False,
     runs: Runs = DEFAULT_RUNS,
     json: Json = False,
 ) -> None:
@@ -44,6 +53,9 @@ def collect(
     from hpcseg.results.tables.tables import improved_in_all
 
     collection, tables = _collected(runs, sweep, against, metric)
+    if records is not None:
+        _archive(collection, records, force=force)
+        return
     folder = to or runs / RESULTS_FOLDER / collection.sweep
     paths = write_collection(collection, folder, tables=tables, figures=figures, note=terminal.note)
     if json:
@@ -60,6 +72,17 @@ def collect(
     for path in paths:
         if path.suffix in {".md", ".png"}:
             print(f"  {path}")
+
+
+def _archive(collection: Collection, records: Path, *, force: bool) -> None:
+    from hpcseg.results.archive import archive
+
+    done = archive(collection, records, force=force)
+    replaced = f", {len(done.replaced)} replaced" if done.replaced else ""
+    print(f"{records}: {counted(len(done.new), 'new record')}{replaced}, {len(done.same)} as they were")
+    if left := len(collection.missing) + len(collection.stale):
+        print(f"{left} of {len(collection.runs)} runs have no result yet, or a stale one")
+    print(f"hpcseg collect {collection.sweep} --runs {records} --to DIR makes the tables again")
 
 
 def report(

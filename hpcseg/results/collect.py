@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.paths import RESULT_FILE, SWEEP_FILE, sweep_folder
+from hpcseg.paths import DONE_FILE, RESULT_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
 from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
@@ -33,6 +34,9 @@ class _SweepRecord(Record):
     applied: str = ""
     tables: tuple[TableDefinition, ...] = ()
     figures: tuple[FigureDefinition, ...] = ()
+    stages: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    needs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    seconds: dict[str, float | None] = Field(default_factory=dict)  # of ancestors whose folders are not in the records
     runs: tuple[_RunRecord, ...]
 
     @field_validator("tables", "figures", mode="before")
@@ -89,6 +93,7 @@ def _read_runs(runs_root: Path, record: _SweepRecord) -> tuple[list[Run], list[s
     """The runs with their results, and a line for each file that cannot be used or is stale."""
     runs: list[Run] = []
     problems: list[str] = []
+    seconds = ancestors_seconds(runs_root, record.model_dump(include={"stages", "seconds"}))
     for run in record.runs:
         folder = runs_root / "train" / run.id
         result, problem = _read_result(folder / RESULT_FILE, run.id)
@@ -98,7 +103,40 @@ def _read_runs(runs_root: Path, record: _SweepRecord) -> tuple[list[Run], list[s
         if problem:
             problems.append(problem)
         runs.append(Run(run.id, folder, run.config, run.cells, result, stale))
-    return runs, problems
+        seconds[run.id] = result.training.get("seconds") if result else None
+    return [replace(run, seconds=_with_ancestors(run.id, record.needs, seconds)) for run in runs], problems
+
+
+def ancestors_seconds(runs_root: Path, record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Seconds of the stages by the clock that training runs need; None where nobody says.
+
+    What is packed serves everything, and counts nowhere; training runs have their own results.
+
+    Args:
+        runs_root: folder of all runs.
+        record: of the sweep, sweep.json.
+    """
+    files = {"pretrain": TRAINING_FILE, "label": DONE_FILE}
+    seconds: dict[str, float | None] = dict(record.get("seconds") or {})
+    for stage, file in files.items():
+        for run_id in (record.get("stages") or {}).get(stage, ()):
+            with contextlib.suppress(BadInput):
+                found = read_json(runs_root / stage / run_id / file, optional=True) or {}
+                seconds[run_id] = found.get("seconds")
+    return seconds
+
+
+def _with_ancestors(
+    run_id: str, needs: Mapping[str, Sequence[str]], seconds: Mapping[str, float | None]
+) -> float | None:
+    """Seconds of a run and of all that it needs; None where one of them does not say."""
+    found, waiting = {run_id}, [run_id]
+    while waiting:
+        new = {name for name in needs.get(waiting.pop(), ()) if name in seconds} - found
+        found |= new
+        waiting += new
+    known = [value for name in sorted(found) if (value := seconds.get(name)) is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hpcseg.inference.metrics import DSC, METRICS, Metric
 from hpcseg.paths import RUN_FILE
@@ -49,6 +49,21 @@ class Score(Record):
         return found
 
 
+class Rows(Record):
+    """Scores as a record has them (hpcseg.results.archive): one in a row, and each metric's name once."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def _of_rows(scores: Any) -> Any:
+    """Scores as a result has them."""
+    if not isinstance(scores, dict):
+        return scores
+    found = Rows.model_validate(scores)
+    return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+
+
 class Result(Record):
     """The result.json of a training run."""
 
@@ -57,13 +72,14 @@ class Result(Record):
     labelled: int | str | None = None
     fold: int | None = None
     seed: int | None = None
-    sets: dict[str, tuple[Score, ...]]
+    sets: dict[str, Annotated[tuple[Score, ...], BeforeValidator(_of_rows)]]
     training: dict[str, Any] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
     code: dict[str, Any] = Field(default_factory=dict)
     gpu_hours: float | None = None
     nsd_mm: float | None = None  # tolerance of the NSD
     finished: str = ""
+    labelled_cases: tuple[str, ...] = ()  # of a record; else run.json has them
 
     @property
     def version(self) -> str:
@@ -90,7 +106,13 @@ class Place(Record):
 
 @dataclass(frozen=True)
 class Run:
-    """A training run of the sweep; `result` is None while it is missing, `stale` why it may not be of this run."""
+    """A training run of the sweep.
+
+    Attributes:
+        result: None while it is missing.
+        stale: why it may not be of this run.
+        seconds: of its training and of all that it needed but packing, by the clock; None where one does not say.
+    """
 
     id: str
     folder: Path
@@ -98,6 +120,15 @@ class Run:
     places: tuple[Place, ...]
     result: Result | None
     stale: str = ""
+    seconds: float | None = None
+
+    @property
+    def labelled_cases(self) -> tuple[str, ...]:
+        """Names of the cases whose labels it learned from; none where neither its result nor its folder says so."""
+        if self.result and self.result.labelled_cases:
+            return self.result.labelled_cases
+        spec = self.specification()
+        return spec.labelled.cases if spec else ()
 
     def specification(self) -> TrainSpec | None:
         """What the run had to do, as its folder has it; None where nothing is written."""

@@ -11,6 +11,7 @@ from hpcseg.files import json_text, write_text
 from hpcseg.inference.metrics import DSC, METRICS
 from hpcseg.results.collection import Collection
 from hpcseg.results.tables.latex import to_latex
+from hpcseg.results.tables.listing import to_list
 from hpcseg.results.tables.machine_readable import to_csv, to_json, to_lines, to_runs_csv, to_summary_csv
 from hpcseg.results.tables.published import Publication, datasets_of, set_beside
 from hpcseg.results.tables.rendering import to_markdown, to_text
@@ -21,6 +22,7 @@ from hpcseg.text import nearest
 RENDERERS: dict[str, Callable[[Table], str]] = {
     ".txt": to_text,
     ".md": to_markdown,
+    "-list.md": to_list,
     ".csv": to_csv,
     "-runs.csv": to_runs_csv,
     "-summary.csv": to_summary_csv,

@@ -10,7 +10,7 @@ Status needs the first only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,36 @@ def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not a record of runs ({error!r}); apply the sweep again") from None
+
+
+def described(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`runs.json` of training runs as `read_runs` gives them."""
+    configs = [run["config"] for run in runs]
+    base = _shared(configs) if configs else {}
+    kept = [{"id": run["id"], "differs": _differing(run["config"], base), "cells": run["cells"]} for run in runs]
+    return {"base": base, "runs": kept}
+
+
+def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first configuration, with the sections and keys only that all have."""
+    first, *others = configs
+    return {
+        key: _shared([value, *(one[key] for one in others)]) if isinstance(value, Mapping) else value
+        for key, value in first.items()
+        if all(key in one for one in others)
+    }
+
+
+def _differing(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys of a configuration with another value than in `base`: what `_whole` adds to it."""
+    found: dict[str, Any] = {}
+    for name, part in config.items():
+        if isinstance(part, Mapping):
+            there = base.get(name, {})
+            found |= {f"{name}.{key}": one for key, one in part.items() if key not in there or there[key] != one}
+        elif name not in base or base[name] != part:
+            found[name] = part
+    return found
 
 
 def not_a_record(path: Path, why: str) -> BadInput:

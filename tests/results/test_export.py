@@ -23,7 +23,7 @@ def test_tables_figures_and_runs_are_written(sweep_files, as_scores, tmp_path: P
     files.record["figures"] = [{"name": "boxes", "kind": "box", "x": "labelled", "hue": "strategy", "set": "test"}]
     folder = tmp_path / "results"
     paths = write_collection(collect(files.save()), folder)
-    endings = (".txt", ".md", ".csv", "-runs.csv", "-summary.csv", ".json", ".tex")
+    endings = (".txt", ".md", "-list.md", ".csv", "-runs.csv", "-summary.csv", ".json", ".tex")
     expected = {f"{name}{ending}" for name in ("table7", "table8") for ending in endings}
     expected |= {"runs.csv", "collection.json", "boxes.png", "boxes.pdf"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcseg.results.tables.statistics import bootstrap, compare, holm, sample_sd, wilcoxon
+from hpcseg.results.tables.statistics import bootstrap, bootstrap_both, compare, holm, sample_sd, wilcoxon
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 13, 30, 50, 51, 131])
@@ -83,6 +83,25 @@ def test_the_bootstrap_of_two_units_has_three_outcomes() -> None:
     assert bootstrap([0.0, 1.0], [1, 1]) == (0.0, 1.0)
     assert bootstrap([0.0, 3.0], [1, 3]) == (0.0, 1.0)
     assert bootstrap([0.5], [1]) is None
+
+
+def test_the_bootstrap_of_folds_and_cases_is_each_ones_own_where_the_other_makes_no_difference() -> None:
+    folds, cases = [0.01, -0.02, 0.03, 0.0, 0.05], np.random.default_rng(0).normal(0.02, 0.05, 40).tolist()
+    by_fold = bootstrap_both({(fold, case): [one] for fold, one in enumerate(folds) for case in range(40)})
+    assert by_fold == pytest.approx(bootstrap(folds, [1] * 5))
+    by_case = bootstrap_both({(fold, case): [one] for fold in range(5) for case, one in enumerate(cases)})
+    assert by_case == pytest.approx(bootstrap(cases, [1] * 40), abs=0.002)  # other draws
+
+
+def test_the_bootstrap_of_folds_and_cases_by_hand() -> None:
+    # Only (1, "b") differs: its mean is 4 w v / 4 with weights w, v of 0, 1 or 2, and 4 in one of 16 samples.
+    values = {(0, "a"): [0.0], (0, "b"): [0.0], (1, "a"): [0.0], (1, "b"): [4.0]}
+    assert bootstrap_both(values) == (0.0, 4.0)
+    assert bootstrap_both(values, level=0.8) == (0.0, 2.0)
+    assert bootstrap_both({(0, "a"): [1.0], (0, "b"): [2.0]}) is None
+    assert bootstrap_both({(0, "a"): [1.0], (1, "a"): [2.0]}) is None
+    nested = bootstrap_both({(0, "a"): [1.0], (0, "b"): [1.0], (1, "c"): [3.0]})  # some samples are empty
+    assert nested == (1.0, 3.0)
 
 
 def test_units_count_as_a_whole_however_many_differences_they_have() -> None:

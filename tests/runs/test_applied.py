@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import BadInput
+from hpcseg.files import write_json
 from hpcseg.results.collect import collect
-from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
+from hpcseg.runs.applied import applied_sweeps, described, read_runs, read_sweep_record
 from hpcseg.study.plan import Plan
 from hpcseg.submit.record import record
 
@@ -37,6 +38,17 @@ def test_the_record_gives_back_every_configuration_and_cell(plan_study: Planner)
     assert value["needs"] == {run_id: list(planned.needs) for run_id, planned in plan.stages.items()}
     assert (plan.runs_root / "sweeps" / "study" / "study.toml").read_text() == STUDY
     assert applied_sweeps(plan.runs_root) == ["study"]
+
+
+def test_what_was_read_can_be_written_again(plan_study: Planner) -> None:
+    plan = plan_study("strategy=[baseline, transfer]", "labelled=[1, 2]", "network.maps=[2, [2, 3]]")
+    record(plan)
+    runs = read_runs(plan.runs_root, "study")
+    made = described(runs)
+    assert "transfer" not in made["base"]
+    write_json(plan.runs_root / "sweeps" / "study" / "runs.json", made)
+    assert read_runs(plan.runs_root, "study") == runs
+    assert described([]) == {"base": {}, "runs": []}
 
 
 def test_many_runs_take_little_room(plan_study: Planner) -> None:

@@ -131,12 +131,12 @@ def _read_scores(definition: FigureDefinition, collection: Collection) -> Scores
 
 
 def _sizes_of_all(definition: FigureDefinition, collection: Collection) -> dict[Axis, float]:
-    """Mean number of labelled volumes of the runs with `labelled = "all"`, as far as their specifications are there."""
+    """Mean number of labelled volumes of the runs with `labelled = "all"`, as far as it is known."""
     if definition.x != "labelled":
         return {}
     found = select_runs(definition.as_table(), collection).items()
-    specs = [run.specification() for (row, _), runs in found if row == "all" for _, run in runs]
-    counts = [len(spec.labelled.cases) for spec in specs if spec is not None]
+    cases = [run.labelled_cases for (row, _), runs in found if row == "all" for _, run in runs]
+    counts = [len(names) for names in cases if names]
     return {"all": fmean(counts)} if counts else {}
 
 

@@ -12,7 +12,7 @@ from hpcseg.config import key_groups
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.paths import RUN_FILE, STORE_FILE
-from hpcseg.results.collection import Collection, Run
+from hpcseg.results.collection import Collection, Result, Run
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.sections import flatten, toml_text
 
@@ -107,7 +107,8 @@ def read_data(collection: Collection) -> Data:
     splits: dict[tuple[str, int], Split] = {}
     test: dict[str, None] = {}
     for run in _one_of_each(collection.runs):
-        found = read("train", run.id)
+        recorded = run.result is not None and bool(run.result.labelled_cases)
+        found = _of_record(run.result) if run.result and recorded else read("train", run.id)
         if not found:
             continue
         split = _split(run, found)
@@ -144,6 +145,15 @@ def _one_of_each(runs: Iterable[Run]) -> list[Run]:
         key = repr((run.config.get("data"), run.config.get("fold"), run.config.get("labelled")))
         chosen.setdefault(key, run)
     return list(chosen.values())
+
+
+def _of_record(result: Result) -> Mapping[str, Any]:
+    """What run.json would say of the cases."""
+    scans = {
+        f"{name}_scans": [{"name": case} for case in dict.fromkeys(score.case for score in scores)]
+        for name, scores in result.sets.items()
+    }
+    return {"labelled": {"cases": result.labelled_cases}, **scans}
 
 
 def _split(run: Run, found: Mapping[str, Any]) -> Split:

@@ -162,6 +162,8 @@ def _entry(run: RunDir, verdict: Verdict, evidence: Evidence, training: Run | No
         if wall_s is None:
             wall_s = result.training.get("seconds")
         gpu_hours = gpu_hours or result.gpu_hours or 0.0
+        if not evidence.planned:
+            state, why = "done", "its record is there"
     elif training is not None and verdict.state == "done":
         state, why = "unknown", "its result cannot be used"
     epochs, best = (result.training.get(key) if result else None for key in ("epochs", "best_epoch"))

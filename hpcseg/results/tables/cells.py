@@ -15,6 +15,7 @@ from hpcseg.results.tables.statistics import (
     Comparison,
     Interval,
     bootstrap,
+    bootstrap_both,
     compare,
     sample_sd,
 )
@@ -38,6 +39,7 @@ class Cell:
     runs: Mapping[str, Replicate] = field(default_factory=dict)  # all of them, by id
     stale: tuple[str, ...] = ()  # of these, whose result may not be of what the sweep asks for
     odd: tuple[str, ...] = ()  # of these, that were not made as most results of the table
+    minutes: float | None = None  # mean of those runs that say it, each with all that it needed but packing
 
     @cached_property
     def mean(self) -> float | None:
@@ -79,6 +81,8 @@ class Contrast:
         mean, sd: over all pairs; of the sizes where the metric is best at zero.
         by_case: cases are the units, each with its pairs of all replicates.
         by_replicate: replicates are the units, each with its pairs of all cases.
+        interval: 95 % bootstrap interval of the mean, cases and values of the first axis of replicates (folds) drawn;
+            None with fewer than two of either.
         improved: the mean is better than the baseline's.
         complete: both cells have all their runs.
         p, replicate_p: Wilcoxon's, of cases and of replicates, with Holm's correction over the contrasts of the table;
@@ -92,6 +96,7 @@ class Contrast:
     by_replicate: Comparison
     improved: bool
     complete: bool
+    interval: Interval | None = None
     p: float | None = None
     replicate_p: float | None = None
 
@@ -130,6 +135,7 @@ def contrast_cells(cell: Cell, baseline: Cell | None, metric: Metric = DSC) -> C
         by_replicate=compare(_grouped((replicate, value) for (replicate, _), value in differences.items()).values()),
         improved=metric.improves(fmean(values)),
         complete=all(one.present == one.expected for one in (cell, baseline)),
+        interval=bootstrap_both(_grouped(((replicate[:1], case), d) for (replicate, case), d in differences.items())),
     )
 
 

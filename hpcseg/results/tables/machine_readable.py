@@ -107,6 +107,7 @@ def _summary(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
         "runs_made_otherwise": len(cell.odd),
         "sd_of_run_means": cell.sd_of_means,
         "mean_of_run_sds": cell.mean_of_sds,
+        "minutes": cell.minutes,
         **_contrast(table.contrasts.get(key)),
         "beside_mean": pair and pair[0],
         "beside_sd": pair and pair[1],
@@ -117,6 +118,7 @@ def _summary(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
 def _contrast(contrast: Contrast | None) -> dict[str, Any]:
     """A contrast's numbers; the same keys where there is none."""
     by_case, by_run = (contrast.by_case, contrast.by_replicate) if contrast else (None, None)
+    low, high = (contrast and contrast.interval) or (None, None)
     return {
         "pairs": contrast and contrast.pairs,
         "difference": contrast and contrast.mean,
@@ -126,6 +128,8 @@ def _contrast(contrast: Contrast | None) -> dict[str, Any]:
         "difference_of_run_means": by_run and by_run.mean,
         "difference_of_run_means_sd": by_run and by_run.sd,
         **_compared("by_run", by_run, contrast.replicate_p if contrast else None),
+        "by_case_and_run_low": low,
+        "by_case_and_run_high": high,
     }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from hpcseg.inference.metrics import Metric
 from hpcseg.results.tables.axes import label
 from hpcseg.results.tables.cells import Cell, Key
+from hpcseg.results.tables.statistics import Interval
 from hpcseg.results.tables.tables import Improved, Table
 from hpcseg.study.tables import Axis
 
@@ -42,10 +43,16 @@ def format_contrast(table: Table, key: Key) -> str:
     contrast = table.contrasts.get(key)
     if contrast is None:
         return ""
-    interval = contrast.by_case.interval
-    bounds = f" [{', '.join(_signed(bound, table.metric) for bound in interval)}]" if interval else ""
+    bounds = _bounds(contrast.by_case.interval, table.metric)
     sure = SIGNIFICANT if contrast.p is not None and contrast.p < ALPHA else ""
-    return f"{_signed(contrast.mean, table.metric)}{bounds}{sure}{'' if contrast.complete else ' *'}"
+    difference = f"{_signed(contrast.mean, table.metric)} {bounds}".rstrip()
+    return f"{difference}{sure}{'' if contrast.complete else ' *'}"
+
+
+def format_interval(table: Table, key: Key) -> str:
+    """A contrast's interval with cases and folds drawn."""
+    contrast = table.contrasts.get(key)
+    return _bounds(contrast.interval, table.metric) if contrast else ""
 
 
 def format_p(table: Table, key: Key) -> str:
@@ -79,6 +86,11 @@ def _pair(value: float, sd: float | None, metric: Metric) -> str:
     """A mean and its standard deviation, to the metric's decimals."""
     spread = "" if sd is None else f" ± {sd:.{metric.decimals}f}"
     return f"{value:.{metric.decimals}f}{spread}".replace("-", "−")
+
+
+def _bounds(interval: Interval | None, metric: Metric) -> str:
+    """Both ends of an interval."""
+    return f"[{', '.join(_signed(bound, metric) for bound in interval)}]" if interval else ""
 
 
 def _signed(value: float, metric: Metric) -> str:

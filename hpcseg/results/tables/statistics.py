@@ -9,6 +9,10 @@ the test set a case is measured by every fold's model. So units are drawn and te
   stand beside it in every export, and say little with the paper's five folds: a percentile interval of five draws is
   too narrow (it covers about 85 % instead of 95 %), and Wilcoxon's p cannot be below 2 / 2^5 = 0.0625.
 
+Both are drawn at once for the interval over cases and folds (Owen 2007, the pigeonhole bootstrap). With five folds that
+measure the same 40 cases it covered 85 to 98 % of simulated differences, the fewer the more of their spread is between
+folds; cases alone covered 51 to 94 % of the same.
+
 Bootstrap (Efron 1979): percentiles of means of `DRAWS` samples of units with replacement, from a fixed seed.
 Wilcoxon (1945): exact up to `EXACT` differences that are not zero, ties and all; beyond that the normal approximation
 with the variance corrected for ties and without a continuity correction; scipy's is exact only where no two differences
@@ -19,9 +23,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +37,8 @@ EXACT = 50  # as scipy.stats.wilcoxon
 DECIMALS = 10  # differences are rounded to so many, or equal ones would not be ties
 
 Interval = tuple[float, float]
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
 
 
 @dataclass(frozen=True)
@@ -87,10 +94,43 @@ def bootstrap(
     return float(low), float(high)
 
 
-@functools.lru_cache(8)
-def _draws(units: int, draws: int) -> NDArray[np.float64]:
-    """How often each unit (column) is in each sample (row)."""
-    drawn = np.random.Generator(np.random.Philox(0)).integers(units, size=(draws, units))
+def bootstrap_both(
+    values: Mapping[tuple[FirstT, SecondT], Sequence[float]], level: float = LEVEL, draws: int = DRAWS
+) -> Interval | None:
+    """Percentile interval of the mean over all values, where units of both kinds are drawn with replacement.
+
+    A value counts as often as its unit of the first kind was drawn, times as often as that of the second; samples in
+    which no value is left are left out. Where values differ between folds only, it is their interval:
+
+    >>> bootstrap_both({(fold, case): [0.1 * fold] for fold in range(5) for case in "abc"}) == bootstrap(
+    ...     [0.0, 0.1, 0.2, 0.30000000000000004, 0.4], [1] * 5)
+    True
+
+    Args:
+        values: by fold and case, or other units; not every pair need have one.
+
+    Returns:
+        None with fewer than two units of either kind.
+    """
+    firsts, seconds = ({unit: n for n, unit in enumerate(dict.fromkeys(units))} for units in zip(*values, strict=True))
+    if min(len(firsts), len(seconds)) < 2:
+        return None
+    sums, counts = np.zeros((2, len(firsts), len(seconds)))
+    for (first, second), found in values.items():
+        place = firsts[first], seconds[second]
+        sums[place], counts[place] = sum(found), len(found)
+    drawn, others = _draws(len(firsts), draws), _draws(len(seconds), draws, stream=1)
+    weights = ((drawn @ counts) * others).sum(axis=1)
+    there = weights > 0
+    means = ((drawn @ sums) * others).sum(axis=1)[there] / weights[there]
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+@functools.lru_cache(16)
+def _draws(units: int, draws: int, stream: int = 0) -> NDArray[np.float64]:
+    """How often each unit (column) is in each sample (row); those of different streams are independent."""
+    drawn = np.random.Generator(np.random.Philox(stream)).integers(units, size=(draws, units))
     flat = (drawn + units * np.arange(draws)[:, None]).ravel()
     return np.bincount(flat, minlength=draws * units).reshape(draws, units).astype(np.float64)
 

@@ -166,6 +166,7 @@ def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture
             undefined += len(scores) - len(defined)
             if defined:
                 values[entry.replicate, case] = defined[0] if len(defined) == 1 else fmean(defined)
+    minutes = [entry.run.seconds / 60 for entry in present.values() if entry.run.seconds is not None]
     return Cell(
         values=values,
         expected=len(found),
@@ -175,6 +176,7 @@ def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture
         runs={run: entry.replicate for run, entry in found.items()},
         stale=tuple(run for run, entry in present.items() if entry.run.stale),
         odd=tuple(run for run in present if run in mixed.odd),
+        minutes=fmean(minutes) if minutes else None,
     )
 
 

@@ -1,0 +1,150 @@
+"""A sweep's records: all that collect and report need, without volumes, weights and the machine it ran on.
+
+A folder of records is a folder of runs, so `hpcseg collect --runs RECORDS` makes the tables again, to the last digit:
+
+    RECORDS/sweeps/<name>/            sweep.json, with the `seconds` of ancestors; runs.json; the sweep file
+    RECORDS/train/<id>/result.json    the result, a score in a row, with the names of the labelled cases
+
+Folders in front of files' names and the host's name are left out. Records are added to, and never deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcseg.errors import BadInput
+from hpcseg.files import read_json, write_text
+from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
+from hpcseg.results.collect import ancestors_seconds
+from hpcseg.results.collection import Collection, Run
+from hpcseg.runs.applied import described, read_runs, read_sweep_record
+
+_FOLDERS = re.compile(r"""(?<=["'=])(?:/|~/|\$\w+/)(?:[^"'/\n]+/)*(?=[^"'/\n]+)""")
+
+
+@dataclass(frozen=True)
+class Archived:
+    """What was written: ids of the runs whose records are new, were there, and differ from those that are there."""
+
+    new: tuple[str, ...]
+    same: tuple[str, ...]
+    replaced: tuple[str, ...]
+
+
+def archive(collection: Collection, records: Path, *, force: bool = False) -> Archived:
+    """Write the records of a sweep's finished runs, and add the sweep to those that are there.
+
+    A cell that stands in an earlier record of the sweep and not in this one stays; of a cell that stands in both the
+    run of this one counts. Stale results are no records.
+
+    Args:
+        collection: of a folder of all runs.
+        records: the folder.
+        force: replace records of the same id and another result.
+
+    Raises:
+        BadInput: such records are there, and `force` is not asked for; or `records` is the folder of these runs.
+            Nothing is written then.
+    """
+    if records.resolve() == collection.root.resolve():
+        raise BadInput(f"{records}: is the folder of the runs themselves; name another one for their records")
+    texts = {run.id: _result(run) for run in collection.runs if run.result is not None and not run.stale}
+    there = {run: _read(records / "train" / run / RESULT_FILE) for run in texts}
+    other = [run for run, text in texts.items() if there[run] not in (None, text)]
+    if other and not force:
+        first = records / "train" / other[0] / RESULT_FILE
+        raise BadInput(f"{first}: is another result of the same run ({len(other)} of them); --force replaces them")
+    for run, text in texts.items():
+        if there[run] != text:
+            write_text(records / "train" / run / RESULT_FILE, text)
+    _write_sweep(collection, records)
+    new = tuple(run for run in texts if there[run] is None)
+    return Archived(new, tuple(run for run in texts if there[run] == texts[run]), tuple(other))
+
+
+def portable(text: str) -> str:
+    """JSON or TOML in which quoted paths have lost their folders, where they began at the root or at home.
+
+    >>> portable('{"store": "/home/me/runs/store.h5", "shape": "a/b"}')
+    '{"store": "store.h5", "shape": "a/b"}'
+    """
+    return _FOLDERS.sub("", text)
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _result(run: Run) -> str:
+    """The record of a run: a key in a line, and a score in a line."""
+    result = read_json(run.folder / RESULT_FILE)
+    result["labelled_cases"] = list(run.labelled_cases)
+    left_out = {"hardware": {"host"}, "training": {"checkpoint", "reading"}}
+    for part, keys in left_out.items():
+        result[part] = {key: value for key, value in result.get(part, {}).items() if key not in keys}
+    sets = ",\n".join(f"{_json(name)}:{_rows(scores)}" for name, scores in result.pop("sets").items())
+    lines = [f"{_json(key)}:{_json(value)}" for key, value in result.items()]
+    return portable("{" + ",\n".join([*lines, f'"sets":{{{sets}}}']) + "}\n")
+
+
+def _rows(scores: Any) -> str:
+    """Scores below the names of their columns, those of a record as they are."""
+    if isinstance(scores, Mapping):
+        columns, rows = scores["columns"], scores["rows"]
+    else:
+        columns = list(dict.fromkeys(key for score in scores for key in score))
+        rows = [[score.get(key) for key in columns] for score in scores]
+    return f'{{"columns":{_json(columns)},"rows":[\n' + ",\n".join(map(_json, rows)) + "]}"
+
+
+def _write_sweep(collection: Collection, records: Path) -> None:
+    """The sweep's own record; earlier ones of the same name are added to."""
+    name = collection.sweep
+    folder, own = sweep_folder(records, name), read_sweep_record(collection.root, name)
+    runs, needs = read_runs(collection.root, name), dict(own.get("needs", {}))
+    seconds = ancestors_seconds(collection.root, own)
+    if (folder / SWEEP_FILE).exists():
+        earlier = read_sweep_record(records, name)
+        runs = merged(runs, read_runs(records, name))
+        needs, seconds = earlier.get("needs", {}) | needs, earlier.get("seconds", {}) | seconds
+    source = sweep_folder(collection.root, name) / Path(own.get("file", "")).name
+    own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
+    write_text(folder / RUNS_FILE, portable(_lines(described(runs))))
+    write_text(folder / SWEEP_FILE, portable(_lines(own)))
+    if source.is_file():
+        write_text(folder / source.name, portable(source.read_text(encoding="utf-8")))
+
+
+def merged(runs: Iterable[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs with their cells; of an earlier record come those cells that the present one does not have. Pure."""
+    found = {run["id"]: dict(run) for run in runs}
+    taken = {_place(cell) for run in found.values() for cell in run["cells"]}
+    for run in earlier:
+        cells = [cell for cell in run["cells"] if _place(cell) not in taken]
+        if run["id"] in found:
+            found[run["id"]]["cells"] = [*found[run["id"]]["cells"], *cells]
+        elif cells or not run["cells"]:
+            found[run["id"]] = {**run, "cells": cells}
+    return list(found.values())
+
+
+def _place(cell: Mapping[str, Any]) -> str:
+    return json.dumps([cell["grid"], cell["axes"]], sort_keys=True)
+
+
+def _lines(value: Mapping[str, Any]) -> str:
+    """JSON with a key in a line, and an item of a long list in a line."""
+
+    def text(part: Any) -> str:
+        return "[\n" + ",\n".join(map(_json, part)) + "]" if isinstance(part, list) and part else _json(part)
+
+    return "{" + ",\n".join(f'"{key}":{text(part)}' for key, part in value.items()) + "}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
