@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,8 @@ from typing import Any
 from hpcseg.errors import BadInput
 
 SYNCS_AT_ONCE = 8
+_SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
+_ANY_SEAL = re.compile(rb'"seal"\s*:')
 
 
 @contextlib.contextmanager
@@ -53,6 +57,28 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
+def with_seal(text: str) -> str:
+    """A JSON object's text with one more key, `seal`: the SHA-256 of all that stands before it.
+
+    >>> seal_holds(with_seal('{\\n "dsc": 0.91\\n}\\n').encode())
+    True
+    """
+    body = text.rstrip().removesuffix("}").rstrip()
+    return f'{body},\n "seal": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+
+def seal_holds(content: bytes) -> bool | None:
+    """Whether a file is as `with_seal` made it; None where it has no seal, as those of earlier versions.
+
+    >>> seal_holds(with_seal('{"dsc": 0.91}').replace("0.91", "0.97").encode()), seal_holds(b'{"dsc": 0.97}')
+    (False, None)
+    """
+    found = _SEAL.search(content)
+    if found is None:
+        return False if _ANY_SEAL.search(content) else None
+    return hashlib.sha256(content[: found.start()]).hexdigest() == found[1].decode()
+
+
 def write_all(texts: Sequence[tuple[Path, str]]) -> None:
     """Replace many files as `write_text` does each, one after another in this order; waits for the disk only twice.
 
@@ -88,16 +114,48 @@ def read_json(path: Path | str, *, optional: bool = False) -> Any:
         BadInput: the file is missing, unreadable or not JSON.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return json.loads(file.read().decode())
-    except FileNotFoundError:
+        content = read_bytes(path)
+    except FileNotFound:
         if optional:
             return None
-        raise BadInput(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        raise
+    return parse_json(path, content)
+
+
+class FileNotFound(BadInput):
+    """There is no such file."""
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """All of a file.
+
+    Raises:
+        FileNotFound: there is none.
+        BadInput: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read()
+    except FileNotFoundError:
+        raise FileNotFound(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null in the path
+        raise BadInput(f"{path}: cannot be read ({error})") from None
+
+
+def parse_json(path: Path | str, content: bytes) -> Any:
+    """The value of a JSON file that was read.
+
+    Raises:
+        BadInput: it is not JSON; the message names `path`.
+    """
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: not valid JSON (line {error.lineno}: {error.msg})") from None
+    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise BadInput(f"{path}: not valid JSON ({str(error).split(';')[0]})") from None
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

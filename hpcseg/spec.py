@@ -9,14 +9,16 @@ that this folder can be moved; paths to scans are absolute.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
+from hpcseg.files import parse_json, read_bytes, seal_holds, with_seal
 from hpcseg.paths import RUN_FILE
 from hpcseg.sections import Section, key
 
@@ -120,11 +122,17 @@ def read_spec(run: Path) -> AnySpec:
     """Read the specification of the run directory `run`.
 
     Raises:
-        BadInput: `run.json` is missing, not JSON, or of another version.
+        BadInput: `run.json` is missing, not JSON, of another version, or was changed after it was written.
     """
     path = run / RUN_FILE
+    content = read_bytes(path)
+    if seal_holds(content) is False:
+        raise BadInput(f"{path}: was changed after the run was planned; apply the sweep again, which writes it anew")
+    value = parse_json(path, content)
+    if isinstance(value, dict):
+        value.pop("seal", None)
     try:
-        return _ADAPTER.validate_python(read_json(path))
+        return _ADAPTER.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -132,6 +140,29 @@ def read_spec(run: Path) -> AnySpec:
         if first["type"] == "unknown_name":
             remedy = f"'{first['input']}' is of a package that is not installed here"
         raise BadInput(f"{path}: {where}: {first['msg']}; {remedy}") from None
+
+
+def spec_text(spec: AnySpec) -> str:
+    """What `run.json` holds, with its seal."""
+    return with_seal(spec.model_dump_json(indent=1))
+
+
+_PLACES = {"image", "label"}  # of scans, which may move
+_UNSIGNED: dict[str, Any] = {
+    "config": True,  # of one that is shared, it is that of the first run that asked for it; `id` stands for it
+    "statistics": True,
+    **{scans: {"__all__": _PLACES} for scans in ("cases", "validation_scans", "test_scans")},
+}
+
+
+def spec_digest(spec: AnySpec) -> str:
+    """SHA-256 of what a run works on: id, cases, classes, stores, models; not where scans lie, nor the configuration.
+
+    Every checkpoint, model and result keeps it, so that none is taken for that of another run. What the configuration
+    says is in the id. A key that a later version adds changes nothing where it has its default.
+    """
+    value = spec.model_dump(mode="json", exclude=_UNSIGNED, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def runs_root(run: Path) -> Path:

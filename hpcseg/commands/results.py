@@ -124,4 +124,6 @@ def _collected(
     collection = collect_runs(runs, sweep)
     for problem in collection.problems:
         terminal.note(problem)
+    if unsealed := len(collection.unsealed):
+        terminal.note(f"{counted(unsealed, 'result')} of an earlier hpcseg: no seal says whether it was changed")
     return collection, make_tables(collection, metrics=metric or (), beside=beside)

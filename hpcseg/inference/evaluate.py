@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hpcseg.errors import BadInput, Interrupted
-from hpcseg.files import append_line, json_lines, read_json, write_json
+from hpcseg.files import append_line, json_lines, json_text, read_json, with_seal, write_text
 from hpcseg.inference.metrics import measure
 from hpcseg.inference.segment import Segmenter
 from hpcseg.paths import (
@@ -22,8 +22,8 @@ from hpcseg.paths import (
     RESULT_FILE,
     TRAINING_FILE,
 )
-from hpcseg.spec import CaseRef, TrainSpec
-from hpcseg.training.checkpoint import remove_checkpoints
+from hpcseg.spec import CaseRef, TrainSpec, spec_digest
+from hpcseg.training.checkpoint import digest_of, remove_checkpoints
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.ranks import ALONE, Ranks
@@ -45,8 +45,8 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
     """
     segmenter = Segmenter(TrainedModel.load(run / MODEL_FILE))
     scans = [(group, scan) for group, scans in _scans(spec).items() for scan in scans]
-    nsd_mm = spec.config.inference.nsd_mm
-    left = ranks.of_leader(lambda: _left(run, scans, nsd_mm))
+    measured_as = {"model": digest_of(run / MODEL_FILE), "nsd_mm": spec.config.inference.nsd_mm}
+    left = ranks.of_leader(lambda: _left(run, scans, measured_as))
     partial = run / (EVALUATION_FILE if ranks.leads else RANK_EVALUATION_FILE.format(ranks.rank))
     trained = int(read_json(run / TRAINING_FILE)["steps"])
     for first in range(0, len(left), ranks.world):
@@ -57,11 +57,12 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         for index in left[first : first + ranks.world][ranks.rank : ranks.rank + 1]:
             group, scan = scans[index]
             lines = _measure(segmenter, run, spec, group, scan, control)
-            append_line(partial, {"set": group, "case": scan.name, "nsd_mm": nsd_mm, "classes": lines})
+            append_line(partial, {"set": group, "case": scan.name, **measured_as, "classes": lines})
         control.reached(trained + min(finished + ranks.world, len(scans)))
     ranks.wait()
     if ranks.leads:
-        write_json(run / RESULT_FILE, _result(run, spec, _partial(run, nsd_mm), segmenter.device))
+        result = _result(run, spec, _partial(run, measured_as), segmenter.device)
+        write_text(run / RESULT_FILE, with_seal(json_text(result | {"model": measured_as["model"]})))
         for path in _partials(run):
             path.unlink(missing_ok=True)
         remove_checkpoints(run)
@@ -92,9 +93,9 @@ def _scans(spec: TrainSpec) -> dict[str, tuple[CaseRef, ...]]:
     return {"validation": spec.validation_scans, "test": spec.test_scans}
 
 
-def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], nsd_mm: float) -> list[int]:
+def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], measured_as: Mapping[str, Any]) -> list[int]:
     """Which scans are not measured yet."""
-    done = _partial(run, nsd_mm)
+    done = _partial(run, measured_as)
     return [index for index, (group, scan) in enumerate(scans) if (group, scan.name) not in done]
 
 
@@ -102,12 +103,16 @@ def _partials(run: Path) -> list[Path]:
     return sorted([*run.glob(EVALUATION_FILE), *run.glob(RANK_EVALUATION_FILE.format("*"))])
 
 
-def _partial(run: Path, nsd_mm: float) -> _Scores:
-    """What interrupted evaluations have measured, with this tolerance."""
+def _partial(run: Path, measured_as: Mapping[str, Any]) -> _Scores:
+    """What interrupted evaluations have measured of this model with this tolerance.
+
+    Earlier versions named no model; yet earlier ones no tolerance, and measured less than is measured now.
+    """
     found: _Scores = {}
     for entry in (entry for path in _partials(run) for entry in json_lines(path)):
-        if entry.get("nsd_mm") == nsd_mm:  # an older version wrote none, and less than is measured now
-            found[entry["set"], entry["case"]] = entry["classes"]
+        same = {"model": measured_as["model"], **entry}.items() >= measured_as.items()
+        if same and isinstance(entry.get("case"), str) and isinstance(entry.get("classes"), list):
+            found[str(entry.get("set")), entry["case"]] = entry["classes"]
     return found
 
 
@@ -117,6 +122,7 @@ def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> 
     sets = {group: [line for scan in scans for line in done[group, scan.name]] for group, scans in _scans(spec).items()}
     return {
         "id": spec.id,
+        "digest": spec_digest(spec),
         "strategy": config.strategy,
         "labelled": config.labelled,
         "fold": config.fold,

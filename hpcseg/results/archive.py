@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json, write_text
+from hpcseg.files import read_json, with_seal, write_text
 from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.collect import ancestors_seconds
 from hpcseg.results.collection import Collection, Run
@@ -81,15 +81,17 @@ def _read(path: Path) -> str | None:
 
 
 def _result(run: Run) -> str:
-    """The record of a run: a key in a line, and a score in a line."""
+    """The record of a run: a key in a line, and a score in a line; with a seal of its own where the result has one."""
     result = read_json(run.folder / RESULT_FILE)
+    sealed = result.pop("seal", None) is not None
     result["labelled_cases"] = list(run.labelled_cases)
     left_out = {"hardware": {"host"}, "training": {"checkpoint", "reading"}}
     for part, keys in left_out.items():
         result[part] = {key: value for key, value in result.get(part, {}).items() if key not in keys}
     sets = ",\n".join(f"{_json(name)}:{_rows(scores)}" for name, scores in result.pop("sets").items())
     lines = [f"{_json(key)}:{_json(value)}" for key, value in result.items()]
-    return portable("{" + ",\n".join([*lines, f'"sets":{{{sets}}}']) + "}\n")
+    text = portable("{" + ",\n".join([*lines, f'"sets":{{{sets}}}']) + "}\n")
+    return with_seal(text) if sealed else text
 
 
 def _rows(scores: Any) -> str:

@@ -17,6 +17,7 @@ from hpcseg.paths import DONE_FILE, RESULT_FILE, SWEEP_FILE, TRAINING_FILE, swee
 from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
+from hpcseg.runs.result_file import why_unusable
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 from hpcseg.text import nearest
 
@@ -165,26 +166,17 @@ def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:
 
 
 def _read_result(path: Path, run: str) -> tuple[Result | None, str | None]:
-    try:
-        result = Result.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    """The result of a run, and what is wrong with it; both None where there is none."""
+    if not path.exists():
         return None, None
-    except (ValidationError, OSError) as error:
-        return None, _unusable(path, error)
-    if result.id != run:
-        return None, f"{path}: is the result of run {result.id}, not of {run}; delete it and run the sweep again"
-    return result, None
-
-
-def _unusable(path: Path, error: ValidationError | OSError) -> str:
-    """Why a result cannot be used, in a line."""
-    if isinstance(error, ValidationError) and error.errors()[0]["type"] != "json_invalid":
-        return f"{path}: not a result ({_first(error)}); delete it and run the sweep again"
+    if unusable := why_unusable(path.parent, run):
+        return None, f"{unusable}; run the sweep again, which measures it anew"
     try:
-        read_json(path)
-    except BadInput as damage:
-        return f"{damage}; delete it and run the sweep again"
-    return f"{path}: cannot be read ({error}); collect again"
+        return Result.model_validate_json(path.read_bytes()), None
+    except OSError as error:
+        return None, f"{path}: cannot be read ({error}); collect again"
+    except ValidationError as error:
+        return None, f"{path}: not a result ({_first(error)}); delete it and run the sweep again"
 
 
 def _first(error: ValidationError) -> str:

@@ -80,6 +80,7 @@ class Result(Record):
     nsd_mm: float | None = None  # tolerance of the NSD
     finished: str = ""
     labelled_cases: tuple[str, ...] = ()  # of a record; else run.json has them
+    seal: str = ""  # of its file; earlier versions wrote none
 
     @property
     def version(self) -> str:
@@ -169,6 +170,11 @@ class Collection:
     def stale(self) -> tuple[str, ...]:
         """Ids of the runs whose result may not be of what the sweep asks for."""
         return tuple(run.id for run in self.runs if run.stale)
+
+    @property
+    def unsealed(self) -> tuple[str, ...]:
+        """Ids of the runs whose result is of an earlier version, so that nobody knows whether it was changed."""
+        return tuple(run.id for run in self.runs if run.result and not run.result.seal)
 
     @property
     def gpu_hours(self) -> float:

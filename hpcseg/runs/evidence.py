@@ -33,6 +33,7 @@ class Evidence:
         array: that the submission is a task of.
         attempts: where they were asked for.
         damage: a record that cannot be read.
+        unusable: why its result is there and may not be used; the run is not done then.
     """
 
     planned: bool = False
@@ -45,6 +46,7 @@ class Evidence:
     array: ArrayRecord | None = None
     attempts: tuple[Attempt, ...] = ()
     damage: str = ""
+    unusable: str = ""
 
     @property
     def on_slurm(self) -> bool:

@@ -73,6 +73,8 @@ def judge(evidence: Evidence, queue: Queue, now: float, fate: Fate | None = None
         return Verdict("unknown", evidence.damage)
     job, entry = _in_queue(evidence, queue)
     verdict = _unfinished(evidence, queue, now, fate, job, entry)
+    if evidence.unusable and verdict.state in {"new", "stopped", "lost"}:
+        verdict = Verdict("lost", f"{evidence.unusable}; the same hpcseg sweep measures it again")
     if job is None:
         return verdict
     if entry is None:

@@ -23,6 +23,7 @@ from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
+from hpcseg.runs.result_file import why_unusable
 from hpcseg.spec import AnySpec, read_spec
 
 LOCK_WAIT_S = 300.0  # for the folder of all runs
@@ -101,8 +102,9 @@ class RunDir:
         return read_record(f"{self.path}/{paths.ERROR_FILE}", Failure)
 
     def is_done(self) -> bool:
-        """Whether the stage is complete: its record is there, and so is what later stages read."""
-        return self._complete(self._names())
+        """Whether the stage is complete: its record is there and may be used, and so is what later stages read."""
+        names = self._names()
+        return self._complete(names) and not self._unusable(names)
 
     def evidence(self, read: ReadArray = read_array, *, attempts: bool = False) -> Evidence:
         """Everything that the files of the run, and the processes of this host, say about its state.
@@ -114,7 +116,8 @@ class RunDir:
         names = self._names()
         planned = paths.RUN_FILE in names
         history = tuple(read_attempts(self.path)) if attempts and paths.ATTEMPTS_FILE in names else ()
-        if planned and self._complete(names):
+        unusable = self._unusable(names) if planned else ""
+        if planned and not unusable and self._complete(names):
             return Evidence(planned=True, done=True, attempts=history)
         try:
             submission = self.submission() if paths.JOB_FILE in names else None
@@ -129,12 +132,17 @@ class RunDir:
                 attempts=history,
                 job_alive=None if heartbeat is None else heartbeat.alive,
                 submitter_alive=None if submission is None else submission.submitter_alive(array),
+                unusable=unusable,
             )
         except BadInput as error:
-            return Evidence(planned=planned, damage=str(error), attempts=history)
+            return Evidence(planned=planned, damage=str(error), attempts=history, unusable=unusable)
 
     def _complete(self, names: set[str]) -> bool:
         return _DONE.get(self.stage, _DONE["pretrain"]) <= names
+
+    def _unusable(self, names: set[str]) -> str:
+        """Why the result that is there may not be used."""
+        return why_unusable(self.path, self.id) if self.stage == "train" and paths.RESULT_FILE in names else ""
 
     def _names(self) -> set[str]:
         try:

@@ -6,6 +6,7 @@ wherever one of them dies.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEE
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Submission
-from hpcseg.runs.rundir import locked
+from hpcseg.runs.rundir import RunDir, locked
+from hpcseg.spec import spec_text
 from hpcseg.study.plan import Plan
 
 _COMMON = set(RunConfig.model_fields)  # of runs of every strategy
@@ -70,8 +72,8 @@ def write_intents(
     for run_id, submission in submissions.items():
         run, evidence = plan.run(run_id), found[run_id]
         run.clear_failure()
-        text = plan.stages[run_id].spec.model_dump_json(indent=1) + "\n"
-        if not evidence.planned or (run.path / RUN_FILE).read_text(encoding="utf-8") != text:
+        text = spec_text(plan.stages[run_id].spec)
+        if _planned(run) != text.encode():
             texts.append((run.path / RUN_FILE, text))
         before, heartbeat = evidence.submission, evidence.heartbeat
         update = {"attempt": 1 if heartbeat is None else heartbeat.attempt + 1}
@@ -80,6 +82,13 @@ def write_intents(
         value = submission.model_copy(update=update).model_dump(mode="json")
         texts.append((run.path / JOB_FILE, json_text(value)))
     write_all(texts)
+
+
+def _planned(run: RunDir) -> bytes | None:
+    """What `run.json` holds; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return (run.path / RUN_FILE).read_bytes()
+    return None
 
 
 def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:

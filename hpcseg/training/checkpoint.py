@@ -55,6 +55,22 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
+def digest_of(path: Path) -> str:
+    """The digest in the head of what `save_tensors` wrote, with which `load_tensors` compares the rest.
+
+    Raises:
+        BadInput: there is no such file, or it is of another kind.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC) + 64)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    if not head.startswith(_MAGIC):
+        raise BadInput(f"{path}: not a file of hpcseg's tensors")
+    return head[len(_MAGIC) :].decode("ascii", errors="replace")
+
+
 def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
     """Make `state` the newest checkpoint of the run directory and keep the newest one until now beside it.
 
@@ -71,10 +87,11 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
     return save_tensors(newest, state)
 
 
-def load_checkpoint(run: Path) -> dict[str, Any] | None:
+def load_checkpoint(run: Path, digest: str = "") -> dict[str, Any] | None:
     """The newest sound checkpoint of the run directory, or None where there is none at all.
 
-    A damaged newest checkpoint is passed over with a warning.
+    One that is damaged, or was saved with another `digest` of `run.json` (`hpcseg.spec.spec_digest`), is passed over
+    with a warning. Earlier versions saved none, and "" compares nothing.
 
     Raises:
         BadInput: checkpoints exist, and none of them is sound.
@@ -82,7 +99,10 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     paths = [path for path in (run / CHECKPOINT_FILE, run / PREVIOUS_FILE) if path.exists()]
     for path in paths:
         try:
-            return load_tensors(path)
+            state = load_tensors(path)
+            if digest and state.get("run.json", digest) != digest:
+                raise BadInput(f"{path}: is the checkpoint of another run, or its run.json was changed since")
+            return state
         except BadInput as error:
             warnings.warn(f"{error}; trying the one before it", stacklevel=2)
     if paths:

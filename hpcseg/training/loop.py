@@ -50,16 +50,18 @@ class Progress:
     rank_seconds: float = 0.0  # the same, times the ranks of each
 
 
-def fit(task: Task, run: Path, control: Control, config: TrainingConfig) -> Progress:
+def fit(task: Task, run: Path, control: Control, config: TrainingConfig, digest: str = "") -> Progress:
     """Train until the task's epochs are done or the early stop ends it; `progress.best_weights` is the result.
+
+    Checkpoints are saved with `digest`, that of `run.json`, and only those are taken up that have the same or none.
 
     Raises:
         Interrupted: a rank was asked to stop; the checkpoint holds the last finished step.
         TrainingError: a loss or a weight is not a finite number; the last checkpoint stays.
     """
     schedule = Schedule(config, task.optimizers, task.epochs)
-    progress = _resume(task, run, schedule)
-    checkpointer = Checkpointer(task, run, control, schedule, progress)
+    progress = _resume(task, run, schedule, digest)
+    checkpointer = Checkpointer(task, run, control, schedule, progress, digest)
     losses = DeferredLosses(task.precision.device, partial(_record_step, task, control, progress))
     stop = StopFlag(task.ranks)
     task.pulse = control.pulse
@@ -99,6 +101,7 @@ class Checkpointer:
     control: Control
     schedule: Schedule
     progress: Progress
+    digest: str
     since: float = field(default_factory=time.monotonic)
 
     def save(self) -> None:
@@ -127,6 +130,7 @@ class Checkpointer:
         size = save_checkpoint(
             self.run,
             {
+                **({"run.json": self.digest} if self.digest else {}),
                 "progress": vars(self.progress),
                 "modules": modules,
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},
@@ -141,9 +145,9 @@ class Checkpointer:
         print(f"checkpoint of step {step} saved in {seconds:.3f} s, {size / 1e6:.1f} MB", flush=True)
 
 
-def _resume(task: Task, run: Path, schedule: Schedule) -> Progress:
+def _resume(task: Task, run: Path, schedule: Schedule, digest: str) -> Progress:
     """Take up the newest checkpoint; a new run begins with the weights of rank 0 on all ranks."""
-    state = task.ranks.of_leader(lambda: load_checkpoint(run))
+    state = task.ranks.of_leader(lambda: load_checkpoint(run, digest))
     if task.ranks.leads:
         _cut_history(run, 0 if state is None else state["progress"]["epoch"])
     if state is None:

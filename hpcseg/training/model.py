@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +19,8 @@ from hpcseg.errors import BadInput
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.unet import UNet
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
-from hpcseg.paths import MODEL_FILE
-from hpcseg.spec import Spacing, TrainSpec
+from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.spec import Spacing, TrainSpec, read_spec, spec_digest
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
 from hpcseg.volumes.datasets import open_dataset
@@ -97,6 +98,7 @@ class TrainedModel:
             weights=weights,
             provenance={
                 "run": spec.id,
+                "run_digest": spec_digest(spec),
                 "strategy": config.strategy,
                 "dataset": config.data.dataset,
                 "labelled": config.labelled,
@@ -144,6 +146,7 @@ class TrainedModel:
                 new_network(model.config, model.class_count).load_state_dict(model.weights, assign=True)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
             raise BadInput(f"{file}: its parts do not fit together; copy it again from its run") from None
+        require_own(file, model.provenance)
         return model
 
     def summary(self) -> dict[str, Any]:
@@ -168,6 +171,27 @@ class TrainedModel:
             "pyramid_clip": None if self.pyramid_clip is None else list(self.pyramid_clip),
             "problems": [],
         }
+
+
+def require_own(file: Path, made: Mapping[str, Any]) -> None:
+    """Compare what a model in a run directory says of its run with the `run.json` beside it, if there is one.
+
+    Models of earlier versions say less, or nothing.
+
+    Raises:
+        BadInput: it is of another run.
+    """
+    if not (file.parent / RUN_FILE).exists():
+        return
+    try:
+        spec = read_spec(file.parent)
+    except BadInput:
+        return  # whoever does what it says complains; a model needs none of it
+    if made.get("run", spec.id) != spec.id or made.get("run_digest", digest := spec_digest(spec)) != digest:
+        raise BadInput(
+            f"{file}: is the model of {made.get('run')}, and not of the run.json beside it; put the run's own there, "
+            f"or delete {file.parent} and run the sweep again"
+        )
 
 
 def _lists(value: Any) -> Any:

@@ -28,7 +28,7 @@ from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.paths import HISTORY_FILE, KERNELS_FILE, RUN_FILE, TRAINING_FILE
-from hpcseg.spec import PretrainSpec, Reading, TrainSpec, read_spec, runs_root
+from hpcseg.spec import PretrainSpec, Reading, TrainSpec, read_spec, runs_root, spec_digest, spec_text
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.control import Control
@@ -137,7 +137,7 @@ class _Play:
         self._context.set_forkserver_preload([__name__, "torch._dynamo"])  # which torch's optimizers import late
         for name in ("undisturbed", "interrupted"):
             (folder / name).mkdir()
-            write_text(folder / name / RUN_FILE, spec.model_dump_json(indent=1))
+            write_text(folder / name / RUN_FILE, spec_text(spec))
 
     def undisturbed(self) -> float:
         """Train to the end; returns the seconds of a step."""
@@ -226,10 +226,10 @@ def _attempt(run_dir: str, threads: int) -> None:
 
 def _saved_step(run: Path) -> int:
     """The step that the next attempt begins from."""
-    state = load_checkpoint(run)
+    spec = read_spec(run)
+    state = load_checkpoint(run, spec_digest(spec))
     if state is None:
         return 0
-    spec = read_spec(run)
     assert isinstance(spec, PretrainSpec | TrainSpec)
     return int(state["progress"]["epoch"] * spec.length.steps + state["progress"]["step"])
 

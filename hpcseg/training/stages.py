@@ -10,7 +10,7 @@ from typing import Any
 
 from hpcseg.files import write_json
 from hpcseg.paths import MODEL_FILE, TRAINING_FILE
-from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, SourceRef, TrainSpec, runs_root
+from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, SourceRef, TrainSpec, runs_root, spec_digest
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import choose_kernels
@@ -84,11 +84,12 @@ def train(
             models = [root / path for path in spec.pretrained]
             task = strategy_of(config).task(replace(inputs, classes=max(len(spec.classes), 1), pretrained=models))
         chosen = choose_kernels(run, task, control)
-        progress = fit(task, run, control, config.training)
+        progress = fit(task, run, control, config.training, spec_digest(spec))
     if ranks.leads:
         if isinstance(spec, PretrainSpec):
-            made = {"strategy": config.strategy} if spec.level is None else {"level": spec.level}
+            made: dict[str, Any] = {"strategy": config.strategy} if spec.level is None else {"level": spec.level}
             kind = "hpcseg-autoencoder 1" if spec.level is not None else "hpcseg-pretrained 1"
+            made |= {"run": spec.id, "run_digest": spec_digest(spec)}
             model = {"kind": kind, **made, "weights": progress.best_weights}
             save_tensors(run / MODEL_FILE, model)
         else:

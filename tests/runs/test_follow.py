@@ -83,7 +83,7 @@ def test_following_waits_for_output_and_goes_on_over_a_requeue_until_the_run_is_
     error.write_text("warning\n")
     wait_for(lambda: "warning" in following.written)
     following.entry = None
-    (run.path / "result.json").write_text(json.dumps({}))
+    (run.path / "result.json").write_text(json.dumps({"id": run.id, "sets": {}}))
     following.thread.join(PATIENCE_S)
     assert following.written == "first µ\nsecond\nwarning\n"
     assert following.verdict is not None and following.verdict.state == "done"
@@ -113,7 +113,7 @@ def test_a_file_that_is_written_anew_is_read_from_its_beginning(
     log.write_text("anew\n")
     wait_for(lambda: following.written == "a long first attempt\nanew\n")
     following.entry = None
-    (run.path / "result.json").write_text("{}")
+    (run.path / "result.json").write_text(json.dumps({"id": run.id, "sets": {}}))
     following.thread.join(PATIENCE_S)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -190,7 +191,9 @@ def test_watching_and_following_outlive_a_squeue_that_fails_and_end_with_the_run
     real = subprocess.run(["which", "squeue"], capture_output=True, text=True, check=True).stdout.strip()
     (tools / "squeue").write_text(f'#!/bin/sh\n[ -e {silent} ] && exit 1\nexec {real} "$@"\n')
     (tools / "squeue").chmod(0o755)
-    (job,) = submit("train-a", ["r"], "echo begins; until [ -e $RUN/go ]; do sleep 0.1; done; touch $RUN/result.json")
+    result = shlex.quote(json.dumps({"id": "r", "sets": {}}))
+    script = f"echo begins; until [ -e $RUN/go ]; do sleep 0.1; done; echo {result} > $RUN/result.json"
+    (job,) = submit("train-a", ["r"], script)
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "hpcseg"]
     slurm.wait(lambda: read_queue().jobs[job].state == "RUNNING")

@@ -78,6 +78,21 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path) -> None:
     assert loaded["weights"][0, 0] == 1.0
 
 
+def test_the_checkpoint_of_another_run_is_named_and_not_taken_up(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1.0) | {"run.json": "mine"})
+    save_checkpoint(tmp_path, state(2.0) | {"run.json": "another"})
+    with pytest.warns(UserWarning, match="is the checkpoint of another run"):
+        found = load_checkpoint(tmp_path, "mine")
+    assert found is not None and found["weights"][0, 0] == 1.0
+    with pytest.warns(UserWarning), pytest.raises(BadInput, match="no checkpoint can be read"):
+        load_checkpoint(tmp_path, "a third one")
+
+
+def test_checkpoints_of_earlier_versions_name_no_run_and_are_taken_up(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1.0))
+    assert load_checkpoint(tmp_path, "mine") is not None
+
+
 def cut(content: bytes, where: float) -> bytes:
     return content[: int(where * len(content))]
 

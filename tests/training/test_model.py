@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
-from hpcseg.spec import TrainSpec
+from hpcseg.spec import TrainSpec, spec_text
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.model import TrainedModel, new_network
 
@@ -72,6 +72,20 @@ def test_files_of_earlier_versions_are_read(trained: TrainedModel, tmp_path: Pat
     old = TrainedModel.load(tmp_path)
     assert (old.name, old.class_names, old.config) == ("old", (), trained.config)
     assert old.summary()["problems"] == []
+
+
+def test_the_model_of_another_run_is_not_that_of_the_folder(
+    trained: TrainedModel, train_spec: SpecMaker, tmp_path: Path
+) -> None:
+    spec = train_spec()
+    (tmp_path / "run.json").write_text(spec_text(spec))
+    trained.save(tmp_path / "model.pt")
+    assert TrainedModel.load(tmp_path).name == spec.id
+    (tmp_path / "run.json").write_text(spec_text(spec.model_copy(update={"classes": ((1,), (2,))})))
+    with pytest.raises(BadInput, match=r"not of the run\.json beside it"):
+        TrainedModel.load(tmp_path)
+    with pytest.raises(BadInput, match=r"not of the run\.json beside it"):
+        TrainedModel.load(tmp_path / "model.pt")
 
 
 def change(key: str, value: Any) -> Callable[[Path], None]:

@@ -124,6 +124,9 @@ def test_a_unet_trains_as_baseline_and_ends_bit_identical_when_interrupted(
         case = spec.validation_scans[1].name
         dsc_only = {"set": "validation", "case": case, "classes": [{"case": case, "class": 1, "dsc": 0.5}]}
         file.write(json.dumps(dsc_only) + "\n")  # of an older version: measured again
+        other = {"set": "validation", "case": case, "nsd_mm": spec.config.inference.nsd_mm, "model": "0" * 64}
+        of_another = other | {"classes": [lines[0] | {"case": case, "dsc": 0.5}]}
+        file.write(json.dumps(of_another) + "\n")  # of the weights before it was trained anew
         file.write('{"set": "valid')  # torn by a crash
     monkeypatch.setattr("hpcseg.inference.evaluate.code_version", lambda: {"version": "0.1.0", "commit": "another"})
     evaluate(parts, spec, Control(parts))

@@ -108,12 +108,14 @@ def find_autoencoders(definition: FigureDefinition, collection: Collection) -> L
     Raises:
         BadInput: the sweep has no such grid, or a file is damaged.
     """
-    from hpcseg.training.checkpoint import load_tensors
+    from hpcseg.training.pretrained import pretrained_weights
 
     for run, spec in _specifications(definition, collection):
         paths = [collection.root / path for path in spec.pretrained]
-        if strategy_of(spec.config).needs(spec.config).autoencoders and all(path.exists() for path in paths):
-            return Learned("Autoencoders", run, spec, [load_tensors(path)["weights"] for path in paths])
+        levels = strategy_of(spec.config).needs(spec.config).autoencoders
+        if levels and all(path.exists() for path in paths):
+            weights = [pretrained_weights(path, level=level) for level, path in zip(levels, paths, strict=False)]
+            return Learned("Autoencoders", run, spec, weights)
     return None
 
 

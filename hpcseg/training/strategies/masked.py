@@ -83,11 +83,12 @@ class Masked(Strategy[MaskedConfig]):
 
     def task(self, inputs: Inputs) -> SegmentationTask:
         """The pretrained network with a fresh last convolution, and the rates of its weights."""
-        from hpcseg.training.checkpoint import load_tensors
+        from hpcseg.training.pretrained import pretrained_weights
 
         network, rate = fresh_network(inputs), inputs.config.training.learning_rate
         (path,) = inputs.pretrained
-        learned = {name: w for name, w in load_tensors(path)["weights"].items() if not name.startswith(_HEAD)}
+        weights = pretrained_weights(path, strategy=self.name)
+        learned = {name: w for name, w in weights.items() if not name.startswith(_HEAD)}
         network.load_state_dict(network.state_dict() | learned)
         head = [*network.classifier.parameters()]
         rest = [weight for name, weight in network.named_parameters() if not name.startswith(_HEAD)]

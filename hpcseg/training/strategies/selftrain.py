@@ -115,11 +115,11 @@ class SelftrainTask(SegmentationTask):
 
     def __init__(self, inputs: Inputs, section: SelftrainConfig) -> None:
         from hpcseg.patches.sampling import Stream
-        from hpcseg.training.checkpoint import load_tensors
+        from hpcseg.training.model import TrainedModel
 
         network, batch = fresh_network(inputs), inputs.config.training.batch
         if section.start == "teacher":
-            network.load_state_dict(load_tensors(inputs.pretrained[-1])["weights"])
+            network.load_state_dict(TrainedModel.load(inputs.pretrained[-1]).weights)
         count = section.patches(batch)
         super().__init__(inputs, network, batch=batch - count)
         self.partly_labelled = section.confidence > 0

@@ -127,12 +127,13 @@ class Transfer(Strategy[TransferConfig]):
 
     def task(self, inputs: Inputs) -> SegmentationTask:
         """The F-Net with what was transferred, and the rates of its weights."""
-        from hpcseg.training.checkpoint import load_tensors
+        from hpcseg.training.pretrained import pretrained_weights
 
         section, prefix = self.section(inputs.config), "encoder."
         sizes = trained_sizes(inputs, section.brief_steps(inputs.config.training)) if section.phi == "trained" else None
         network = cast("FNet", fresh_network(inputs))
-        models = [load_tensors(path)["weights"] for path in inputs.pretrained]
+        levels = self.needs(inputs.config).autoencoders
+        models = [pretrained_weights(path, level=at) for at, path in zip(levels, inputs.pretrained, strict=True)]
         transfer(
             section,
             network,

@@ -1,0 +1,33 @@
+"""Weights of what was trained before, taken only from the run that they are meant to be of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcseg.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def pretrained_weights(path: Path, *, level: int | None = None, strategy: str = "") -> dict[str, Tensor]:
+    """Weights in the `model.pt` of a pretraining: of the autoencoder of `level`, or of the network of a `strategy`.
+
+    Raises:
+        BadInput: the file is damaged, of another kind, level, strategy or run.
+    """
+    from hpcseg.training.checkpoint import load_tensors
+    from hpcseg.training.model import require_own
+
+    plain = load_tensors(path)
+    kind, of = ("hpcseg-autoencoder 1", level) if level is not None else ("hpcseg-pretrained 1", strategy)
+    found = plain.get("level" if level is not None else "strategy", of)
+    if plain.get("kind", kind) != kind or found != of:
+        wanted = f"the autoencoder of level {level}" if level is not None else f"the pretrained network of '{strategy}'"
+        raise BadInput(
+            f"{path}: is not {wanted} ({plain.get('kind')}, of {found}); delete {path.parent} and run the sweep again"
+        )
+    require_own(path, plain)
+    weights: dict[str, Any] = plain["weights"]
+    return weights
