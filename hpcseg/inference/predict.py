@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hpcseg.errors import BadInput
 from hpcseg.inference.tiling import Tiling, large_tile
 from hpcseg.patches.codes import table_row, windowed
 from hpcseg.patches.geometry import FovealGeometry, PatchGeometry, Triple
@@ -62,7 +63,7 @@ class Predictor:
         Memory: a few slabs as thick as a tile, whatever the number of planes.
 
         Raises:
-            BadInput: the model's window does not fit its intensity method.
+            BadInput: the model's window does not fit its intensity method, or its answer is not finite.
         """
         window = normalisation(self.model.config.preprocessing, volume.histogram, self.model.window)
         row_16 = torch.from_numpy(table_row(volume.coding, window))[None].to(self.device)
@@ -85,6 +86,11 @@ class Predictor:
         images_BCDHW = [windowed(torch.from_numpy(box)[None].to(self.device), row_16) for box in boxes]
         with autocast(self.model.config.training, self.device):
             logits_BCDHW = self.network(images_BCDHW)
+        if not torch.isfinite(logits_BCDHW).all():
+            raise BadInput(
+                f"model {self.model.name}: answers with numbers that are not finite; its weights are no use, or "
+                "training.precision = 'float16' ends at 65504: train it anew with 'bfloat16' or 'float32'"
+            )
         probability_CDHW = nn.functional.softmax(logits_BCDHW.float(), dim=1)[0, 1:]
         result: NDArray[np.float32] = probability_CDHW.cpu().numpy()
         return result

@@ -19,6 +19,7 @@ import torch
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
 from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE
+from hpcseg.training.unpickling import load_plain
 
 _MAGIC = b"hpcseg-tensors 1 "
 
@@ -39,19 +40,22 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: the file is missing, cut, altered, of another kind, or holds objects that would run code.
     """
+    expected = digest_of(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    head, _, payload = content.partition(b"\n")
-    if not head.startswith(_MAGIC):
-        raise BadInput(f"{path}: not a file of hpcseg's tensors")
-    if hashlib.sha256(payload).hexdigest().encode() != head[len(_MAGIC) :]:
+    payload = content.partition(b"\n")[2]
+    if hashlib.sha256(payload).hexdigest() != expected:
         raise BadInput(f"{path}: damaged, its checksum does not match")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        state = load_plain(payload)
     except pickle.UnpicklingError:
         raise BadInput(f"{path}: holds more than tensors and plain values, and loading it could run code") from None
+    except Exception as error:  # whatever a pickle that was made on purpose leads to
+        raise BadInput(f"{path}: not what hpcseg writes ({' '.join(str(error).split())[:80]})") from None
+    if not isinstance(state, dict):
+        raise BadInput(f"{path}: not what hpcseg writes")
     return state
 
 
@@ -62,6 +66,8 @@ def digest_of(path: Path) -> str:
         BadInput: there is no such file, or it is of another kind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path}: not a file")
         with path.open("rb") as file:
             head = file.read(len(_MAGIC) + 64)
     except OSError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,10 @@ from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
 from hpcseg.volumes.datasets import open_dataset
 
+MOST_CLASSES = 255
+SMALLEST_MM, LARGEST_MM = 1e-6, 1000.0  # electron microscopes see nanometres
+LARGEST_EDGE = 512  # voxels; one map of such a patch takes 537 MB
+LARGEST_WEIGHT = 1e15  # of trained networks, variances of intensities are the largest, far below it
 _KINDS = {"fnet": "hpcseg-fnet 1", "unet": "hpcseg-unet 1"}
 
 SegmentationNetwork = FNet | UNet  # called with a list of images, one per input box; returns logits of the target
@@ -141,10 +146,12 @@ class TrainedModel:
             ) from None
         try:
             del plain["kind"]
+            _require_few(plain)
             model = cls(config=config, **plain)
+            _require_sound(model, file)
             with torch.device("meta"):
                 new_network(model.config, model.class_count).load_state_dict(model.weights, assign=True)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError):
             raise BadInput(f"{file}: its parts do not fit together; copy it again from its run") from None
         require_own(file, model.provenance)
         return model
@@ -171,6 +178,44 @@ class TrainedModel:
             "pyramid_clip": None if self.pyramid_clip is None else list(self.pyramid_clip),
             "problems": [],
         }
+
+
+def _require_few(plain: Mapping[str, Any]) -> None:
+    """Raise ValueError where lists are longer than those of any model: a mask has 255 classes at most."""
+    classes, names = plain.get("classes", ()), plain.get("class_names", ())
+    if max(len(classes), len(names), *(len(values) for values in classes), 0) > MOST_CLASSES:
+        raise ValueError("more classes than a mask has")
+    if not all(value is None or isinstance(value, str | int | float) for value in plain["provenance"].values()):
+        raise ValueError("provenance is not made of texts and numbers")  # nested ones may be endless when shown
+
+
+def _require_sound(model: TrainedModel, file: Path) -> None:
+    """Refuse numbers with which a network answers nothing, or asks for memory beyond all measure.
+
+    Raises:
+        BadInput: the message names the number.
+        ValueError: the weights share their storage, and would need more memory than the file has.
+    """
+    remedy = "copy it again from its run, or train it anew"
+    lengths = {"spacing": model.spacing_zyx, "padding": (model.padding,), "window": model.window}
+    for name, values in (lengths | {"pyramid_clip": model.pyramid_clip}).items():
+        numbers = [value for value in values or () if not isinstance(value, str)]
+        if not all(math.isfinite(value) for value in numbers):
+            raise BadInput(f"{file}: {name} is {_listed(numbers)}, not finite; {remedy}")
+    if not all(SMALLEST_MM <= mm <= LARGEST_MM for mm in model.spacing_zyx):
+        raise BadInput(f"{file}: spacing is {_listed(model.spacing_zyx)} mm, which no scan has; {remedy}")
+    edge = max(model.config.patches.size, model.config.inference.tile)
+    if edge > LARGEST_EDGE:
+        raise BadInput(f"{file}: its patches or tiles have {edge} voxels along an edge; {LARGEST_EDGE} is the most")
+    for name, weight in model.weights.items():
+        if weight.is_floating_point() and not bool((weight.abs() <= LARGEST_WEIGHT).all()):
+            raise BadInput(f"{file}: weights of {name} are no numbers, or beyond all measure; {remedy}")
+    if sum(weight.nbytes for weight in model.weights.values()) > file.stat().st_size:
+        raise ValueError("weights share their storage")
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " × ".join(f"{value:g}" for value in values)
 
 
 def require_own(file: Path, made: Mapping[str, Any]) -> None:

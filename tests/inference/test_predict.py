@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from hpcseg.errors import BadInput
 from hpcseg.inference.predict import Mode, Predictor
 from hpcseg.training.model import TrainedModel
 from hpcseg.volumes.preprocess import preprocess
@@ -85,3 +88,10 @@ def test_tiles_equal_paper_on_a_real_ct(shared_data: Path, tmp_path: Path) -> No
     tiles, paper = (probabilities(trained, tmp_path / "crop.nii.gz", mode) for mode in ("tiles", "paper"))
     assert tiles.std() > 0.01
     assert np.abs(tiles - paper).max() < 1e-4
+
+
+def test_an_answer_that_is_not_finite_ends_with_a_line(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, trained = Predictor(model(), CPU), model()
+    monkeypatch.setattr(predictor.network, "forward", lambda _: torch.full((1, 2, 8, 8, 8), math.nan))
+    with pytest.raises(BadInput, match="model seed 3: answers with numbers that are not finite"):
+        next(predictor.slabs(volume_of(trained, image)))

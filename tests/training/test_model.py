@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from hpcseg.cli import app
+from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.spec import TrainSpec, spec_text
 from hpcseg.training.checkpoint import load_tensors, save_tensors
@@ -95,6 +97,43 @@ def change(key: str, value: Any) -> Callable[[Path], None]:
     return changed
 
 
+def times(factor: float) -> Callable[[Path], None]:
+    """One convolution's weights times a number."""
+
+    def changed(path: Path) -> None:
+        plain = load_tensors(path)
+        name = next(name for name, weight in plain["weights"].items() if weight.ndim == 5)
+        plain["weights"][name] *= factor
+        save_tensors(path, plain)
+
+    return changed
+
+
+def patches_of(edge: int) -> Callable[[Path], None]:
+    def changed(path: Path) -> None:
+        plain = load_tensors(path)
+        config = json.loads(plain["config"])
+        config["patches"]["size"] = edge
+        save_tensors(path, plain | {"config": json.dumps(config)})
+
+    return changed
+
+
+def shared_storage(path: Path) -> None:
+    """A network of many more weights than the file has: all of a kind share one storage."""
+    plain = load_tensors(path)
+    config = RunConfig.model_validate_json(plain["config"])
+    config = config.model_copy(update={"network": config.network.model_copy(update={"maps": 32})})
+    with torch.device("meta"):
+        wanted = new_network(config, 1).state_dict()
+    known: dict[Any, torch.Tensor] = {}
+    weights = {
+        name: known.setdefault((weight.shape, weight.dtype), torch.zeros(weight.shape, dtype=weight.dtype))
+        for name, weight in wanted.items()
+    }
+    save_tensors(path, plain | {"config": config.model_dump_json(), "weights": weights})
+
+
 def without(key: str) -> Callable[[Path], None]:
     def changed(path: Path) -> None:
         plain = load_tensors(path)
@@ -117,6 +156,16 @@ def without(key: str) -> Callable[[Path], None]:
         (change("spacing_zyx", [1.0]), "its parts do not fit together"),
         (change("weights", {}), "its parts do not fit together"),
         (without("window"), "its parts do not fit together"),
+        (change("spacing_zyx", [2.0, -5.0, 2.0]), "spacing is 2 × -5 × 2 mm, which no scan has"),
+        (change("spacing_zyx", [2.0, math.inf, 2.0]), "spacing is 2 × inf × 2, not finite"),
+        (change("padding", math.nan), "padding is nan, not finite"),
+        (change("classes", [[1]] * 100_000), "its parts do not fit together"),
+        (change("provenance", {"run": [[1]]}), "its parts do not fit together"),
+        (times(math.nan), "are no numbers, or beyond all measure"),
+        (times(1e38), "are no numbers, or beyond all measure"),
+        (patches_of(100_000), "its patches or tiles have 100000 voxels along an edge"),
+        (shared_storage, "its parts do not fit together"),
+        (lambda path: save_tensors(path, cast("Any", [1, 2])), "not what hpcseg writes"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(
