@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 _ALIKE = 0.6
-_TIED, _NAMED = 0.05, 4  # of likenesses; and how many keys are named
+_TIED, _NAMED = 0.1, 4  # of likenesses; and how many keys are named
 
 
 def duration(seconds: float | None) -> str:
@@ -46,7 +46,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near.
 
-    Of a dotted key the last part counts most, and what several tables have in common is named with all of them.
+    Of a dotted key the last part counts as much as the whole, and what several tables have in common is named with all of them.
 
     >>> nearest("slurm.timee", ["slurm.tier", "slurm.pack.time", "slurm.train.time"])
     "; did you mean 'slurm.pack.time' or 'slurm.train.time'?"
@@ -65,7 +65,7 @@ def _likeness(word: str, name: str) -> float:
     whole = difflib.SequenceMatcher(None, word, name).ratio()
     if "." not in word + name:
         return whole
-    return 0.75 * difflib.SequenceMatcher(None, _leaf(word), _leaf(name)).ratio() + 0.25 * whole
+    return (difflib.SequenceMatcher(None, _leaf(word), _leaf(name)).ratio() + whole) / 2
 
 
 def _leaf(key: str) -> str:

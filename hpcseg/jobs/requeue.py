@@ -35,7 +35,8 @@ def why_stopped(
     if facts is not None and facts.restarts > restart:
         return word if word in {"preempted", "node"} else "requeued", False
     if facts is not None and not facts.may_be_requeued:
-        return "cancelled", False
+        # Where preemption cancels jobs (PreemptMode=CANCEL), Slurm takes them back all the same.
+        return ("preempted", True) if word == "preempted" else ("cancelled", False)
     if facts is not None and facts.preempted:
         return "preempted", True
     at_limit = "limit" in reasons or (facts is not None and facts.reason == "TimeLimit")

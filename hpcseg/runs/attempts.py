@@ -17,8 +17,9 @@ from hpcseg.paths import ATTEMPTS_FILE
 
 # How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
 # that is not known; cancelled; stopped: asked to save and stop; node: its node failed; memory: the host's, used up;
-# killed: SIGKILL without a word why; timeout: killed at its time limit, unsaved; input, cuda-memory, disk, python:
-# an error of the stage, see error.json; superseded: another job has the run.
+# killed: SIGKILL without a word why; unbegun: before hpcseg began in it (no container, no Python); timeout: killed at
+# its time limit, unsaved; input, cuda-memory, disk, python: an error of the stage, see error.json; superseded: another
+# job has the run.
 Cause = Literal[
     "done",
     "limit",
@@ -29,6 +30,7 @@ Cause = Literal[
     "node",
     "memory",
     "killed",
+    "unbegun",
     "timeout",
     "input",
     "cuda-memory",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,8 @@ _DUE_TO: dict[str, Cause] = {
     "TIME LIMIT": "timeout",
     "NODE FAILURE": "node",
 }
+_EXCEPTION = "Submitted job triggered an exception"  # as submitit says it
+_RANK_LOST = re.compile(r"(?:\[rank\d+\]: )?(?:\w+\.)*RankLost(?:: |$)")
 _CAUSES: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (
         re.compile(r"oom[-_]kill event|exceeded (?:job |step )?memory limit|: task [\d,\-]+: Out Of Memory", re.I),
@@ -31,7 +33,12 @@ _CAUSES: tuple[tuple[re.Pattern[str], Cause], ...] = (
         re.compile(r"\b(?:OSError|StageFailed): .*(?:No space left on device|Disk quota exceeded|File too large)"),
         "disk",
     ),
-    (re.compile(r"Submitted job triggered an exception"), "python"),
+    (re.compile(_EXCEPTION), "python"),
+)
+# What srun and the step say of a task that ended.
+_OF_SRUN = re.compile(
+    r"srun: (?:error: .*: tasks? [\d,\-]+: |launch|Terminating|Job step|Force Terminated|forcing job|got )"
+    r"|slurmstepd\S*: error: \*\*\* |submitit "
 )
 _TASK_ENDED = re.compile(r"^srun: error: .*: tasks? [\d,\-]+: .+")
 
@@ -52,9 +59,12 @@ def end_of(log: str, node: str = "") -> End | None:
         node: where it ran; what is said of other nodes belongs to another attempt. "": any.
     """
     found: End | None = None
-    for line in log.splitlines():
+    lines = log.splitlines()
+    for number, line in enumerate(lines):
         cause = _cause_in(line, node)
         if cause is None or (found is not None and cause == found.cause):
+            continue
+        if cause == "python" and _follows_a_lost_rank(lines[number + 1 :]):
             continue
         # An exception says less than what went before: a killed worker or rank is the reason of many.
         if not (cause == "python" and found is not None and found.cause in {"memory", "disk"}):
@@ -71,6 +81,14 @@ def end_of_failed(log: str, code: int, node: str = "") -> End:
     return End("killed", ended[-1] if ended else explain_code(code))
 
 
+def end_of_unbegun(log: str, code: int, node: str = "") -> End:
+    """How a job ended in which hpcseg did not begin: what went before srun's own words is the cause's own line."""
+    found = end_of(log, node)
+    if found is not None and found.cause != "requeued":  # which Slurm has to confirm
+        return found
+    return End("unbegun", last_line(log) or explain_code(code))
+
+
 def explain_code(code: int) -> str:
     """An exit code of a shell in words."""
     if code > 128:
@@ -82,9 +100,10 @@ def explain_code(code: int) -> str:
 
 
 def last_line(log: str) -> str:
-    """The last line that says something; "" if there is none."""
+    """The last line that says something, srun's own words about its tasks only where there is no other; or ""."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    own = [line for line in lines if not _OF_SRUN.match(line)]
+    return (own or lines or [""])[-1]
 
 
 def _cause_in(line: str, node: str) -> Cause | None:
@@ -98,6 +117,16 @@ def _cause_in(line: str, node: str) -> Cause | None:
             return "cancelled" if what == "JOB" else None
         return next((cause for words, cause in _DUE_TO.items() if why.startswith(words)), "requeued")
     return next((cause for pattern, cause in _CAUSES if pattern.search(line)), None)
+
+
+def _follows_a_lost_rank(lines: Sequence[str]) -> bool:
+    """Whether the exception that these lines tell first is that another rank was gone, which is no cause by itself."""
+    for line in lines:
+        if _EXCEPTION in line:
+            return False
+        if _RANK_LOST.match(line):
+            return True
+    return False
 
 
 @dataclass

@@ -14,6 +14,7 @@ from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.evidence import Evidence, State, Verdict
 from hpcseg.runs.records import JOB_NAME, Failure, Submission
+from hpcseg.runs.recovery import times_of
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.text import duration
@@ -240,12 +241,13 @@ def _interruption(evidence: Evidence) -> tuple[str, str]:
 
 
 def _count(attempts: Sequence[Attempt], evidence: Evidence) -> str:
-    """How often that cause ended an attempt since the submission, of how many times it may: " 1 of 3"."""
-    cause = attempts[-1].cause
-    allowed = getattr(evidence.array.budgets, str(cause), None) if evidence.array is not None else None
-    if not isinstance(allowed, int):
+    """How often that cause ended attempts of the job, as its budget counts, of how many times it may: " 1 of 3"."""
+    last = attempts[-1]
+    allowed = getattr(evidence.array.budgets, str(last.cause), None) if evidence.array is not None else None
+    if last.cause is None or not isinstance(allowed, int):
         return ""
-    return f" {sum(attempt.cause == cause for attempt in attempts)} of {allowed}"
+    times = times_of(last.cause, [attempt for attempt in attempts if attempt.job == last.job])
+    return f" {times} of {allowed}" if 0 < times <= allowed else ""
 
 
 def _shown(job: str, entry: QueueEntry) -> str:

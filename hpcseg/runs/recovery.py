@@ -16,6 +16,7 @@ from hpcseg.sections import Section, key
 
 _ENOUGH = "ours: as often as that may be chance"
 Times = Annotated[int, Field(ge=0)]
+_AT_LIMIT = frozenset({"limit", "timeout"})
 _MEBIBYTES = {"K": 1 / 1024, "M": 1.0, "": 1.0, "G": 1024.0, "T": 1024.0**2}
 
 
@@ -41,6 +42,9 @@ class Budgets(Section):
         "", 'at most so much of a node, such as "180G"; "": what the largest node has', source="sbatch --mem"
     )
     killed: Times = key(2, "kills without a word why, in a row without progress", unit="times", source=_ENOUGH)
+    unbegun: Times = key(
+        2, "jobs in which hpcseg did not begin (no container, no Python), in a row", unit="times", source=_ENOUGH
+    )
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,10 @@ def decide(
         memory_mb: what the job had on each node; 0: not known.
         most_mb: the most that it may be given (`memory_max`, or the memory of the largest node); 0: not known.
     """
-    idle = _idle(attempts)
-    times = sum(attempt.cause == cause for attempt in idle)
+    times = times_of(cause, attempts)
     node = attempts[-1].node if attempts else ""
     match cause:
         case "limit" | "timeout":
-            times = sum(attempt.cause in {"limit", "timeout"} for attempt in idle)
             # The first attempt without progress is one too; the budget says how many there may be.
             decision = _within(
                 times, max(budgets.idle_limits, 1) - 1, "the time limit", _idle_words(times, minutes, stage)
@@ -104,11 +106,24 @@ def decide(
                 f"if memory may be short, give more to [slurm.{stage}]"
             )
             decision = _without(node, _within(times, budgets.killed, f"killed on {node}", over))
+        case "unbegun":
+            line = attempts[-1].detail if attempts else ""
+            over = f"{times} times in a row hpcseg did not begin in its job, last on {node}: {line}"
+            decision = _without(node, _within(times, budgets.unbegun, f"did not begin on {node}", over))
         case "memory":
             decision = _more_memory(attempts, budgets, stage, memory_mb, most_mb)
         case _:
             decision = Decision(cause == "requeued", cause)
     return decision
+
+
+def times_of(cause: Cause, attempts: Sequence[Attempt]) -> int:
+    """How often the cause ended attempts of one job, as its budget counts: in a row without progress, memory in all.
+
+    Both kinds of coming to the time limit count together.
+    """
+    alike = _AT_LIMIT if cause in _AT_LIMIT else {cause}
+    return sum(attempt.cause in alike for attempt in (attempts if cause == "memory" else _idle(attempts)))
 
 
 def grown_mb(memory_mb: int, budgets: Budgets, most_mb: int) -> int:
@@ -147,7 +162,7 @@ def _idle_words(times: int, minutes: int, stage: str) -> str:
 
 
 def _more_memory(attempts: Sequence[Attempt], budgets: Budgets, stage: str, memory_mb: int, most_mb: int) -> Decision:
-    times = sum(attempt.cause == "memory" for attempt in attempts)
+    times = times_of("memory", attempts)
     had = f"{memory_mb} MB" if memory_mb else "the memory"
     less = "patches or volumes in memory at a time (fewer cpus" + (")" if stage == "pack" else ", tier = 'streamed')")
     if times > budgets.memory:

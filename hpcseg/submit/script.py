@@ -44,9 +44,11 @@ def script_text(
     at = shlex.quote(str(folder))
     parameters = job_parameters(profile, record, lead_s, dependency)
     trap = "terminated=; trap terminated=yes TERM"
-    parameters["setup"] = [f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, trap]
+    # How long the output of earlier starts is: only what follows it says how this one ended.
+    began = f'began=$(cd {at} && stat -c %n=%s "{TASK_IN_SHELL}"_*_log.err 2>/dev/null)'
+    parameters["setup"] = [began, f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, trap]
     # A job that is asked to end (time limit, scancel, preemption) may leave srun with code 0.
-    aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code"
+    aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code $began"
     parameters["teardown"] = [f'code=$?; [ "$code$terminated" = 0 ] || {aftermath}; exit $code']
     command = f"{profile.job_python} -u -m submitit.core._submit {at}"
     # Any number makes submitit name the output by array and task; the indices are given with the other flags.

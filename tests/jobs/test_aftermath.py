@@ -95,7 +95,7 @@ def test_a_job_that_was_killed_for_its_memory_gets_more_until_the_budget_ends(
         attempt = Attempt(1 + restart, JOB.task, "n1", time.time(), restart, memory_mb=1000, array="pack-0badcafe")
         write_attempt(run.path, attempt)
         log_of(run).write_text(KILLED_FOR_MEMORY)
-        aftermath.look_after(run, replace(JOB, restart=restart), record, 137)
+        aftermath.look_after(run, replace(JOB, restart=restart), record, 137, {})
     assert scheduler.requeued == [(JOB.task, 1500)] * 3
     failure = run.failure()
     assert set(causes(run)) == {"memory"} and failure is not None and failure.cause == "memory"
@@ -106,7 +106,7 @@ def test_what_the_job_said_itself_counts(array: tuple[RunDir, ArrayRecord], sche
     run, record = array
     attempt = begun(run)
     write_attempt(run.path, replace(attempt, cause="input", detail="a scan", ended=time.time()))
-    aftermath.look_after(run, JOB, record, 1)
+    aftermath.look_after(run, JOB, record, 1, {})
     assert causes(run) == ["input"] and scheduler.requeued == []
 
 
@@ -117,7 +117,7 @@ def test_an_error_that_follows_from_a_killed_worker_is_a_matter_of_memory(
     attempt = begun(run, "slurmstepd: error: Detected 1 oom-kill event(s)\nSubmitted job triggered an exception\n")
     run.write_error(RuntimeError("a worker died"))
     write_attempt(run.path, replace(attempt, cause="python", detail="a worker died", ended=time.time()))
-    aftermath.look_after(run, JOB, record, 1)
+    aftermath.look_after(run, JOB, record, 1, {})
     assert causes(run) == ["memory"] and scheduler.requeued == [(JOB.task, 1500)] and run.failure() is None
 
 
@@ -134,8 +134,19 @@ def test_a_job_that_slurm_ends_is_not_requeued(
     run, record = array
     begun(run)
     scheduler.facts = facts
-    aftermath.look_after(run, JOB, record, 137)
+    aftermath.look_after(run, JOB, record, 137, {})
     assert causes(run) == [cause] and scheduler.requeued == [] and run.failure() is None
+
+
+@pytest.mark.parametrize(("restarts", "requeued"), [(0, [(JOB.task, None)]), (1, [])])
+def test_a_job_that_preemption_cancelled_goes_back_to_the_queue(
+    array: tuple[RunDir, ArrayRecord], scheduler: Scheduler, restarts: int, requeued: list[tuple[str, int | None]]
+) -> None:
+    run, record = array
+    begun(run, "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-23T09:00:27 DUE TO PREEMPTION ***\n")
+    scheduler.facts = JobFacts("COMPLETING", "None", restarts, preempted=True)
+    aftermath.look_after(run, JOB, record, 137, {})
+    assert causes(run) == ["preempted"] and scheduler.requeued == requeued and run.failure() is None
 
 
 def test_a_job_killed_at_its_limit_goes_on_if_it_got_on(
@@ -145,10 +156,10 @@ def test_a_job_killed_at_its_limit_goes_on_if_it_got_on(
     log = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-23T09:00:27 DUE TO TIME LIMIT ***\n"
     attempt = begun(run, log)
     scheduler.facts = JobFacts("COMPLETING", "TimeLimit")
-    aftermath.look_after(run, JOB, record, 0)
+    aftermath.look_after(run, JOB, record, 0, {})
     assert causes(run) == ["timeout"] and scheduler.requeued == [(JOB.task, None)]
     write_attempt(run.path, replace(attempt, number=2, restart=1))
-    aftermath.look_after(run, replace(JOB, restart=1), record, 0)
+    aftermath.look_after(run, replace(JOB, restart=1), record, 0, {})
     failure = run.failure()
     assert len(scheduler.requeued) == 1 and failure is not None and failure.cause == "timeout"
     assert "2 attempts in a row came to the time limit of 60 min without progress" in failure.message
@@ -156,13 +167,31 @@ def test_a_job_killed_at_its_limit_goes_on_if_it_got_on(
 
 def test_a_job_that_never_began_says_why(array: tuple[RunDir, ArrayRecord], scheduler: Scheduler) -> None:
     run, record = array
-    log_of(run).write_text("bash: apptainer: command not found\n")
+    log_of(run).write_text("bash: apptainer: command not found\nsrun: error: n1: task 0: Exited with exit code 127\n")
     for restart in range(3):
-        aftermath.look_after(run, replace(JOB, restart=restart), record, 127)
+        aftermath.look_after(run, replace(JOB, restart=restart), record, 127, {})
     failure = run.failure()
-    assert len(scheduler.requeued) == 2 and causes(run) == ["killed"] * 3 and failure is not None
-    assert "killed 3 times without progress" in failure.message
-    assert read_attempts(run.path)[0].detail == "exit code 127"
+    assert len(scheduler.requeued) == 2 and causes(run) == ["unbegun"] * 3 and failure is not None
+    assert failure.cause == "unbegun" and failure.message == (
+        "3 times in a row hpcseg did not begin in its job, last on n1: bash: apptainer: command not found"
+    )
+    assert read_attempts(run.path)[0].detail == "bash: apptainer: command not found"
+
+
+def test_of_a_job_that_never_began_only_what_its_own_start_wrote_counts(
+    array: tuple[RunDir, ArrayRecord], scheduler: Scheduler
+) -> None:
+    run, record = array
+    before = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-23T09:00:27 DUE TO JOB REQUEUE ***\n"
+    log_of(run).write_text(before)
+    began = {log_of(run).name: len(before)}
+    with log_of(run).open("a") as log:
+        log.write("slurmstepd: error: execve(): /gone/python: No such file or directory\n")
+    for restart in range(1, 30):  # as often as it may be requeued
+        aftermath.look_after(run, replace(JOB, restart=restart), record, 2, began)
+    assert len(scheduler.requeued) == 2 and set(causes(run)) == {"unbegun"}
+    failure = run.failure()
+    assert failure is not None and failure.message.endswith("execve(): /gone/python: No such file or directory")
 
 
 def test_nothing_is_said_about_a_run_that_somebody_else_has(
@@ -170,12 +199,12 @@ def test_nothing_is_said_about_a_run_that_somebody_else_has(
 ) -> None:
     run, record = array
     lock = run.lock(0.0)
-    aftermath.look_after(run, JOB, record, 1)  # another process works on it
+    aftermath.look_after(run, JOB, record, 1, {})  # another process works on it
     lock.release()
     submission = run.submission()
     assert submission is not None
     run.write_submission(submission.model_copy(update={"array": "pack-00000000"}))
-    aftermath.look_after(run, JOB, record, 1)  # another job has it
+    aftermath.look_after(run, JOB, record, 1, {})  # another job has it
     assert causes(run) == [] and scheduler.requeued == [] and run.failure() is None
 
 

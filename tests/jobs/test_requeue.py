@@ -24,6 +24,8 @@ PREEMPTION, CANCELLATION = End("preempted", "…"), End("cancelled", "…")
         (["limit"], False, RUNS, None, ("limit", True)),
         ([], False, JobFacts("RUNNING", "None", 1, preempted=True), None, ("preempted", True)),
         ([], False, JobFacts("COMPLETING", "TimeLimit", 1), None, ("limit", True)),
+        ([], False, ENDS, PREEMPTION, ("preempted", True)),  # PreemptMode=CANCEL
+        ([], True, ENDS, PREEMPTION, ("cancelled", False)),
         ([], False, ENDS, CANCELLATION, ("cancelled", False)),  # scancel
         ([], True, RUNS, None, ("cancelled", False)),  # hpcseg cancel
         ([], False, AGAIN, None, ("requeued", False)),  # scontrol requeue

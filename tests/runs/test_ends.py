@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.runs.ends import end_of, end_of_failed, explain_code, last_line
+from hpcseg.runs.ends import End, end_of, end_of_failed, end_of_unbegun, explain_code, last_line
 
 CANCELLED = "slurmstepd-n1: error: *** {} ON n1 CANCELLED AT 2026-11-23T08:58:34{} ***"
 EVENTS = {
@@ -65,6 +65,27 @@ def test_a_job_that_ends_without_a_word_was_killed() -> None:
         end = end_of_failed("nothing to see", code)
         assert (end.cause, end.line) == ("killed", words)
     assert end_of_failed(CANCELLED.format("JOB 1", ""), 0).cause == "cancelled"
+
+
+EXCEPTION = "submitit ERROR (2026-11-23 09:11:44,473) - Submitted job triggered an exception\nTraceback …\n{}\n"
+
+
+def test_the_loss_of_another_rank_is_no_cause_by_itself() -> None:
+    lost = EXCEPTION.format("hpcseg.errors.RankLost: rank 0 is gone")
+    killed = "srun: error: n1: task 0: Killed\nsrun: Force Terminated StepId=7.0\n"
+    for words in (lost, EXCEPTION.format("[rank1]: hpcseg.errors.RankLost: rank 0 is gone")):
+        end = end_of_failed(words + killed, 137)
+        assert (end.cause, end.line) == ("killed", "srun: error: n1: task 0: Killed")
+    assert end_of(EXCEPTION.format("ZeroDivisionError: x") + lost + killed) is not None
+    assert end_of(lost + EXCEPTION.format("ZeroDivisionError: x")) is not None
+
+
+def test_where_hpcseg_did_not_begin_the_line_that_says_why_is_found() -> None:
+    said = "slurmstepd: error: execve(): apptainer: No such file or directory"
+    end = end_of_unbegun(f"{said}\nsrun: error: n1: task 0: Exited with exit code 2\n", 2)
+    assert (end.cause, end.line) == ("unbegun", said)
+    assert end_of_unbegun("", 127) == End("unbegun", "exit code 127")
+    assert end_of_unbegun("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", 1).cause == "memory"
 
 
 @given(st.text(), st.integers(0, 255))

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.runs.attempts import Attempt, Cause
-from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
+from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes, times_of
 
 CAUSES = typing.get_args(Cause)
-REPEATED = {"limit", "timeout", "preempted", "node", "killed", "memory", "requeued"}
+REPEATED = {"limit", "timeout", "preempted", "node", "killed", "unbegun", "memory", "requeued"}
 
 
 def attempt(number: int, cause: Cause, progress: int = 0, node: str = "n1") -> Attempt:
@@ -47,6 +47,24 @@ def test_limits_go_on_with_progress_and_stop_without() -> None:
     assert not after("timeout", "preempted", "limit").again
     going = [attempt(1, "limit"), attempt(2, "limit", progress=3), attempt(3, "limit")]
     assert decide("limit", going, Budgets(), stage="train").again
+
+
+def test_jobs_that_never_begin_have_a_budget_and_say_what_their_output_said() -> None:
+    assert after(*repeated("unbegun", 2)).again and after("unbegun").exclude == ("n1",)
+    never = [replace(attempt(number, "unbegun"), detail="apptainer: not found") for number in (1, 2, 3)]
+    stopped = decide("unbegun", never, Budgets(), stage="train")
+    assert (stopped.again, stopped.why) == (
+        False,
+        "3 times in a row hpcseg did not begin in its job, last on n1: apptainer: not found",
+    )
+
+
+def test_attempts_are_counted_as_the_budget_does() -> None:
+    ends: list[Cause] = ["killed", "memory", "limit", "timeout", "memory"]
+    attempts = [attempt(number, cause) for number, cause in enumerate(ends, start=1)]
+    assert [times_of(cause, attempts) for cause in ("killed", "memory", "limit")] == [1, 2, 2]
+    going = [*attempts, attempt(6, "killed", progress=5), attempt(7, "killed")]
+    assert [times_of(cause, going) for cause in ("killed", "memory", "limit")] == [1, 2, 0]
 
 
 def test_nodes_and_kills_have_a_budget_without_progress_and_the_node_is_left_out() -> None:
@@ -98,7 +116,7 @@ def test_every_history_has_a_decision_in_one_line(
 
 @given(st.sampled_from(sorted(REPEATED - {"requeued"})), st.integers(0, 5))
 def test_without_progress_everything_ends(cause: Cause, times: int) -> None:
-    budgets = Budgets(idle_limits=times, preempted=times, node=times, killed=times, memory=times)
+    budgets = Budgets(idle_limits=times, preempted=times, node=times, killed=times, unbegun=times, memory=times)
     again = [after(*[cause] * count, budgets=budgets, memory_mb=1000).again for count in range(1, 12)]
     assert again == sorted(again, reverse=True) and not again[-1]
     assert sum(again) == (max(times, 1) - 1 if cause in {"limit", "timeout"} else times)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
+from hpcseg.jobs.entry import execute
+from hpcseg.runs.records import Submission
+from hpcseg.study.plan import Plan
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
+from tests.slurm.disturbed import plan_in
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +38,21 @@ def slurm(plain_cluster: Cluster) -> Iterator[Cluster]:
 def accounted(accounted_cluster: Cluster) -> Iterator[Cluster]:
     """The same with accounting; skips where slurmdbd or MariaDB is not installed."""
     yield from _used(accounted_cluster)
+
+
+@pytest.fixture(scope="session")
+def base(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The undisturbed run, trained here."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    plan, threads = plan_in(folder, tiny_dataset), torch.get_num_threads()
+    for run_id, planned in plan.stages.items():
+        run = plan.run(run_id)
+        run.path.mkdir(parents=True)
+        (run.path / "run.json").write_text(planned.spec.model_dump_json())
+        run.write_submission(Submission(backend="foreground", submitted=time.time()))
+        assert execute(run) == "done"
+    torch.set_num_threads(threads)
+    return plan
 
 
 def _running(accounting: bool) -> Iterator[Cluster]:

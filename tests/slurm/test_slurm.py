@@ -63,17 +63,21 @@ def test_two_tasks_on_two_nodes_train_one_run_and_end_together(slurm: Cluster, p
     state = load_checkpoint(train.path)
     assert state is not None and state["progress"]["rank_seconds"] == 2 * state["progress"]["seconds"]
 
-    os.kill(slurm.job_process(job, rank=1), signal.SIGKILL)
-
     def line() -> RunStatus:
         return next(line for line in read_status(plan.runs_root) if line.id == train.id)
 
+    os.kill(slurm.job_process(job, rank=1), signal.SIGKILL)
     slurm.wait(lambda: line().state == "requeued")
     assert "killed" in line().why
+    # The leader's loss is the same, though it cannot say so itself.
+    slurm.wait(lambda: trains_in(3))
+    os.kill(slurm.job_process(job, rank=0), signal.SIGKILL)
+    slurm.wait(lambda: line().state in {"requeued", "failed"})
+    assert line().state == "requeued" and "killed" in line().why, line()
     assert cancel(plan.runs_root, train.id) == [train.id]
     slurm.wait(lambda: job not in read_queue().jobs)
     assert line().state == "stopped" and train.failure() is None
-    assert [attempt.cause for attempt in read_attempts(train.path)] == ["requeued", "killed"]
+    assert [attempt.cause for attempt in read_attempts(train.path)] == ["requeued", "killed", "killed"]
 
 
 def test_a_job_whose_ancestor_failed_leaves_the_queue_and_is_blocked(

@@ -8,107 +8,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from hpcseg.jobs.entry import execute
-from hpcseg.runs.attempts import Attempt, read_attempts
-from hpcseg.runs.records import Submission
-from hpcseg.runs.rundir import RunDir
-from hpcseg.study.plan import Plan, make_plan
-from hpcseg.study.sweepfile import read_sweep
-from hpcseg.submit.apply import apply
-from hpcseg.submit.profile import Profile
+from hpcseg.study.plan import Plan
 from hpcseg.training.checkpoint import load_tensors
 from tests.slurm.cluster import Cluster
-from tests.waiting import PATIENCE_S
+from tests.slurm.disturbed import Disturbed, follow, new_run
 
-STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
-EPOCHS = 100
 EXCLUDED = (["n[1-2]"], ["n1,n2"])
-# Replaces `SegmentationTask.train_step` in a job: the tests' way into the process that trains.
-HOOK = """\
-import importlib.util, os, sys, time
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name != "hpcseg.training.tasks":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-        def exec_module(tasks):
-            execute(tasks)
-            import torch
-            step = tasks.SegmentationTask.train_step
-            taken = []
-            def train_step(self, batch):
-                {body}
-                return step(self, batch)
-            tasks.SegmentationTask.train_step = train_step
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Finder())
-"""
 TAKE_MEMORY = "taken or (taken.append(b'1' * ({mb} << 20)), time.sleep(60.0))"
-
-
-@dataclass
-class Disturbed:
-    """One run in a folder of its own, and what was seen on the way."""
-
-    run: RunDir
-    submit: Callable[..., None]
-    seen: dict[str, Any] = field(default_factory=dict)
-
-    def step(self, attempt: int = 1) -> int:
-        """How far the attempt has come in its training."""
-        heartbeat = self.run.heartbeat()
-        right = heartbeat is not None and heartbeat.attempt == attempt and heartbeat.phase == "training"
-        return heartbeat.step if right and heartbeat is not None else 0
-
-    @property
-    def job(self) -> str:
-        job = self.run.evidence().job
-        assert job is not None
-        return job
-
-    @property
-    def attempts(self) -> list[Attempt]:
-        return read_attempts(self.run.path)
-
-    @property
-    def causes(self) -> list[str | None]:
-        return [attempt.cause for attempt in self.attempts]
-
-    def output(self, suffix: str = "err") -> str:
-        folder = self.run.runs_root / "slurm"
-        return "\n".join(path.read_text() for path in sorted(folder.glob(f"*/*_0_log.{suffix}")))
-
-
-@pytest.fixture(scope="module")
-def base(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """The undisturbed run, trained here."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    plan, threads = _plan(folder, tiny_dataset), torch.get_num_threads()
-    for run_id, planned in plan.stages.items():
-        run = plan.run(run_id)
-        run.path.mkdir(parents=True)
-        (run.path / "run.json").write_text(planned.spec.model_dump_json())
-        run.write_submission(Submission(backend="foreground", submitted=time.time()))
-        assert execute(run) == "done"
-    torch.set_num_threads(threads)
-    return plan
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +33,13 @@ def disturbed(
         plain_cluster.call("scontrol", "create", "PartitionName=brief", "Nodes=ALL", "PriorityTier=1", "GraceTime=0")
         plain_cluster.call("scontrol", "update", "NodeName=n3", "Weight=10")  # the last that is chosen
         runs = {
-            name: _new(name, base, tiny_dataset, tmp_path_factory.mktemp(name))
+            name: new_run(name, base, tiny_dataset, tmp_path_factory.mktemp(name))
             for name in (*_PROFILES, *_PROFILES_LATER)
         }
         events = _events(plain_cluster, runs)
         for name, profile in _PROFILES.items():
             runs[name].submit(**profile)
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until and (events or plain_cluster.call("squeue", "-h", "-p", "main,brief").strip()):
-            for event in list(events):
-                if event[0]():
-                    events.remove(event)
-                    event[1]()
-            time.sleep(0.1)
+        follow(events, lambda: not plain_cluster.call("squeue", "-h", "-p", "main,brief").strip())
         try:
             yield runs
         finally:
@@ -233,46 +140,6 @@ def _events(cluster: Cluster, runs: Mapping[str, Disturbed]) -> list[tuple[Calla
         (lambda: disk.causes == ["cancelled"] and len(runs["node"].causes) > 1 and gone("disk"), fill_disk),
         (lambda: len(disk.causes) == 2 and disk.causes[1] is not None and gone("disk"), free_disk),
     ]
-
-
-def _plan(folder: Path, dataset: Path) -> Plan:
-    (folder / "study.toml").write_text(STUDY)
-    return make_plan(read_sweep(folder / "study.toml", [f"training.epochs={EPOCHS}"]), dataset.parent, folder / "runs")
-
-
-def _new(name: str, base: Plan, dataset: Path, folder: Path) -> Disturbed:
-    shutil.copytree(base.runs_root / "pack", folder / "runs" / "pack")
-
-    def submit(
-        *,
-        hook: str = "",
-        memory: str = "900M",
-        time: int = 60,
-        budgets: Mapping[str, Any] | None = None,
-        exclude: Sequence[str] = (),
-        partition: str = "main",
-        setup: Sequence[str] = (),
-        container: str = "",
-    ) -> None:
-        setup = list(setup)
-        if container:
-            (folder / "container").write_text(container)
-            (folder / "container").chmod(0o755)
-        if hook:
-            (folder / "hook").mkdir(exist_ok=True)
-            (folder / "hook" / "sitecustomize.py").write_text(HOOK.format(body=hook))
-            setup.append(f"export PYTHONPATH={folder / 'hook'}:$PYTHONPATH")
-        stage = {"time": time, "cpus": 1, "memory": memory, "gpus": 0, "signal_lead": 10}
-        slurm = {
-            **{"partition": partition, "setup": setup, "exclude": list(exclude), "budgets": dict(budgets or {})},
-            **{"pack": stage, "train": stage},
-            **({"container": str(folder / "container"), "python": sys.executable} if container else {}),
-        }
-        outcome = apply(_plan(folder, dataset), "slurm", Profile.model_validate({"slurm": slurm}))
-        assert len(outcome.submitted) == 1, name
-
-    run = RunDir.of(folder / "runs", "train", next(iter(base.of_stage("train"))))
-    return Disturbed(run, submit)
 
 
 def _node_of(cluster: Cluster, job: str) -> str:

@@ -72,6 +72,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "#SBATCH --time=60",
         "",
         "# setup",
+        f'began=$(cd {at} && stat -c %n=%s "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"_*_log.err 2>/dev/null)',
         f'cp -n {at}/task.pkl {at}/"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_submitted.pkl"',
         "module load cuda",
         "terminated=; trap terminated=yes TERM",
@@ -83,7 +84,7 @@ def test_the_script_of_an_array_in_full() -> None:
         "",
         "",
         "# teardown",
-        f'code=$?; [ "$code$terminated" = 0 ] || /opt/python -m hpcseg.jobs.aftermath {at} $code; exit $code',
+        f'code=$?; [ "$code$terminated" = 0 ] || /opt/python -m hpcseg.jobs.aftermath {at} $code $began; exit $code',
     ]
 
 
