@@ -31,6 +31,7 @@ RANK_EVALUATION_FILE = "evaluation.{}.jsonl"  # by rank, but for rank 0
 PREDICTIONS_FOLDER = "predictions"
 DONE_FILE = "done.json"
 RESULT_FILE = "result.json"
+PARENTS_FILE = "parents.json"
 ERROR_FILE = "error.json"
 EARLIER_ERROR_FILE = "error.{}.json"  # by number
 ATTEMPTS_FILE = "attempts.jsonl"

@@ -6,6 +6,7 @@ import os
 import time
 
 from hpcseg.paths import STORE_FILE
+from hpcseg.runs.parents import note_parents, parents_of
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import AnySpec, LabelSpec, PackSpec, PretrainSpec, TrainSpec
@@ -51,6 +52,7 @@ def _train(
     from hpcseg.training.ranks import joined
 
     with joined(info, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
+        ranks.of_leader(lambda: note_parents(run.path, parents_of(spec)))
         if isinstance(spec, LabelSpec):
             from hpcseg.inference import pseudo_labels
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.paths import RESULT_FILE, RUN_FILE, TRAINING_FILE
+from hpcseg.runs.parents import fingerprint, read_parents
 from hpcseg.sections import flatten
 from hpcseg.text import counted
 
@@ -39,8 +40,9 @@ class Mixture:
 def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
     """Why the result in a run's directory may not be of the run as the sweep describes it; "" where nothing says so.
 
-    Looked at: what the result says of its own run, what `run.json` asks for, and whether `run.json` or the trained
-    weights are younger than the result (not in directories that were copied without their times).
+    Looked at: what the result says of its own run, what `run.json` asks for, whether the networks and labels that
+    taught it are still there as they were, and whether `run.json` or the trained weights are younger than the result
+    (not in directories that were copied without their times).
 
     Args:
         folder: of the run.
@@ -51,6 +53,9 @@ def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
         found = getattr(result, key)
         if found is not None and found != config.get(key, found):
             return f"it is of {key} = {found}, the sweep has {config[key]}"
+    for file, known in read_parents(folder).items():
+        if fingerprint(folder.parents[1] / file) not in {None, known}:
+            return f"{file}, which taught it, was made anew"
     return _of_another_plan(folder, result.id, config) or _overtaken(folder, result)
 
 

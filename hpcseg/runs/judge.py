@@ -75,7 +75,7 @@ def judge(evidence: Evidence, queue: Queue, now: float, fate: Fate | None = None
     job, entry = _in_queue(evidence, queue)
     verdict = _unfinished(evidence, queue, now, fate, job, entry)
     if evidence.unusable and verdict.state in {"new", "stopped", "lost"}:
-        verdict = Verdict("lost", f"{evidence.unusable}; the same hpcseg sweep measures it again")
+        verdict = Verdict("lost", f"{evidence.unusable}; the same hpcseg sweep does it again")
     if job is None:
         return verdict
     if entry is None:

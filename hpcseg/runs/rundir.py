@@ -22,6 +22,7 @@ from hpcseg.files import write_json
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.parents import fingerprint, read_parents
 from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
 from hpcseg.runs.result_file import why_unusable
 from hpcseg.spec import AnySpec, read_spec
@@ -102,7 +103,10 @@ class RunDir:
         return read_record(f"{self.path}/{paths.ERROR_FILE}", Failure)
 
     def is_done(self) -> bool:
-        """Whether the stage is complete: its record is there and may be used, and so is what later stages read."""
+        """Whether the stage is complete: its record is there and may be used, and so is what later stages read.
+
+        What other runs have taught is complete as long as they are, and their networks and labels what they were.
+        """
         names = self._names()
         return self._complete(names) and not self._unusable(names)
 
@@ -142,7 +146,22 @@ class RunDir:
 
     def _unusable(self, names: set[str]) -> str:
         """Why the result that is there may not be used."""
-        return why_unusable(self.path, self.id) if self.stage == "train" and paths.RESULT_FILE in names else ""
+        found = why_unusable(self.path, self.id) if self.stage == "train" and paths.RESULT_FILE in names else ""
+        return found or (self._changed_parent() if paths.PARENTS_FILE in names and self._complete(names) else "")
+
+    def _changed_parent(self) -> str:
+        """Which run that taught this one is not done, or was done anew since; "" if there is none."""
+        try:
+            parents = read_parents(self.path)
+        except BadInput as error:
+            return str(error)
+        for name, known in parents.items():
+            file = self.runs_root / name
+            if not RunDir(file.parent).is_done():
+                return f"was made from {file.parent.name}, which is not done"
+            if fingerprint(file) != known:
+                return f"was made from {file.parent.name}, which was done anew since"
+        return ""
 
     def _names(self) -> set[str]:
         try:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import random
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +17,19 @@ import pytest
 import torch
 
 from hpcseg.errors import Interrupted, StoreError
+from hpcseg.files import write_text
 from hpcseg.inference import pseudo_labels
 from hpcseg.inference.predict import Predictor
 from hpcseg.inference.pseudo_labels import decided, label
+from hpcseg.jobs.entry import execute
 from hpcseg.networks.losses import IGNORED
+from hpcseg.paths import RUN_FILE
+from hpcseg.runs.rundir import RunDir
 from hpcseg.spec import LabelSpec, SourceRef, TrainSpec
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
+from hpcseg.training.ranks import Ranks
+from hpcseg.training.rehearsal import SIGNALS
 from hpcseg.training.stages import train
 from hpcseg.volumes.store import Store
 from tests.training.conftest import (  # noqa: F401  (fixtures)
@@ -45,6 +56,25 @@ class StopAfter(Control):
 @pytest.fixture(autouse=True)
 def one_cpu_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pseudo_labels, "pick_device", lambda: torch.device("cpu"))
+
+
+class OneOfTwo(Ranks):
+    """A rank that another one waits for nowhere: it does what it would do beside it, up to the joining of all cases."""
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
+class BesideAnother(Ranks):
+    """A rank that waits for no other: what it does is done before or after the other's."""
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
+def attempt(run: str) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.exit(execute(RunDir(Path(run))) != "done")
 
 
 @pytest.fixture
@@ -98,6 +128,51 @@ def test_labels_are_what_the_network_predicts_on_the_store_s_own_grid(
         with pytest.raises(StoreError, match="another grid"):
             case.with_labels(cast(Any, SimpleNamespace(path=run, shape_zyx=(1, 1, 1))))
     assert not list(run.glob(".*parts")) and (run / "store.h5").stat().st_size < 0.6 * (runs / STORE).stat().st_size
+
+
+def test_ranks_label_the_cases_in_turn_and_leave_the_same_bytes(
+    specified: Callable[..., tuple[Path, LabelSpec]],
+) -> None:
+    one, spec = specified("one")
+    label(one, spec, Control(one))
+    two, _ = specified("two")
+    done = {}
+    for rank in (1, 0):
+        label(two, spec, Control(two), BesideAnother(rank, 2, torch.device("cpu")))
+        done[rank] = sorted(path.name for path in two.glob(".store.parts/*"))
+    assert done == {1: ["1", "3"], 0: []}
+    assert (two / "store.h5").read_bytes() == (one / "store.h5").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_labelling_that_signals_interrupt_anywhere_leaves_the_same_bytes(
+    specified: Callable[..., tuple[Path, LabelSpec]], storm: Callable[[int, int], int]
+) -> None:
+    whole, spec = specified("undisturbed")
+    label(whole, spec, Control(whole))
+    run, _ = specified("interrupted")
+    write_text(run / RUN_FILE, spec.model_dump_json())
+    draw, context = random.Random(0), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "hpcseg.jobs.entry", "hpcseg.inference.pseudo_labels"])
+    landed, first = 0, -1
+    while landed < storm(3, 20):
+        process = context.Process(target=attempt, args=(str(run),), daemon=True)
+        process.start()
+        while process.is_alive() and len(list(run.glob(".store.parts/[0-9]"))) <= first:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.05))
+        os.kill(cast(int, process.pid), draw.choice(SIGNALS))
+        process.join()
+        landed += process.exitcode != 0
+        first = len(list(run.glob(".store.parts/[0-9]")))
+        if process.exitcode == 0:
+            assert (run / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
+            (run / "done.json").unlink()
+            first = -1
+    last = context.Process(target=attempt, args=(str(run),), daemon=True)
+    last.start()
+    last.join()
+    assert last.exitcode == 0 and (run / "store.h5").read_bytes() == (whole / "store.h5").read_bytes()
 
 
 def test_labelling_goes_on_where_it_was_stopped_and_gives_the_same_bytes(

@@ -69,7 +69,7 @@ def test_a_damaged_or_changed_result_is_named_and_measured_again(run: RunDir, da
     assert not run.is_done()
     verdict = read_states([run]).verdicts[run.id]
     assert verdict.state in TO_SUBMIT and "result.json" in verdict.why and "\n" not in verdict.why
-    assert verdict.why.endswith("measures it again")
+    assert verdict.why.endswith("does it again")
 
 
 def test_a_result_of_an_earlier_version_has_no_seal_and_is_used(run: RunDir) -> None:

@@ -24,7 +24,7 @@ from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.ranks import joined
 from hpcseg.training.stages import train
 from hpcseg.training.strategy import check_shares
-from tests.training.conftest import RECIPE
+from tests.training.conftest import BEFORE, RECIPE
 from tests.waiting import PATIENCE_S
 
 STEPS: dict[str, object] = {
@@ -85,14 +85,19 @@ def new_run(runs: Path, request: pytest.FixtureRequest) -> NewRun:
 
 
 @pytest.fixture
-def pretrained(runs: Path, pretrain_spec: Callable[[int], PretrainSpec]) -> tuple[Path, ...]:
-    paths = []
-    for level in (0, 1):
-        run = runs / "pretrain" / f"ranks-level{level}"
-        run.mkdir(parents=True, exist_ok=True)
-        train(run, pretrain_spec(level), Control(run))
-        paths.append(run.relative_to(runs) / MODEL_FILE)
-    return tuple(paths)
+def pretrained(runs: Path, pretrain_spec: Callable[..., PretrainSpec]) -> Callable[[str], tuple[Path, ...]]:
+    """What a strategy needs to be trained before."""
+
+    def make(strategy: str) -> tuple[Path, ...]:
+        paths = []
+        for level in BEFORE.get(strategy, ()):
+            run = runs / "pretrain" / f"ranks-level{level}"
+            run.mkdir(parents=True, exist_ok=True)
+            train(run, pretrain_spec(level), Control(run))
+            paths.append(run.relative_to(runs) / MODEL_FILE)
+        return tuple(paths)
+
+    return make
 
 
 def start(run: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[subprocess.Popen[str]]:
@@ -157,16 +162,16 @@ def assert_identical(one: Path, two: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(one).items())
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask", "teacher", "selftrain"])
+@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask", "teacher", "masked", "selftrain"])
 def test_two_ranks_train_as_one_on_minibatches_of_five(
     strategy: str,
     new_run: NewRun,
     train_spec: Callable[..., TrainSpec],
-    pretrained: tuple[Path, ...],
+    pretrained: Callable[[str], tuple[Path, ...]],
     pseudo_labelled: SourceRef,
 ) -> None:
     pseudo = (pseudo_labelled,) if strategy == "selftrain" else ()
-    spec = train_spec(strategy, pretrained if strategy == "transfer" else (), pseudo, **STEPS)
+    spec = train_spec(strategy, pretrained(strategy), pseudo, **STEPS)
     one, two = new_run("one", spec), new_run("two", spec)
     processes = start(two)
     train(one, spec, Control(one))

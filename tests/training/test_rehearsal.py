@@ -18,7 +18,7 @@ from hpcseg.training import rehearsal
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
 from hpcseg.training.stages import train
-from tests.training.conftest import BEFORE, RECIPE
+from tests.training.conftest import BEFORE, RECIPE, SMALL
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
@@ -66,31 +66,33 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_thirty_random_interruptions_change_not_a_bit(
-    strategy: str, planned: Callable[[str], Path], runs: Path
+def test_random_interruptions_change_not_a_bit(
+    strategy: str, planned: Callable[[str], Path], runs: Path, storm: Callable[[int, int], int]
 ) -> None:
-    run = planned(strategy)
+    run, few = planned(strategy), storm(9, 32)
     before = contents(runs)
-    done = rehearse(run, epochs=10, steps=10, interruptions=32, seed=STRATEGIES.index(strategy))
+    done = rehearse(run, epochs=10, steps=10, interruptions=few, seed=STRATEGIES.index(strategy))
     assert done.difference is None
     landed = [each for each in done.interruptions if each.resumed_from is not None]
-    assert len(landed) >= 30
-    assert Counter(each.signal for each in landed).keys() == {number.name for number in SIGNALS}
+    assert len(landed) >= few - 2
+    signals = Counter(each.signal for each in landed).keys()
+    assert len(signals) > 1 and (few < 20 or signals == {number.name for number in SIGNALS})
     assert contents(runs) == before  # nothing of the run or its ancestors was touched, nothing is left behind
 
 
 @pytest.mark.parametrize("level", [0, None])
 def test_a_pretraining_is_rehearsed_too(
-    level: int | None, runs: Path, pretrain_spec: Callable[..., PretrainSpec], tmp_path: Path
+    level: int | None, runs: Path, pretrain_spec: Callable[..., PretrainSpec], storm: Callable[[int, int], int]
 ) -> None:
-    run = runs / "pretrain" / f"rehearsed-{level}"
-    write_text(run / RUN_FILE, pretrain_spec(level).model_dump_json())
+    run, steps = runs / "pretrain" / f"rehearsed-{level}", storm(4, 15)
+    write_text(run / RUN_FILE, pretrain_spec(level, autoencoder=SMALL["autoencoder"] | {"steps": 15}).model_dump_json())
     heard: list[tuple[int, int]] = []
+    count = storm(2, 20)
     done = rehearse(
-        run, epochs=2, steps=4, interruptions=2, progress=lambda step, steps, _: heard.append((step, steps))
+        run, epochs=2, steps=steps, interruptions=count, progress=lambda step, steps, _: heard.append((step, steps))
     )
-    assert done.difference is None and done.steps == 8
-    assert all(0 < step <= total == 16 for step, total in heard)
+    assert done.difference is None and done.steps == 2 * steps and len(done.interruptions) == count
+    assert all(0 < step <= total == 4 * steps for step, total in heard)
     assert list(run.iterdir()) == [run / RUN_FILE]
 
 

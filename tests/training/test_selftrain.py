@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -17,12 +18,16 @@ from torch import Tensor
 
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import BadInput, Interrupted
+from hpcseg.files import write_text
+from hpcseg.inference import pseudo_labels
+from hpcseg.jobs.entry import execute
 from hpcseg.networks.losses import IGNORED, segmentation_loss
-from hpcseg.paths import MODEL_FILE
+from hpcseg.paths import HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, RUN_FILE, STORE_FILE
 from hpcseg.spec import SourceRef, TrainSpec
 from hpcseg.study.keys import parse_config
+from hpcseg.study.plan import Plan
 from hpcseg.training import stages
-from hpcseg.training.checkpoint import load_tensors
+from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.loop import fit
 from hpcseg.training.rehearsal import compare
@@ -135,6 +140,47 @@ def test_teachers_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(BadInput, match=message):
             parse_config(["strategy=selftrain", *settings])
+
+
+def test_labels_and_what_learned_from_them_are_made_anew_when_their_parent_is_another_network(
+    plan_study: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(pseudo_labels, "pick_device", lambda: torch.device("cpu"))
+    plan = plan_study("strategy=selftrain", "labelled=1")
+    runs = [plan.run(run_id) for run_id in plan.stages]
+    for run, planned in zip(runs, plan.stages.values(), strict=True):
+        write_text(run.path / RUN_FILE, planned.spec.model_dump_json())
+        assert execute(run) == "done"
+    _, teacher, labels, student = runs
+
+    def made() -> list[bytes]:
+        return [(run.path / name).read_bytes() for run, name in ((labels, STORE_FILE), (student, MODEL_FILE))]
+
+    def to_do() -> list[str]:
+        for run in runs:
+            (run.path / HEARTBEAT_FILE).unlink(missing_ok=True)  # of this very process, which is not at it any more
+        again = plan_study("strategy=selftrain", "labelled=1")
+        return [run_id for run_id, planned in again.stages.items() if planned.to_submit]
+
+    products = [labels.path / STORE_FILE, student.path / RESULT_FILE]
+    before, times = made(), [path.stat().st_mtime_ns for path in products]
+    assert not to_do() and execute(labels) == execute(student) == "done"
+    (teacher.path / RESULT_FILE).unlink()  # it is measured again, of the same weights: nothing else is done
+    assert to_do() == [teacher.id, labels.id, student.id]
+    assert [execute(run) for run in runs] == ["done"] * 4 and not to_do()
+    assert made() == before and [path.stat().st_mtime_ns for path in products] == times
+    model = load_tensors(teacher.path / MODEL_FILE)
+    model["weights"]["classifier.bias"][1] += 100.0  # it finds the organ everywhere
+    save_tensors(teacher.path / MODEL_FILE, model)
+    assert to_do() == [labels.id, student.id]
+    (labels.path / ".store.parts").mkdir()
+    (labels.path / ".store.parts" / "0").write_bytes(before[0])  # that an interrupted attempt had labelled
+    assert [execute(run) for run in runs] == ["done"] * 4 and not to_do()
+    assert all(map(operator.ne, made(), before))
+    with Store(labels.path / STORE_FILE) as store:
+        assert all(case.read_label((0, 0, 0), case.shape_zyx).all() for case in map(store.case, store.names))
+    torch.set_num_threads(threads)
 
 
 def test_a_sweep_trains_labels_and_trains_again(tmp_path: Path, tiny_dataset: Path) -> None:
