@@ -1,4 +1,5 @@
-# make setup | demo | test | test-all | lint | docs | keys | bench | bench-peers | gpu | lock | study-records | study-tables
+# make setup | demo | test | test-all | lint | docs | keys | bench | bench-peers | gpu | lock
+# make study-records | study-tables | nnunet | versus
 # PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
 TORCH ?= 2.13.0
@@ -23,7 +24,7 @@ STUDY := docs/study
 FROM ?= runs
 SWEEPS ?= $(notdir $(wildcard $(FROM)/sweeps/*))
 
-.PHONY: setup demo test test-all lowest lint docs keys bench bench-peers gpu lock clean-demo study-records study-tables
+.PHONY: setup demo test test-all lowest lint docs keys bench bench-peers gpu lock clean-demo study-records study-tables nnunet versus
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -137,6 +138,30 @@ study-tables: setup
 	  done; \
 	  echo "$(STUDY)/tables/$$sweep"; \
 	done
+
+# nnU-Net v2 trains MINUTES on the labelled cases that hpcseg has in a fold, and segments its test cases; docs/study/nnunet
+# gets what was measured. On an otherwise idle machine: make nnunet LABELLED="4 16" FOLDS=0 MINUTES="10 30"
+# make versus: hpcseg does the same cases as well (GRIDS of SWEEP, one run at a time on all cores), and the table is made.
+LABELLED ?= 4
+FOLDS ?= 0
+MINUTES ?= 10
+SWEEP ?= sweeps/hippocampus.toml
+GRIDS ?= recipe self-training
+DATA ?= ../shared/data
+WORK ?= .bench/versus
+VERSUS = -W ignore -m tests.benchmarks.versus
+CASES = --labelled $$n --fold $$fold --sweep $(SWEEP) --data $(DATA) --work $(WORK)/n$$n-f$$fold $(addprefix --set ,$(SET))
+
+nnunet: $(PEERS)/ready
+	@for n in $(LABELLED); do for fold in $(FOLDS); do for minutes in $(MINUTES); do \
+	  $(PEERS)/bin/python $(VERSUS) nnunet --minutes $$minutes $(CASES) || exit; \
+	done; done; done
+
+versus: setup nnunet
+	@for n in $(LABELLED); do for fold in $(FOLDS); do \
+	  $(BIN)/python $(VERSUS) hpcseg --grids $(GRIDS) $(CASES) || exit; \
+	done; done
+	@$(BIN)/python $(VERSUS) table
 
 # Kernels' tests, training on CUDA and benchmarks on this machine's GPU; writes docs/benchmarks-gpu.*. Without a GPU it
 # says so and does nothing. An environment is made only where neither .venv nor PYTHON has what it takes.
