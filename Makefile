@@ -128,7 +128,7 @@ study-records: setup
 	  $(BIN)/hpcseg collect $$sweep --runs $(FROM) --records $(STUDY)/runs $(if $(FORCE),--force) || exit; \
 	done
 
-# The study's tables and figures from its records: no training, no data.
+# The study's tables and figures from its records, and the places for them in the texts: no training, no data.
 study-tables: setup
 	@for sweep in $(notdir $(wildcard $(STUDY)/runs/sweeps/*)); do \
 	  mkdir -p build/study/$$sweep $(STUDY)/tables/$$sweep; \
@@ -138,6 +138,8 @@ study-tables: setup
 	  done; \
 	  echo "$(STUDY)/tables/$$sweep"; \
 	done
+	@if ls $(STUDY)/nnunet/*.json >/dev/null 2>&1; then $(BIN)/python $(VERSUS) table; fi
+	@$(BIN)/python -m tests.benchmarks.study
 
 # nnU-Net v2 trains MINUTES on the labelled cases that hpcseg has in a fold, and segments its test cases; docs/study/nnunet
 # gets what was measured. On an otherwise idle machine: make nnunet LABELLED="4 16" FOLDS=0 MINUTES="10 30"
@@ -162,6 +164,7 @@ versus: setup nnunet
 	  $(BIN)/python $(VERSUS) hpcseg --grids $(GRIDS) $(CASES) || exit; \
 	done; done
 	@$(BIN)/python $(VERSUS) table
+	@$(BIN)/python -m tests.benchmarks.study
 
 # Kernels' tests, training on CUDA and benchmarks on this machine's GPU; writes docs/benchmarks-gpu.*. Without a GPU it
 # says so and does nothing. An environment is made only where neither .venv nor PYTHON has what it takes.
