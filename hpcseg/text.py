@@ -46,7 +46,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near.
 
-    Of a dotted key the last part counts as much as the whole, and what several tables have in common is named with all of them.
+    Of a dotted key the last part counts as much as the whole, and what several tables have in common is named with all
+    of them.
 
     >>> nearest("slurm.timee", ["slurm.tier", "slurm.pack.time", "slurm.train.time"])
     "; did you mean 'slurm.pack.time' or 'slurm.train.time'?"
