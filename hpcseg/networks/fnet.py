@@ -145,14 +145,14 @@ def initialise(module: nn.Module, gain: float, generator: torch.Generator | None
     """Draw every convolution's weights from Xavier's normal distribution and set every bias to 0 (paper 3.1.1).
 
     Args:
-        module: on the generator's device.
+        module: on the generator's device, or on "meta", where there is nothing to draw.
         gain: factor on the standard deviation sqrt(2 / (fan in + fan out)).
         generator: source of randomness, in the order of `module.modules()`; None starts one with seed 0, so that the
             global generator is never used.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     for part in module.modules():
-        if isinstance(part, nn.Conv3d | nn.ConvTranspose3d):
+        if isinstance(part, nn.Conv3d | nn.ConvTranspose3d) and not part.weight.is_meta:
             nn.init.xavier_normal_(part.weight, gain=gain, generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

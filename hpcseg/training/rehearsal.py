@@ -134,7 +134,7 @@ class _Play:
     ) -> None:
         self._folder, self._total, self._threads, self._progress = folder, total, threads, progress
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, "torch._dynamo"])  # which torch's optimizers import late
+        self._context.set_forkserver_preload([__name__])
         for name in ("undisturbed", "interrupted"):
             (folder / name).mkdir()
             write_text(folder / name / RUN_FILE, spec_text(spec))
