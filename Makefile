@@ -76,13 +76,13 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
-# Two processes on two cores: threads of their own would only wait for each other.
+# Three processes on two cores: one of them usually waits for Slurm. Threads of their own would wait for each other.
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 # All storms of signals with all seeds, and the lowest versions that pyproject.toml allows.
 test-all: setup lint lowest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --all
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --all
 
 # Tests of the rooms that stand on other packages' behaviour, with the lowest versions of them.
 lowest: $(LOWEST)/ready

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,10 @@ __all__ = [
 settings.register_profile("any-load", deadline=None)
 settings.load_profile("any-load")
 
+# Hundreds of processes import hpcseg: compiled once, whatever the caller's environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A suite that a script starts in the background ignores Ctrl-C, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,6 +61,11 @@ LONG = ("slurm/test_survival", "test_cli", "slurm/", "volumes/test_packing", "tr
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="storms (kills, corruptions, seeds) in full: make test-all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have pytest-xdist keep the order of `LONG`; by itself it puts files with the most tests first."""
+    config.option.loadscopereorder = False
 
 
 @pytest.fixture(scope="session")
