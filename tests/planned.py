@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from hpcseg.jobs.entry import execute
+from hpcseg.runs.records import Submission
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
 from tests.tree import write_tree
@@ -49,6 +53,18 @@ def plan_packs(plan_study: Callable[..., Plan]) -> Callable[..., Plan]:
         return Plan(full.sweep, full.runs_root, full.of_stage("pack"), {})
 
     return plan
+
+
+def run_here(plan: Plan, run_ids: Iterable[str]) -> None:
+    """Run stages of a plan in this process, ancestors first, as `hpcseg train` does."""
+    threads = torch.get_num_threads()
+    for run_id in run_ids:
+        run = plan.run(run_id)
+        run.path.mkdir(parents=True)
+        (run.path / "run.json").write_text(plan.stages[run_id].spec.model_dump_json())
+        run.write_submission(Submission(backend="foreground", submitted=time.time()))
+        assert execute(run) == "done"
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", name="write_tree")

@@ -1,4 +1,7 @@
-"""The command line as a user types it: real processes, real files, exit codes, one-line errors."""
+"""The command line as a user types it: real files, exit codes, one-line errors.
+
+Each command, and each kind of end, is tried once in a process of its own (`cli`), the rest within this one (`here`).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.commandline import Cli, call, checked
 from tests.waiting import PATIENCE_S, wait_for
 
 SWEEP = """
@@ -47,8 +51,6 @@ labelled = [2]
 fold = [0, 1]
 """
 
-Cli = Callable[..., subprocess.CompletedProcess[str]]
-
 
 def start(arguments: tuple[Any, ...], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -62,14 +64,20 @@ def start(arguments: tuple[Any, ...], folder: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
+    """`hpcseg` in a process of its own."""
+
     def run(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
         process = start(arguments, tmp_path)
         out, err = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == code, f"{arguments}\n{out}\n{err}"
-        assert "Traceback" not in out + err
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return checked(subprocess.CompletedProcess(process.args, process.returncode, out, err), code)
 
     return run
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Cli:
+    """`hpcseg` in this process."""
+    return lambda *arguments, code=0: checked(call(tmp_path, *arguments), code)
 
 
 @pytest.fixture
@@ -116,23 +124,23 @@ def test_light_commands_do_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli) -> None:
-    plan = json.loads(cli("sweep", "sweep.toml", "--plan", "--json").stdout)
+def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli, here: Cli) -> None:
+    plan = json.loads(here("sweep", "sweep.toml", "--plan", "--json").stdout)
     assert plan["total_training_runs"] == 6
     assert not (study / "runs").exists()
 
     sweep = ("sweep", "sweep.toml", "--on", "local", "--json", "--set", "fold=0")
     first = json.loads(cli(*sweep).stdout)
     assert len(first["submitted"]) == 1 + 2 + 3  # a pack, an autoencoder of each level, a run of each strategy
-    assert {line["state"] for line in json.loads(cli("status", "--json").stdout)} == {"done"}
+    assert {line["state"] for line in json.loads(here("status", "--json").stdout)} == {"done"}
 
-    assert json.loads(cli(*sweep).stdout)["submitted"] == []
+    assert json.loads(here(*sweep).stdout)["submitted"] == []
 
     runs = train_runs(study)
     victim = next(name for name in runs if name.startswith("transfer"))
     before = weights(runs[victim])
     shutil.rmtree(runs[victim])
-    again = json.loads(cli(*sweep).stdout)
+    again = json.loads(here(*sweep).stdout)
     assert again["submitted"] == [victim]
     after = weights(runs[victim])
     assert all(np.array_equal(before[key], after[key]) for key in before)
@@ -146,9 +154,9 @@ def test_whole_study_and_again_and_one_run_deleted(study: Path, cli: Cli) -> Non
     assert nib.nifti1.load(study / mask).shape == nib.nifti1.load(study / "data/Tiny/imagesTs/case_007.nii.gz").shape
 
 
-def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
+def test_killed_run_resumes_bit_identical(study: Path, here: Cli) -> None:
     narrow = ("--set", "strategy=multitask", "--set", "fold=0", "--set", "training.epochs=20")
-    cli("sweep", "sweep.toml", "--on", "local", *narrow)
+    here("train", "sweep.toml", *narrow, "--threads", "1")
     (run,) = train_runs(study).values()
     undisturbed = weights(run)
     history = (run / "history.jsonl").read_text()
@@ -166,21 +174,21 @@ def test_killed_run_resumes_bit_identical(study: Path, cli: Cli) -> None:
     assert not (run / "result.json").exists()
     assert (run / "checkpoint.pt").exists()
 
-    cli("sweep", "sweep.toml", "--on", "local", *narrow)
+    here("sweep", "sweep.toml", "--on", "local", *narrow)
     resumed = weights(run)
     assert all(np.array_equal(undisturbed[key], resumed[key]) for key in undisturbed)
     assert (run / "history.jsonl").read_text() == history
 
 
 def test_train_runs_one_run_in_the_foreground_and_a_staged_sweep_ends_with_the_same_weights(
-    study: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    study: Path, cli: Cli, here: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NODE_DISK", str(study / "node"))  # of the job: it alone expands the name
     narrow = ("sweep.toml", "--set", "strategy=baseline", "--set", "fold=0")
     said = cli("train", *narrow, "--threads", "1").stdout
     assert "validation: DSC" in said
     assert "test: DSC" in said
-    assert "6 training runs" in one_line(cli("train", "sweep.toml", code=2))
+    assert "6 training runs" in one_line(here("train", "sweep.toml", code=2))
     (run,) = train_runs(study).values()
     plain = weights(run)
     used = []
@@ -189,7 +197,7 @@ def test_train_runs_one_run_in_the_foreground_and_a_staged_sweep_ends_with_the_s
         shutil.rmtree(run)
         run.mkdir()
         (run / "job.json").write_text(json.dumps(submitted))  # keeps the number of threads
-        cli(*command, "--stage", "$NODE_DISK/stores")
+        here(*command, "--stage", "$NODE_DISK/stores")
         staged = weights(run)
         assert all(np.array_equal(plain[key], staged[key]) for key in plain)
         assert json.loads((run / "job.json").read_text())["reading"]["stage"] == "$NODE_DISK/stores"
@@ -197,12 +205,12 @@ def test_train_runs_one_run_in_the_foreground_and_a_staged_sweep_ends_with_the_s
     assert used[0] == used[1]
     assert used[0].parent.parent == study / "node" / "stores"
     assert [path for path in used[0].parent.iterdir() if path.suffix == ".h5"] == used[:1]
-    report = json.loads(cli("inspect", run, "--json").stdout)
+    report = json.loads(here("inspect", run, "--json").stdout)
     assert report["reading"][0]["path"] == str(used[0])
 
 
-def test_rehearse_proves_that_interruptions_change_nothing_and_leaves_nothing(study: Path, cli: Cli) -> None:
-    cli("train", "sweep.toml", "--set", "strategy=transfer", "--set", "fold=0", "--threads", "1")
+def test_rehearse_proves_that_interruptions_change_nothing_and_leaves_nothing(study: Path, cli: Cli, here: Cli) -> None:
+    here("train", "sweep.toml", "--set", "strategy=transfer", "--set", "fold=0", "--threads", "1")
     before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*")}
     (run,) = train_runs(study)
     said = cli("rehearse", run, "--interruptions", "2", "--threads", "1").stdout
@@ -210,18 +218,18 @@ def test_rehearse_proves_that_interruptions_change_nothing_and_leaves_nothing(st
     assert sum(said.count(name) for name in ("SIGKILL", "SIGTERM", "SIGUSR2")) == 2
     assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*") if path != study / "runs"} == before
     level = next((study / "runs" / "pretrain").iterdir())
-    found = json.loads(cli("rehearse", level, "--interruptions", "1", "--json").stdout)
+    found = json.loads(here("rehearse", level, "--interruptions", "1", "--json").stdout)
     assert found["difference"] is None and found["steps"] == 8
     (pack,) = (study / "runs" / "pack").iterdir()
-    assert "only runs that train" in one_line(cli("rehearse", pack, code=2))
-    assert "matches 'absent'" in one_line(cli("rehearse", "absent", code=2))
+    assert "only runs that train" in one_line(here("rehearse", pack, code=2))
+    assert "matches 'absent'" in one_line(here("rehearse", "absent", code=2))
 
 
-def test_misspelt_key_names_file_line_and_nearest_key(study: Path, cli: Cli) -> None:
+def test_misspelt_key_names_file_line_and_nearest_key(study: Path, here: Cli) -> None:
     path = study / "sweep.toml"
     path.write_text(SWEEP.replace("labelled", "labeled"))
     line = SWEEP.splitlines().index("labelled = [2]") + 1
-    message = one_line(cli("sweep", "sweep.toml", code=2))
+    message = one_line(here("sweep", "sweep.toml", code=2))
     assert f"sweep.toml:{line}" in message
     assert "'labelled'" in message
     assert not (study / "runs").exists()
@@ -274,7 +282,7 @@ SPOILERS = [spoil_missing_label, spoil_grid, spoil_truncated, spoil_4d, spoil_fo
 @pytest.mark.parametrize("spoil", SPOILERS)
 @pytest.mark.parametrize("command", ["pack", "sweep", "train"])
 def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_half_written(
-    study: Path, cli: Cli, spoil: Callable[[Path], str], command: str
+    study: Path, cli: Cli, here: Cli, spoil: Callable[[Path], str], command: str
 ) -> None:
     culprit = spoil(study / "data" / "Tiny")
     arguments = {
@@ -282,27 +290,29 @@ def test_bad_input_is_one_line_with_the_file_and_leaves_nothing_half_written(
         "sweep": ("sweep", "sweep.toml", "--on", "local", "--set", "strategy=baseline"),
         "train": ("train", "sweep.toml", "--set", "strategy=baseline", "--set", "fold=0"),
     }[command]
-    assert culprit in one_line(cli(*arguments, code=2))
+    run = cli if spoil is spoil_truncated else here
+    assert culprit in one_line(run(*arguments, code=2))
     assert not list(study.rglob("*.h5*"))
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-def test_inspect_lists_what_is_wrong(study: Path, cli: Cli, spoil: Callable[[Path], str]) -> None:
+def test_inspect_lists_what_is_wrong(study: Path, cli: Cli, here: Cli, spoil: Callable[[Path], str]) -> None:
     culprit = spoil(study / "data" / "Tiny")
-    report = json.loads(cli("inspect", "data/Tiny", "--json", code=1).stdout)
+    run = cli if spoil is spoil_truncated else here
+    report = json.loads(run("inspect", "data/Tiny", "--json", code=1).stdout)
     assert any(culprit in problem for problem in report["problems"])
 
 
-def test_pack_and_inspect_a_store(study: Path, cli: Cli) -> None:
+def test_pack_and_inspect_a_store(study: Path, cli: Cli, here: Cli) -> None:
     cli("pack", "data/Tiny", "--to", "store.h5", "--foreground", "1,2", "--spacing", "4")
-    report = json.loads(cli("inspect", "store.h5", "--json").stdout)
+    report = json.loads(here("inspect", "store.h5", "--json").stdout)
     assert report["kind"] == "store"
     assert report["problems"] == []
-    assert "exists" in one_line(cli("pack", "data/Tiny", "--to", "store.h5", code=2))
+    assert "exists" in one_line(here("pack", "data/Tiny", "--to", "store.h5", code=2))
     content = bytearray((study / "store.h5").read_bytes())
     content[len(content) // 2] ^= 255
     (study / "store.h5").write_bytes(content)
-    assert json.loads(cli("inspect", "store.h5", "--json", code=1).stdout)["problems"]
+    assert json.loads(here("inspect", "store.h5", "--json", code=1).stdout)["problems"]
 
 
 @pytest.mark.parametrize(
@@ -323,6 +333,6 @@ def test_pack_and_inspect_a_store(study: Path, cli: Cli) -> None:
         (("segment", "absent", "data/Tiny/imagesTs/case_007.nii.gz", "--to", "masks"), "absent"),
     ],
 )
-def test_wrong_arguments_are_one_line(study: Path, cli: Cli, arguments: tuple[str, ...], says: str) -> None:
-    assert says in one_line(cli(*arguments, code=2))
+def test_wrong_arguments_are_one_line(study: Path, here: Cli, arguments: tuple[str, ...], says: str) -> None:
+    assert says in one_line(here(*arguments, code=2))
     assert not (study / "runs" / "train").exists()

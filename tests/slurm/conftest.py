@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from hpcseg.jobs.entry import execute
-from hpcseg.runs.records import Submission
 from hpcseg.study.plan import Plan
+from tests.planned import run_here
 from tests.slurm.cluster import Cluster, missing_programs, running_cluster
 from tests.slurm.disturbed import plan_in
 
@@ -43,15 +40,8 @@ def accounted(accounted_cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def base(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """The undisturbed run, trained here."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    plan, threads = plan_in(folder, tiny_dataset), torch.get_num_threads()
-    for run_id, planned in plan.stages.items():
-        run = plan.run(run_id)
-        run.path.mkdir(parents=True)
-        (run.path / "run.json").write_text(planned.spec.model_dump_json())
-        run.write_submission(Submission(backend="foreground", submitted=time.time()))
-        assert execute(run) == "done"
-    torch.set_num_threads(threads)
+    plan = plan_in(tmp_path_factory.mktemp("undisturbed"), tiny_dataset)
+    run_here(plan, plan.stages)
     return plan
 
 

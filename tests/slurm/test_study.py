@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from hpcseg.slurm.queue import read_queue
+from tests.commandline import call
 from tests.slurm.cluster import Cluster
 from tests.waiting import PATIENCE_S
 
@@ -46,7 +47,7 @@ Asked = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def hpcseg(tmp_path: Path) -> Asked:
     """Call `hpcseg` with the folder of runs of this test."""
-    return lambda *words: answer(subprocess.Popen([*command(words, tmp_path)], **PIPES))
+    return lambda *words: call(tmp_path, *words, "--runs", tmp_path / "runs")
 
 
 def command(words: Iterable[str], folder: Path) -> list[str]:

@@ -25,7 +25,7 @@ TINY = {
     "network": {"levels": 2, "kernel": 3, "maps": 4},
     "training": {"epochs": 1, "steps": 2, "validation_steps": 1, "batch": 1, "learning_rate": 3e-3},
     "autoencoder": {"epochs": 1, "steps": 2, "batch": 1},
-    "multitask": {"batch": 1, "autoencoder_batch": 1},
+    "multitask": {"levels": 1, "batch": 1, "autoencoder_batch": 1},
 }
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU compiles kernels, and they want its memory")

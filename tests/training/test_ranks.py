@@ -46,7 +46,7 @@ from hpcseg.training.ranks import joined
 from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.stages import train
 
-run, rank, world, stop_after = Path(sys.argv[1]), *map(int, sys.argv[2:])
+rank, world, stop_after = map(int, sys.argv[1:4])
 torch.set_num_threads(1)
 
 
@@ -57,13 +57,14 @@ class StopAfter(Control):
         return stop_after == 0
 
 
-control = StopAfter(run, silent=rank > 0)
-spec = read_spec(run)
-try:
-    with joined(RankInfo(rank, world, rank, job="test"), run, lambda: False) as ranks:
-        train(run, spec, control, ranks=ranks)
-except Interrupted:
-    print("stopped")
+for run in map(Path, sys.argv[4:]):
+    control = StopAfter(run, silent=rank > 0)
+    try:
+        with joined(RankInfo(rank, world, rank, job="test"), run, lambda: False) as ranks:
+            train(run, read_spec(run), control, ranks=ranks)
+    except Interrupted:
+        print("stopped")
+assert "torch._dynamo" not in sys.modules, "a thousand modules, which a job would import before its first step"
 """
 WITHOUT_GPUS = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # on which ranks would need one each
 Spec = TrainSpec | PretrainSpec
@@ -100,11 +101,11 @@ def pretrained(runs: Path, pretrain_spec: Callable[..., PretrainSpec]) -> Callab
     return make
 
 
-def start(run: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[subprocess.Popen[str]]:
-    """Start the ranks of a run; rank r is asked to stop after `stops[r]` steps (0: never)."""
+def start(*runs: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[subprocess.Popen[str]]:
+    """Start the ranks of some runs, one after the other; rank r is asked to stop after `stops[r]` steps (0: never)."""
     return [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(run), str(rank), str(world), str(stops[rank])],
+            [sys.executable, "-c", RANK, str(rank), str(world), str(stops[rank]), *map(str, runs)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -162,51 +163,38 @@ def assert_identical(one: Path, two: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(one).items())
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "transfer", "multitask", "teacher", "masked", "selftrain"])
 def test_two_ranks_train_as_one_on_minibatches_of_five(
-    strategy: str,
     new_run: NewRun,
     train_spec: Callable[..., TrainSpec],
+    pretrain_spec: Callable[..., PretrainSpec],
     pretrained: Callable[[str], tuple[Path, ...]],
     pseudo_labelled: SourceRef,
 ) -> None:
-    pseudo = (pseudo_labelled,) if strategy == "selftrain" else ()
-    spec = train_spec(strategy, pretrained(strategy), pseudo, **STEPS)
-    one, two = new_run("one", spec), new_run("two", spec)
-    processes = start(two)
-    train(one, spec, Control(one))
-    finish(processes)
-    assert_equal_to_rounding(one, two)
-    if strategy == "multitask":
-        assert shares(two) == pytest.approx(shares(one), rel=1e-2)
-    summary = json.loads((two / "training.json").read_text())
-    assert summary["ranks"] == 2 and summary["rank_seconds"] == pytest.approx(2 * summary["seconds"], abs=0.01)
-
-
-def test_two_ranks_train_by_the_whole_recipe_as_one(new_run: NewRun, train_spec: Callable[..., TrainSpec]) -> None:
+    """Every strategy, the whole recipe, and pretrainings; two processes train them all, one after the other."""
     settings: Any = STEPS["training"]
-    spec = train_spec(**(RECIPE | {"training": settings | RECIPE["training"]}))
-    one, two = new_run("one", spec), new_run("two", spec)
-    processes = start(two)
-    train(one, spec, Control(one))
-    finish(processes)
-    assert_equal_to_rounding(one, two)
-
-
-@pytest.mark.parametrize("level", [1, None])
-def test_a_pretraining_is_shared_by_two_ranks_as_done_by_one(
-    level: int | None, new_run: NewRun, pretrain_spec: Callable[..., PretrainSpec]
-) -> None:
-    spec = pretrain_spec(level)
-    config = spec.config.model_copy(
-        update={"autoencoder": spec.config.autoencoder.model_copy(update={"batch": 3, "epochs": 6, "steps": 1})}
-    )
-    spec = spec.model_copy(update={"config": config})
-    one, two = new_run("one", spec), new_run("two", spec)
-    processes = start(two)
-    train(one, spec, Control(one))
-    finish(processes)
-    assert_equal_to_rounding(one, two)
+    specs: dict[str, Spec] = {
+        strategy: train_spec(
+            strategy, pretrained(strategy), (pseudo_labelled,) if strategy == "selftrain" else (), **STEPS
+        )
+        for strategy in ("baseline", "transfer", "multitask", "teacher", "masked", "selftrain")
+    }
+    specs["recipe"] = train_spec(**(RECIPE | {"training": settings | RECIPE["training"]}))
+    for level in (1, None):
+        before = pretrain_spec(level)
+        autoencoder = before.config.autoencoder.model_copy(update={"batch": 3, "epochs": 6, "steps": 1})
+        config = before.config.model_copy(update={"autoencoder": autoencoder})
+        specs[f"level {level}"] = before.model_copy(update={"config": config})
+    one, two = ({name: new_run(f"{name}-{by}", spec) for name, spec in specs.items()} for by in ("one", "two"))
+    processes = start(*two.values())
+    for name, spec in specs.items():
+        train(one[name], spec, Control(one[name]))
+    last = finish(processes)
+    assert [process.returncode for process in processes] == [0, 0], last
+    for name in specs:
+        assert_equal_to_rounding(one[name], two[name])
+    assert shares(two["multitask"]) == pytest.approx(shares(one["multitask"]), rel=1e-2)
+    summary = json.loads((two["baseline"] / "training.json").read_text())
+    assert summary["ranks"] == 2 and summary["rank_seconds"] == pytest.approx(2 * summary["seconds"], abs=0.01)
 
 
 def test_all_stop_where_one_is_asked_to_and_go_on_to_the_bit_or_with_another_number_to_rounding(
@@ -214,9 +202,8 @@ def test_all_stop_where_one_is_asked_to_and_go_on_to_the_bit_or_with_another_num
 ) -> None:
     spec = train_spec("multitask", **STEPS)
     whole, parts = new_run("whole", spec), new_run("parts", spec)
-    first, second = start(whole), start(parts, stops=(0, 3))
-    finish(first)
-    assert finish(second) == ["stopped", "stopped"]
+    length = spec.length.epochs * spec.length.steps
+    assert finish(start(whole, parts, stops=(0, length + 3))) == ["stopped", "stopped"]
     assert load_tensors(parts / CHECKPOINT_FILE)["progress"]["epoch"] == 2  # the third step's epoch is not closed
     alone = new_run("alone", spec)
     shutil.copy(parts / CHECKPOINT_FILE, alone)
@@ -281,37 +268,40 @@ from pathlib import Path
 
 import torch
 
-from hpcseg.config import AutoencoderConfig, TrainingConfig
+from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
 from hpcseg.networks.autoencoder import WTAutoencoder
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.training.norm import share_statistics
 from hpcseg.training.ranks import joined
 from hpcseg.training.rank_info import RankInfo
+from hpcseg.training.update import adam
 
-folder, rank, world = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
-draw = torch.Generator().manual_seed(0)
-network = FNet(3, 2, (3, 4), 2, 1.0, generator=draw)
-autoencoder = WTAutoencoder(3, 3, 1.0, AutoencoderConfig(winners=2), encoder=network.encoder(0).twin(), generator=draw)
-images = [torch.randn(5, 1, size, size, size, generator=draw, dtype=torch.float64) for size in (14, 14)]
-label = torch.randint(3, (5, 8, 8, 8), generator=draw)
-modules = torch.nn.ModuleList([network, autoencoder]).double()
-with joined(RankInfo(rank, world, rank, job="test"), folder, lambda: False) as ranks:
-    share_statistics(modules, ranks)
-    own = [image[ranks.part] for image in images]
-    optimizer = torch.optim.Adam(modules.parameters(), 3e-4)
-    for loss in ("dice_ce", "focal", "dice_ce"):
-        optimizer.zero_grad()
-        segmentation = segmentation_loss(TrainingConfig(loss=loss), network(own), label[ranks.part], ranks.reduce)
-        error = reconstruction_error(AutoencoderConfig(), autoencoder(own[0]), own[0], ranks.reduce)
-        (segmentation + 3 * error).backward()
-        ranks.sum_gradients(modules.parameters())
-        optimizer.step()
-    found = {f"gradient of {name}": parameter.grad for name, parameter in modules.named_parameters()}
-    found |= {"segmentation": segmentation.detach(), "reconstruction": error.detach(), **modules.state_dict()}
-    if ranks.leads:
-        torch.save(found, folder / f"{world}.pt")
+for world in (3, 1) if rank == 0 else (3,):
+    draw = torch.Generator().manual_seed(0)
+    network = FNet(3, 2, (3, 4), 2, 1.0, generator=draw)
+    encoder = network.encoder(0).twin()
+    autoencoder = WTAutoencoder(3, 3, 1.0, AutoencoderConfig(winners=2), encoder=encoder, generator=draw)
+    images = [torch.randn(5, 1, size, size, size, generator=draw, dtype=torch.float64) for size in (14, 14)]
+    label = torch.randint(3, (5, 8, 8, 8), generator=draw)
+    modules = torch.nn.ModuleList([network, autoencoder]).double()
+    with joined(RankInfo(rank, world, rank, job="test"), folder, lambda: False) as ranks:
+        share_statistics(modules, ranks)
+        own = [image[ranks.part] for image in images]
+        optimizer = adam(RunConfig(), [{"params": [*modules.parameters()], "lr": 3e-4}])
+        for loss in ("dice_ce", "focal", "dice_ce"):
+            optimizer.zero_grad()
+            segmentation = segmentation_loss(TrainingConfig(loss=loss), network(own), label[ranks.part], ranks.reduce)
+            error = reconstruction_error(AutoencoderConfig(), autoencoder(own[0]), own[0], ranks.reduce)
+            (segmentation + 3 * error).backward()
+            ranks.sum_gradients(modules.parameters())
+            optimizer.step()
+        found = {f"gradient of {name}": parameter.grad for name, parameter in modules.named_parameters()}
+        found |= {"segmentation": segmentation.detach(), "reconstruction": error.detach(), **modules.state_dict()}
+        if ranks.leads:
+            torch.save(found, folder / f"{world}.pt")
 """
 
 
@@ -319,11 +309,10 @@ def test_in_double_precision_uneven_parts_give_the_losses_gradients_statistics_a
     tmp_path: Path,
 ) -> None:
     processes = [
-        subprocess.Popen([sys.executable, "-c", GRADIENTS, str(tmp_path), str(rank), str(world)], env=WITHOUT_GPUS)
-        for world in (1, 3)
-        for rank in range(world)
+        subprocess.Popen([sys.executable, "-c", GRADIENTS, str(tmp_path), str(rank)], env=WITHOUT_GPUS)
+        for rank in range(3)
     ]
-    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0, 0, 0]
+    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0, 0]
     one, three = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 3))
     for name, tensor in one.items():
         scale = float(tensor.double().abs().max()) or 1.0

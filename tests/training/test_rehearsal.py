@@ -64,19 +64,17 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_random_interruptions_change_not_a_bit(
     strategy: str, planned: Callable[[str], Path], runs: Path, storm: Callable[[int, int], int]
 ) -> None:
-    run, few = planned(strategy), storm(9, 32)
+    run, count = planned(strategy), storm(10, 32)
     before = contents(runs)
-    done = rehearse(run, epochs=10, steps=10, interruptions=few, seed=STRATEGIES.index(strategy))
+    done = rehearse(run, epochs=storm(4, 10), steps=10, interruptions=count, seed=STRATEGIES.index(strategy))
     assert done.difference is None
     landed = [each for each in done.interruptions if each.resumed_from is not None]
-    assert len(landed) >= few - 2
-    signals = Counter(each.signal for each in landed).keys()
-    assert len(signals) > 1 and (few < 20 or signals == {number.name for number in SIGNALS})
+    assert len(landed) >= count - storm(1, 2)  # one may come when the run has just ended
+    assert Counter(each.signal for each in landed).keys() == {number.name for number in SIGNALS}
     assert contents(runs) == before  # nothing of the run or its ancestors was touched, nothing is left behind
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import operator
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +22,8 @@ from hpcseg.networks.losses import IGNORED, segmentation_loss
 from hpcseg.paths import HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, RUN_FILE, STORE_FILE
 from hpcseg.spec import SourceRef, TrainSpec
 from hpcseg.study.keys import parse_config
-from hpcseg.study.plan import Plan
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.control import Control
@@ -33,6 +31,8 @@ from hpcseg.training.loop import fit
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.volumes.store import Store
+from tests.commandline import call, checked
+from tests.planned import run_here
 from tests.training.conftest import RECIPE, STORE
 from tests.training.stopping import StopAfter
 
@@ -185,18 +185,17 @@ def test_labels_and_what_learned_from_them_are_made_anew_when_their_parent_is_an
 
 def test_a_sweep_trains_labels_and_trains_again(tmp_path: Path, tiny_dataset: Path) -> None:
     (tmp_path / "study.toml").write_text(STUDY)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def hpcseg(*arguments: str) -> Any:
-        command = [sys.executable, "-m", "hpcseg", *arguments, "--json"]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(checked(call(tmp_path, *arguments, "--json")).stdout)
 
-    both = ("--set", "strategy=selftrain", "--set", "labelled=1", "--set", "selftrain.rounds=2")
-    sweep = ("sweep", "study.toml", *both, "--data", str(tiny_dataset.parent), "--on", "local")
-    assert hpcseg(*sweep, "--plan")["to_submit"] == 6
-    assert not hpcseg(*sweep)["failed"]
+    settings = ("strategy=selftrain", "labelled=1", "selftrain.rounds=2")
+    plan = make_plan(read_sweep(tmp_path / "study.toml", settings), tiny_dataset.parent, tmp_path / "runs")
+    run_here(plan, [*plan.stages][:-2])
+    sweep = ["sweep", "study.toml", "--data", str(tiny_dataset.parent), "--on", "local"]
+    sweep += [word for setting in settings for word in ("--set", setting)]
+    done = hpcseg(*sweep)
+    assert (done["submitted"], done["failed"]) == ([*plan.stages][-2:], {})  # the second round, as jobs
     status = hpcseg("status", "study")
     stages = ["pack", "label", "label", "train", "train", "train"]
     assert [(one["stage"], one["state"]) for one in status] == [(stage, "done") for stage in stages]
