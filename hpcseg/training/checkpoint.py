@@ -18,7 +18,7 @@ import torch
 
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
-from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE
+from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE, RUN_FILE
 from hpcseg.training.unpickling import load_plain
 
 _MAGIC = b"hpcseg-tensors 1 "
@@ -106,7 +106,7 @@ def load_checkpoint(run: Path, digest: str = "") -> dict[str, Any] | None:
     for path in paths:
         try:
             state = load_tensors(path)
-            if digest and state.get("run.json", digest) != digest:
+            if digest and state.get(RUN_FILE, digest) != digest:
                 raise BadInput(f"{path}: is the checkpoint of another run, or its run.json was changed since")
             return state
         except BadInput as error:

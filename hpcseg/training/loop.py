@@ -24,7 +24,7 @@ from torch import Tensor
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import sync_file, write_text
-from hpcseg.paths import HISTORY_FILE
+from hpcseg.paths import HISTORY_FILE, RUN_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.deferred import DeferredLosses, StopFlag
@@ -130,7 +130,7 @@ class Checkpointer:
         size = save_checkpoint(
             self.run,
             {
-                **({"run.json": self.digest} if self.digest else {}),
+                **({RUN_FILE: self.digest} if self.digest else {}),
                 "progress": vars(self.progress),
                 "modules": modules,
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},

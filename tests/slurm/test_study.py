@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from hpcseg.slurm.queue import read_queue
 from tests.commandline import call
 from tests.slurm.cluster import Cluster
 from tests.waiting import PATIENCE_S
@@ -115,19 +114,3 @@ def test_two_sweeps_run_to_their_tables(
     with (tmp_path / "first" / "dsc.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(row["strategy"], row["status"]) for row in rows} == {("baseline", "present"), ("transfer", "present")}
-
-
-def test_ten_sweeps_at_once_submit_every_run_once(slurm: Cluster, tiny_dataset: Path, tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path, "study", '"baseline", "transfer"', "0, 1", PROFILE + "flags = {{ hold = true }}\n")
-    words = [*submit_words(sweep, tiny_dataset.parent), "--set", "seed=[1, 2, 3]"]
-    processes = [subprocess.Popen(command(words, tmp_path), **PIPES) for _ in range(10)]
-    answers = [answer(process) for process in processes]
-    submitted = [run for done in answers for run in said(done)["submitted"]]
-    assert len(set(submitted)) == len(submitted) == 1 + 2 * 3 + 4 * 3
-    assert len(read_queue().jobs) == len(submitted)
-    tasks = {
-        (job["array"], job["task"])
-        for path in (tmp_path / "runs").glob("*/*/job.json")
-        for job in [json.loads(path.read_text())]
-    }
-    assert len(tasks) == len(submitted)
