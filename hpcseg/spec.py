@@ -23,6 +23,7 @@ from hpcseg.paths import RUN_FILE
 from hpcseg.sections import Section, key
 
 Spacing = tuple[float, float, float]
+IGNORED = 255  # class of a voxel that is known to be of none: nothing is learnt from it, nor measured on it
 
 
 class CaseRef(Section):
@@ -56,6 +57,7 @@ class PackSpec(Section):
     padding: Literal["minimum"] | float
     pyramid_clip: tuple[float, float] | None
     codec: Literal["none", "bitshuffle-lz4"] = "none"
+    ignore: int | None = None  # label value of voxels that are left out of everything
 
 
 class PretrainSpec(Section):
@@ -103,6 +105,8 @@ class TrainSpec(Section):
     validation_scans: tuple[CaseRef, ...]
     test_scans: tuple[CaseRef, ...] = ()
     test_classes: tuple[tuple[int, ...], ...] = ()  # as `classes`, in the test set's numbering
+    ignore: int | None = None  # as of a pack
+    test_ignore: int | None = None
 
     @property
     def length(self) -> TrainingConfig:
@@ -112,6 +116,10 @@ class TrainSpec(Section):
     def classes_in(self, group: str) -> tuple[tuple[int, ...], ...]:
         """Label values of each class in the validation or the test scans."""
         return self.test_classes if group == "test" else self.classes
+
+    def ignored_in(self, group: str) -> int | None:
+        """Label value of voxels that are left out, in the validation or the test scans."""
+        return self.test_ignore if group == "test" else self.ignore
 
 
 AnySpec = PackSpec | PretrainSpec | LabelSpec | TrainSpec

@@ -74,7 +74,8 @@ def _measure(
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
     found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
-    reference_zyx = merge_labels(read_label(scan.label, found.grid), spec.classes_in(group))
+    label_zyx = read_label(scan.label, found.grid)
+    reference_zyx = merge_labels(label_zyx, spec.classes_in(group), spec.ignored_in(group))
     if spec.config.inference.save_masks:
         write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, like=scan.image)
     found_values = measure(

@@ -4,7 +4,8 @@ Who measures, the command line, sweep files, tables and figures all read `METRIC
 Masks are arrays of class indices, uint8 (Z, Y, X), 0 the background. Distances are in mm and between surfaces as
 `surfaces` defines them, volumes in ml. What an empty mask leaves undefined is None: no value is made up for it, and
 whoever averages has to count it. Where a class is in one of the masks only, DSC and NSD are 0 and the distances None;
-where it is in neither, these are all None.
+where it is in neither, these are all None. Voxels whose reference is `IGNORED` belong to no mask, and where one ends at
+them there is no surface.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MM3_PER_ML = 1000
 
 @dataclass(frozen=True)
 class MaskPair:
-    """One class of a mask and of its reference, as the metrics see them; `distances` is None where one is empty."""
+    """One class of a mask and of its reference, as the metrics see them; no `distances` where one has no surface."""
 
     voxels: int
     reference_voxels: int
@@ -105,6 +106,8 @@ def _nsd(pair: MaskPair) -> float | None:
     """Normalised surface distance, or surface Dice: share of both surfaces that lies within the tolerance."""
     if pair.distances:
         return pair.distances.share_within(pair.nsd_mm)
+    if pair.voxels and pair.reference_voxels:
+        return None  # all of a surface is ignored
     return 0.0 if pair.voxels or pair.reference_voxels else None  # nothing lies near where one is empty
 
 
@@ -148,7 +151,7 @@ def measure(
 
     Args:
         mask_zyx: what was found.
-        reference_zyx: what is true; of the same shape.
+        reference_zyx: what is true; of the same shape; `IGNORED` where that is not known.
         class_count: without the background.
         spacing_zyx: of the grid, mm.
         nsd_mm: tolerance of the normalised surface distance.
@@ -158,25 +161,35 @@ def measure(
         ValueError: the shapes differ.
     """
     from hpcseg.inference.surfaces import common_box
+    from hpcseg.spec import IGNORED
 
     if mask_zyx.shape != reference_zyx.shape:
         raise ValueError(f"a mask of shape {mask_zyx.shape} cannot be compared with one of {reference_zyx.shape}")
     box = common_box(mask_zyx, reference_zyx)
     mask_zyx, reference_zyx = mask_zyx[box], reference_zyx[box]
+    ignored_zyx: Mask | None = reference_zyx == IGNORED
+    if ignored_zyx is not None and ignored_zyx.any():
+        mask_zyx, reference_zyx = mask_zyx.copy(), reference_zyx.copy()
+        mask_zyx[ignored_zyx] = reference_zyx[ignored_zyx] = 0
+    else:
+        ignored_zyx = None
     pairs = (
-        _pair(mask_zyx == label, reference_zyx == label, spacing_zyx, nsd_mm, threads)
+        _pair(mask_zyx == label, reference_zyx == label, ignored_zyx, spacing_zyx, nsd_mm, threads)
         for label in range(1, class_count + 1)
     )
     return tuple({key: metric.compute(pair) for key, metric in METRICS.items()} for pair in pairs)
 
 
-def _pair(mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, nsd_mm: float, threads: int) -> MaskPair:
+def _pair(
+    mask_zyx: Mask, reference_zyx: Mask, ignored_zyx: Mask | None, spacing_zyx: Spacing, nsd_mm: float, threads: int
+) -> MaskPair:
     import numpy as np
 
     from hpcseg.inference.surfaces import common_box, surface_distances
 
-    box = common_box(mask_zyx, reference_zyx)
-    mask_zyx, reference_zyx = mask_zyx[box], reference_zyx[box]
+    if ignored_zyx is None:  # else what lies beyond the box counts
+        box = common_box(mask_zyx, reference_zyx)
+        mask_zyx, reference_zyx = mask_zyx[box], reference_zyx[box]
     voxels, reference_voxels, shared_voxels = (
         int(np.count_nonzero(one)) for one in (mask_zyx, reference_zyx, mask_zyx & reference_zyx)
     )
@@ -185,6 +198,6 @@ def _pair(mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, nsd_mm: flo
         reference_voxels,
         shared_voxels,
         voxel_ml=math.prod(spacing_zyx) / _MM3_PER_ML,
-        distances=surface_distances(mask_zyx, reference_zyx, spacing_zyx, threads),
+        distances=surface_distances(mask_zyx, reference_zyx, spacing_zyx, threads, ignored_zyx),
         nsd_mm=nsd_mm,
     )

@@ -19,9 +19,8 @@ from hpcseg.errors import Interrupted, StoreError
 from hpcseg.files import replacing
 from hpcseg.inference.predict import Predictor
 from hpcseg.inference.segment import most_probable
-from hpcseg.networks.losses import IGNORED
 from hpcseg.paths import STORE_FILE
-from hpcseg.spec import LabelSpec, PackSpec, runs_root
+from hpcseg.spec import IGNORED, LabelSpec, PackSpec, runs_root
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device

@@ -58,17 +58,18 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, threads: int = 1
+    mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, threads: int = 1, ignored_zyx: Mask | None = None
 ) -> SurfaceDistances | None:
-    """Distances between the surfaces of two masks of one shape; None where a mask is empty.
+    """Distances between the surfaces of two masks of one shape; None where a mask has none.
 
     Args:
         mask_zyx: bool.
         reference_zyx: bool.
         spacing_zyx: of their grid, mm.
         threads: how many may be used.
+        ignored_zyx: voxels, outside of both masks, of which nothing is known; None: there are none.
     """
-    ours_zyx, theirs_zyx = surface(mask_zyx), surface(reference_zyx)
+    ours_zyx, theirs_zyx = surface(mask_zyx, ignored_zyx), surface(reference_zyx, ignored_zyx)
     if not (ours_zyx.any() and theirs_zyx.any()):
         return None
     return SurfaceDistances(
@@ -76,13 +77,17 @@ def surface_distances(
     )
 
 
-def surface(mask_zyx: Mask) -> Mask:
-    """The voxels of a mask, bool, that have a neighbour outside, across one of the six faces."""
-    inside_zyx = mask_zyx.copy()
+def surface(mask_zyx: Mask, ignored_zyx: Mask | None = None) -> Mask:
+    """The voxels of a mask, bool, that have a neighbour outside, across one of the six faces.
+
+    Ignored voxels are no such neighbours: where the mask may go on, no surface is known.
+    """
+    whole_zyx = mask_zyx if ignored_zyx is None else mask_zyx | ignored_zyx
+    inside_zyx = whole_zyx.copy()
     for axis in range(mask_zyx.ndim):
-        inside, mask = np.moveaxis(inside_zyx, axis, 0), np.moveaxis(mask_zyx, axis, 0)
-        inside[1:] &= mask[:-1]
-        inside[:-1] &= mask[1:]
+        inside, whole = np.moveaxis(inside_zyx, axis, 0), np.moveaxis(whole_zyx, axis, 0)
+        inside[1:] &= whole[:-1]
+        inside[:-1] &= whole[1:]
         inside[:1] = inside[-1:] = False
     return mask_zyx & ~inside_zyx
 

@@ -57,20 +57,23 @@ def outliers(values: ArrayLike, floor: float) -> NDArray[np.bool_]:
     return far
 
 
-def cohort_findings(cases: Sequence[CaseFacts], *, is_ct: bool, labels: Mapping[int, str]) -> list[Finding]:
+def cohort_findings(
+    cases: Sequence[CaseFacts], *, is_ct: bool, labels: Mapping[int, str], ignore: int | None = None
+) -> list[Finding]:
     """Everything about intensities, geometry and labels that deserves a look.
 
     Args:
         cases: all that could be read.
         is_ct: whether intensities are HU.
         labels: value -> name of dataset.json.
+        ignore: label value of voxels that are left out of everything.
     """
     if not cases:
         return []
     found = _intensity_findings(cases, is_ct) + _geometry_findings(cases)
     labelled = [case for case in cases if case.labels is not None]
     if labelled:
-        found += _label_findings(labelled, is_ct, labels)
+        found += _label_findings(labelled, is_ct, labels, ignore)
     return [finding for finding in found if finding.cases or not finding.remark]
 
 
@@ -168,9 +171,11 @@ def _geometry_findings(cases: Sequence[CaseFacts]) -> list[Finding]:
     return found
 
 
-def _label_findings(cases: Sequence[CaseFacts], is_ct: bool, labels: Mapping[int, str]) -> list[Finding]:
+def _label_findings(
+    cases: Sequence[CaseFacts], is_ct: bool, labels: Mapping[int, str], ignore: int | None
+) -> list[Finding]:
     found = []
-    for value in sorted(labels.keys() - {0} | {v for case in cases for v in case.labels or () if v}):
+    for value in sorted((labels.keys() | {v for case in cases for v in case.labels or ()}) - {0, ignore}):
         name = f"label {value} ({labels.get(value, 'not in dataset.json')})"
         there = [case for case in cases if case.voxels(value)]
         if not there:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from hpcseg.inspection.likeness import find_alike
 from hpcseg.inspection.pictures import Album
 from hpcseg.inspection.views import CT_WINDOW, choose_window, picture_scan
 from hpcseg.spec import CaseRef
+from hpcseg.text import counted
 from hpcseg.volumes.datasets import Dataset, Progress, open_dataset
 from hpcseg.volumes.scans import read_image, read_label
 
@@ -106,7 +107,7 @@ def _examine(dataset: Dataset, album: Album | None, item: Part) -> _Examined:
         problems.append(_reason(case.label, error))
     image: Any = nib.load(case.image)
     dtype = str(image.get_data_dtype())
-    facts = measure(case.name, part, volume, label, grid, dtype)
+    facts = measure(case.name, part, volume, label, grid, dtype, dataset.ignore)
     problems += _label_problems(case, facts, dataset)
     ends = (facts.percentiles[0], facts.percentiles[2])
     if album is not None:
@@ -134,7 +135,7 @@ def _reason(path: Path | None, error: BadInput | MemoryError) -> str:
 def _label_problems(case: CaseRef, facts: CaseFacts, dataset: Dataset) -> list[str]:
     if facts.labels is None:
         return []
-    found = facts.labels.keys() - {0}
+    found = facts.labels.keys() - {0, dataset.ignore}
     if not found:
         return [f"{case.label}: empty foreground: no voxel of a label but 0; take the case out of dataset.json"]
     unknown = sorted(found - dataset.labels.keys())
@@ -142,12 +143,25 @@ def _label_problems(case: CaseRef, facts: CaseFacts, dataset: Dataset) -> list[s
     return [f"{case.label}: label values {unknown} {where}"] if unknown else []
 
 
+def _ignored(cases: Sequence[CaseFacts], dataset: Dataset) -> Iterator[str]:
+    """What is said of nnU-Net's reserved label."""
+    if dataset.ignore is not None:
+        shares = [case.voxels(dataset.ignore) * case.voxel_ml for case in cases if case.voxels(dataset.ignore)]
+        yield (
+            f"label {dataset.ignore} ({dataset.labels[dataset.ignore]}) is nnU-Net's reserved one: its voxels "
+            f"({sum(shares):.4g} ml in {counted(len(shares), 'case')}) are left out of loss, sampling, statistics "
+            "and metrics"
+        )
+
+
 def _add_cases(findings: dict[str, Any], cases: Sequence[Part], found: Sequence[_Examined], dataset: Dataset) -> None:
     """Enter the cases, what they are among the others, and sets of cases that are alike."""
     facts = [each.facts for each in found if each.facts is not None]
     alike = find_alike([each.prints for each in found if each.prints is not None])
-    noticed = likeness_findings(facts, alike) + cohort_findings(facts, is_ct=dataset.is_ct, labels=dataset.labels)
-    findings["warnings"] = [finding.text for finding in noticed]
+    noticed = likeness_findings(facts, alike) + cohort_findings(
+        facts, is_ct=dataset.is_ct, labels=dataset.labels, ignore=dataset.ignore
+    )
+    findings["warnings"] = [*_ignored(facts, dataset), *(finding.text for finding in noticed)]
     findings["duplicates"] = [
         {"kind": item.kind, "cases": [facts[n].name for n in item.cases], "score": item.score} for item in alike
     ]

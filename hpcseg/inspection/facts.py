@@ -34,8 +34,8 @@ class CaseFacts:
         low, high, percentiles: intensities: minimum, maximum, and at 0.5, 50 and 99.5 %.
         at_maximum: share of the voxels that have the maximum.
         labels: label value -> voxels, 0 included; None without a label.
-        under_label: the percentiles of the voxels under all labels but 0, if there are any.
-        label_at_edge: whether a label but 0 touches a face of the volume.
+        under_label: the percentiles of the voxels under all labels but 0 and the ignored one, if there are any.
+        label_at_edge: whether such a label touches a face of the volume.
         label_digest: of the label's voxels.
     """
 
@@ -93,6 +93,7 @@ def measure(
     label_zyx: NDArray[np.uint8] | None,
     grid: ScanGrid,
     dtype: str,
+    ignore: int | None = None,
 ) -> CaseFacts:
     """Measure a scan in canonical orientation; in more than a million voxels, percentiles are those of a sample.
 
@@ -100,6 +101,7 @@ def measure(
         name, part, dtype: as in `CaseFacts`.
         volume_zyx, label_zyx: intensities, and label values or None.
         grid: of the scan.
+        ignore: label value of voxels that are left out of everything.
     """
     some = sample(volume_zyx, _SAMPLE)
     high = float(volume_zyx.max())
@@ -120,15 +122,21 @@ def measure(
     if label_zyx is None:
         return facts
     counts = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in label_zyx], axis=0)
-    under = volume_zyx[label_zyx > 0]
+    under = volume_zyx[_counts(label_zyx, ignore)]
     faces = (np.moveaxis(label_zyx, axis, 0)[side] for axis in range(3) for side in (0, -1))
     return replace(
         facts,
         labels={int(value): int(counts[value]) for value in np.flatnonzero(counts)},
         under_label=_percentiles(sample(under, _SAMPLE)) if under.size else None,
-        label_at_edge=any(face.any() for face in faces),
+        label_at_edge=any(_counts(face, ignore).any() for face in faces),
         label_digest=content_digest(label_zyx),
     )
+
+
+def _counts(label_zyx: NDArray[np.uint8], ignore: int | None) -> NDArray[np.bool_]:
+    """Which voxels have a label of the foreground."""
+    found: NDArray[np.bool_] = label_zyx > 0
+    return found if ignore is None else found & (label_zyx != ignore)
 
 
 def _percentiles(values: NDArray[np.float32]) -> Percentiles:

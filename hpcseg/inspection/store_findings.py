@@ -110,6 +110,9 @@ def _add_case(findings: dict[str, Any], store: Store, name: str, album: Album | 
             "foreground_voxels": voxels,
             "size_bytes": case.nbytes,
         }
+        if case.ignored:
+            entry["ignored_voxels"] = case.ignored
+            entry["remarks"].append(f"{case.ignored:,} voxels ignored")
         if case.labelled and not voxels:
             findings["warnings"].append(f"case {name!r} is labelled, but has no foreground; take it out and pack again")
             entry["remarks"].append("no foreground")

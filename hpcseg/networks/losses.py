@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from hpcseg import kernels
 from hpcseg.config import AutoencoderConfig, TrainingConfig
+from hpcseg.spec import IGNORED
 
 Reduce = Callable[[Tensor], Tensor]
 SMOOTHING = 1e-5
 MAX_CLASSES = 64  # of the kernels
-IGNORED = 255  # label of a voxel of no known class
 
 
 def segmentation_loss(

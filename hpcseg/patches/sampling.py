@@ -96,6 +96,10 @@ class CaseView(Protocol):
     def foreground_by_class(self) -> Mapping[int, NDArray[np.int32]]:
         """Voxels of each foreground class, (N, 3)."""
 
+    @property
+    def known_voxels(self) -> NDArray[np.int32] | None:
+        """Voxels (N, 3) whose class is known; None where all are."""
+
 
 class Sample(NamedTuple):
     """One patch: which case, and the first corner of its target."""
@@ -140,10 +144,17 @@ class Targets:
         classes = ((index, case.foreground_classes) for index, case in enumerate(cases))
         self.foreground = tuple((index, found) for index, found in classes if found)
         self._cases, self._patch, self._lattice, self._centres = tuple(cases), patch, lattice, tuple(centres)
+        self._known: dict[int, NDArray[np.int32] | None] = {}
 
     def voxels(self, case_index: int, class_index: int) -> NDArray[np.int32]:
         """Foreground voxels (N, 3) of one class of one volume; read when they are first asked for."""
         return self._cases[case_index].foreground_by_class[class_index]
+
+    def known(self, case_index: int) -> NDArray[np.int32] | None:
+        """Voxels (N, 3) of one volume whose class is known; None where all are."""
+        if case_index not in self._known:
+            self._known[case_index] = self._cases[case_index].known_voxels
+        return self._known[case_index]
 
     def organ(self, case_index: int) -> Centre:
         """Centre of a volume's organ; refused where it is not known."""
@@ -166,7 +177,8 @@ def segmentation_sample(targets: Targets, draw: Draw, step: int, slot: int, *, f
     """Place one patch of a segmentation minibatch.
 
     The first ceil(foreground_share · batch) slots are centred on a stored foreground voxel: of a case drawn uniformly
-    among those that have any, then a class of it, then a voxel. The others are centred on any voxel of any case.
+    among those that have any, then a class of it, then a voxel. The others are centred on any voxel of any case; where
+    its label leaves voxels out, on one of the stored others.
 
     Args:
         targets: to draw from.
@@ -180,6 +192,9 @@ def segmentation_sample(targets: Targets, draw: Draw, step: int, slot: int, *, f
     if slot < foreground_slots(foreground_share, draw.batch):
         return targets.at(*_foreground_voxel(generator, targets))
     case_index = _any_case(generator, targets)
+    known_N3 = targets.known(case_index)
+    if known_N3 is not None:
+        return targets.at(case_index, _one_of(generator, known_N3))
     return targets.at(case_index, _uniform_voxel(generator, targets.shapes[case_index]))
 
 
@@ -237,8 +252,12 @@ def _foreground_voxel(generator: np.random.Generator, targets: Targets) -> tuple
         )
     case_index, classes = targets.foreground[generator.integers(len(targets.foreground))]
     voxels_N3 = targets.voxels(case_index, classes[generator.integers(len(classes))])
+    return case_index, _one_of(generator, voxels_N3)
+
+
+def _one_of(generator: np.random.Generator, voxels_N3: NDArray[np.int32]) -> Triple:
     z, y, x = voxels_N3[generator.integers(len(voxels_N3))].tolist()
-    return case_index, (z, y, x)
+    return z, y, x
 
 
 def _uniform_voxel(generator: np.random.Generator, shape_zyx: Triple) -> Triple:

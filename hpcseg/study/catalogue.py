@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
@@ -24,6 +24,14 @@ Classes = tuple[tuple[int, ...], ...]
 READERS = 16  # files that are opened at once
 CT_PADDING = -1000.0  # HU of air
 CT_PYRAMID_CLIP = (-200.0, 400.0)  # HU
+
+
+class TestSet(NamedTuple):
+    """Scans with labels, which label values are of each class, and which one is to be ignored."""
+
+    scans: tuple[CaseRef, ...] = ()
+    classes: Classes = ()
+    ignore: int | None = None
 
 
 class Catalogue:
@@ -98,8 +106,8 @@ class Catalogue:
         spacings = [self.spacing(scans[name].image) for name in self.split(config).labelled]
         return plan_spacing(config.preprocessing, spacings)
 
-    def test_set(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes]:
-        """The labelled scans of the test set and its label values of each class; nothing where there is none.
+    def test_set(self, config: RunConfig) -> TestSet:
+        """The labelled scans of the test set and its label values; nothing where there is none.
 
         It is the dataset `data.test`, else what `data.splits` sets aside.
 
@@ -110,7 +118,7 @@ class Catalogue:
         if not name:
             scans = self.training_scans(config)
             aside = tuple(scans[case] for case in self.split(config).test)
-            return aside, self.classes(config) if aside else ()
+            return TestSet(aside, self.classes(config), self.main(config).ignore) if aside else TestSet()
         dataset = self.dataset(name)
         candidates = dataset.test if name == config.data.dataset else dataset.training + dataset.test
         labelled = tuple(case for case in candidates if case.label is not None)
@@ -123,6 +131,8 @@ class Catalogue:
         if len(classes) != len(classes_of(config.data.foreground)):
             raise BadInput("data.test_foreground must list as many classes as data.foreground")
         for values in classes:
+            if dataset.ignore in values:
+                raise _refused_ignore("data.test_foreground", name, values)
             if not set(values) & set(dataset.labels):
                 raise BadInput(
                     f"data.test = {name!r}: none of the labels {list(values)} is in "
@@ -130,7 +140,7 @@ class Catalogue:
                 )
         if not config.data.test_foreground:
             _check_same_numbering(self.main(config), dataset, classes)
-        return labelled, classes
+        return TestSet(labelled, classes, dataset.ignore)
 
     def classes(self, config: RunConfig) -> Classes:
         """Label values of each class.
@@ -141,6 +151,8 @@ class Catalogue:
         classes = classes_of(config.data.foreground)
         labels = self.main(config).labels
         for value in (value for values in classes for value in values):
+            if value == self.main(config).ignore:
+                raise _refused_ignore("data.foreground", config.data.dataset, value)
             if value not in labels or value == 0:
                 raise BadInput(
                     f"data.foreground: {value} is no foreground label of {config.data.dataset} "
@@ -181,6 +193,10 @@ class Catalogue:
         return self._given(name, how, splits).split(fold=fold, labelled=labelled, folds=folds, seed=seed)
 
 
+def _refused_ignore(key: str, dataset: str, value: object) -> BadInput:
+    return BadInput(f"{key}: {value} has the label 'ignore' of {dataset}, which no class can have; leave it out")
+
+
 def classes_of(foreground: Labels) -> Classes:
     """Label values of each class: a flat list is one class, () every value but 0."""
     classes: list[tuple[int, ...]] = []
@@ -215,6 +231,7 @@ def pack_spec(
     """
     padding = config.padding if config.padding != "auto" else CT_PADDING if dataset.is_ct else "minimum"
     clip = config.pyramid_clip if config.pyramid_clip != "none" else None
+    labelled = any(case.label is not None for case in cases)
     return PackSpec(
         id=dataset.name,
         dataset=dataset.name,
@@ -224,6 +241,7 @@ def pack_spec(
         padding=padding,
         pyramid_clip=clip if clip != "auto" else CT_PYRAMID_CLIP if dataset.is_ct else None,
         codec=config.codec,
+        ignore=dataset.ignore if labelled else None,
     )
 
 

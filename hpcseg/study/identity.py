@@ -226,6 +226,7 @@ def pack_id(spec: PackSpec, digests: Mapping[str, str]) -> str:
         "classes": spec.classes,
         "padding": spec.padding,
         "pyramid_clip": spec.pyramid_clip,
+        **({} if spec.ignore is None else {"ignore": spec.ignore}),
     }
     return run_id(f"{spec.dataset}-{spacing_slug(spec.spacing_zyx)}", payload)
 

@@ -16,7 +16,7 @@ from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE, STORE_FILE
 from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
-from hpcseg.study.catalogue import Catalogue, Classes, pack_spec
+from hpcseg.study.catalogue import Catalogue, Classes, TestSet, pack_spec
 from hpcseg.study.earlier import EarlierRuns
 from hpcseg.study.identity import Canonical, canonical, is_shared, label_id, pack_id, pretrain_id, train_id
 from hpcseg.training.strategy import Needs, strategy_of
@@ -165,7 +165,7 @@ class Resolver:
         pack = self._pack(config, config.data.dataset, dataset, spacing, classes)
         seen = self._seen(config, dataset, pack, needs) if needs.sees_unlabelled else ()
         joint = seen if needs.unlabelled else ()
-        test, test_classes, test_json, older_test = self._once(
+        (test, test_classes, test_ignore), test_json, older_test = self._once(
             ("test", id(config.data), config.fold), lambda: self._test(config), config
         )
         scans = self.catalogue.training_scans(config)
@@ -179,10 +179,11 @@ class Resolver:
                 "labelled": labelled,
                 "validation": self._source(pack, split.validation),
                 "autoencoder_sources": joint,
-                **{key: getattr(pack, key) for key in ("spacing_zyx", "classes", "padding", "pyramid_clip")},
+                **{key: getattr(pack, key) for key in ("spacing_zyx", "classes", "padding", "pyramid_clip", "ignore")},
                 "validation_scans": tuple(scans[name] for name in split.validation),
                 "test_scans": test,
                 "test_classes": test_classes,
+                "test_ignore": test_ignore,
             },
             identity={
                 "pack": canonical(pack.id),
@@ -191,16 +192,17 @@ class Resolver:
                 "autoencoder_sources": canonical([[source.store.as_posix(), source.cases] for source in joint]),
                 "test": test_json,
                 "test_classes": canonical(test_classes),
+                **({} if test_ignore is None else {"test_ignore": canonical(test_ignore)}),
             },
             older_test=older_test,
         )
 
-    def _test(self, config: RunConfig) -> tuple[tuple[CaseRef, ...], Classes, Canonical, Canonical | None]:
-        """The scans of the test set, its classes, and what of them is part of a run's identity, also an earlier one."""
-        scans, classes = self.catalogue.test_set(config)
+    def _test(self, config: RunConfig) -> tuple[TestSet, Canonical, Canonical | None]:
+        """The test set, and what of its scans is part of a run's identity, also of an earlier one."""
+        scans, classes, ignore = self.catalogue.test_set(config)
         digests, older = self.catalogue.digests(scans), self.catalogue.older_digests(scans)
         now, before = (canonical([[case.name, found[case.name]] for case in scans]) for found in (digests, older))
-        return scans, classes, now, before if before != now else None
+        return TestSet(scans, classes, ignore), now, before if before != now else None
 
     def _seen(self, config: RunConfig, dataset: Dataset, pack: PackSpec, needs: Needs) -> tuple[SourceRef, ...]:
         """Every volume that is seen without its label: training cases, and by configuration the held-out fold, imagesTs

@@ -92,7 +92,7 @@ class SegmentationTask(NetworkTask):
     """
 
     phase = "training"
-    partly_labelled = False  # whether voxels of a training minibatch may have no class, see `hpcseg.networks.losses`
+    partly_labelled = False  # whether voxels of a minibatch may have no class, see `hpcseg.networks.losses`
 
     def __init__(
         self,
@@ -115,6 +115,7 @@ class SegmentationTask(NetworkTask):
         if averaged is not None:
             self.modules["average"] = averaged.network
         self.average = self.update.average = averaged
+        self.partly_labelled |= any(source.case.ignored for source in (*inputs.labelled, *inputs.validation))
         self._training = self._batches(inputs.labelled, Stream.TRAINING, batch or config.batch)
         self._validation = self._batches(inputs.validation, Stream.VALIDATION, config.batch)
 

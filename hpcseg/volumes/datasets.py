@@ -44,6 +44,11 @@ class Dataset:
     test: tuple[CaseRef, ...]
 
     @property
+    def ignore(self) -> int | None:
+        """Value of nnU-Net's reserved label "ignore": voxels that nobody has annotated; None where there is none."""
+        return next((value for value, name in self.labels.items() if value and name.strip().lower() == "ignore"), None)
+
+    @property
     def is_ct(self) -> bool:
         """Whether intensities are Hounsfield units."""
         return self.modality.strip().upper() == "CT"

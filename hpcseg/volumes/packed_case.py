@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.spec import CaseRef, PackSpec
+from hpcseg.spec import IGNORED, CaseRef, PackSpec
 from hpcseg.volumes.digests import scan_digest
 from hpcseg.volumes.preprocess import n_classes, preprocess
-from hpcseg.volumes.pyramid import count_codes
+from hpcseg.volumes.pyramid import count_codes, is_foreground
 from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.store import LEVELS
+
+Plane = NDArray[np.uint8]
 
 SAMPLE = 10_000  # foreground voxels kept per class
 
@@ -35,9 +38,16 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
     Raises:
         BadInput: its scan or label is bad, or the label has no foreground.
     """
-    done = preprocess(case.image, case.label, spacing_zyx=spec.spacing_zyx, classes=spec.classes, padding=spec.padding)
+    done = preprocess(
+        case.image,
+        case.label,
+        spacing_zyx=spec.spacing_zyx,
+        classes=spec.classes,
+        padding=spec.padding,
+        ignore=spec.ignore,
+    )
     label = done.label_zyx
-    if label is not None and not label.any():
+    if label is not None and not any(is_foreground(plane).any() for plane in label):
         values = sorted(value for group in spec.classes for value in group) or "all but 0"
         raise BadInput(
             f"{case.label}: empty foreground: no voxel of data.foreground ({values}) at {spec.spacing_zyx} mm; "
@@ -53,7 +63,7 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
         arrays["label"] = label
         arrays["foreground_codes"], arrays["foreground_counts"] = count_codes(finest, label)
         arrays |= foreground_samples(case.name, label, n_classes(spec.classes))
-    attributes = {
+    attributes: dict[str, Any] = {
         "slope": coded.coding.slope,
         "intercept": coded.coding.intercept,
         "padding": done.padding,
@@ -63,26 +73,44 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
         "file_shape": np.array(done.grid.file_shape),
         "crop": np.array([(axis.start, axis.stop) for axis in done.crop]),
     }
+    ignored = 0 if label is None else sum(int(np.count_nonzero(plane == IGNORED)) for plane in label)
+    if label is not None and ignored:
+        attributes["ignored"] = ignored
+        arrays["known"] = sampled(case.name, label, IGNORED, lambda plane: plane != IGNORED)
     return PackedCase(case.name, attributes, arrays)
 
 
 def foreground_samples(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:
-    """Sample the voxels of each class, int32 (N, 3); the same ones whenever this case is packed from the same label.
+    """Sample the voxels of each class, int32 (N, 3); the same ones whenever this case is packed from the same label."""
+
+    def of_class(index: int) -> Callable[[Plane], NDArray[np.bool_]]:
+        return lambda plane: plane == index
+
+    return {f"foreground_{index}": sampled(name, label, index, of_class(index)) for index in range(1, classes)}
+
+
+def sampled(
+    name: str, label: NDArray[np.uint8], seed: int, wanted: Callable[[Plane], NDArray[np.bool_]]
+) -> NDArray[np.int32]:
+    """Up to `SAMPLE` of the wanted voxels of a label, int32 (N, 3), in z, y, x order.
 
     They are found plane by plane, as finding them needs 8 bytes a voxel.
+
+    Args:
+        name: of the case; with `seed` it decides which voxels are chosen.
+        label: uint8 classes.
+        seed: the class, or what stands for it.
+        wanted: which voxels of a plane.
     """
-    samples: dict[str, NDArray[Any]] = {}
-    for index in range(1, classes):
-        before = np.cumsum([0, *(np.count_nonzero(plane == index) for plane in label)])  # voxels before each plane
-        count = int(before[-1])
-        ranks = np.arange(min(count, SAMPLE))  # which of the class' voxels, in z, y, x order
-        if count > SAMPLE:
-            generator = np.random.default_rng([zlib.crc32(name.encode()), index])
-            ranks = np.sort(generator.choice(count, SAMPLE, replace=False, shuffle=False))
-        places = [np.empty((0, 3), np.int32)]
-        for z, own in enumerate(np.split(ranks, np.searchsorted(ranks, before[1:-1]))):
-            if len(own):
-                y, x = np.divmod(np.flatnonzero(label[z] == index)[own - before[z]], label.shape[2])
-                places.append(np.stack([np.full(len(own), z), y, x], axis=1))
-        samples[f"foreground_{index}"] = np.concatenate(places).astype(np.int32)
-    return samples
+    before = np.cumsum([0, *(np.count_nonzero(wanted(plane)) for plane in label)])  # voxels before each plane
+    count = int(before[-1])
+    ranks = np.arange(min(count, SAMPLE))  # which of the voxels, in z, y, x order
+    if count > SAMPLE:
+        generator = np.random.default_rng([zlib.crc32(name.encode()), seed])
+        ranks = np.sort(generator.choice(count, SAMPLE, replace=False, shuffle=False))
+    places = [np.empty((0, 3), np.int32)]
+    for z, own in enumerate(np.split(ranks, np.searchsorted(ranks, before[1:-1]))):
+        if len(own):
+            y, x = np.divmod(np.flatnonzero(wanted(label[z]))[own - before[z]], label.shape[2])
+            places.append(np.stack([np.full(len(own), z), y, x], axis=1))
+    return np.concatenate(places).astype(np.int32)

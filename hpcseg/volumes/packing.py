@@ -101,7 +101,7 @@ def check_cases(spec: PackSpec) -> None:
     """
     if not spec.cases:
         raise BadInput(f"{spec.dataset}: no case to pack; give a dataset with volumes")
-    merge_labels(np.zeros((1, 1, 1), dtype=np.uint8), spec.classes)
+    merge_labels(np.zeros((1, 1, 1), dtype=np.uint8), spec.classes, spec.ignore)
     names = set()
     for case in spec.cases:
         if case.name in names:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.spec import Spacing
+from hpcseg.spec import IGNORED, Spacing
 from hpcseg.volumes.boxes import Box, bounding_box
 from hpcseg.volumes.resample import one_thread, resample_cubic, resample_labels, target_shape
 from hpcseg.volumes.scans import ScanGrid, read_label, read_scan
@@ -33,7 +33,7 @@ class Preprocessed:
 
     Attributes:
         volume_zyx: float32, cropped and resampled, raw intensities.
-        label_zyx: uint8 classes on the same grid, or None.
+        label_zyx: uint8 classes on the same grid, `IGNORED` where they are not to be known, or None.
         padding: intensity that stands for everything outside the volume.
         grid: of the scan.
         crop: where the volume lies in the scan, canonical voxels.
@@ -53,6 +53,7 @@ def preprocess(
     spacing_zyx: Spacing,
     classes: Classes,
     padding: float | Literal["minimum"],
+    ignore: int | None = None,
 ) -> Preprocessed:
     """Read a scan, crop it to the voxels above the padding, and resample it (paper 3.2.1).
 
@@ -65,6 +66,7 @@ def preprocess(
         spacing_zyx: of the network's grid, mm.
         classes: label values of class 1, 2, ...; (): every value but 0 is class 1.
         padding: intensity of what is not body (air for CT), or the scan's own minimum.
+        ignore: label value that stands for no class.
 
     Raises:
         BadInput: a file is missing, corrupt, or the label does not fit the image; the spacing gives too many voxels.
@@ -83,7 +85,7 @@ def preprocess(
     del scan
     label_zyx = None
     if label is not None:
-        merged = merge_labels(read_label(label, grid)[crop], classes)
+        merged = merge_labels(read_label(label, grid)[crop], classes, ignore)
         with one_thread():
             label_zyx = resample_labels(merged, shape, n_classes(classes))
     return Preprocessed(resampled, label_zyx, outside, grid, crop)
@@ -94,11 +96,13 @@ def n_classes(classes: Classes) -> int:
     return max(1, len(classes)) + 1
 
 
-def merge_labels(label_zyx: NDArray[np.uint8], classes: Classes) -> NDArray[np.uint8]:
+def merge_labels(label_zyx: NDArray[np.uint8], classes: Classes, ignore: int | None = None) -> NDArray[np.uint8]:
     """Turn label values into classes: `classes[k − 1]` lists the values of class k; (): every value but 0 is class 1.
 
+    The value `ignore` becomes `IGNORED`.
+
     Raises:
-        BadInput: a value is not of 1 ... 255, or in two classes.
+        BadInput: a value is not of 1 ... 255, or in two classes, or one that is ignored.
     """
     class_of = np.zeros(256, dtype=np.uint8)
     if not classes:
@@ -109,7 +113,11 @@ def merge_labels(label_zyx: NDArray[np.uint8], classes: Classes) -> NDArray[np.u
                 raise BadInput(f"data.foreground: {value} is no label value of the foreground; give 1 to 255")
             if class_of[value]:
                 raise BadInput(f"data.foreground: label value {value} is in two classes; leave it in one")
+            if value == ignore:
+                raise BadInput(f"data.foreground: label value {value} is the one to be ignored; leave it out")
             class_of[value] = index
+    if ignore is not None:
+        class_of[ignore] = IGNORED
     merged = np.empty(label_zyx.shape, dtype=np.uint8)
     for planes in slabs(label_zyx.shape):  # as numpy takes 8 bytes for an index
         merged[planes] = class_of[label_zyx[planes]]

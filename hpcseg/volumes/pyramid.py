@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.config import Pair
+from hpcseg.spec import IGNORED
 from hpcseg.volumes import scratch
 
 CODES = 65_000  # of the 65,536: room for rounding at both ends
@@ -125,13 +126,23 @@ def padding_codes(coding: Coding, padding: float, clip: Pair | None, levels: int
 def count_codes(
     codes_zyx: NDArray[np.int16], label_zyx: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-    """Codes that occur, ascending, and how often each does; with a label, in its foreground."""
+    """Codes that occur, ascending, and how often each does; with a label, in its foreground (`is_foreground`)."""
     counts = np.zeros(1 << 16, dtype=np.int64)
     for planes in scratch.slabs(codes_zyx.shape):  # as counting needs 8 bytes a voxel
-        codes = codes_zyx[planes].ravel() if label_zyx is None else codes_zyx[planes][label_zyx[planes] > 0]
+        codes = codes_zyx[planes].ravel() if label_zyx is None else codes_zyx[planes][is_foreground(label_zyx[planes])]
         counts += np.bincount(codes.astype(np.int64) + 32768, minlength=1 << 16)
     found = np.flatnonzero(counts)
     return (found - 32768).astype(np.int16), counts[found]
+
+
+def is_foreground(label_zyx: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which voxels are of a class but the background.
+
+    >>> is_foreground(np.array([0, 1, 2, IGNORED], np.uint8)).tolist()
+    [False, True, True, False]
+    """
+    found: NDArray[np.bool_] = (label_zyx > 0) & (label_zyx != IGNORED)
+    return found
 
 
 def _outside(padding: float, clip: Pair | None) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from hpcseg.spec import Spacing
+from hpcseg.spec import IGNORED, Spacing
 from hpcseg.volumes import scratch
 from hpcseg.volumes.boxes import Triple
 from hpcseg.volumes.voxels import Intensities
@@ -112,7 +112,7 @@ def resample_labels(label_zyx: NDArray[np.uint8], shape_zyx: Sequence[int], n_cl
     Args:
         label_zyx: uint8 classes 0 ... n_classes − 1.
         shape_zyx: wanted shape.
-        n_classes: number of classes with the background.
+        n_classes: number of classes with the background; `IGNORED` is resampled like a class after all others.
     """
     if tuple(label_zyx.shape) == tuple(shape_zyx):
         return label_zyx.copy()
@@ -124,7 +124,7 @@ def resample_labels(label_zyx: NDArray[np.uint8], shape_zyx: Sequence[int], n_cl
 
     for band in zoom.bands:
         source, target = label_zyx[band.columns], resampled[band.rows]
-        first, *others = [index for index in range(n_classes) if (source == index).any()]
+        first, *others = [index for index in (*range(n_classes), IGNORED) if (source == index).any()]
         target[...] = first
         if not others:
             continue

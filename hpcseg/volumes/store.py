@@ -9,10 +9,12 @@ Format 2 (any HDF5 reader opens it; floats are float64, integers int64 unless sa
                         classes (JSON: label values of class 1, 2, ...; [] = all but 0 are class 1),
                         pyramid_clip (2; absent: no clip), codec ("none" or "bitshuffle-lz4")
     /cases/<name>       attributes: slope, intercept, padding, labelled (bool), source_digest,
-                        affine (4, 4), file_shape (3; x, y, z), crop (3, 2; canonical voxels)
+                        affine (4, 4), file_shape (3; x, y, z), crop (3, 2; canonical voxels), ignored (int; see label)
         image_0 ... image_3              int16 (D, H, W), chunks 32³; intensity = code · slope + intercept.
                                          Level l is the 2³ mean of level l − 1, its shape ⌈n / 2⌉ of it.
-        label                            uint8 (D, H, W), chunks 32³: class of each voxel of level 0 (labelled cases)
+        label                            uint8 (D, H, W), chunks 32³: class of each voxel of level 0 (labelled cases);
+                                         255: none that is known, as in `ignored` voxels (absent: 0) of a scan's label
+        known                            int32 (N, 3): up to 10,000 voxels that are not 255, sorted, where some are
         foreground_1 ... foreground_K    int32 (N, 3): up to 10,000 voxels of each class, sorted (labelled cases)
         histogram_codes, _counts         int16, int64 (M): codes that occur in level 0, ascending, and how often
         foreground_codes, _counts        the same for the voxels of level 0 with any class but 0
@@ -122,8 +124,7 @@ class Store:
                 raise StoreError(f"{self.path}: no case {name!r}; pack again from a dataset that has it")
             if self._file is None:
                 raise StoreError(f"{self.path}: the store was closed")
-            opened = StoredCase(self, name, self._index[name], self._file, self._chunks)
-            case = self._cases.setdefault(name, opened)
+            case = self._cases.setdefault(name, StoredCase(self, name, self._index[name], self._file, self._chunks))
         return case
 
     def checksums(self, name: str) -> dict[str, bytes]:
@@ -147,6 +148,7 @@ class StoredCase:
         paddings: its code at each level; from level 1 on of the padding clipped to `pyramid_clip`.
         labelled: whether the case has a label.
         foreground_classes: classes of which it has voxels, ascending.
+        ignored: voxels that whoever made the label left out.
     """
 
     def __init__(self, store: Store, name: str, text: str, file: ChunkFile, chunks: NDArray[np.void]) -> None:
@@ -155,8 +157,8 @@ class StoredCase:
         entry = json.loads(text)
         attributes, arrays = entry["attributes"], entry["arrays"]
         self.coding = Coding(float(attributes["slope"]), float(attributes["intercept"]))
-        self.padding = float(attributes["padding"])
-        self.labelled = bool(attributes["labelled"])
+        self.padding, self.labelled = float(attributes["padding"]), bool(attributes["labelled"])
+        self.ignored = int(attributes.get("ignored", 0))
         self._text = text  # parsed again for those that are read: thousands of open cases stay small
         self._n_classes = max(1, len(store.classes))
         keys = ((index, f"foreground_{index}") for index in range(1, self._n_classes + 1))
@@ -180,6 +182,7 @@ class StoredCase:
             )
         other = copy.copy(self)
         other.__dict__.pop("foreground_by_class", None)
+        other.ignored = labels.ignored
         other._labels, other.labelled, other.foreground_classes = labels, True, labels.foreground_classes
         return other
 
@@ -250,6 +253,11 @@ class StoredCase:
         if not self.labelled:
             return {}
         return {index: self._array(f"foreground_{index}") for index in range(1, self._n_classes + 1)}
+
+    @property
+    def known_voxels(self) -> NDArray[np.int32] | None:
+        """Up to 10,000 voxels that are not left out, int32 (N, 3); None where no voxel is."""
+        return self._array("known") if self.ignored else None
 
     @cached_property
     def histogram(self) -> Histogram:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hpcseg.inference.metrics import METRICS, measure
+from hpcseg.spec import IGNORED
 from hpcseg.volumes.scans import read_grid, read_label
 
 SPACING = (2.5, 0.75, 0.5)
@@ -187,3 +188,24 @@ def of_monai(mask: Labels, reference: Labels, nsd_mm: float, spacing: tuple[floa
         "nsd": metrics.compute_surface_dice(*pair, class_thresholds=[nsd_mm], **options).item(),
         "asd": metrics.compute_average_surface_distance(*pair, symmetric=True, **options).item(),
     }
+
+
+def test_ignored_voxels_belong_to_no_mask_and_end_no_surface() -> None:
+    reference, mask = cube(4, 4, 4, edge=8), cube(4, 4, 4, edge=8)
+    reference[8:] = IGNORED  # half of the cube, and all below it
+    mask[14:18, 4:10, 4:10] = 1  # nobody knows whether that is wrong
+    found = only(mask, reference)
+    assert found["dsc"] == 1 and found["nsd"] == 1 and found["hd"] == 0
+    assert found["volume_ml"] == found["reference_ml"] == pytest.approx(4 * 8 * 8 * math.prod(SPACING) / 1000)
+    above = np.roll(mask, -1, axis=0)  # the top is 2.5 mm off; no surface where the known part ends
+    shifted = only(above, reference, nsd_mm=2.5)
+    assert shifted["hd"] == 2.5 and shifted["nsd"] == 1 and shifted["dsc"] == pytest.approx(2 * 4 / 9)
+    nothing = only(mask, np.full_like(mask, IGNORED))
+    assert nothing["dsc"] is None and nothing["volume_ml"] == 0
+
+
+def test_a_surface_that_is_all_ignored_has_no_distances() -> None:
+    reference = np.full((20, 20, 20), IGNORED, np.uint8)
+    reference[5:9, 5:9, 5:9] = 1
+    found = only(cube(5, 5, 5, edge=4), reference)
+    assert (found["dsc"], found["nsd"], found["hd"]) == (1, None, None)

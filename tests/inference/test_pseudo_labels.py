@@ -22,10 +22,9 @@ from hpcseg.inference import pseudo_labels
 from hpcseg.inference.predict import Predictor
 from hpcseg.inference.pseudo_labels import decided, label
 from hpcseg.jobs.entry import execute
-from hpcseg.networks.losses import IGNORED
 from hpcseg.paths import RUN_FILE
 from hpcseg.runs.rundir import RunDir
-from hpcseg.spec import LabelSpec, SourceRef, TrainSpec
+from hpcseg.spec import IGNORED, LabelSpec, SourceRef, TrainSpec
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.ranks import Ranks

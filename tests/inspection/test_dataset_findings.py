@@ -141,3 +141,27 @@ def test_real_ct_and_mr(shared_data: Path) -> None:
     assert found["problems"] == []
     assert len(found["warnings"]) == 1  # intensities up to 1.7 million among others are usual for MR
     assert len(found["duplicates"]) == 51
+
+
+def nnunet_with_ignore(root: Path, write_scan) -> Path:
+    """Four cases in nnU-Net's layout, a corner of each label reserved."""
+    for case in range(4):
+        label = np.zeros((24, 24, 24), np.uint8)
+        label[8:16, 8:16, 8:16] = 1
+        image = np.random.default_rng(case).normal(0, 1, label.shape).astype(np.float32) + 4 * label
+        label[18:, 18:, 18:] = 2
+        write_scan(root / "imagesTr" / f"c{case}_0000.nii.gz", image)
+        write_scan(root / "labelsTr" / f"c{case}.nii.gz", label)
+    labels = {"background": 0, "f": 1, "ignore": 2}
+    description = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 4, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+def test_the_reserved_label_is_named_and_counts_as_none(tmp_path: Path, write_scan) -> None:
+    found = inspect_dataset(nnunet_with_ignore(tmp_path / "D", write_scan))
+    assert not found["problems"]
+    (note,) = [line for line in found["warnings"] if "ignore" in line]
+    assert "label 2 (ignore) is nnU-Net's reserved one: its voxels (0.864 ml in 4 cases) are left out of loss" in note
+    assert not any(case["label_at_edge"] for case in found["training"])
+    assert not any("label 2" in line for line in found["warnings"] if line != note)

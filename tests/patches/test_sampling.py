@@ -30,6 +30,7 @@ from hpcseg.patches.sampling import (
 class Case:
     shape_zyx: tuple[int, int, int]
     foreground_by_class: dict[int, np.ndarray] = field(default_factory=dict)
+    known_voxels: np.ndarray | None = None
 
     @property
     def foreground_classes(self):
@@ -297,3 +298,11 @@ def test_uniform_centres_stay_uniform_where_they_may_be():
     for axis in range(3):
         counts = np.bincount([sample.origin_3[axis] for sample in drawn], minlength=14)
         assert len(counts) == 14 and abs(counts / 3000 - 1 / 14).max() < 0.02
+
+
+def test_where_voxels_are_left_out_patches_are_centred_on_others() -> None:
+    known = _voxels((3, 4, 5), (20, 30, 9))
+    targets = Targets([Case((40, 50, 60), known_voxels=known)], **EXACT)
+    draw = Draw(batch=4, seed=3, stream=Stream.TRAINING)
+    drawn = {segmentation_sample(targets, draw, step, 2, foreground_share=0.0).origin_3 for step in range(40)}
+    assert drawn == {(0, 1, 2), (17, 27, 6)}

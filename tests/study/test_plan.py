@@ -401,3 +401,22 @@ def test_given_splits_may_have_more_folds_than_are_drawn(plan_study: Planner, tm
     assert set(train.validation.cases) == set(rest)
     with pytest.raises(BadInput, match=r"fold = 3 does not exist: .*splits_final\.json has folds 0 to 2"):
         plan_study("data.splits=splits_final.json", "fold=3", "data.folds=2")
+
+
+def test_the_reserved_label_is_ignored_and_part_of_the_identity(
+    plan_study: Planner, dataset: Path, tmp_path: Path
+) -> None:
+    plain, path = plan_study(data=tmp_path), dataset / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"labels": {"0": "background", "1": "liver", "2": "Ignore"}}))
+    plan = plan_study("data.foreground=[1]", "data.test=Tiny", data=tmp_path)
+    (pack,), (train,) = specs(plan, "pack"), specs(plan, "train")
+    assert isinstance(pack, PackSpec) and isinstance(train, TrainSpec)
+    assert (pack.ignore, train.ignore, train.ignored_in("test")) == (2, 2, 2)
+    path.write_text(json.dumps(content | {"labels": {"0": "background", "1": "liver", "2": "tumour"}}))
+    other = plan_study("data.foreground=[1]", "data.test=Tiny", data=tmp_path)
+    assert not {*other.stages} & {*plan.stages} and specs(plain, "pack")[0].ignore is None
+    path.write_text(json.dumps(content | {"labels": {"0": "background", "1": "liver", "2": "ignore"}}))
+    for key in ("data.foreground", "data.test_foreground"):
+        with pytest.raises(BadInput, match=rf"{key}: \D*2\D* has the label 'ignore' of Tiny"):
+            plan_study("data.foreground=[1]", "data.test=Tiny", f"{key}=[2]", data=tmp_path)

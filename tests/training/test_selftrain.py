@@ -18,9 +18,9 @@ from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import write_text
 from hpcseg.inference import pseudo_labels
 from hpcseg.jobs.entry import execute
-from hpcseg.networks.losses import IGNORED, segmentation_loss
+from hpcseg.networks.losses import segmentation_loss
 from hpcseg.paths import HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, RUN_FILE, STORE_FILE
-from hpcseg.spec import SourceRef, TrainSpec
+from hpcseg.spec import IGNORED, SourceRef, TrainSpec
 from hpcseg.study.keys import parse_config
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcseg.spec import CaseRef, PackSpec, Spacing
+from hpcseg.errors import BadInput
+from hpcseg.spec import IGNORED, CaseRef, PackSpec, Spacing
 from hpcseg.volumes.packed_case import SAMPLE, pack_case
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.pyramid import build_pyramid, choose_coding
@@ -112,3 +113,27 @@ def test_packing_needs_at_most_three_float32_volumes(
         spec = spec_of(case, spacing_zyx=spacing, classes=(), padding="minimum")
         peak, resampled = in_fresh_process(peak_of_packing, spec)
         assert peak < 3 * max(resampled, image.size * 4)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.3, 0.8, 0.9)])
+def test_ignored_voxels_are_of_no_class_in_labels_samples_and_histograms(scan: CaseRef, spacing: Spacing) -> None:
+    plain = pack_case(spec_of(scan, spacing_zyx=spacing, classes=((1,),)), scan)
+    packed = pack_case(spec_of(scan, spacing_zyx=spacing, classes=((1,),), ignore=2), scan)
+    label = packed.arrays["label"]
+    assert set(np.unique(label)) == {0, 1, IGNORED} and "ignored" not in plain.attributes
+    assert packed.attributes["ignored"] == np.count_nonzero(label == IGNORED)
+    assert packed.arrays["foreground_counts"].sum() == np.count_nonzero(label == 1)
+    for key, wanted in (("foreground_1", label == 1), ("known", label != IGNORED)):
+        voxels = packed.arrays[key]
+        assert voxels.shape == (SAMPLE, 3) and voxels.dtype == np.int32 and wanted[tuple(voxels.T)].all()
+    everything = pack_case(spec_of(scan, classes=(), ignore=2), scan).arrays["label"]
+    if spacing == (1.0, 1.0, 1.0):  # nothing is resampled
+        assert np.array_equal(everything == 1, plain.arrays["label"] == 1)
+    assert IGNORED in everything
+
+
+def test_a_label_of_ignored_voxels_alone_has_no_foreground(scan: CaseRef, tmp_path: Path, write_scan) -> None:
+    only = write_scan(tmp_path / "only.nii.gz", np.full((40, 44, 48), 2, np.uint8))
+    case = scan.model_copy(update={"label": only})
+    with pytest.raises(BadInput, match=r"only\.nii\.gz: empty foreground"):
+        pack_case(spec_of(case, classes=(), ignore=2), case)

@@ -20,6 +20,7 @@ from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arra
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.cells import Replicate
 from hpcseg.results.tables.tables import select_runs
+from hpcseg.spec import IGNORED
 from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.boxes import bounding_box
 from hpcseg.volumes.preprocess import merge_labels
@@ -134,7 +135,8 @@ def _exemplar(run: Run, name: str, case: str) -> Exemplar | None:
     if spec is None or scan is None or scan.label is None:
         return None
     image_zyx, grid = read_image(scan.image)
-    reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes_in(name))
+    reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes_in(name), spec.ignored_in(name))
+    reference_zyx[reference_zyx == IGNORED] = 0
     x = int(np.count_nonzero(reference_zyx, axis=(0, 1)).argmax())
     shown_xzy = reference_zyx[None, :, :, x]
     _, z, y = bounding_box(shown_xzy.shape, lambda part: shown_xzy[part] > 0)

@@ -122,7 +122,7 @@ class SelftrainTask(SegmentationTask):
             network.load_state_dict(TrainedModel.load(inputs.pretrained[-1]).weights)
         count = section.patches(batch)
         super().__init__(inputs, network, batch=batch - count)
-        self.partly_labelled = section.confidence > 0
+        self.partly_labelled |= section.confidence > 0
         self._pseudo = self._batches(inputs.pseudo_labelled, Stream.PSEUDO_LABELS, count)
 
     def batches(self, first_step: int) -> Generator[Any]:
