@@ -39,6 +39,10 @@ class RankLost(HpcsegError):
     """Another process that trains the same run has ended or does not answer; the last checkpoint is kept."""
 
 
+class LeftOut(UserWarning):
+    """A line or file that cannot be used; the work goes on without it. Commands print it as a note."""
+
+
 class Interrupted(HpcsegError):
     """The process was asked to stop; its state is saved and the same command goes on from there."""
 

@@ -8,12 +8,13 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hpcseg.errors import BadInput
+from hpcseg.errors import BadInput, LeftOut
 
 SYNCS_AT_ONCE = 8
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
@@ -44,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be anything
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,7 +65,7 @@ def with_seal(text: str) -> str:
     True
     """
     body = text.rstrip().removesuffix("}").rstrip()
-    return f'{body},\n "seal": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+    return f'{body},\n "seal": "{hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()}"\n}}\n'
 
 
 def seal_holds(content: bytes) -> bool | None:
@@ -159,13 +160,35 @@ def parse_json(path: Path | str, content: bytes) -> Any:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a file that has one in each line; [] without the file, and lines that a crash tore are left out."""
+    """Objects of a file that has one in each line; [] without the file.
+
+    A line that is none is left out with a warning, `LeftOut`; without one a last line that has no end, as it is being
+    written.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
     found = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-    return [value for value in found if isinstance(value, dict)]
+    for number, line in enumerate(lines, start=1):
+        value = _object(line)
+        if value is not None:
+            found.append(value)
+        elif line.strip() and number < len(lines):
+            leave_out(f"{path}: line {number} cannot be read")
+    return found
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(line.decode())
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def leave_out(what: str) -> None:
+    """Warn that something cannot be used, and that the work goes on without it."""
+    warnings.warn(f"{what}; it is left out", LeftOut, stacklevel=2)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -198,7 +221,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
@@ -16,6 +19,10 @@ from hpcseg.paths import HEARTBEAT_FILE
 HeartbeatState = Literal["running", "stopped", "done", "failed"]
 
 
+Moment = Annotated[float, Field(ge=0, lt=1e11)]  # Unix seconds that a calendar has
+
+
+@with_config(ConfigDict(extra="forbid"))
 @dataclasses.dataclass(frozen=True)
 class Heartbeat:
     """What a job last said about itself; `eta_s` counts to the end of `phase`, `time` is Unix seconds.
@@ -29,16 +36,16 @@ class Heartbeat:
     step: int
     steps: int
     epoch: int
-    loss: float | None
-    eta_s: float | None
-    time: float
+    loss: FiniteFloat | None
+    eta_s: FiniteFloat | None
+    time: Moment
     host: str
     pid: int
-    pid_start: float
+    pid_start: FiniteFloat
     attempt: int
     checkpoint: dict[str, float] | None = None
     progress: int = 0
-    progress_time: float | None = None
+    progress_time: Moment | None = None
 
     @property
     def alive(self) -> bool | None:
@@ -46,6 +53,11 @@ class Heartbeat:
         if self.host != socket.gethostname():
             return None
         return is_alive(self.pid, self.pid_start)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Heartbeat]:
+    return TypeAdapter(Heartbeat)
 
 
 def read_heartbeat(run: Path) -> Heartbeat | None:
@@ -57,10 +69,12 @@ def read_heartbeat(run: Path) -> Heartbeat | None:
     path = f"{run}/{HEARTBEAT_FILE}"
     try:
         value = read_json(path, optional=True)
-        return None if value is None else Heartbeat(**value)
+        return None if value is None else _adapter().validate_python(value)
     except BadInput:
         if os.stat(path).st_size == 0:  # noqa: PTH116
             return None
         raise
-    except TypeError as error:
-        raise BadInput(f"{path}: not a heartbeat ({error}); remove the file") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+        raise BadInput(f"{path}: not a heartbeat ({what}); remove the file") from None

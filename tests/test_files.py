@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from hpcseg.files import append_line, json_lines, json_text, read_json, write_all, write_text
+from hpcseg.errors import LeftOut
+from hpcseg.files import append_line, json_lines, json_text, read_json, seal_holds, with_seal, write_all, write_text
 
 
 def test_many_files_are_replaced_and_their_folders_made(tmp_path: Path) -> None:
@@ -41,4 +43,28 @@ def test_lines_are_read_as_they_were_appended_and_torn_ones_left_out(tmp_path: P
     with path.open("a") as file:
         file.write('7\n{"n": ')
     append_line(path, values[1])
-    assert json_lines(path) == values
+    with pytest.warns(LeftOut, match=r"a\.jsonl: line [23] cannot be read"):
+        assert json_lines(path) == values
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\0", b'{"n": "\xe9"}', b"null", b"[" * 100_000, b"1" * 5000])
+def test_a_bad_line_costs_that_line(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    append_line(path, {"n": 1})
+    with path.open("ab") as file:
+        file.write(bad)
+    assert json_lines(path) == [{"n": 1}]  # it may be being written
+    append_line(path, {"n": 2})
+    with pytest.warns(LeftOut, match="line 2"):
+        assert json_lines(path) == [{"n": 1}, {"n": 2}]
+
+
+def test_a_sealed_text_keeps_its_content_and_shows_any_change() -> None:
+    text = with_seal('{\n "dsc": 0.91,\n "name": "\udc80"\n}\n')
+    content = text.encode(errors="backslashreplace")
+    assert json.loads(content)["dsc"] == 0.91 and seal_holds(content) is True
+    for index in range(len(content)):
+        changed = bytearray(content)
+        changed[index] ^= 1
+        assert seal_holds(bytes(changed)) is not True
+    assert seal_holds(b'{"dsc": 0.91}') is None and seal_holds(json.dumps(json.loads(content)).encode()) is False

@@ -122,8 +122,9 @@ def ancestors_seconds(runs_root: Path, record: Mapping[str, Any]) -> dict[str, f
     for stage, file in files.items():
         for run_id in (record.get("stages") or {}).get(stage, ()):
             with contextlib.suppress(BadInput):
-                found = read_json(runs_root / stage / run_id / file, optional=True) or {}
-                seconds[run_id] = found.get("seconds")
+                found = read_json(runs_root / stage / run_id / file, optional=True)
+                known = found.get("seconds") if isinstance(found, dict) else None
+                seconds[run_id] = known if isinstance(known, int | float) else None
     return seconds
 
 

@@ -6,13 +6,15 @@ that outlives it (hpcseg.jobs.aftermath) or the run's next attempt.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from hpcseg.files import append_line, json_lines
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from hpcseg.files import append_line, json_lines, leave_out
+from hpcseg.heartbeat import Moment
 from hpcseg.paths import ATTEMPTS_FILE
 
 # How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
@@ -40,6 +42,7 @@ Cause = Literal[
 ]
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Attempt:
     """One attempt at a run; times are Unix seconds, `cause` is None while it runs or nobody knows how it ended.
@@ -62,18 +65,21 @@ class Attempt:
     number: int
     job: str
     node: str
-    began: float
+    began: Moment
     restart: int = 0
     gpus: int = 0
     memory_mb: int = 0
     progress_began: int = 0
-    ended: float | None = None
+    ended: Moment | None = None
     progress_ended: int | None = None
-    lost_s: float = 0.0
+    lost_s: Annotated[float, Field(ge=0, lt=1e11)] = 0.0
     cause: Cause | None = None
     detail: str = ""
     array: str = ""
     logs: dict[str, int] = field(default_factory=dict)
+
+
+_ADAPTER = TypeAdapter(Attempt)
 
 
 def write_attempt(run: Path, attempt: Attempt) -> None:
@@ -83,13 +89,16 @@ def write_attempt(run: Path, attempt: Attempt) -> None:
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """All attempts of a run in their order, each as it is known last; lines that are none are left out."""
+    """All attempts of a run in their order, each as it is known last; lines that are none are left out, with a note."""
     found: dict[tuple[int, str, int], Attempt] = {}
     for value in json_lines(run / ATTEMPTS_FILE):
         value.pop("event", None)
-        with contextlib.suppress(TypeError):  # other fields, or keys that cannot be
-            attempt = Attempt(**value)
-            found[attempt.number, attempt.job, attempt.restart] = attempt
+        try:
+            attempt = _ADAPTER.validate_python(value)
+        except ValidationError as error:
+            leave_out(f"{run / ATTEMPTS_FILE}: a line is no attempt ({error.errors()[0]['msg']})")
+            continue
+        found[attempt.number, attempt.job, attempt.restart] = attempt
     return list(found.values())
 
 

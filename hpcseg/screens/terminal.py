@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from hpcseg.errors import LeftOut
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +49,20 @@ def fail(message: str) -> None:
 def note(message: str) -> None:
     """One line on standard error that is no error."""
     print(message, file=sys.stderr)
+
+
+def show_what_is_left_out() -> None:
+    """Print each warning that something damaged is left out as a note, once; other warnings as Python does."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, LeftOut):
+            note(str(message))
+        else:
+            usual(message, category, *place, **more)
+
+    warnings.simplefilter("once", LeftOut)
+    warnings.showwarning = show
 
 
 def print_json(value: Any) -> None:

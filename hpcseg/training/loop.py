@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
-from hpcseg.files import sync_file, write_text
+from hpcseg.files import append_line, json_lines, sync_file, write_text
 from hpcseg.paths import HISTORY_FILE, RUN_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
@@ -202,12 +202,12 @@ def _append_history(
         "losses": means,
         **measured,
     }
-    with (run / HISTORY_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(run / HISTORY_FILE, line)
 
 
 def _cut_history(run: Path, epochs: int) -> None:
+    """Leave the lines of the epochs that the checkpoint knows."""
     path = run / HISTORY_FILE
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(lines[:epochs]))
+        lines = [line for line in json_lines(path) if isinstance(line.get("epoch"), int) and line["epoch"] <= epochs]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

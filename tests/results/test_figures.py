@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from hpcseg.config import RunConfig
-from hpcseg.errors import BadInput
+from hpcseg.errors import LeftOut
 from hpcseg.results.collect import collect
 from hpcseg.results.figures.figures import KINDS, draw_figures
 from hpcseg.results.figures.learning import read_history
@@ -128,8 +128,11 @@ def test_a_history_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_p
     path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
     assert read_history(path) == [{"epoch": 1}, {"epoch": 2}]
     path.write_text('{"epo\n{"epoch": 2}\n')
-    with pytest.raises(BadInput, match="line 1"):
-        read_history(path)
+    with pytest.warns(LeftOut, match="line 1"):
+        assert read_history(path) == [{"epoch": 2}]
+    path.write_text('{"epoch": null}\n{"epoch": 2, "training_loss": "x"}\n{"epoch": 3}\n')
+    with pytest.warns(LeftOut, match="a line is no epoch"):
+        assert read_history(path) == [{"epoch": 3}]
 
 
 def _legend(figure) -> list[str]:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcseg.errors import LeftOut
+from hpcseg.files import append_line
 from hpcseg.paths import ATTEMPTS_FILE
 from hpcseg.runs.attempts import Attempt, gpu_seconds, read_attempts, write_attempt
 
@@ -30,9 +33,19 @@ def test_a_torn_line_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
     with (tmp_path / ATTEMPTS_FILE).open("a") as file:
         file.write('{"event": "end", "numb')
     write_attempt(tmp_path, SECOND)
-    assert read_attempts(tmp_path) == [FIRST, SECOND]
+    with pytest.warns(LeftOut):
+        assert read_attempts(tmp_path) == [FIRST, SECOND]
 
 
+@pytest.mark.parametrize("began", [None, "x", 1e300, -1.0, [1]])
+def test_a_line_with_values_of_other_kinds_is_left_out(tmp_path: Path, began: object) -> None:
+    write_attempt(tmp_path, FIRST)
+    append_line(tmp_path / ATTEMPTS_FILE, {**asdict(SECOND), "event": "begin", "began": began})
+    with pytest.warns(LeftOut, match=r"attempts\.jsonl: a line is no attempt"):
+        assert read_attempts(tmp_path) == [FIRST]
+
+
+@pytest.mark.filterwarnings("ignore")
 @given(st.text() | st.dictionaries(st.sampled_from(["event", "number", "job"]), st.none() | st.text()).map(json.dumps))
 def test_no_text_is_an_error(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

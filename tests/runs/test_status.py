@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hpcseg.errors import BadInput
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.applied import applied_sweeps, read_sweep_record
-from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import Evidence, Verdict
 from hpcseg.runs.follow import write_output
 from hpcseg.runs.records import Submission
@@ -128,3 +129,21 @@ def test_no_run_is_left_out_of_the_totals(lines: list[RunStatus]) -> None:
     totals = add_up(lines)
     assert totals.runs == sum(totals.states.values()) == len(lines)
     assert totals.eta_s is None
+
+
+@pytest.mark.parametrize("name", ["attempts.jsonl", "history.jsonl", "evaluation.jsonl", "heartbeat.json"])
+@pytest.mark.parametrize("damage", [b"\xff", b"\0", b"null"])
+def test_one_bad_line_of_one_run_costs_nothing_else(plan: Plan, name: str, damage: bytes) -> None:
+    run = plan.run(next(iter(plan.of_stage("train"))))
+    others = [line for line in read_status(plan.runs_root) if line.id != run.id]
+    write_attempt(run.path, Attempt(1, "4_2", "n1", 100.0))
+    with (run.path / name).open("ab") as file:
+        file.write(damage + b"\n")
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        lines = read_status(plan.runs_root)
+    assert [line for line in lines if line.id != run.id] == others
+    (own,) = (line for line in lines if line.id == run.id)
+    assert own.attempts == 1
+    if name == "heartbeat.json" and damage != b"null":
+        assert own.state == "unknown" and "heartbeat.json" in own.why

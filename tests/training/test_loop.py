@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpcseg.config import TrainingConfig
-from hpcseg.errors import Interrupted, TrainingError
+from hpcseg.errors import Interrupted, LeftOut, TrainingError
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.training.checkpoint import load_checkpoint
@@ -193,3 +193,14 @@ def test_history_that_a_checkpoint_does_not_know_is_cut_off(tmp_path: Path) -> N
         file.write('{"epoch": 3, "train')  # a kill in the middle of a line
     fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, Control(tmp_path), config())
     assert [line["epoch"] for line in history(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_line_of_the_history_that_is_torn_or_damaged_costs_that_line(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, StopAfter(tmp_path, 2), config())
+    path = tmp_path / HISTORY_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\xff" + lines[0] + lines[1][:20])  # the second one torn: no newline
+    with pytest.warns(LeftOut, match="line 1 cannot be read"):
+        fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, Control(tmp_path), config())
+    assert [line["epoch"] for line in history(tmp_path)] == [3, 4]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.errors import BadInput
+from hpcseg.files import json_lines, leave_out
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.results.collection import Collection
 from hpcseg.results.figures import style
@@ -61,22 +60,13 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Lines of history.jsonl, [] where there is none; a last line that is being written is left out.
-
-    Raises:
-        BadInput: another line is not JSON.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    history = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            history.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise BadInput(f"{path}: line {number} is not JSON ({error.msg}); retry the run") from None
-    return history
+    """Lines of history.jsonl, [] where there is none; one that is damaged is left out with a note."""
+    lines = json_lines(path)
+    kinds = {"epoch": int} | {f"{name}_loss": int | float | None for name in LOSSES}
+    sound = [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in kinds.items())]
+    if len(sound) < len(lines):
+        leave_out(f"{path}: a line is no epoch")
+    return sound
 
 
 def _loss_axes(axes: Axes) -> None:
