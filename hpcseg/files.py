@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -218,6 +219,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder from which code is loaded: nobody else may write in it, or read it.
+
+    Raises:
+        BadInput: it is there, and a link or another user's.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(0o700)
+    known = folder.lstat()
+    if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.geteuid():
+        raise BadInput(f"{folder}: is a link, or another user's; use a folder of runs of your own (docs/security.md)")
+    folder.chmod(0o700)
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from hpcseg.errors import BadInput
 from hpcseg.host import memory_gib, usable_cores
+from hpcseg.jobs.start import require_own_folder
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.records import Process, Submission
@@ -85,6 +86,7 @@ def apply(
         SchedulerError: (Slurm) an array was refused.
         HpcsegError: another process holds the lock for too long.
     """
+    require_own_folder(plan.runs_root)
     check_new(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
     if on == "slurm" and not str(plan.runs_root).isprintable():
         raise BadInput(

@@ -11,6 +11,7 @@ from pathlib import Path
 from submitit.helpers import DelayedSubmission
 
 from hpcseg.errors import SchedulerError
+from hpcseg.files import private_folder
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.jobs.task import run_task
 from hpcseg.paths import array_folder
@@ -73,7 +74,9 @@ def _submit_array(runs_root: Path, record: ArrayRecord, profile: SlurmProfile, l
     folder = array_folder(runs_root, record.tag)
     delayed = DelayedSubmission(run_task, str(folder))
     delayed.set_timeout(record.asked.minutes, 10**6)  # a run that saves may be requeued as often as it needs
+    private_folder(folder)
     delayed.dump(folder / PICKLE)
+    (folder / PICKLE).chmod(0o600)
     script = folder / "script.sh"
     script.write_text(script_text(profile, record, folder, lead_s, dependency), encoding="utf-8")
     try:

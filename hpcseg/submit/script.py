@@ -1,8 +1,8 @@
 """The batch script of an array: what sbatch is asked for, and what each of its jobs does. Pure.
 
-A job runs submitit's entry point, which loads what to do from a pickle. There is one pickle for the whole array, under
-a name of ours that is there before sbatch is called; the job copies it to the name that submitit looks for, so that it
-finds it whether or not anybody heard of the job's id.
+A job runs submitit's entry point, by way of hpcseg.jobs.start, which loads what to do from a pickle. There is one for
+the whole array, under a name of ours that is there before sbatch is called; the job copies it to the name that submitit
+looks for, so that it finds it whether or not anybody heard of the job's id.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def script_text(
     # A job that is asked to end (time limit, scancel, preemption) may leave srun with code 0.
     aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code $began"
     parameters["teardown"] = [f'code=$?; [ "$code$terminated" = 0 ] || {aftermath}; exit $code']
-    command = f"{profile.job_python} -u -m submitit.core._submit {at}"
+    command = f"{profile.job_python} -u -m hpcseg.jobs.start {at}"
     # Any number makes submitit name the output by array and task; the indices are given with the other flags.
     # In names of output Slurm replaces what follows a percent sign.
     output = Path(str(folder).replace("%", "%%"))

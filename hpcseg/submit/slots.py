@@ -9,6 +9,7 @@ within seconds, save and stop by themselves (hpcseg.jobs.entry).
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from hpcseg.errors import Interrupted
+from hpcseg.files import private_folder
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, State, Verdict
@@ -190,7 +192,16 @@ class Pool:
         from submitit.core.utils import environment_variables
 
         slot = min(set(range(self.profile.slots)) - {held.slot for held in self._jobs.values()})
-        executor = submitit.LocalExecutor(folder=run.log)
+
+        class Executor(submitit.LocalExecutor):
+            """Its jobs look at what they load before they load it."""
+
+            @property
+            def _submitit_command_str(self) -> str:
+                return f"{self.python} -u -m hpcseg.jobs.start {shlex.quote(str(self.folder))}"
+
+        private_folder(run.log)
+        executor = Executor(folder=run.log)
         executor.update_parameters(timeout_min=NO_TIMEOUT_MIN, tasks_per_node=submission.ranks)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), submission.threads)
         run.write_submission(submission.model_copy(update={"gpus": self.profile.gpus_of(slot, self.gpus)}))

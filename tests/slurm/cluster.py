@@ -210,9 +210,7 @@ class Cluster:
         wanted = [f"SLURM_PROCID={rank}"]
         wanted += [f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"] if task else [f"SLURM_JOB_ID={array}"]
         found = [
-            pid
-            for pid, command in self._processes(*wanted)
-            if "submitit.core._submit" in command and "srun" not in command
+            pid for pid, command in self._processes(*wanted) if "hpcseg.jobs.start" in command and "srun" not in command
         ]
         if not found:
             raise LookupError(f"no process of rank {rank} of job {job}")

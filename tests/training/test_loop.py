@@ -197,7 +197,7 @@ def test_history_that_a_checkpoint_does_not_know_is_cut_off(tmp_path: Path) -> N
 
 def test_a_line_of_the_history_that_is_torn_or_damaged_costs_that_line(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, StopAfter(tmp_path, 2), config())
+        fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, StopAfter(tmp_path, 3), config())
     path = tmp_path / HISTORY_FILE
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"\xff" + lines[0] + lines[1][:20])  # the second one torn: no newline
