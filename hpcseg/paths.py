@@ -53,6 +53,31 @@ POOL_LOG = "pool.log"
 RESULTS_FOLDER = "results"
 
 
+def plain_name(name: str) -> str:
+    """A name that was read and is to be one part of a path: of a case, a run, a sweep, a table.
+
+    >>> plain_name("case_001 (left)")
+    'case_001 (left)'
+
+    Raises:
+        ValueError: it could lead elsewhere.
+    """
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} cannot be the name of a file")
+    return name
+
+
+def path_inside(path: Path) -> Path:
+    """A path that was read, relative to the folder of all runs, which it does not leave.
+
+    Raises:
+        ValueError: it does.
+    """
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in str(path):
+        raise ValueError(f"{str(path)!r} leads out of the folder of runs")
+    return path
+
+
 def array_folder(runs_root: Path, tag: str) -> Path:
     """Where the record, script, pickles and output of an array of Slurm jobs are."""
     return runs_root / ARRAYS_FOLDER / tag

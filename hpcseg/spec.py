@@ -19,17 +19,19 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
 from hpcseg.errors import BadInput
 from hpcseg.files import parse_json, read_bytes, seal_holds, with_seal
-from hpcseg.paths import RUN_FILE
+from hpcseg.paths import RUN_FILE, path_inside, plain_name
 from hpcseg.sections import Section, key
 
 Spacing = tuple[float, float, float]
 IGNORED = 255  # class of a voxel that is known to be of none: nothing is learnt from it, nor measured on it
+Name = Annotated[str, AfterValidator(plain_name)]  # becomes part of a path
+Inside = Annotated[Path, AfterValidator(path_inside)]  # relative to the folder of all runs
 
 
 class CaseRef(Section):
     """A scan on disk; `label` is None where there is none."""
 
-    name: str
+    name: Name
     image: Path
     label: Path | None = None
 
@@ -40,16 +42,16 @@ class SourceRef(Section):
     `labels` is a store of pseudo-labels that stand for the cases' own; None: there is none.
     """
 
-    store: Path
-    cases: tuple[str, ...]
-    labels: Path | None = None
+    store: Inside
+    cases: tuple[Name, ...]
+    labels: Inside | None = None
 
 
 class PackSpec(Section):
     """Pack one dataset at one spacing into `store.h5` in the run directory."""
 
     stage: Literal["pack"] = "pack"
-    id: str
+    id: Name
     dataset: str
     cases: tuple[CaseRef, ...]
     spacing_zyx: Spacing
@@ -64,7 +66,7 @@ class PretrainSpec(Section):
     """Train the autoencoder of one level, or a network as the strategy says; leaves `model.pt` in the run directory."""
 
     stage: Literal["pretrain"] = "pretrain"
-    id: str
+    id: Name
     config: RunConfig
     level: int | None  # of the autoencoder; None: the strategy's own pretraining
     statistics: SourceRef  # the labelled cases: the clip window, and the place of the organ, come from them
@@ -80,9 +82,9 @@ class LabelSpec(Section):
     """Segment packed cases with a trained network; leaves `store.h5` in the run directory, of labels alone."""
 
     stage: Literal["label"] = "label"
-    id: str
+    id: Name
     config: RunConfig  # of the run that trained the network
-    model: Path  # relative to the folder of all runs
+    model: Inside
     source: SourceRef
     confidence: float  # voxels whose class is less probable are no class
 
@@ -91,13 +93,13 @@ class TrainSpec(Section):
     """Train and evaluate one F-Net; leaves `model.pt` and `result.json` in the run directory."""
 
     stage: Literal["train"] = "train"
-    id: str
+    id: Name
     config: RunConfig
     labelled: SourceRef
     validation: SourceRef
     autoencoder_sources: tuple[SourceRef, ...] = ()  # of a strategy that reads them
     pseudo_labelled: tuple[SourceRef, ...] = ()  # of a strategy that learns from what another run has labelled
-    pretrained: tuple[Path, ...] = ()  # model.pt of what was trained before, relative to the folder of all runs
+    pretrained: tuple[Inside, ...] = ()  # model.pt of what was trained before
     spacing_zyx: Spacing
     classes: tuple[tuple[int, ...], ...]
     padding: Literal["minimum"] | float

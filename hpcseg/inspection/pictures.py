@@ -12,6 +12,7 @@ import numpy as np
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
 from hpcseg.inspection.views import Picture, View, Window
+from hpcseg.paths import plain_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +39,14 @@ class Album:
         force: replace files that exist.
 
     Raises:
-        BadInput: a file exists.
+        BadInput: a file exists, or a name is no name of a file.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], *, force: bool) -> None:
+        try:
+            names = [plain_name(name) for name in names]
+        except ValueError as error:
+            raise BadInput(f"{error}, as this store has it of a case; pack the dataset again") from None
         self._folder = folder
         per_sheet = PER_SHEET[0] * PER_SHEET[1]
         sheets = -(-len(names) // per_sheet)

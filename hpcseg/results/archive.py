@@ -118,7 +118,7 @@ def _write_sweep(collection: Collection, records: Path) -> None:
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
     write_text(folder / RUNS_FILE, portable(_lines(described(runs))))
     write_text(folder / SWEEP_FILE, portable(_lines(own)))
-    if source.is_file():
+    if source.is_file() and not source.is_symlink():
         write_text(folder / source.name, portable(source.read_text(encoding="utf-8")))
 
 

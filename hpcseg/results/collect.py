@@ -18,6 +18,7 @@ from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.runs.result_file import why_unusable
+from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 from hpcseg.text import nearest
 
@@ -25,7 +26,7 @@ _MANY = 1000  # runs
 
 
 class _RunRecord(Record):
-    id: str
+    id: Name
     config: dict[str, Any] = Field(default_factory=dict)
     cells: tuple[Place, ...]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, sweep_folder
+from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, plain_name, sweep_folder
 
 
 def applied_sweeps(runs_root: Path) -> list[str]:
@@ -37,7 +37,18 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
         raise not_a_record(path, "an object is missing")
+    try:
+        _check_ids(record)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise not_a_record(path, str(error)) from None
     return record
+
+
+def _check_ids(record: dict[str, Any]) -> None:
+    """Raise ValueError or the like where `stages` and `needs` are not of ids, of which paths are made."""
+    for kind in ("stages", "needs"):
+        for run_id in (name for ids in record.setdefault(kind, {}).values() for name in ids):
+            plain_name(run_id)
 
 
 def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from hpcseg.files import read_json, write_json
 from hpcseg.host import is_alive, process_start
 from hpcseg.paths import ARRAY_FILE, array_folder
 from hpcseg.runs.recovery import Budgets
-from hpcseg.spec import AS_IT_COMES, Reading
+from hpcseg.spec import AS_IT_COMES, Name, Reading
 
 JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -61,7 +61,7 @@ class Submission(_Record):
     host: str = ""  # where it was submitted
     pool: Process | None = None  # local: who runs the slots; Slurm: who submits
     job_id: str | None = None  # local: pid of submitit's controller; None: not started. Slurm: see `array`, `task`
-    array: str = ""  # Slurm: tag of the array that the run is a task of
+    array: Name | Literal[""] = ""  # Slurm: tag of the array that the run is a task of
     task: int = 0  # Slurm: its index in the array
     threads: int = 1  # of each rank
     ranks: int = 1  # processes that train the run together
@@ -107,9 +107,9 @@ class Asked(_Record):
 class ArrayRecord(_Record):
     """`array.json`: one array of Slurm jobs; task `tasks[i]` of it is the run `runs[i]` of `stage`."""
 
-    tag: str  # "train-3f9a2c1b"
-    stage: str
-    runs: tuple[str, ...]
+    tag: Name  # "train-3f9a2c1b"
+    stage: Name
+    runs: tuple[Name, ...]
     tasks: tuple[int, ...]
     submitted: float  # Unix seconds
     host: str

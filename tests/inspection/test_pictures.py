@@ -81,3 +81,9 @@ def test_more_than_60_cases_take_more_sheets(tmp_path: Path) -> None:
 def test_nothing_to_show_leaves_no_file(tmp_path: Path) -> None:
     assert Album(tmp_path / "new", ["a"], force=False).finish() == []
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", ""])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="cannot be the name of a file"):
+        Album(tmp_path / "pictures", ["a", name], force=True)

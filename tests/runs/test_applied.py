@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.files import write_json
+from hpcseg.files import read_json, write_json
 from hpcseg.results.collect import collect
 from hpcseg.runs.applied import applied_sweeps, described, read_runs, read_sweep_record
 from hpcseg.study.plan import Plan
@@ -79,3 +79,15 @@ def test_a_damaged_list_of_runs_is_one_line_that_names_it(plan_study: Planner) -
     (plan.runs_root / "sweeps" / "study" / "runs.json").unlink()
     with pytest.raises(BadInput, match=r"runs\.json: no such file; apply the sweep again"):
         read_runs(plan.runs_root, "study")
+
+
+@pytest.mark.parametrize(
+    "change", [{"stages": {"train": ["../../x"]}}, {"needs": {"a": ["b/c"]}}, {"stages": [1]}, {"needs": {"a": [3]}}]
+)
+def test_ids_that_are_none_are_refused(plan_study: Planner, change: dict[str, Any]) -> None:
+    plan = plan_study()
+    record(plan)
+    path = plan.runs_root / "sweeps" / "study" / "sweep.json"
+    write_json(path, read_json(path) | change)
+    with pytest.raises(BadInput, match=r"sweep\.json: not the record of a sweep"):
+        read_sweep_record(plan.runs_root, "study")

@@ -123,7 +123,7 @@ def render_report(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         collection=collection,
         title=record.get("title") or collection.sweep,
-        asked=_asked(collection.root, record),
+        asked=_asked(collection.root, collection.sweep, record),
         tables=tables,
         improved=improved_in_all(tables, least=1),
         stale={run.id: run.stale for run in collection.runs if run.stale},
@@ -175,11 +175,12 @@ def _size(png: bytes) -> tuple[int, int]:
     return round(width * SCREEN_SCALE), round(height * SCREEN_SCALE)
 
 
-def _asked(root: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(root: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """The sweep file as it was applied, and what was set on the command line."""
     file = Path(str(record.get("file", "")))
-    copy = sweep_folder(root, str(record.get("name", ""))) / file.name
-    text = copy.read_text(encoding="utf-8", errors="replace") if file.name and copy.is_file() else ""
+    copy = sweep_folder(root, name) / file.name  # a link could show any file
+    there = file.name and copy.is_file() and not copy.is_symlink()
+    text = copy.read_text(encoding="utf-8", errors="replace") if there else ""
     return {"file": file.name, "text": text, "overrides": record.get("overrides") or []}
 
 
