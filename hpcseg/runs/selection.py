@@ -18,7 +18,7 @@ def select_run(runs_root: Path, name: str) -> RunDir:
     Raises:
         BadInput: there is none, or more than one.
     """
-    if (Path(name) / RUN_FILE).exists():
+    if name.strip() and (Path(name) / RUN_FILE).exists():
         return RunDir(Path(name).resolve())
     runs = select_runs(runs_root, name)
     exact = [run for run in runs if run.id == name] or runs  # an id may be the beginning of others
@@ -34,6 +34,8 @@ def select_runs(runs_root: Path, pattern: str) -> list[RunDir]:
     Raises:
         BadInput: there is none.
     """
+    if not pattern.strip():
+        raise BadInput("'' matches every run; name a sweep or a run, or write '*' if all are meant")
     if (sweep_folder(runs_root, pattern) / SWEEP_FILE).exists():
         return runs_of(runs_root, [pattern])[0]
     runs = [run for run in find_runs(runs_root) if fnmatch.fnmatchcase(run.id, pattern) or run.id.startswith(pattern)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from hpcseg.errors import BadInput
-from hpcseg.files import replacing
+from hpcseg.files import replacing, sync_folder
 from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE, RUN_FILE
 from hpcseg.training.unpickling import load_plain
 
@@ -80,17 +79,19 @@ def digest_of(path: Path) -> str:
 def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
     """Make `state` the newest checkpoint of the run directory and keep the newest one until now beside it.
 
+    At any time there is a whole checkpoint, and two of them share nothing on the disk.
+
     Returns:
         Its bytes.
     """
-    newest, previous = run / CHECKPOINT_FILE, run / PREVIOUS_FILE
+    newest, previous, fresh = run / CHECKPOINT_FILE, run / PREVIOUS_FILE, run / f".{CHECKPOINT_FILE}.new"
     _remove_unfinished(run)
+    size = save_tensors(fresh, state)
     if newest.exists():
-        spare = run / f".{PREVIOUS_FILE}.link"
-        spare.unlink(missing_ok=True)
-        os.link(newest, spare)
-        spare.replace(previous)
-    return save_tensors(newest, state)
+        newest.replace(previous)  # killed now, the run goes on from that one
+    fresh.replace(newest)
+    sync_folder(run)
+    return size
 
 
 def load_checkpoint(run: Path, digest: str = "") -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from hpcseg.commands.models import rehearse
 from hpcseg.errors import BadInput
 from hpcseg.runs.selection import select_run, select_runs
 from hpcseg.study.plan import Plan
+from hpcseg.submit.actions import cancel, retry
 
 
 def test_runs_are_chosen_by_sweep_pattern_or_beginning(plan: Plan) -> None:
@@ -46,3 +47,14 @@ def test_rehearse_takes_an_id_that_begins_another(plan: Plan, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         rehearse(run.id, 1, 1, 1, 0, 1, plan.runs_root)
     assert rehearsed == [run.path]
+
+
+@pytest.mark.parametrize("pattern", ["", "  ", "\n"])
+def test_an_empty_pattern_matches_nothing(plan: Plan, pattern: str) -> None:
+    for choose in (select_runs, select_run):
+        with pytest.raises(BadInput, match="matches every run"):
+            choose(plan.runs_root, pattern)
+    with pytest.raises(BadInput, match="matches every run"):
+        cancel(plan.runs_root, pattern)
+    with pytest.raises(BadInput, match="matches every run"):
+        retry(plan.runs_root, pattern)

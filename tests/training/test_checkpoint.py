@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,31 @@ def test_the_checkpoint_of_another_run_is_named_and_not_taken_up(tmp_path: Path)
 def test_checkpoints_of_earlier_versions_name_no_run_and_are_taken_up(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state(1.0))
     assert load_checkpoint(tmp_path, "mine") is not None
+
+
+def test_two_generations_share_nothing_and_one_is_whole_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest, previous = tmp_path / CHECKPOINT_FILE, tmp_path / PREVIOUS_FILE
+    for value in (1.0, 2.0):
+        save_checkpoint(tmp_path, state(value))
+    really, seen = Path.replace, []
+
+    def replace(self: Path, target: Path) -> Path:
+        found = [path for path in (newest, previous) if path.exists()]
+        inodes = {path.stat().st_ino for path in found}
+        assert len(inodes) == len(found) == sum(path.stat().st_nlink for path in found)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = load_checkpoint(tmp_path)
+        assert loaded is not None
+        seen.append(float(loaded["weights"][0, 0]))
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    save_checkpoint(tmp_path, state(3.0))
+    assert seen == [2.0, 2.0, 2.0]
+    assert load_tensors(previous)["weights"][0, 0] == 2.0 and load_tensors(newest)["weights"][0, 0] == 3.0
 
 
 def cut(content: bytes, where: float) -> bytes:
