@@ -57,15 +57,19 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         raise BadInput(f"{setting}: write key=value, for instance labelled=4")
     if key not in run_keys():
         raise BadInput(f"{setting}: unknown key '{key}'{nearest(key, run_keys())}")
+    if not text.isprintable() and not text.isspace():
+        raise BadInput(f"{setting}: the value has characters that cannot be printed")
     try:
         return key, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (RecursionError, ValueError) as error:
+        if not isinstance(error, tomllib.TOMLDecodeError):  # a number of thousands of digits, brackets in brackets
+            raise BadInput(f"{setting[:80]}…: the value cannot be read ({str(error).split(';')[0]})") from None
         if not text.startswith(("[", "{", '"', "'")):
             return key, text
     quoted = _BARE_WORD.sub(lambda word: word[0] if word[0] in _LITERALS else f'"{word[0]}"', text)
     try:
         return key, tomllib.loads(f"value = {quoted}")["value"]
-    except tomllib.TOMLDecodeError as error:
+    except (RecursionError, ValueError) as error:
         raise BadInput(f"{setting}: the value cannot be read ({str(error).split(' (')[0]})") from None
 
 

@@ -65,6 +65,8 @@ def read_toml(path: Path) -> TomlFile:
             raise BadInput(f"{path}: not valid TOML: {message}") from None
         line, column = place.groups()
         raise BadInput(f"{path}:{line}: not valid TOML: {message[: place.start()]} (column {column})") from None
+    except (RecursionError, ValueError) as error:  # brackets in brackets, a number of thousands of digits
+        raise BadInput(f"{path}: not valid TOML ({str(error).split(';')[0]})") from None
 
 
 def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:

@@ -31,6 +31,7 @@ DPI = 200
 _EDGE = 0.04  # inches between what stands below the axes
 
 SETTINGS: Any = {
+    "text.parse_math": False,  # titles are what they are, also with $
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 7,
     "axes.titlesize": 7.5,
