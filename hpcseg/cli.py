@@ -41,6 +41,7 @@ for command in (
 
 def main() -> None:
     """Entry point: runs a command; every expected error is one line, and no traceback reaches the user."""
+    terminal.guard_streams()
     terminal.show_what_is_left_out()
     try:
         app()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _ALIKE = 0.6
 _TIED, _NAMED = 0.1, 4  # of likenesses; and how many keys are named
+
+
+# C0 without tab and line break, DEL, C1; marks and controls of direction, line separators; halves of characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def duration(seconds: float | None) -> str:
@@ -41,6 +46,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may have it: control characters, and those that turn its direction, as escapes.
+
+    Titles, clipboards and what stands above can be changed by names of files, errors and logs otherwise. Line breaks
+    and tabs stay.
+
+    >>> print(printable("a\\x1b]0;title\\x07b \\u202e c"))
+    a\\x1b]0;title\\x07b \\u202e c
+    """
+    return text if text.isascii() and text.isprintable() else _CONTROL.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import typer
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.errors import BadInput
 from hpcseg.screens import terminal
+from hpcseg.text import printable
 
 Pattern = Annotated[str, typer.Argument(help="A sweep's name, a run's id, the beginning of one, or a pattern with *.")]
 
@@ -37,7 +38,7 @@ def status(
         if json:
             terminal.print_json(known)
         else:
-            print("\n".join(why_lines(known)))
+            print(printable("\n".join(why_lines(known))))
         return
     ends = Ends()
 
@@ -111,5 +112,5 @@ def _print_ids(what: str, ids: list[str]) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
     sys.stdout.flush()

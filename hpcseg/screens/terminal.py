@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hpcseg.errors import LeftOut
+from hpcseg.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,21 +35,54 @@ STYLES = {
 }
 
 
-def console() -> Console:
-    """Standard output; wide enough for tables where it is not a terminal."""
+def console(*, stderr: bool = False) -> Console:
+    """Standard output or error for what has colours; wide enough for tables where it is not a terminal."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    class Safe(Console):
+        """Shows control characters of what it is given as escapes; its own reach the terminal."""
+
+        def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
+            for segment in super().render(*given, **options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    stream = sys.stderr if stderr else sys.stdout
+    file = stream.inner if isinstance(stream, SafeStream) else stream
+    return Safe(file=file, highlight=False, width=None if stderr or file.isatty() else 160)
+
+
+class SafeStream:
+    """A stream that shows control characters as escapes; all else is the stream's that it stands for."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self.inner = inner
+
+    def write(self, text: str) -> int:
+        """Write the text as `printable` makes it."""
+        self.inner.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def guard_streams() -> None:
+    """Have all that this process prints go through `printable`."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, SafeStream):
+            setattr(sys, name, SafeStream(stream))
 
 
 def fail(message: str) -> None:
     """One line on standard error."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", printable(" ".join(message.split())), file=sys.stderr)
 
 
 def note(message: str) -> None:
     """One line on standard error that is no error."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def show_what_is_left_out() -> None:
@@ -67,12 +101,18 @@ def show_what_is_left_out() -> None:
 
 def print_json(value: Any) -> None:
     """A value as JSON on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    print(_json(value, indent=1))
 
 
 def print_json_lines(values: Sequence[Any]) -> None:
     """A list as JSON on standard output, one value per line: thousands of them in a moment."""
-    print("[\n" + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n]")
+    print("[\n" + ",\n".join(map(_json, values)) + "\n]")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON whose control characters are JSON's escapes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if printable(text) == text else json.dumps(value, indent=indent)
 
 
 @contextmanager
@@ -88,7 +128,6 @@ def quiet_interrupt() -> Iterator[None]:
 @contextmanager
 def bars() -> Iterator[Progress]:
     """Progress bars on standard error, with the time left; on something that is no terminal, they are not drawn."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -106,7 +145,7 @@ def bars() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[says]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         yield progress
 
 

@@ -22,7 +22,7 @@ class SweepFiles:
 
     def run(self, scores: Scores | None, *, grids: str | list[str] = "main", **axes: Any) -> str:
         """Add a run with these axes; `scores` None leaves it without a result."""
-        run = "-".join(str(value) for value in axes.values())
+        run = "-".join(str(value) for value in axes.values()).replace("/", "_")
         cells = [{"grid": grid, "axes": axes} for grid in ([grids] if isinstance(grids, str) else grids)]
         config = {"strategy": "baseline", "labelled": "all", "fold": 0, "network": {"kernel": 5}} | axes
         self.record["runs"].append({"id": run, "stage": "train", "config": config, "cells": cells, "needs": []})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hpcseg.errors import BadInput
 from hpcseg.results.collect import collect
 from hpcseg.results.export import make_tables, write_collection
+from hpcseg.results.tables.machine_readable import to_lines
 
 
 def test_tables_figures_and_runs_are_written(sweep_files, as_scores, tmp_path: Path) -> None:
@@ -63,3 +65,9 @@ def test_a_sweep_without_any_result_still_gets_its_tables(sweep_files, tmp_path:
     write_collection(collect(files.save()), tmp_path / "results", note=notes.append)
     assert "– (0/1)" in (tmp_path / "results" / "main.md").read_text()
     assert len(notes) == 4
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", " =1", "＝1"])
+def test_no_cell_is_computed_by_a_spreadsheet(cell: str) -> None:
+    lines = to_lines(["head"], [[cell, "-0.5", -1.5, "a=b"]])
+    assert list(csv.reader(io.StringIO(lines, newline="")))[1] == [f"'{cell}", "-0.5", "-1.5", "a=b"]

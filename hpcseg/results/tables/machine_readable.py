@@ -15,6 +15,8 @@ from hpcseg.results.tables.statistics import Comparison, sample_sd
 from hpcseg.results.tables.tables import Table
 from hpcseg.study.tables import Axis
 
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+
 
 def to_csv(table: Table) -> str:
     """One line per set, row, column, replicate and case; a missing run has a line without case and value."""
@@ -160,9 +162,23 @@ def plain(value: Axis) -> str | int | float:
 
 
 def to_lines(head: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
-    """CSV."""
+    """CSV; texts that a spreadsheet would compute begin with an apostrophe."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(lines)
+    writer.writerows([inert(cell) for cell in line] for line in lines)
     return stream.getvalue()
+
+
+def inert(cell: Any) -> Any:
+    """A cell that no spreadsheet computes; numbers stay.
+
+    >>> inert("=HYPERLINK(1)"), inert("-0.5"), inert("case_1")
+    ("'=HYPERLINK(1)", '-0.5', 'case_1')
+    """
+    if isinstance(cell, str) and cell.lstrip(" ")[:1] in _FORMULA:
+        try:
+            float(cell)
+        except ValueError:
+            return f"'{cell}"
+    return cell
