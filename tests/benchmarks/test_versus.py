@@ -49,11 +49,13 @@ def given(tiny_dataset: Path, tmp_path: Path) -> argparse.Namespace:
     """Two labelled cases, in a sweep with a grid that is asked for and one that is not."""
     sweep = tmp_path / "sweep.toml"
     sweep.write_text(
-        '[run]\ndata.dataset = "Tiny"\ndata.foreground = [1, 2]\ndata.folds = 2\npatches.size = 16\n'
-        "network.levels = 2\nnetwork.kernel = 3\n"
-        '[[grid]]\nname = "recipe"\nlabelled = [2, 3]\nfold = [0, 1]\n'
+        '[run]\ndata.dataset = "Tiny"\ndata.foreground = [1, 2]\ndata.folds = 2\ndata.splits = "s.csv"\n'
+        "patches.size = 16\nnetwork.levels = 2\nnetwork.kernel = 3\n"
+        '[[grid]]\nname = "recipe"\nlabelled = [1, 2]\nfold = [0, 1]\n'
         '[[grid]]\nname = "other"\nlabelled = [2]\nfold = [0]\nstrategy = "multitask"\n'
     )
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (tiny_dataset / "imagesTr").iterdir())
+    (tmp_path / "s.csv").write_text(f"case,role\n{cases[0]},test\n")
     folders = ["--data", str(tiny_dataset.parent), "--work", str(tmp_path / "work"), "--grids", "recipe"]
     return versus._parser().parse_args(["nnunet", "--labelled", "2", "--fold", "1", "--sweep", str(sweep), *folders])
 
@@ -71,6 +73,9 @@ def test_cases_are_those_of_hpcsegs_own_run(given: argparse.Namespace) -> None:
     assert tuple(case.name for case in versus.labelled_cases(plan, spec)) == spec.labelled.cases
     with pytest.raises(SystemExit, match="its grids are other, recipe"):
         versus.plan_of(given, ["plain"])
+    given.set = ["data.splits="]
+    with pytest.raises(SystemExit, match="sets no labelled test cases aside"):
+        versus.plan_of(given, ["recipe"])
 
 
 def test_nnunet_gets_links_to_images_and_labels_of_the_runs_classes(given: argparse.Namespace, tmp_path: Path) -> None:

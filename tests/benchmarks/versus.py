@@ -52,8 +52,9 @@ def main(arguments: list[str]) -> int:
         name = "-".join(str(part) for part in (one["tool"], f"n{given.labelled}", f"f{given.fold}"))
         name += f"-{given.minutes:g}min" if given.what == "nnunet" else ""
         write_text(given.to / f"{name.replace(' ', '-')}.json", as_lines(one))
+        defined = [value for value in one["dsc"].values() if value is not None]
         print(
-            f"{one['tool']}, n = {given.labelled}, fold {given.fold}: DSC {fmean(one['dsc'].values()):.4f} of "
+            f"{one['tool']}, n = {given.labelled}, fold {given.fold}: DSC {fmean(defined):.4f} of "
             f"{len(one['dsc'])} cases after {one['train_seconds'] / 60:.1f} min ({one['steps']} steps); segmented in "
             f"{one['prediction_seconds']:.0f} s"
         )
@@ -84,7 +85,10 @@ def plan_of(given: argparse.Namespace, grids: Sequence[str]) -> Plan:
         raise SystemExit(f"{given.sweep}: its grids are {', '.join(sorted(there))}; --grids names others")
     heading = sweep.heading.model_copy(update={"name": "versus"})
     sweep = replace(sweep, heading=heading, grids=tuple(grid for grid in sweep.grids if grid.name in grids))
-    return make_plan(replace(sweep, tables=(), figures=()), given.data, given.work / "runs")
+    plan = make_plan(replace(sweep, tables=(), figures=()), given.data, given.work / "runs")
+    if not all(getattr(planned.spec, "test_scans", ()) for planned in plan.of_stage("train").values()):
+        raise SystemExit(f"{given.sweep}: sets no labelled test cases aside, on which both could be measured")
+    return plan
 
 
 def measure_nnunet(given: argparse.Namespace) -> list[Measured]:
