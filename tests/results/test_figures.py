@@ -12,9 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from hpcseg.config import RunConfig
-from hpcseg.errors import LeftOut
+from hpcseg.errors import BadInput, LeftOut
 from hpcseg.results.collect import collect
-from hpcseg.results.figures.figures import KINDS, draw_figures
+from hpcseg.results.figures.figures import KINDS, draw, draw_figures
 from hpcseg.results.figures.learning import read_history
 from hpcseg.results.figures.scores import x_positions
 from hpcseg.results.figures.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, looks
@@ -266,3 +266,21 @@ def test_a_strategy_has_one_colour_everywhere_and_no_two_values_share_one() -> N
     assert looks(("baseline", "multitask"))["multitask"] == looks(STRATEGIES)["multitask"]
     assert len({looks(("baseline", 3, 5))[value].colour for value in ("baseline", 3, 5)}) == 3
     assert SETTINGS["pdf.fonttype"] == 42
+
+
+def test_examples_without_their_scans_are_left_out_with_a_reason(
+    sweep_files, as_scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sweep_files()
+    run = files.run(as_scores(validation=[0.5]), strategy="baseline", labelled=2)
+    mask = files.root / "train" / run / "predictions" / "validation" / "validation0.nii.gz"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    collection = collect(files.save())
+
+    def gone(*_: object) -> None:
+        raise BadInput("/old/scan.nii.gz: no such file")
+
+    monkeypatch.setattr("hpcseg.results.figures.examples._exemplar", gone)
+    definition = FigureDefinition(name="e", kind="examples", set="validation")
+    assert draw(definition, collection) == "/old/scan.nii.gz: no such file"

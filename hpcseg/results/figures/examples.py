@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import DSC
 from hpcseg.inspection.views import CT_WINDOW
 from hpcseg.paths import PREDICTIONS_FOLDER
@@ -66,7 +67,10 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
     if not chosen:
         return f"no finished run has masks of the {name} set below {collection.root / 'train'} (inference.save_masks)"
     case = _median_case(list(chosen.values()), name)
-    exemplar = _exemplar(next(iter(chosen.values())), name, case) if case else None
+    try:
+        exemplar = _exemplar(next(iter(chosen.values())), name, case) if case else None
+    except BadInput as error:  # the data were moved, or purged since
+        return str(error)
     if exemplar is None:
         return f"the runs have no case of the {name} set with a mask and a reference in common"
     figure = _empty_grid(exemplar, len(rows), len(columns))
