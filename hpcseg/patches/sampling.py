@@ -44,6 +44,7 @@ class Use(IntEnum):
     TRANSFORM = 1 << 16
     INTENSITY = 2 << 16
     BLOCKS = 3 << 16
+    CUBOID = 4 << 16
 
 
 @dataclass(frozen=True)

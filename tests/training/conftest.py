@@ -44,6 +44,7 @@ RECIPE: dict[str, Any] = {  # all of it
     },
     "training": {"average": 0.99, "schedule": "polynomial", "select": "last"},
 }
+COPYPASTE: dict[str, Any] = {"teacher": SMALL["teacher"] | {"mix": "copypaste", "mix_pairs": 0.7}}
 TEACHER: dict[str, Any] = {  # of a network that finds something
     "network": SMALL["network"] | {"init_gain": 1.0},
     "training": {"epochs": 2, "steps": 30, "validation_steps": 1, "batch": 2, "learning_rate": 1e-2},

@@ -101,6 +101,14 @@ GOLDEN: dict[str, Losses] = {
         "validation": [1.409578, 1.371337, 1.380913, 1.235841],
         "unlabelled": [1.680082, 1.650706, 1.519711, 1.210653],
     },
+    "teacher, copypaste": {
+        "steps": [1.357692, 1.305799, 1.346238, 1.308495, 1.299782,
+            1.258644, 1.296773, 1.243476, 1.304979, 1.278653,
+            1.239221, 1.256914, 1.243603, 1.183789, 1.167094,
+            1.163174, 1.187881, 1.199535, 1.201154, 1.079715],
+        "validation": [1.409578, 1.37099, 1.377396, 1.222654],
+        "unlabelled": [1.680082, 1.651868, 1.525409, 1.219712],
+    },
     "transfer": {
         "steps": [1.456057, 1.443418, 1.47316, 1.323481, 1.425468,
             1.392837, 1.398313, 1.337861, 1.332032, 1.229978,
@@ -186,6 +194,7 @@ def test_losses_of_the_whole_recipe_are_those_pinned(runs: Path, train_spec: Cal
         ("multitask", {"multitask": SMALL["multitask"] | {"gamma": "power_of_ten"}}),
         ("multitask, ratio", {}),
         ("teacher", {}),
+        ("teacher, copypaste", {"teacher": SMALL["teacher"] | {"mix": "copypaste"}}),
     ],
 )
 def test_losses_are_those_pinned(

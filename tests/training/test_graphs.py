@@ -32,7 +32,7 @@ from hpcseg.training.precision import Precision
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.task import Task
-from tests.training.conftest import BEFORE
+from tests.training.conftest import BEFORE, COPYPASTE
 from tests.training.stopping import StopAfter
 
 CPU = torch.device("cpu")
@@ -97,6 +97,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         ("transfer", "float32", 0.0),
         ("multitask", "float16", 0.0),
         ("teacher", "float16", 0.0),
+        ("copypaste", "float32", 0.0),
         ("masked", "float32", 0.0),
     ],
 )
@@ -120,7 +121,10 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
         run.mkdir(parents=True, exist_ok=True)
         train(run, pretrain_spec(level), Control(run))
         models.append(run.relative_to(runs) / MODEL_FILE)
-    spec = train_spec(strategy, tuple(models), training=SETTINGS | {"precision": precision, "average": average})
+    changes = {"training": SETTINGS | {"precision": precision, "average": average}}
+    if strategy == "copypaste":
+        strategy, changes = "teacher", changes | COPYPASTE
+    spec = train_spec(strategy, tuple(models), **changes)
     whole, recorded = new_run("whole"), new_run("recorded")
     train(whole, spec, Control(whole))
     recording(True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from hpcseg.config import AutoencoderConfig
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.networks.losses import masked_error
+from hpcseg.patches.blocks import blocks_along
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
 from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import PretrainSpec, TrainSpec
@@ -25,7 +26,7 @@ from hpcseg.training.loop import fit
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
-from hpcseg.training.strategies.masked import MaskedTask, blocks_along, mask_of
+from hpcseg.training.strategies.masked import MaskedTask, mask_of
 from tests.training.conftest import RECIPE
 from tests.training.stopping import StopAfter
 

@@ -24,10 +24,10 @@ from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.ranks import joined
 from hpcseg.training.stages import train
 from hpcseg.training.strategy import check_shares
-from tests.training.conftest import BEFORE, RECIPE
+from tests.training.conftest import BEFORE, COPYPASTE, RECIPE
 from tests.waiting import PATIENCE_S
 
-STEPS: dict[str, object] = {
+STEPS: dict[str, Any] = {
     "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},
     "multitask": {"batch": 5, "autoencoder_batch": 3},
     "teacher": {"supervised_steps": 2, "ramp_steps": 2},
@@ -179,6 +179,8 @@ def test_two_ranks_train_as_one_on_minibatches_of_five(
         for strategy in ("baseline", "transfer", "multitask", "teacher", "masked", "selftrain")
     }
     specs["recipe"] = train_spec(**(RECIPE | {"training": settings | RECIPE["training"]}))
+    taught = COPYPASTE["teacher"] | STEPS["teacher"]
+    specs["copypaste"] = train_spec("teacher", **(STEPS | {"teacher": taught}))
     for level in (1, None):
         before = pretrain_spec(level)
         autoencoder = before.config.autoencoder.model_copy(update={"batch": 3, "epochs": 6, "steps": 1})

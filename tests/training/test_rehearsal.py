@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ from hpcseg.training import rehearsal
 from hpcseg.training.control import Control
 from hpcseg.training.rehearsal import SIGNALS, compare, first_difference, rehearse, shortened
 from hpcseg.training.stages import train
-from tests.training.conftest import BEFORE, RECIPE, SMALL
+from tests.training.conftest import BEFORE, COPYPASTE, RECIPE, SMALL
 
 pytestmark = pytest.mark.timeout(1800)  # its processes take a GPU where there is one, and each starts CUDA anew
 
-STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "masked", "selftrain", "recipe")
+STRATEGIES = ("baseline", "transfer", "multitask", "teacher", "masked", "selftrain", "recipe", "copypaste")
 SETTINGS = {"epochs": 10, "steps": 10, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
 
 
@@ -45,11 +46,12 @@ def planned(
             models.append(run.relative_to(runs) / MODEL_FILE)
         path = runs / "train" / request.node.name
         shutil.rmtree(path, ignore_errors=True)
-        changes = (
-            RECIPE | {"training": SETTINGS | RECIPE["training"]} if strategy == "recipe" else {"training": SETTINGS}
-        )
+        changes: dict[str, Any] = {
+            "recipe": RECIPE | {"training": SETTINGS | RECIPE["training"]},
+            "copypaste": COPYPASTE | {"training": SETTINGS},
+        }.get(strategy, {"training": SETTINGS})
         spec = train_spec(
-            "baseline" if strategy == "recipe" else strategy,
+            {"recipe": "baseline", "copypaste": "teacher"}.get(strategy, strategy),
             tuple(models),
             (pseudo_labelled,) if strategy == "selftrain" else (),
             **changes,

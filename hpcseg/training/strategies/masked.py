@@ -23,7 +23,6 @@ from hpcseg.training.tasks import NetworkTask, SegmentationTask, fresh_network, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hpcseg.patches.geometry import PatchGeometry
 
 _HEAD = "classifier."  # of either network: the last convolution, whose channels are what it is trained for
 
@@ -108,6 +107,7 @@ class MaskedTask(NetworkTask):
     def __init__(self, inputs: Inputs, section: MaskedConfig) -> None:
         import torch
 
+        from hpcseg.patches.blocks import blocks_along
         from hpcseg.training.model import geometry_of, new_network
 
         config = inputs.config.autoencoder
@@ -155,21 +155,6 @@ class MaskedTask(NetworkTask):
         image_B1PPP, mask_B1PPP = patches.images[0][target], masks[0][target]
         loss = masked_error(self.config.autoencoder, filled_B1PPP, image_B1PPP, mask_B1PPP, self.ranks.reduce)
         return loss, {"reconstruction": loss}
-
-
-def blocks_along(geometry: PatchGeometry, block: int) -> list[Tensor]:
-    """In which block along an axis the voxels of each level's box lie, (D) int64; blocks begin with the coarsest box.
-
-    >>> from hpcseg.patches.geometry import FovealGeometry
-    >>> [places.tolist() for places in blocks_along(FovealGeometry(patch=4, kernel=3, levels=2), block=4)]
-    [[1, 1, 1, 2, 2, 2, 2, 3, 3, 3], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]]
-    """
-    import torch
-
-    first, found = geometry.origins[-1], []
-    for level, (origin, edge) in enumerate(zip(geometry.origins, geometry.inputs, strict=True)):
-        found.append((origin - first + (torch.arange(edge) << level)) // block)
-    return found
 
 
 def mask_of(masked_BNNN: Tensor, places_D: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hpcseg.patches.minibatch import Batch
+    from hpcseg.training.mixing import CopyPaste
 
+_MIX = frozenset({"mix", "mix_size", "mix_pairs", "mix_levels"})
 _LITERATURE = "ours: Tarvainen and Valpola 2017, and semi-supervised segmentation since"
 Steps = Annotated[int, Field(ge=0)]
 
@@ -51,6 +53,28 @@ class TeacherConfig(Section):
     ramp_steps: Steps = key(
         300, "steps in which their weight then rises to its height, evenly", unit="steps", source=_LITERATURE
     )
+    mix: Literal["none", "copypaste"] = key(
+        "none",
+        "copypaste: in pairs of a labelled and an unlabelled patch a cuboid of both changes places, with its labels",
+        source="ours: Bai et al. 2023; off, for it lost where it was tried",
+    )
+    mix_size: Annotated[float, Field(gt=0, le=1)] = key(
+        0.5,
+        "edge of the cuboid in edges of the target; rounded down to whole coarsest voxels, at least one",
+        unit="share",
+        source="ours: Bai et al. have 2/3; patches of small organs are no larger than theirs",
+    )
+    mix_pairs: Annotated[float, Field(gt=0, le=1)] = key(
+        0.5,
+        "of the pairs, in which a cuboid changes places",
+        unit="share",
+        source="ours: batch statistics of mixed patches alone are not those of the clean ones that are segmented",
+    )
+    mix_levels: Literal["all", "finest"] = key(
+        "all",
+        "levels that are mixed; finest: those of context show the volume around the cuboid alone",
+        source="ours: what all levels show is one mixed volume",
+    )
     with_validation: bool = key(
         False, "the validation images are seen, too", source="ours: they choose the model that is kept"
     )
@@ -75,12 +99,18 @@ class Teacher(Strategy[TeacherConfig]):
 
     name, label, order = "teacher", "Mean teacher", 3
     section_type = TeacherConfig
-    free_keys = frozenset({"decay", "weight", "supervised_steps", "ramp_steps", "with_validation"})
+    free_keys = frozenset({"decay", "weight", "supervised_steps", "ramp_steps", "with_validation"}) | _MIX
 
     def check(self, config: RunConfig) -> None:
-        """Raise ValueError where a minibatch cannot be shared."""
+        """Raise ValueError where a minibatch cannot be shared, or no cuboid fits a target."""
         if config.training.batch < 2:
             raise ValueError(f"training.batch = {config.training.batch}: strategy 'teacher' shares it; give 2 or more")
+        coarsest, patch = 1 << (config.network.levels - 1), config.patches.size
+        if self.section(config).mix != "none" and config.network.kind == "fnet" and patch < 2 * coarsest - 1:
+            raise ValueError(
+                f"patches.size = {patch}: teacher.mix wants {2 * coarsest - 1} or more, so that the coarsest of "
+                f"{config.network.levels} levels has a voxel within"
+            )
 
     def needs(self, config: RunConfig) -> Needs:
         """The volumes that are seen without labels."""
@@ -88,7 +118,8 @@ class Teacher(Strategy[TeacherConfig]):
 
     def unused(self, config: RunConfig) -> frozenset[str]:
         """The autoencoders' own keys, and those that this section has for both."""
-        return AUTOENCODERS_ONLY | {"training.average", "teacher.with_validation"}
+        off = {f"teacher.{key}" for key in _MIX} if self.section(config).mix == "none" else set()
+        return AUTOENCODERS_ONLY | {"training.average", "teacher.with_validation"} | off
 
     def batches(self, config: RunConfig) -> dict[str, int]:
         """Labelled and unlabelled patches; together they are a minibatch of the configured size."""
@@ -106,11 +137,15 @@ class TeacherTask(SegmentationTask):
     Both views of an unlabelled patch are moved, turned and deformed alike, and the network's is changed in intensity as
     well. So each pseudo-label belongs to the very voxel that it was made for: labels of an untouched patch would have
     to be interpolated, and would be missing wherever the transform shows what lies outside of it.
+
+    With `mix` the network's views are mixed with the labelled patches, see `CopyPaste`, once pseudo-labels count; each
+    loss is then of the voxels that have its labels, in whichever patch they are.
     """
 
     def __init__(self, inputs: Inputs, section: TeacherConfig) -> None:
         import torch
 
+        from hpcseg.training.mixing import CopyPaste
         from hpcseg.training.model import geometry_of
 
         augmentation, batch = inputs.config.augmentation, inputs.config.training.batch
@@ -121,31 +156,49 @@ class TeacherTask(SegmentationTask):
         views = [augmentation.model_copy(update={"intensity_share": 0.0})]
         views += [augmentation] if augmentation.changes_intensity else []  # else both views are the same
         self._views = [unlabelled_batches(inputs, levels, count, view, dtype) for view in views]
+        self._mixing: CopyPaste | None = None
+        if section.mix == "copypaste":
+            draw, labelled = self._views[-1].draw, batch - count
+            self._mixing = CopyPaste(section, geometry_of(inputs.config), draw, labelled, self.device)
+            self.partly_labelled = True
         self._weight = torch.zeros((), device=self.device)  # where the step reads it, also a recorded step
 
     def batches(self, first_step: int) -> Generator[Any]:
-        """Labelled batches with both views of unlabelled ones, from the global step `first_step` on."""
+        """Labelled batches with both views of unlabelled ones, and cuboids, from the global step `first_step` on."""
         from hpcseg.patches.prefetch import prefetched
 
         steps = range(first_step, self.epochs * self.steps)
         kinds = self._training, *self._views
         with ExitStack() as stack:
             read = [stack.enter_context(closing(prefetched(one, steps, device=self.device))) for one in kinds]
-            yield from zip(*read, strict=True)
+            for step, *batches in zip(steps, *read, strict=True):
+                yield *batches, *self._cuboids(step)
+
+    def _cuboids(self, step: int) -> tuple[Tensor, ...]:
+        if self._mixing is None:
+            return ()
+        return (self._mixing.drawn(step, wanted=self.section.weight_at(step) > 0),)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Their weighted sum, and the losses on labels and on pseudo-labels."""
         import torch
 
-        labelled, plain, changed = cast("tuple[Batch, Batch, Batch]", (*batch, batch[-1])[:3])  # one view, if alike
+        count = 1 + len(self._views)
+        labelled, plain, changed = cast("tuple[Batch, Batch, Batch]", (*batch[:count], batch[count - 1])[:3])
         assert self.average is not None and labelled.label_BDHW is not None
         with torch.no_grad():
             pseudo_BDHW = self.logits(plain.images, self.average.network).argmax(dim=1)
         self.network.train()
-        both = [torch.cat(pair) for pair in zip(labelled.images, changed.images, strict=True)]
-        logits_BCDHW, known = self.logits(both), len(labelled.label_BDHW)
-        segmentation = self.loss_of(logits_BCDHW[:known], labelled.label_BDHW)
-        unlabelled = self.loss_of(logits_BCDHW[known:], pseudo_BDHW)
+        pairs, known = list(zip(labelled.images, changed.images, strict=True)), len(labelled.label_BDHW)
+        if self._mixing is None:
+            logits_BCDHW = self.logits([torch.cat(pair) for pair in pairs])
+            segmentation = self.loss_of(logits_BCDHW[:known], labelled.label_BDHW)
+            unlabelled = self.loss_of(logits_BCDHW[known:], pseudo_BDHW)
+        else:
+            masks = self._mixing.masks(batch[count])
+            logits_BCDHW = self.logits(self._mixing.images(pairs, masks))
+            labels = self._mixing.labels(labelled.label_BDHW, pseudo_BDHW, masks)
+            segmentation, unlabelled = (self.loss_of(logits_BCDHW, own_BDHW) for own_BDHW in labels)
         return segmentation + self._weight * unlabelled, {"segmentation": segmentation, "unlabelled": unlabelled}
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
