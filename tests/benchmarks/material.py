@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import hpcseg.phantoms
 import hpcseg.volumes
 from hpcseg.host import usable_cores
 from hpcseg.phantoms.dataset import write_phantoms
@@ -59,7 +60,7 @@ def remove(path: Path) -> None:
 
 def phantoms(count: int, size: int) -> Path:
     """Dataset of `count` labelled CT phantoms, `size` voxels across."""
-    drawn_by = [ROOM / f"{module}.py" for module in ("phantoms", "anatomy", "canvas")]
+    drawn_by = sorted(Path(hpcseg.phantoms.__file__).parent.glob("*.py"))
     return kept(
         f"phantoms{size}",
         [*drawn_by, f"{count} of {size}"],
@@ -71,6 +72,12 @@ def large_store() -> Path:
     """Store of 4 labelled phantoms at 1 mm: about 220 × 350 × 350 voxels each, as many as 300³."""
     dataset = phantoms(4, 256)
     return _packed("large.h5", dataset, open_dataset(dataset).training, (1.0, 1.0, 1.0))
+
+
+def small_store() -> Path:
+    """Store of 20 labelled cases of about 40 × 60 × 60 voxels."""
+    dataset = phantoms(20, 64)
+    return _packed("small.h5", dataset, open_dataset(dataset).training, (6.0, 6.0, 6.0))
 
 
 def store_of_1000() -> Path:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpcseg.host import usable_cores
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import dice_ce
 from hpcseg.networks.unet import UNet
 from hpcseg.networks.winners import Winners, sparse_decode, top_winners
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
 from hpcseg.training.precision import place
-from tests.benchmarks.figures import Figure, Measured, Skipped, at_least, benchmark
-from tests.benchmarks.timing import PeakMemory, fastest, interleaved
+from tests.benchmarks.figures import Figure, Measured, at_least, benchmark
+from tests.benchmarks.timing import PeakMemory, fastest, interleaved, two_threads
 from tests.gpu.floor import Ceilings, Shape, fnet_step
 from tests.gpu.floor import seconds as floor_seconds
 from tests.networks.checks import dense_decode
 
-CORES = 2
 PATCH = 64
 FNET_MAPS = (32, 32, 32, 32)
 UNET_MAPS = (32, 64, 128, 256)
@@ -57,7 +54,7 @@ def decoder() -> Measured:
         for _ in range(10):
             work(sparse_decode)
 
-    with _two_threads():
+    with two_threads():
         ten_sparse()  # torch's threads have started
         timed = interleaved(3, ten_sparse, lambda: work(dense_decode), warm=False)
     sparse, dense = fastest(timed, 0) / 10, fastest(timed, 1)
@@ -82,7 +79,7 @@ def training_step() -> Measured:
     foveal, padded = FovealGeometry(PATCH, 5, 4), PaddedGeometry.around(PATCH, 4)
     fnet = FNet(5, 4, FNET_MAPS, 1, 0.01)
     unet = UNet(3, UNET_MAPS, 1, padded.margin, 0.01)
-    with _two_threads():
+    with two_threads():
         works = [_step(fnet, foveal), _step(unet, padded)]
         with PeakMemory() as peak:
             timed = interleaved(2, *works)
@@ -113,7 +110,7 @@ def training_step() -> Measured:
 def floor() -> Measured:
     """The only device whose step was held against its floor so far."""
     found = {}
-    with _two_threads():
+    with two_threads():
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
             if dtype == torch.float32 or torch.cpu.get_capabilities().get("avx512_bf16", False):
                 found[name] = _beside_its_floor(dtype)
@@ -142,19 +139,6 @@ def _beside_its_floor(dtype: torch.dtype) -> tuple[float, float, Ceilings]:
     limits = Ceilings(2 * edge**3 / fastest_product, 2 * len(source) / fastest_copy)
     stages = [stage for stage in fnet_step(Shape(geometry, FNET_MAPS, half=half), 1) if stage.kind != "gather"]
     return fastest(timed, 0), floor_seconds(stages, limits), limits
-
-
-@contextlib.contextmanager
-def _two_threads() -> Iterator[None]:
-    """Give torch two threads, whatever the machine has."""
-    if usable_cores() < CORES:
-        raise Skipped("measured on two cores")
-    before = torch.get_num_threads()
-    torch.set_num_threads(CORES)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _step(network: nn.Module, geometry: PatchGeometry, dtype: torch.dtype = torch.float32) -> Callable[[], None]:

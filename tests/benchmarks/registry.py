@@ -5,10 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from tests.benchmarks import inference, metrics, networks, patches, peers, status, submission, sweeps, volumes
+from tests.benchmarks import (
+    inference,
+    metrics,
+    networks,
+    patches,
+    peers,
+    status,
+    strategies,
+    submission,
+    sweeps,
+    volumes,
+)
 from tests.benchmarks.figures import Benchmark, Figure
 
-ROOMS = (volumes, patches, networks, inference, metrics, sweeps, submission, status, peers)
+ROOMS = (volumes, patches, networks, strategies, inference, metrics, sweeps, submission, status, peers)
 BENCHMARKS: tuple[Benchmark, ...] = tuple(
     value for room in ROOMS for value in vars(room).values() if isinstance(value, Benchmark)
 )

@@ -10,6 +10,7 @@ import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,23 @@ def test_material_is_made_once_and_again_when_what_it_depends_on_changes(
     source.write_text("2")
     second = material.kept("thing.h5", [source, "word"], make)
     assert list(second.parent.iterdir()) == [second], "what is out of date is removed"
+
+
+def test_phantoms_are_made_anew_when_the_code_that_draws_them_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(material, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(material, "write_phantoms", lambda folder, **_: folder.mkdir())
+    depends: list[Path] = []
+
+    def kept(name: str, given: list[Path | str], make: Callable[[Path], object]) -> Path:
+        depends.extend(one for one in given if isinstance(one, Path))
+        return plain(name, given, make)
+
+    plain = material.kept
+    monkeypatch.setattr(material, "kept", kept)
+    assert material.phantoms(1, 8).is_dir()
+    assert {"anatomy.py", "canvas.py", "dataset.py"} <= {path.name for path in depends}
 
 
 def test_a_process_hands_back_figures_date_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,12 @@ from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from hpcseg.host import usable_cores
+from tests.benchmarks.figures import Skipped
+
 Result = TypeVar("Result")
 Work = Callable[[], object]
+CORES = 2
 
 
 def seconds(work: Work) -> float:
@@ -52,6 +56,21 @@ def median_ratio(timed: Sequence[tuple[float, ...]], over: int, under: int) -> f
 def fastest(timed: Sequence[tuple[float, ...]], work: int) -> float:
     """Seconds of the fastest round of a work: for fixed work on a CPU, the rounds above it hold others' load."""
     return min(one[work] for one in timed)
+
+
+@contextlib.contextmanager
+def two_threads() -> Iterator[None]:
+    """Give torch two threads, whatever the machine has."""
+    import torch
+
+    if usable_cores() < CORES:
+        raise Skipped("measured on two cores")
+    before = torch.get_num_threads()
+    torch.set_num_threads(CORES)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
