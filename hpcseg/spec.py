@@ -21,6 +21,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import parse_json, read_bytes, seal_holds, with_seal
 from hpcseg.paths import RUN_FILE, path_inside, plain_name
 from hpcseg.sections import Section, key
+from hpcseg.text import in_words
 
 Spacing = tuple[float, float, float]
 IGNORED = 255  # class of a voxel that is known to be of none: nothing is learnt from it, nor measured on it
@@ -149,7 +150,7 @@ def read_spec(run: Path) -> AnySpec:
         remedy = f"delete {run} and apply the sweep again"
         if first["type"] == "unknown_name":
             remedy = f"'{first['input']}' is of a package that is not installed here"
-        raise BadInput(f"{path}: {where}: {first['msg']}; {remedy}") from None
+        raise BadInput(f"{path}: {where}: {in_words(first)}; {remedy}") from None
 
 
 def spec_text(spec: AnySpec) -> str:

@@ -4,8 +4,30 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+# What pydantic's kinds of errors mean to whoever writes a file.
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "a text in quotes",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a table",
+    "model": "a table",
+    "path": "a path in quotes",
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+}
+_AMOUNT = 'an amount of memory such as "32G" or "900M"'
+_PATTERNS = {
+    r"^[A-Za-z0-9][\w.-]*$": "a name of letters, digits, - _ and .",
+    r"^\d+[KMGT]?B?$": _AMOUNT,
+    r"^(\d+[KMGT]?B?)?$": _AMOUNT,
+}
 _ALIKE = 0.6
 _TIED, _NAMED = 0.1, 4  # of likenesses; and how many keys are named
 
@@ -68,8 +90,7 @@ def _escape(found: re.Match[str]) -> str:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`; did you mean ...?` for a misspelt word, or the list of valid ones where nothing is near.
 
-    Of a dotted key the last part counts as much as the whole, and what several tables have in common is named with all
-    of them.
+    Of a dotted key the last part counts as much as the whole; a key that several tables have is named with all of them.
 
     >>> nearest("slurm.timee", ["slurm.tier", "slurm.pack.time", "slurm.train.time"])
     "; did you mean 'slurm.pack.time' or 'slurm.train.time'?"
@@ -93,3 +114,24 @@ def _likeness(word: str, name: str) -> float:
 
 def _leaf(key: str) -> str:
     return key.rpartition(".")[2]
+
+
+def in_words(detail: Mapping[str, Any]) -> str:
+    """What is allowed instead, of one error of pydantic: "a whole number", "greater than 0", ..."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(context["pattern"], f"a text of the form {context['pattern']}")
+    if kind in {"too_short", "too_long"}:
+        least = kind == "too_short"
+        number = context["min_length" if least else "max_length"]
+        return f"a list of {'at least' if least else 'at most'} {number} (not {context['actual_length']})"
+    known = _WORDS["int"] if kind == "int_from_float" else _WORDS.get(kind) or _by_type(kind)
+    if known:
+        return known
+    return str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _by_type(kind: str) -> str:
+    """Words for `int_parsing`, `bool_type`, `model_attributes_type` and the like."""
+    name, _, what = kind.partition("_")
+    return _WORDS.get(name, "") if what in {"type", "parsing", "parsing_size", "attributes_type"} else ""

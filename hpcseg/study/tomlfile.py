@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
-from hpcseg.text import nearest
+from hpcseg.text import in_words, nearest
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
@@ -84,8 +84,7 @@ def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:
             return key, f"unknown key '{key}'{nearest(key, known)}"
         if detail["type"] == "missing":
             return key, f"{key} is missing"
-        message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        message = message.replace("String should match pattern", "a text like")
+        message = in_words(detail)
         problems.setdefault(key, [])
         if message not in problems[key]:
             problems[key].append(message)
