@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_HDF5_NUMBER = re.compile(r"\berrno = (\d+)")
+
 
 class HpcsegError(Exception):
     """Base of all expected errors; the command line prints the message alone and exits with `exit_code`."""
@@ -47,3 +54,19 @@ class Interrupted(HpcsegError):
     """The process was asked to stop; its state is saved and the same command goes on from there."""
 
     exit_code = 130
+
+
+def lack_of_space(error: BaseException) -> OSError | None:
+    """What an error says of a full disk, a quota or a lack of inodes, itself or what it came from; None: nothing.
+
+    HDF5 raises errors of its own, and says the system's number in their text.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in NO_SPACE:
+            return seen
+        found = _HDF5_NUMBER.search(str(seen))
+        if found is not None and int(found[1]) in NO_SPACE:
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None

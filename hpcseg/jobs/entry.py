@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from hpcseg.errors import HpcsegError, Interrupted, RankLost
+from filelock import FileLock
+
+from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.dispatch import run_spec
 from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
-from hpcseg.jobs.remedies import explained
+from hpcseg.jobs.remedies import disk_words, explained
 from hpcseg.jobs.requeue import check_budget, is_warning, requeue_or_fail, why_stopped
 from hpcseg.jobs.stopping import Signals, watched
 from hpcseg.paths import CLAIM_FILE
@@ -117,7 +120,7 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
     if leads and job.slurm is not None:
         with suppress(OSError):  # a full disk
             (run.path / CLAIM_FILE).write_text(_claim(job.slurm), encoding="utf-8")
-    lock = run.lock(LOCK_WAIT_S) if leads else None
+    lock = _lock(run) if leads else None
     try:
         if run.is_done():
             return True
@@ -129,6 +132,23 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
     finally:
         if lock is not None:
             lock.release()
+
+
+def _lock(run: RunDir) -> FileLock:
+    """The run directory's lock.
+
+    Raises:
+        StageFailed: there is no room even for that.
+        HpcsegError: another process works here.
+    """
+    try:
+        return run.lock(LOCK_WAIT_S)
+    except OSError as error:
+        if cause_of(error) != "disk":
+            raise
+        failed = StageFailed("disk", disk_words(error, run.path))
+        run.write_error(failed)
+        raise failed from None
 
 
 def _refuse_superseded(run: RunDir, slurm: SlurmJob | None, rank_info: RankInfo) -> None:
@@ -223,10 +243,25 @@ def _begin(job: _Job, control: Control, submission: Submission, former: list[Att
     def is_wanted() -> bool:
         try:
             return claim.read_text(encoding="utf-8") == _claim(slurm)
+        except FileNotFoundError:
+            _end_without_folder(run)
         except OSError:
-            return True
+            pass
+        return True
 
-    job.reasons = stack.enter_context(watched(control, None if facts is None else facts.end, is_wanted))
+    def end_now() -> float | None:
+        facts = ask_about(slurm.task)
+        return None if facts is None else facts.end
+
+    end = None if facts is None else facts.end
+    job.reasons = stack.enter_context(watched(control, end, is_wanted, ask_end=end_now))
+
+
+def _end_without_folder(run: RunDir) -> None:
+    """End this process if the folder of all runs was renamed: whatever it saved would make a second one."""
+    if not run.runs_root.exists():
+        print(f"{run.runs_root}: is not there any more; this job ends", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _end(job: _Job, control: Control, cause: Cause, detail: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from hpcseg.errors import HpcsegError, StageFailed
+from hpcseg.errors import HpcsegError, StageFailed, lack_of_space
 from hpcseg.runs.rundir import cause_of
 from hpcseg.spec import AnySpec, LabelSpec, PackSpec, PretrainSpec
 from hpcseg.training.strategy import strategy_of
@@ -21,13 +21,14 @@ def explained(error: BaseException, run: Path, spec: AnySpec, phase: str, on_slu
         phase: what it was doing.
         on_slurm: whether it is a Slurm job.
     """
-    if isinstance(error, HpcsegError):
+    full = None if isinstance(error, StageFailed) else lack_of_space(error)
+    if full is None and isinstance(error, HpcsegError):
         return error
     cause = cause_of(error)
     if cause == "cuda-memory":
         words = cuda_words(spec, phase, on_slurm)
-    elif cause == "disk" and isinstance(error, OSError):
-        words = disk_words(error, run)
+    elif full is not None:
+        words = disk_words(full, run)
     elif cause == "memory":
         words = f"host memory used up while {phase or 'starting'}: give the job more memory"
     else:

@@ -71,9 +71,15 @@ def lead_s(save_s: float, step_s: float, whole_s: float) -> float:
 
 @contextmanager
 def watched(
-    control: Control, end: float | None, is_wanted: Callable[[], bool], now: Callable[[], float] = time.time
+    control: Control,
+    end: float | None,
+    is_wanted: Callable[[], bool],
+    now: Callable[[], float] = time.time,
+    ask_end: Callable[[], float | None] = lambda: None,
 ) -> Iterator[list[str]]:
     """While the block runs, ask it to stop before Unix time `end`, and when `is_wanted` says that it may not go on.
+
+    Before it stops for its time `ask_end` is asked, as somebody may have given it more (None: not known).
 
     Yields:
         A list that gets "limit" or "superseded" when that happened.
@@ -81,13 +87,17 @@ def watched(
     why: list[str] = []
     began = now()
 
+    def is_late(end: float) -> bool:
+        save = (control.checkpoint or {}).get("seconds", 0.0)
+        return end - now() < lead_s(save, control.longest_step_s, end - began)
+
     def look() -> str:
+        nonlocal end
         if not is_wanted():
             return "superseded"
-        if end is not None:
-            save = (control.checkpoint or {}).get("seconds", 0.0)
-            if end - now() < lead_s(save, control.longest_step_s, end - began):
-                return "limit"
+        if end is not None and is_late(end):
+            end = max(end, ask_end() or end)
+            return "limit" if is_late(end) else ""
         return ""
 
     def watch(over: threading.Event) -> None:

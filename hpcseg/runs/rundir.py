@@ -4,7 +4,6 @@ there about the run. Locks of it and of the folder of all runs."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hpcseg import paths
-from hpcseg.errors import BadInput, HpcsegError, StageFailed
+from hpcseg.errors import BadInput, HpcsegError, StageFailed, lack_of_space
 from hpcseg.files import write_json
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.runs.attempts import read_attempts
@@ -28,7 +27,6 @@ from hpcseg.runs.result_file import why_unusable
 from hpcseg.spec import AnySpec, read_spec
 
 LOCK_WAIT_S = 300.0  # for the folder of all runs
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _DONE = {
     "pack": {paths.DONE_FILE, paths.STORE_FILE},
@@ -187,6 +185,7 @@ class RunDir:
         story = "".join(traceback.format_exception(error))
         failure = Failure(time=time.time(), cause=cause_of(error), message=message, traceback=story)
         try:
+            self.path.stat()  # a folder that was renamed meanwhile is not made again
             write_json(self.path / paths.ERROR_FILE, failure.model_dump())
         except OSError as unwritten:  # most likely the same full disk
             print(f"{story}{self.path}: error.json cannot be written ({unwritten})", file=sys.stderr, flush=True)
@@ -238,14 +237,14 @@ def cause_of(error: BaseException) -> str:
     """Class of a failure: input, memory, cuda-memory, disk or python; or what the error itself says."""
     if isinstance(error, StageFailed):
         return error.cause
+    if lack_of_space(error) is not None:
+        return "disk"
     if isinstance(error, BadInput):
         return "input"
     if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError, without importing torch
         return "cuda-memory"
     if isinstance(error, MemoryError):
         return "memory"
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return "disk"
     return "python"
 
 

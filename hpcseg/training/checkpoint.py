@@ -85,6 +85,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
         Its bytes.
     """
     newest, previous, fresh = run / CHECKPOINT_FILE, run / PREVIOUS_FILE, run / f".{CHECKPOINT_FILE}.new"
+    run.stat()  # a folder that was renamed meanwhile is not to be made again
     _remove_unfinished(run)
     size = save_tensors(fresh, state)
     if newest.exists():

@@ -8,6 +8,7 @@ happened on the way, and however many processes worked on it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError
+from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError, lack_of_space
 from hpcseg.files import replacing, sync_file, sync_folder
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.chunks import require_codec
@@ -37,6 +38,7 @@ from hpcseg.volumes.store import Store
 from hpcseg.volumes.writing import StoreWriter
 
 REQUESTS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+_ROOM = 64 * 1024  # bytes
 _POLL_S = 0.5
 _LOCK = "lock"
 _PART_NAME = re.compile("[0-9a-f]{20}")
@@ -68,24 +70,31 @@ def pack(
         BadInput: a scan is missing or bad, a label has no foreground.
         Interrupted: `should_stop` said so.
         HpcsegError: another process packs to the same destination, or a worker died.
+        OSError: among others, the disk is full; its `filename` says whose folder.
     """
     require_codec(spec.codec)
     check_cases(spec)
-    with _own_folder(destination) as folder:
-        parts = [_Part.of(spec, case, folder) for case in spec.cases]
-        _clear(folder, keep={part.path.name for part in parts})
-        joined = folder / "joined"
-        finished = _finished(parts, workers, should_stop or (lambda: False))
-        with contextlib.closing(StoreWriter(joined, spec)) as writer, contextlib.closing(finished):
-            for done, part in enumerate(finished, start=1):
-                writer.add_all(part.path)
-                if progress is not None:
-                    progress(done, len(parts), part.case.name)
-            writer.finish()
-        sync_file(joined)
-        joined.replace(destination)
-        sync_folder(destination.parent)
-        _clear(folder, keep=())
+    try:
+        with _own_folder(destination) as folder:
+            parts = [_Part.of(spec, case, folder) for case in spec.cases]
+            _clear(folder, keep={part.path.name for part in parts})
+            joined = folder / "joined"
+            finished = _finished(parts, workers, should_stop or (lambda: False))
+            with contextlib.closing(StoreWriter(joined, spec)) as writer, contextlib.closing(finished):
+                for done, part in enumerate(finished, start=1):
+                    writer.add_all(part.path)
+                    if progress is not None:
+                        progress(done, len(parts), part.case.name)
+                writer.finish()
+            sync_file(joined)
+            joined.replace(destination)
+            sync_folder(destination.parent)
+            _clear(folder, keep=())
+    except (OSError, RuntimeError) as error:
+        full = lack_of_space(error)
+        if full is None or full.filename:
+            raise
+        raise OSError(full.errno, full.strerror, str(destination)) from error
 
 
 def parts_folder(destination: Path) -> Path:
@@ -155,7 +164,7 @@ def _finished(parts: Sequence[_Part], workers: int, should_stop: ShouldStop) -> 
             raise Interrupted(f"{name}: packing stopped; finished cases are kept, and packing again goes on")
 
     missing = [part for part in parts if not part.is_made()]
-    with _processes(min(workers, len(missing))) as pool:
+    with _processes(min(workers, len(missing)), parts[0].path.parent) as pool:
         with _signals_held():  # which fresh processes inherit, until they ignore them
             making = {part.path: pool.submit(part.make) for part in missing} if pool else {}
         for part in parts:
@@ -178,8 +187,9 @@ def _raise_failure(futures: Iterable[Future[None]]) -> None:
 
 
 @contextlib.contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Fresh worker processes, or None where one is enough; on the way out, cases that have not begun are dropped."""
+def _processes(workers: int, folder: Path) -> Iterator[ProcessPoolExecutor | None]:
+    """Fresh worker processes that write to `folder`, or None where one is enough; on the way out, cases that have not
+    begun are dropped."""
     if workers <= 1:
         yield None
         return
@@ -189,12 +199,20 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     try:
         yield pool
     except BrokenProcessPool:
+        if _is_full(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "part")) from None
         raise HpcsegError(
             "packing: a worker process died, likely out of memory; give the job fewer workers or more memory "
             "(finished cases are kept)"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the folder's disk has no room for a chunk, or for one more file (where it counts them)."""
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize < _ROOM or (there.f_files > 0 and there.f_favail == 0)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from hpcseg.errors import StageFailed
+from hpcseg.errors import StageFailed, lack_of_space
 from hpcseg.jobs.entry import execute
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.records import Submission
-from hpcseg.runs.rundir import RunDir
+from hpcseg.runs.rundir import RunDir, cause_of
 from hpcseg.study.plan import Plan
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors
 
@@ -122,3 +122,54 @@ def test_a_run_that_cannot_even_write_down_its_failure_leaves_it_in_the_log(
     assert "heartbeat.json: cannot be written" in said and "attempts.jsonl: cannot be written" in said
     assert "error.json cannot be written" in said and "Traceback" in said
     assert execute(training) == "done"
+
+
+FULL = {"blocks": "size=200k", "inodes": "size=4m,nr_inodes=12"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", FULL)
+def test_a_pack_on_a_full_disk_says_so_and_which_folder(kind: str, workers: int, plan_packs: Planner) -> None:
+    plan = plan_packs()
+    (run_id,) = plan.stages
+    run = plan.run(run_id)
+    run.path.mkdir(parents=True)
+    options = ["-t", "tmpfs", "-o", FULL[kind], "hpcseg-test", str(run.path)]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        write(run, plan.stages[run_id].spec.model_dump_json())
+        submission = run.submission()
+        assert submission is not None
+        run.write_submission(submission.model_copy(update={"workers": workers}))
+        if kind == "blocks":
+            (run.path / "other").write_bytes(b"1" * (150 << 10))  # so much is left that the first case does not fit
+        else:
+            for number in range(4):
+                (run.path / str(number)).touch()
+        with pytest.raises(StageFailed, match=f"^{run.path}.*: no space left; free some"):
+            execute(run)
+        failure = run.failure()
+        assert failure is None or failure.cause == "disk"  # None: not even that could be written
+        for path in run.path.iterdir():
+            if path.name == "other" or path.name.isdigit():
+                path.unlink()
+        subprocess.run(["mount", "-o", "remount,size=8m,nr_inodes=1000", str(run.path)], check=True)
+        assert execute(run) == "done"
+    finally:
+        subprocess.run(["umount", "--lazy", str(run.path)], check=True)
+
+
+def test_what_hdf5_says_of_a_full_disk_is_understood_wherever_it_comes_from() -> None:
+    def raised() -> BaseException:
+        try:
+            try:
+                raise RuntimeError("Can't write (file write failed: errno = 28, error message = 'No space', buf = 0x1)")
+            except RuntimeError as first:
+                raise RuntimeError("Can't decrement id ref count") from first
+        except RuntimeError as last:
+            return last
+
+    found = lack_of_space(raised())
+    assert found is not None and found.errno == 28 and cause_of(raised()) == "disk"
+    assert lack_of_space(ValueError("errno = 2")) is None and cause_of(ValueError("errno = 2")) == "python"

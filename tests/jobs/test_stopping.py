@@ -39,6 +39,15 @@ def test_a_job_is_asked_to_stop_before_its_end(tmp_path: Path) -> None:
     assert why == ["limit"] and 130 <= next(times) <= 140
 
 
+def test_a_job_that_was_given_more_time_meanwhile_goes_on(tmp_path: Path) -> None:
+    control, times, asked = Control(tmp_path), iter([0.0, *range(1, 10_000)]), iter([500.0, None, None])
+    control.saved(20.0, 1)  # a lead of 70 s
+    with watched(control, 200.0, lambda: True, lambda: float(next(times)), lambda: next(asked)) as why:
+        while not control.should_stop():
+            pass
+    assert why == ["limit"] and 425 <= next(times) <= 445
+
+
 def test_a_job_stops_when_another_attempt_wants_its_run(tmp_path: Path) -> None:
     control, asked = Control(tmp_path), iter([True, True, False])
     with watched(control, None, lambda: next(asked)) as why:
