@@ -84,10 +84,13 @@ def logs(
 
 
 def cancel(pattern: Pattern, runs: Runs = DEFAULT_RUNS) -> None:
-    """Ask queued and running runs to save and stop; `hpcseg sweep` goes on with them."""
+    """Ask queued and running runs to save and stop; `hpcseg sweep` goes on with them.
+
+    Of a sweep, runs that other applied sweeps need are left, and named.
+    """
     from hpcseg.submit.actions import cancel as cancel_runs
 
-    _print_ids("cancelled", cancel_runs(runs, pattern))
+    _print_ids("cancelled", cancel_runs(runs, pattern, terminal.note))
 
 
 def retry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,12 @@ from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Over
 from hpcseg.errors import BadInput
 from hpcseg.screens import terminal
 from hpcseg.screens.plans import following, left_out_line, plan_screen
+from hpcseg.text import counted
 
 if TYPE_CHECKING:
     from hpcseg.study.plan import Plan
-    from hpcseg.submit.apply import Backend
+    from hpcseg.submit.apply import Outcome
+    from hpcseg.submit.arrange import Backend
     from hpcseg.submit.profile import Profile
 
 CONFIRM_ABOVE = 500  # stages
@@ -58,7 +61,7 @@ def sweep(
         _print_plan(made, backend, profile, json)
         return
     if not yes:
-        _confirm(made)
+        _confirm(made, backend)
     if detach and backend == "local":
         _detach(made, data, profile, json)
         return
@@ -69,7 +72,7 @@ def sweep(
         found = {"submitted": list(outcome.submitted), "waiting": outcome.waiting, "failed": outcome.failed}
         terminal.print_json(found)
     elif not submitted and not outcome.waiting:
-        print(f"{made.sweep.name}: nothing to submit; all {total} stages are done or on their way")
+        print(f"{made.sweep.name}: nothing to submit; {_standing(outcome, total)}")
     else:
         print(
             f"{made.sweep.name}: {submitted} of {total} stages submitted ({backend}); see hpcseg status --runs {runs}"
@@ -78,16 +81,35 @@ def sweep(
         run_id, why = next(iter(outcome.waiting.items()))
         left = len(outcome.waiting)
         terminal.note(f"{left} stages cannot be submitted yet; run the same command again later. {run_id} {why}")
+    held = [verdict.job for verdict in outcome.verdicts.values() if verdict.state == "held"]
+    if held:
+        few = ",".join(held[:10]) + (",…" if len(held) > 10 else "")
+        terminal.note(f"{counted(len(held), 'job')} held in the queue until released: scontrol release {few}")
+    if outcome.silence:
+        terminal.fail(
+            f"squeue gives no answer ({outcome.silence}): what Slurm has is not known; the same command again"
+        )
+        raise typer.Exit(1)
     _report_failures(made, outcome.failed, runs)
 
 
-def _confirm(made: Plan) -> None:
+def _standing(outcome: Outcome, total: int) -> str:
+    """How all stages stand, in words."""
+    counts = Counter(verdict.state for verdict in outcome.verdicts.values())
+    if counts.keys() <= {"done", "queued", "running", "requeued"}:
+        return f"all {total} stages are done or on their way"
+    return f"of {total} stages " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
+
+
+def _confirm(made: Plan, backend: Backend) -> None:
     """Ask before very many stages are submitted.
 
     Raises:
         BadInput: there is nobody to ask.
     """
-    stages = sum(planned.to_submit for planned in made.stages.values())
+    from hpcseg.submit.arrange import choose_for
+
+    stages = len(choose_for(made, backend).taken)
     if stages <= CONFIRM_ABOVE:
         return
     if not sys.stdin.isatty():

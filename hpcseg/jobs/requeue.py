@@ -89,7 +89,8 @@ def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause
         try:
             how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
         except SchedulerError as error:
-            why = f"{decision.why}; scontrol requeue {job.task}: {error}; hpcseg sweep submits the run again"
+            ended = "it saved" if decision.why == cause else f"it ended ({decision.why})"
+            why = f"{ended}, and Slurm did not take it back: {error}; hpcseg sweep submits the run again"
             raise StageFailed(cause, why) from None
     except StageFailed as failed:
         run.write_error(failed)

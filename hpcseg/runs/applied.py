@@ -1,7 +1,7 @@
 """What is kept of an applied sweep.
 
 <runs>/sweeps/<name>/sweep.json  name, title, file, overrides, applied, tables, figures; `stages`: runs of each stage,
-                                 `needs`: what each run needs
+                                 `needs`: what each run needs; `cancelled`: when it was
 <runs>/sweeps/<name>/runs.json   `base`: a configuration without sections of strategies; `runs`: of each training run
                                  its cells in the grids, and the dotted keys in which it differs from the base
 
@@ -10,12 +10,14 @@ Status needs the first only.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
+from hpcseg.files import read_json, write_text
 from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, plain_name, sweep_folder
 
 
@@ -49,6 +51,13 @@ def _check_ids(record: dict[str, Any]) -> None:
     for kind in ("stages", "needs"):
         for run_id in (name for ids in record.setdefault(kind, {}).values() for name in ids):
             plain_name(run_id)
+
+
+def mark_cancelled(runs_root: Path, name: str) -> None:
+    """Note that a sweep was cancelled: until it is applied again, it needs nothing that it shares with others."""
+    record = read_sweep_record(runs_root, name) | {"cancelled": time.time()}
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+    write_text(sweep_folder(runs_root, name) / SWEEP_FILE, text)
 
 
 def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:

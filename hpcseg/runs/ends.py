@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcseg.runs.attempts import Cause
+from hpcseg.runs.records import JOB_NAME
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.accounting import Fate, read_accounts
 
@@ -30,7 +31,10 @@ _CAUSES: tuple[tuple[re.Pattern[str], Cause], ...] = (
         "memory",
     ),
     (
-        re.compile(r"\b(?:OSError|StageFailed): .*(?:No space left on device|Disk quota exceeded|File too large)"),
+        re.compile(
+            r"\b(?:OSError|RuntimeError|StageFailed): .*(?:No space left on device|Disk quota exceeded|File too large"
+            r"|: no space left|: the quota is used up|: files may not grow)"
+        ),
         "disk",
     ),
     (re.compile(_EXCEPTION), "python"),
@@ -142,10 +146,16 @@ class Ends:
         open_ = [job for job in gone if job not in self._accounted]
         if any(job not in self._guessed for job in open_) or (open_ and time.monotonic() > self._asked + ASKED_AGAIN_S):
             self._asked = time.monotonic()
-            self._accounted |= read_accounts(open_)
+            self._accounted |= {job: fate for job, fate in read_accounts(open_).items() if _is_of(fate, gone[job])}
             self._guessed |= {job: _last_words(gone[job]) for job in open_ if job not in self._accounted}
         fates = {job: self._accounted.get(job) or self._guessed.get(job) for job in gone}
         return {job: fate for job, fate in fates.items() if fate is not None}
+
+
+def _is_of(fate: Fate, run: RunDir) -> bool:
+    """Whether what accounting says is about the run's own job: ids may come again."""
+    submission = run.submission()
+    return not fate.name or submission is None or fate.name == JOB_NAME + submission.array
 
 
 def tail(path: Path, size: int = TAIL_BYTES) -> str:

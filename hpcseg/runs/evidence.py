@@ -1,9 +1,9 @@
 """What is known about a run, and the states that follow from it (see hpcseg.runs.judge).
 
-States: new (never submitted), queued, running, stalled (its process or job is there, and silent), requeued (in the
-queue again after it had begun), stopped (nobody works on it, and nothing is wrong), done, failed, lost (its process or
-job is gone without a word), blocked (something that it needs failed), unknown (the scheduler does not answer, or a
-record cannot be read).
+States: new (never submitted), queued, held (in the queue until somebody releases it), running, stalled (its process or
+job is there, and silent), requeued (in the queue again after it had begun), stopped (nobody works on it, and nothing is
+wrong), done, failed, lost (its process or job is gone without a word), blocked (something that it needs failed),
+unknown (the scheduler does not answer, or a record cannot be read).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.records import ArrayRecord, Failure, Submission
 
 State = Literal[
-    "new", "queued", "running", "stalled", "requeued", "stopped", "done", "failed", "lost", "blocked", "unknown"
+    "new", "queued", "held", "running", "stalled", "requeued", "stopped", "done", "failed", "lost", "blocked", "unknown"
 ]
+Moved = Literal["", "renamed", "copied"]
 TO_SUBMIT: frozenset[State] = frozenset({"new", "stopped", "failed", "lost", "blocked"})
-OPEN: frozenset[State] = frozenset({"queued", "running", "stalled", "requeued", "unknown"})  # may go on by itself
+OPEN: frozenset[State] = frozenset({"queued", "held", "running", "stalled", "requeued", "unknown"})  # may go on
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Evidence:
         array: that the submission is a task of.
         attempts: where they were asked for.
         damage: a record that cannot be read.
+        moved: whether the folder of all runs has another name than its Slurm job knows: renamed since, or copied.
         unusable: why its result is there and may not be used; the run is not done then.
     """
 
@@ -47,6 +49,7 @@ class Evidence:
     attempts: tuple[Attempt, ...] = ()
     damage: str = ""
     unusable: str = ""
+    moved: Moved = ""
 
     @property
     def on_slurm(self) -> bool:

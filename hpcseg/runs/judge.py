@@ -13,12 +13,13 @@ from types import MappingProxyType
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.attempts import Attempt
 from hpcseg.runs.evidence import Evidence, State, Verdict
-from hpcseg.runs.records import JOB_NAME, Failure, Submission
+from hpcseg.runs.records import JOB_NAME, ArrayRecord, Failure, Submission
 from hpcseg.runs.recovery import times_of
 from hpcseg.slurm.accounting import Fate
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.text import duration
 
+MOVED_S = 60  # a job that gave a sign of life in a renamed folder within so long writes there
 STALLED_S = 10 * 60  # whoever is silent for longer deserves a look
 SILENCE_S = 15 * 60  # a process on another host that is silent for longer counts as dead; if not, it holds the lock
 CONFIRMED_S = 60  # a job that sbatch made though it failed is in the queue by then
@@ -48,7 +49,7 @@ def judge_all(
     for run_id in _ancestors_first(evidence, needs):
         found = evidence[run_id]
         verdict = judge(found, queue, now, fates.get(found.job or ""))
-        if verdict.state in {"new", "stopped", "lost", "queued", "blocked"}:
+        if verdict.state in {"new", "stopped", "lost", "queued", "held", "blocked"}:
             dead = {"failed", "blocked"}
             if verdict.state in {"lost", "blocked"} and found.current is None:  # removed from the queue with them
                 dead |= {"lost", "stopped"}
@@ -73,13 +74,13 @@ def judge(evidence: Evidence, queue: Queue, now: float, fate: Fate | None = None
     if evidence.damage:
         return Verdict("unknown", evidence.damage)
     job, entry = _in_queue(evidence, queue)
-    verdict = _unfinished(evidence, queue, now, fate, job, entry)
+    verdict = _left_behind(evidence, entry, now) or _unfinished(evidence, queue, now, fate, job, entry)
     if evidence.unusable and verdict.state in {"new", "stopped", "lost"}:
         verdict = Verdict("lost", f"{evidence.unusable}; the same hpcseg sweep does it again")
     if job is None:
         return verdict
     if entry is None:
-        return replace(verdict, job=job)
+        return replace(verdict, job="" if job in queue.jobs else job)  # a job of that number is another's
     return replace(verdict, job=job, node=entry.node, ending=entry.state == "COMPLETING")
 
 
@@ -90,9 +91,20 @@ def _in_queue(evidence: Evidence, queue: Queue) -> tuple[str | None, QueueEntry 
         return None, None
     if queue.error:
         return job, None
+    if evidence.moved == "copied":  # what the queue has belongs to the folder that was copied
+        return None, None
     if job is None and submission.array:
         job = queue.named(JOB_NAME + submission.array).get(submission.task)
-    return job, None if job is None else queue.jobs.get(job)
+    entry = None if job is None else queue.jobs.get(job)
+    return job, entry if entry is not None and _is_of(entry, evidence.array) else None
+
+
+def _is_of(entry: QueueEntry, array: ArrayRecord | None) -> bool:
+    """Whether a job of the array's id is the array's: ids come again on another cluster, or after a crash."""
+    if array is None:
+        return True
+    same_user = array.uid is None or entry.uid is None or entry.uid == array.uid
+    return same_user and entry.name in {"", array.job_name}
 
 
 def _unfinished(
@@ -114,11 +126,29 @@ def _unfinished(
         return Verdict("queued", "is being submitted")
     if job is not None and entry is not None:
         return _in_line(evidence, job, entry) if entry.state in _WAITS else _on_a_node(evidence, job, entry, now)
-    return _unanswered(submission, job, queue) if queue.error else _gone(evidence, submission, job, now, fate)
+    return _unanswered(submission, job, queue) if queue.error else _gone(evidence, submission, job, queue, now, fate)
+
+
+def _left_behind(evidence: Evidence, entry: QueueEntry | None, now: float) -> Verdict | None:
+    """Verdict where the folder of all runs is not the one that the job knows; None: the job works here all the same."""
+    array = evidence.array
+    if array is None or not evidence.moved or not evidence.on_slurm:
+        return None
+    if evidence.moved == "copied":
+        return Verdict("stopped", f"a copy: its job works in {array.root}; hpcseg sweep goes on with it here")
+    if entry is None or evidence.failure is not None:
+        return None
+    beat = evidence.current
+    if entry.state not in _WAITS and beat is not None and now - beat.time < MOVED_S:
+        return None
+    return Verdict("lost", f"its job looks for {array.root}, which was renamed: hpcseg sweep replaces it")
 
 
 def _failed(failure: Failure, job: str | None, entry: QueueEntry | None) -> Verdict:
-    words = f"{failure.cause}: {failure.message}"
+    known = failure.message.startswith(failure.cause)
+    words = failure.message if known else f"{failure.cause}: {failure.message}"
+    if job is not None and entry is not None and entry.held:
+        return Verdict("held", f"{_held(job, entry)}; before that {words}", cause=failure.cause)
     if job is not None and entry is not None and entry.state in _WAITS:
         return Verdict("requeued", f"{_shown(job, entry)} again after {words}", cause=failure.cause)
     return Verdict("failed", words, cause=failure.cause)
@@ -170,10 +200,16 @@ def _in_line(evidence: Evidence, job: str, entry: QueueEntry) -> Verdict:
     shown = _shown(job, entry)
     if entry.reason == _NEVER:
         return Verdict("blocked", f"{shown}: a job that it waits for failed")
+    if entry.held:
+        return Verdict("held", _held(job, entry))
     if entry.restarts or evidence.current is not None:
         cause, words = _interruption(evidence)
         return Verdict("requeued", f"{shown} again" + (f" after {words}" if words else ""), cause=cause)
     return Verdict("queued", shown)
+
+
+def _held(job: str, entry: QueueEntry) -> str:
+    return f"{_shown(job, entry)} until it is released: scontrol release {job}"
 
 
 def _on_a_node(evidence: Evidence, job: str, entry: QueueEntry, now: float) -> Verdict:
@@ -198,10 +234,15 @@ def _unanswered(submission: Submission, job: str | None, queue: Queue) -> Verdic
     return Verdict("unknown", f"{name}: {queue.error}")
 
 
-def _gone(evidence: Evidence, submission: Submission, job: str | None, now: float, fate: Fate | None) -> Verdict:
+def _gone(
+    evidence: Evidence, submission: Submission, job: str | None, queue: Queue, now: float, fate: Fate | None
+) -> Verdict:
     """Slurm's queue answered, and does not have the job."""
     current = evidence.current
     name = f"Slurm job {job}" if job else "its Slurm job"
+    hidden = _hidden(evidence.array, queue)
+    if hidden:
+        return Verdict("unknown", f"{name}: {hidden}")
     where = _place(current) if current is not None else "before it began"
     if submission.cancelled is not None:
         return Verdict("stopped", f"{name} was cancelled {where}", cause="cancelled")
@@ -212,10 +253,23 @@ def _gone(evidence: Evidence, submission: Submission, job: str | None, now: floa
     cause, words = _interruption(evidence)
     node = ""
     if not cause and fate is not None:
-        cause, words, node = fate
+        cause, words, node = fate.cause, fate.words, fate.node
     if cause == "cancelled":
         return Verdict("stopped", f"{name} was cancelled {where}", cause=cause, node=node)
-    return Verdict("lost", f"{name} left the queue {where}" + (f": {words}" if words else ""), cause=cause, node=node)
+    state: State = "failed" if cause == "disk" else "lost"  # which could not even be written down
+    return Verdict(state, f"{name} left the queue {where}" + (f": {words}" if words else ""), cause=cause, node=node)
+
+
+def _hidden(array: ArrayRecord | None, queue: Queue) -> str:
+    """Why the queue may not show a job that is there: another cluster's, or another user's. "": it would."""
+    if array is None:
+        return ""
+    there = queue.cluster
+    if there is not None and array.cluster and array.cluster != there.name:
+        return f"submitted to the cluster {array.cluster}, and this one is {there.name}"
+    if array.uid in {None, queue.uid} or (there is not None and there.shows_others):
+        return ""
+    return f"submitted by the user with number {array.uid}, and Slurm does not show here what others have in the queue"
 
 
 def _never_seen(evidence: Evidence, submission: Submission, now: float) -> Verdict:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,7 @@ from hpcseg.host import is_alive, process_start
 from hpcseg.paths import ARRAY_FILE, array_folder
 from hpcseg.runs.recovery import Budgets
 from hpcseg.spec import AS_IT_COMES, Name, Reading
+from hpcseg.text import in_words
 
 JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -116,6 +117,10 @@ class ArrayRecord(_Record):
     submitter: Process
     asked: Asked
     budgets: Budgets = Budgets()
+    uid: int | None = None  # of the user who submits; None: an earlier version did not say
+    cluster: str = ""  # Slurm's name of the cluster
+    root: str = ""  # folder of all runs, as its jobs know it
+    profile: dict[str, Any] = {}  # what the job profile said, by dotted key
     job_id: str | None = None  # Slurm's id of the array; None: not heard yet
     refused: str = ""  # why there is no such array: what sbatch said, and the queue did not contradict
 
@@ -141,7 +146,7 @@ def read_record(path: str, model: type[ModelT]) -> ModelT | None:
         return None if value is None else model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+        what = f"{'.'.join(map(str, first['loc'])) or 'content'}: {in_words(first)}"
         kind = model.__name__.lower()
         raise BadInput(f"{path}: not a {kind} ({what}); remove the file and apply the sweep again") from None
 

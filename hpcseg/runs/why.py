@@ -101,6 +101,7 @@ def next_step(run_id: str, verdict: Verdict, file: str) -> str:
     steps = {
         "new": f"{sweep} submits it",
         "queued": f"scontrol show job {verdict.job}" if verdict.job else "hpcseg status --watch",
+        "held": f"scontrol release {verdict.job}",
         "running": f"hpcseg logs {run_id} -f",
         "stalled": f"hpcseg logs {run_id}; hpcseg cancel {run_id} and then {sweep} begin it anew from its checkpoint",
         "requeued": f"none: it goes on by itself; hpcseg logs {run_id} -f",

@@ -30,9 +30,8 @@ def plan_screen(plan: Plan, outlook: Outlook) -> list[RenderableType]:
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    chosen = [run_id for run_id, planned in plan.stages.items() if planned.to_submit]
-    if chosen:
-        parts.append(_runs(plan, chosen))
+    if outlook.taken:
+        parts.append(_runs(plan, outlook.taken))
     if outlook.arrays:
         parts.append(_arrays(outlook.arrays))
     parts.append(_summary(plan))
@@ -49,7 +48,7 @@ def left_out_line(changes: Changes) -> str:
     )
 
 
-def _runs(plan: Plan, chosen: list[str]) -> Table:
+def _runs(plan: Plan, chosen: Sequence[str]) -> Table:
     rows = [
         {"stage": one.stage, "run": run_id, "state": one.verdict.state, "needs": _some(one.needs)}
         for run_id, one in ((run_id, plan.stages[run_id]) for run_id in chosen[:SHOWN_RUNS])

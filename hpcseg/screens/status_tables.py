@@ -24,6 +24,7 @@ ATTENTION = (
     "failed",
     "lost",
     "stalled",
+    "held",
     "unknown",
     "blocked",
     "running",

@@ -27,6 +27,7 @@ STYLES = {
     "blocked": "red",
     "lost": "red",
     "stalled": "magenta",
+    "held": "magenta",
     "unknown": "yellow",
     "requeued": "cyan",
     "stopped": "yellow",

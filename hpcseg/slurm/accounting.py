@@ -32,6 +32,7 @@ class Fate(NamedTuple):
     cause: str  # as in `attempts.Cause`; "": not known
     words: str  # one line
     node: str = ""
+    name: str = ""  # of the job; "" where that is not said
 
 
 def read_accounts(jobs: Iterable[str]) -> dict[str, Fate]:
@@ -56,14 +57,14 @@ def parse_accounts(text: str) -> dict[str, Fate]:
         fields = line.split("|", 5)
         if len(fields) < 6:
             continue
-        number, state, code, nodes, ended, _ = fields
+        number, state, code, nodes, ended, name = fields
         job, _, step = number.partition(".")
         state = state.partition(" ")[0]  # "CANCELLED by 1000"
         if state in _OPEN:
             found.pop(job, None)
         elif not step:
             node = "" if nodes == "None assigned" else nodes
-            found[job] = Fate(_cause(state, code), _describe(state, code, node, ended), node)
+            found[job] = Fate(_cause(state, code), _describe(state, code, node, ended), node, name)
         elif state == "OUT_OF_MEMORY" and job in found:  # which the job itself does not say
             found[job] = found[job]._replace(cause="memory", words=f"OUT_OF_MEMORY, {found[job].words}")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcseg.errors import SchedulerError
 from hpcseg.slurm.calls import CallError, call
-from hpcseg.slurm.queue import expression_of
+from hpcseg.slurm.queue import Cluster, expression_of
 
 MAX_ARRAY_SIZE = 1001  # Slurm's own default
 SBATCH_TIMEOUT_S = 60.0
@@ -30,18 +30,37 @@ def slurm_available() -> bool:
         return False
 
 
-def max_array_size() -> int:
-    """Largest array that this cluster takes; Slurm's default where it does not say.
+def read_cluster() -> Cluster:
+    """What Slurm says of itself.
 
     Raises:
-        SchedulerError: scontrol does not answer.
+        CallError: scontrol does not answer.
+    """
+    shown = call("scontrol", "show", "config")
+    values = dict(re.findall(r"^(\w+)\s*= (.*)$", shown, re.MULTILINE))
+    size = values.get("MaxArraySize", "")
+    private = re.split(r"[,\s]+", values.get("PrivateData", "").lower())
+    return Cluster(
+        name=values.get("ClusterName", ""),
+        max_array_size=int(size) if size.isdigit() else MAX_ARRAY_SIZE,
+        shows_others=not {"jobs", "all"} & set(private),
+    )
+
+
+def cluster_for_submission() -> Cluster:
+    """The same, for whoever is about to submit.
+
+    Raises:
+        SchedulerError: scontrol does not answer, or there is none.
     """
     try:
-        shown = call("scontrol", "show", "config")
+        return read_cluster()
     except CallError as error:
+        if error.failure == "absent":
+            raise SchedulerError(
+                f"there is no Slurm here ({error}): leave out --on slurm, or log in to the cluster"
+            ) from None
         raise SchedulerError(f"scontrol does not answer ({error}); is Slurm up? sinfo shows it") from None
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
-    return int(found[1]) if found else MAX_ARRAY_SIZE
 
 
 def submit_script(script: Path) -> str:
@@ -51,10 +70,11 @@ def submit_script(script: Path) -> str:
         CallError: nobody heard of an id; `may_exist` says whether there may be a job all the same.
     """
     answer = call("sbatch", "--parsable", str(script), timeout_s=SBATCH_TIMEOUT_S)
-    found = re.match(r"(\d+)", answer.strip())
-    if found is None:
-        raise CallError("unreadable", f"sbatch said what cannot be read: {answer.strip()!r}")
-    return found[1]
+    # Sites have sbatch say more than that; a number anywhere else is none.
+    found = [match[1] for line in answer.splitlines() if (match := re.fullmatch(r"(\d+)(?:;\S+)?", line.strip()))]
+    if len(found) != 1:
+        raise CallError("unreadable", f"sbatch said what cannot be read: {answer.strip()[:200]!r}")
+    return found[0]
 
 
 def may_exist(error: CallError) -> bool:

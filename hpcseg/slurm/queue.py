@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,13 @@ from hpcseg.slurm.calls import CallError, call, unix_time
 
 # A separator without a width keeps squeue from cutting fields. `-o` has no count of restarts, and `--array` loses the
 # last task of a range with a step (1-99:2): tasks come as Slurm holds them, and are taken apart here.
-_COLUMNS = ("JobArrayID", "State", "RestartCnt", "NodeList", "StartTime", "Reason", "Name")
+_COLUMNS = ("JobArrayID", "State", "RestartCnt", "NodeList", "StartTime", "Reason", "UserID", "Name")
 _JOB = re.compile(r"(\d+)(?:_(?:(\d+)|\[([\d,:\-]+)(?:%\d+)?\]))?(?:\+\d+)?")
+
+
+_HEADER = re.compile(r"(?:ARRAY_)?JOB_?ID", re.IGNORECASE)
+_HELD_STATES = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_HELD_REASON = re.compile(r"held|hold", re.IGNORECASE)  # JobHeldAdmin, "launch failed requeued held", ...
 
 
 class QueueEntry(NamedTuple):
@@ -25,6 +31,12 @@ class QueueEntry(NamedTuple):
     restarts: int = 0  # how often it was requeued
     node: str = ""
     start: str = ""  # when it began, or is expected to: 2026-05-04T16:30:00
+    uid: int | None = None  # of its user
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits until somebody releases it."""
+        return self.state in _HELD_STATES or (self.state == "PENDING" and _HELD_REASON.search(self.reason) is not None)
 
     @property
     def began(self) -> float:
@@ -33,11 +45,25 @@ class QueueEntry(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """What Slurm says of itself: its name, the largest array, and whether jobs of other users are shown."""
+
+    name: str
+    max_array_size: int
+    shows_others: bool
+
+
+@dataclass(frozen=True)
 class Queue:
-    """One answer of squeue: jobs by id (`array_task`); `error` says why there is none."""
+    """One answer of squeue: jobs by id (`array_task`); `error` says why there is none.
+
+    `uid` is who asked; `cluster` says whose answer it is, where that was asked.
+    """
 
     jobs: Mapping[str, QueueEntry]
     error: str = ""
+    uid: int | None = None
+    cluster: Cluster | None = None
 
     def named(self, name: str) -> dict[int, str]:
         """Jobs of the array of that name, by task; of the array submitted last where several have it."""
@@ -57,18 +83,24 @@ class Queue:
         return found
 
 
-def read_queue() -> Queue:
-    """All of the user's jobs that Slurm still knows as waiting or running, by id (`array_task` for arrays)."""
+def read_queue(users: Iterable[int] = ()) -> Queue:
+    """All jobs of this user, and of `users` (by number), that Slurm still knows, by id (`array_task` for arrays)."""
+    uid = os.geteuid()
+    ids = ",".join(map(str, sorted({uid, *users})))
     try:
-        text = call("squeue", "--me", "--noheader", "--Format=" + ",".join(f"{name}:|" for name in _COLUMNS))
+        text = call("squeue", f"--user={ids}", "--Format=" + ",".join(f"{name}:|" for name in _COLUMNS))
     except CallError as error:
         return Queue({}, str(error))
-    jobs = parse_queue(text)
-    return Queue(jobs, "" if jobs or not text.strip() else f"squeue said what cannot be read: {text.split()[0]}")
+    lines = text.splitlines()
+    if not any(_HEADER.match(line) and line.count("|") >= len(_COLUMNS) for line in lines):
+        # An empty queue has its header all the same: this is no answer.
+        said = f"what cannot be read: {lines[0].strip()[:60]}" if text.strip() else "nothing"
+        return Queue({}, f"squeue said {said}")
+    return Queue(parse_queue(text), uid=uid) if text.endswith("\n") else Queue({}, "squeue was cut off in its answer")
 
 
 def parse_queue(text: str) -> dict[str, QueueEntry]:
-    """Entries by job from lines `id|state|restarts|nodes|start|reason|name|`; tasks of one array may share a line.
+    """Entries by job from lines `id|state|restarts|nodes|start|reason|user|name|`; tasks of one array may share a line.
 
     Lines of another kind (the rest of a name with a line break) are left out. Pure.
     """
@@ -78,9 +110,15 @@ def parse_queue(text: str) -> dict[str, QueueEntry]:
         found = _JOB.fullmatch(fields[0])
         if len(fields) < len(_COLUMNS) or found is None:
             continue
-        job, state, restarts, node, start, reason, name = fields
+        job, state, restarts, node, start, reason, user, name = fields
         entry = QueueEntry(
-            state, reason, name.removesuffix("|"), int(restarts) if restarts.isdigit() else 0, node, start
+            state,
+            reason,
+            name.removesuffix("|"),
+            int(restarts) if restarts.isdigit() else 0,
+            node,
+            start,
+            int(user) if user.isdigit() else None,
         )
         if found[3] is None:
             jobs[job] = entry

@@ -6,45 +6,58 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hpcseg.errors import BadInput
+from hpcseg.errors import BadInput, SchedulerError
 from hpcseg.heartbeat import Heartbeat
+from hpcseg.runs.applied import applied_sweeps, mark_cancelled, read_sweep_record
 from hpcseg.runs.ends import Ends
-from hpcseg.runs.evidence import OPEN
+from hpcseg.runs.evidence import OPEN, Evidence, Verdict
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.selection import select_runs
 from hpcseg.runs.states import read_states
 from hpcseg.slurm.commands import cancel_jobs
+from hpcseg.slurm.queue import read_queue
+from hpcseg.text import counted
+
+CANCEL_WAIT_S = 10.0
+_ENDING = {"COMPLETING", "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL"}
 
 
-def cancel(runs_root: Path, pattern: str) -> list[str]:
+def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda words: None) -> list[str]:
     """Ask the matching runs that may still go on to save and stop; returns their ids.
 
     A run that waits is not begun any more, not even by a job that shows up in the queue later. The same sweep can be
-    applied again at any time.
+    applied again at any time. What another applied sweep has as well is left when a sweep is cancelled, and cancelled
+    when the run itself is named; `note` hears of either, and of nothing else.
 
     Raises:
         BadInput: no run matches, or a process is on another host.
-        SchedulerError: scancel failed.
+        SchedulerError: scancel failed, or squeue does not say which jobs are the runs'.
     """
     runs = select_runs(runs_root, pattern)
-    evidence, verdicts, _ = read_states(runs)
-    cancelled: list[str] = []
+    is_sweep = pattern in applied_sweeps(runs_root)
+    needed = _needed_by_others(runs_root, pattern if is_sweep else "")
+    evidence, verdicts, queue = read_states(runs)
+    chosen = [run for run in runs if _may_go_on(evidence[run.id], verdicts[run.id])]
+    if is_sweep:
+        mark_cancelled(runs_root, pattern)
+        _name_shared([run.id for run in chosen if run.id in needed], needed, "left", note)
+        chosen = [run for run in chosen if run.id not in needed]
+    else:
+        _name_shared([run.id for run in chosen if run.id in needed], needed, "cancelled", note)
     jobs: list[str] = []
-    for run in runs:
-        submission, heartbeat = evidence[run.id].submission, evidence[run.id].heartbeat
-        job = verdicts[run.id].job
-        waits_in_vain = verdicts[run.id].state == "blocked" and job != ""
-        if submission is None or not (verdicts[run.id].state in OPEN or waits_in_vain):
-            continue
+    unsure: list[str] = []
+    for run in chosen:
+        submission, verdict = evidence[run.id].submission, verdicts[run.id]
+        assert submission is not None
         run.write_submission(submission.model_copy(update={"cancelled": time.time()}))
-        cancelled.append(run.id)
-        if submission.backend == "slurm" and job:
-            jobs.append(job)
+        if submission.backend == "slurm" and verdict.job:
+            (jobs if verdict.job in queue.jobs else unsure).append(verdict.job)
             continue
         # The job may have begun since: it writes its heartbeat before it looks whether it was cancelled.
-        heartbeat = run.heartbeat() or heartbeat
+        heartbeat = run.heartbeat() or evidence[run.id].heartbeat
         if (
             heartbeat is not None
             and heartbeat.state == "running"
@@ -52,7 +65,61 @@ def cancel(runs_root: Path, pattern: str) -> list[str]:
         ):
             _terminate(run, heartbeat)
     cancel_jobs(jobs)
-    return cancelled
+    _confirm_cancelled(jobs)
+    if unsure:
+        why = verdicts[next(run.id for run in chosen if verdicts[run.id].job == unsure[0])].why
+        raise SchedulerError(
+            f"{counted(len(unsure), 'job')} may be in the queue and were not cancelled, as it is not known which are "
+            f"ours ({why}); they begin no more: cancel again when squeue answers"
+        )
+    return [run.id for run in chosen]
+
+
+def _may_go_on(evidence: Evidence, verdict: Verdict) -> bool:
+    """Whether there is something to cancel: whatever is open, and a job that waits in vain."""
+    waits_in_vain = verdict.state == "blocked" and verdict.job != ""
+    return evidence.submission is not None and (verdict.state in OPEN or waits_in_vain)
+
+
+def _needed_by_others(runs_root: Path, sweep: str) -> dict[str, list[str]]:
+    """Runs of applied sweeps that nobody cancelled, each with those sweeps; all but the sweep of that name."""
+    found: dict[str, list[str]] = {}
+    for name in applied_sweeps(runs_root):
+        record = read_sweep_record(runs_root, name) if name != sweep else {}
+        if not record.get("cancelled"):
+            for run_id in (one for ids in record.get("stages", {}).values() for one in ids):
+                found.setdefault(run_id, []).append(name)
+    return found
+
+
+def _name_shared(
+    ids: Sequence[str], needed: Mapping[str, Sequence[str]], what: str, note: Callable[[str], None]
+) -> None:
+    if ids:
+        sweeps = sorted({name for run_id in ids for name in needed[run_id]})
+        few = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        tail = "; name a run to cancel it all the same" if what == "left" else ""
+        note(f"{what}, and part of {', '.join(sweeps)}: {few}{tail}")
+
+
+def _confirm_cancelled(jobs: Sequence[str]) -> None:
+    """Look whether scancel did what it was asked for.
+
+    Raises:
+        SchedulerError: jobs are in the queue as before.
+    """
+    until = time.monotonic() + CANCEL_WAIT_S
+    while jobs:
+        queue = read_queue()
+        left = [job for job in jobs if job in queue.jobs and queue.jobs[job].state not in _ENDING]
+        if not left:
+            return
+        if time.monotonic() > until:
+            raise SchedulerError(
+                f"scancel said nothing, and {counted(len(left), 'job')} of {len(jobs)} are in the queue as before "
+                f"({', '.join(left[:3])}): cancel again"
+            )
+        time.sleep(0.5)
 
 
 def retry(runs_root: Path, pattern: str, cause: str = "") -> list[str]:

@@ -19,19 +19,19 @@ from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import locked
-from hpcseg.runs.states import States, read_states
-from hpcseg.slurm.commands import cancel_jobs, max_array_size, slurm_available
+from hpcseg.runs.states import NOT_ASKED, States, read_states
+from hpcseg.slurm.commands import cancel_jobs, cluster_for_submission, slurm_available
 from hpcseg.spec import PackSpec
 from hpcseg.study.plan import Plan
 from hpcseg.submit.adoption import abandoned, adopt_or_give_up
-from hpcseg.submit.arrange import arrays_of, choose, needs_of
+from hpcseg.submit.arrange import Backend, arrays_of, choose, needs_of
+from hpcseg.submit.outdated import changed_since
 from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, resolve
 from hpcseg.submit.record import record, write_intents
 from hpcseg.submit.slots import Claimed, Notify, Pool, visible_gpus
 from hpcseg.training.strategy import check_shares
 
 ENDING_WAIT_S = 60.0
-Backend = Literal["local", "slurm"]
 Say = Callable[[str], None]
 
 
@@ -43,11 +43,13 @@ class Outcome:
         submitted: runs that this call submitted.
         verdicts: how every run of the plan stands at the end (Slurm: right after submission).
         waiting: (Slurm) runs that could not be submitted yet, and why.
+        silence: (Slurm) why squeue gave no answer where it was asked.
     """
 
     submitted: tuple[str, ...]
     verdicts: dict[str, Verdict]
     waiting: dict[str, str] = field(default_factory=dict)
+    silence: str = ""
 
     @property
     def failed(self) -> dict[str, str]:
@@ -83,7 +85,7 @@ def apply(
         BadInput: a scan that is to be packed is bad, the ranks of a job cannot share a run, or (Slurm) the folder of
             all runs has a name that a batch script cannot hold; nothing is written.
         Interrupted: (local) stopped by Ctrl-C or a signal, after the jobs saved.
-        SchedulerError: (Slurm) an array was refused.
+        SchedulerError: (Slurm) an array was refused, or Slurm does not answer; in the latter case nothing is written.
         HpcsegError: another process holds the lock for too long.
     """
     require_own_folder(plan.runs_root)
@@ -92,10 +94,10 @@ def apply(
         raise BadInput(
             f"{str(plan.runs_root)!r}: no batch script can name a folder with a line break; choose other --runs"
         )
-    with locked(plan.runs_root):
-        record(plan)
     if on == "slurm":
         return _apply_slurm(plan, profile.slurm, say)
+    with locked(plan.runs_root):
+        record(plan)
     gpus = visible_gpus()
     counts = {stage: len(plan.of_stage(stage)) for stage in STAGES}
     local = resolve(
@@ -147,17 +149,22 @@ def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission
 def _apply_slurm(plan: Plan, profile: SlurmProfile, say: Say) -> Outcome:
     from hpcseg.submit import arrays  # imports submitit
 
+    cluster = cluster_for_submission()  # nothing is recorded before it answers
     _let_jobs_end(plan, say)
     with locked(plan.runs_root):
+        record(plan)
         found = _look_again(plan)
         choice = choose(needs_of(plan), found.verdicts)
         cancel_jobs([job for run_id in choice.taken if (job := found.verdicts[run_id].job) in found.queue.jobs])
         jobs: dict[str, str] = {}
         if choice.taken:
-            arranged = arrays_of(plan, choice, profile, max_array_size())
-            jobs = arrays.submit(plan, arranged, profile, found.evidence)
+            arranged = arrays_of(plan, choice, profile, cluster.max_array_size)
+            jobs = arrays.submit(plan, arranged, profile, found.evidence, cluster.name)
+        if words := changed_since(found, profile, choice.taken):
+            say(words)
     after = {run_id: Verdict("queued", f"Slurm job {job}", job=job) for run_id, job in jobs.items()}
-    return Outcome(choice.taken, found.verdicts | after, choice.waiting)
+    silence = "" if found.queue is NOT_ASKED else found.queue.error
+    return Outcome(choice.taken, found.verdicts | after, choice.waiting, silence)
 
 
 def _look_again(plan: Plan) -> States:

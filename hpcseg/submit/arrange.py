@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
@@ -21,6 +22,7 @@ from hpcseg.study.order import waves
 from hpcseg.study.plan import Plan
 from hpcseg.submit.profile import SlurmProfile
 
+Backend = Literal["local", "slurm"]
 LONGEST_EXPRESSION = 4000  # signs; of 4,060 sbatch took all, of 4,901 none
 
 
@@ -101,7 +103,7 @@ def choose(needs: Mapping[str, Sequence[str]], verdicts: Mapping[str, Verdict]) 
     waiting: dict[str, str] = {}
     for run_id, ancestors in needs.items():
         state = verdicts[run_id].state
-        if state not in TO_SUBMIT and not (state == "queued" and any(need in taken for need in ancestors)):
+        if state not in TO_SUBMIT and not (state in {"queued", "held"} and any(need in taken for need in ancestors)):
             continue
         for need in ancestors:
             verdict = verdicts[need]
@@ -114,6 +116,13 @@ def choose(needs: Mapping[str, Sequence[str]], verdicts: Mapping[str, Verdict]) 
         else:
             taken[run_id] = None
     return Choice(tuple(taken), jobs, waiting)
+
+
+def choose_for(plan: Plan, backend: Backend) -> Choice:
+    """What applying a plan submits, as it stands: here whatever nobody works on, to Slurm what `choose` says."""
+    if backend == "slurm":
+        return choose(needs_of(plan), {run_id: planned.verdict for run_id, planned in plan.stages.items()})
+    return Choice(tuple(run_id for run_id, planned in plan.stages.items() if planned.to_submit), {}, {})
 
 
 def arrays_of(plan: Plan, choice: Choice, profile: SlurmProfile, limit: int) -> list[Array]:

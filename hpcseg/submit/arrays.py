@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import time
@@ -30,7 +31,9 @@ from hpcseg.submit.script import PICKLE, dependency_text, lead_for, script_text
 SIBLINGS = 20  # finished runs of a stage whose saves are looked at
 
 
-def submit(plan: Plan, arrays: Sequence[Array], profile: SlurmProfile, found: Mapping[str, Evidence]) -> dict[str, str]:
+def submit(
+    plan: Plan, arrays: Sequence[Array], profile: SlurmProfile, found: Mapping[str, Evidence], cluster: str = ""
+) -> dict[str, str]:
     """Submit arrays of a plan's stages; returns the Slurm job of each run. Hold the lock.
 
     Args:
@@ -38,13 +41,15 @@ def submit(plan: Plan, arrays: Sequence[Array], profile: SlurmProfile, found: Ma
         arrays: of runs that nobody works on, as `arrange.arrays_of` makes them.
         profile: resources.
         found: what the files of all runs of the plan say.
+        cluster: Slurm's name of it.
 
     Raises:
         SchedulerError: sbatch refused an array; those before it are submitted, and nothing else is.
     """
     stages = {array.stage for array in arrays}
     exclude = {stage: _without(plan, profile, stage) for stage in stages}
-    records = [_record(array, profile, exclude[array.stage]) for array in arrays]
+    place = {"cluster": cluster, "root": str(plan.runs_root)}
+    records = [_record(array, profile, exclude[array.stage]).model_copy(update=place) for array in arrays]
     submissions = {
         run_id: _submission(record, task, profile)
         for record in records
@@ -116,6 +121,8 @@ def _record(array: Array, profile: SlurmProfile, exclude: tuple[str, ...]) -> Ar
         submitter=Process.this(),
         asked=asked,
         budgets=profile.budgets,
+        uid=os.geteuid(),
+        profile=profile.asks(array.stage),
     )
 
 

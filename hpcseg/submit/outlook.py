@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hpcseg.errors import SchedulerError
-from hpcseg.slurm.commands import MAX_ARRAY_SIZE, max_array_size
+from hpcseg.slurm.calls import CallError
+from hpcseg.slurm.commands import MAX_ARRAY_SIZE, read_cluster
 from hpcseg.study.forecast import (
     MEASURED_SIBLINGS,
     Epochs,
@@ -21,8 +21,7 @@ from hpcseg.study.forecast import (
     measure,
 )
 from hpcseg.study.plan import Plan
-from hpcseg.submit.apply import Backend
-from hpcseg.submit.arrange import Array, arrays_of, choose, needs_of
+from hpcseg.submit.arrange import Array, Backend, arrays_of, choose_for
 from hpcseg.submit.profile import Profile
 
 _BEGUN = {"stopped", "failed", "lost", "blocked"}  # may have trained for a while
@@ -35,6 +34,7 @@ class Outlook:
 
     Attributes:
         backend: where.
+        taken: runs that it would submit, ancestors first.
         arrays: (Slurm) that it would submit, those that others wait for first.
         waiting: (Slurm) runs that could not be submitted yet, and why.
         cost: what the runs that it would submit will cost; packs are left out.
@@ -44,6 +44,7 @@ class Outlook:
 
     backend: Backend
     cost: Forecast
+    taken: tuple[str, ...] = ()
     arrays: tuple[Array, ...] = ()
     waiting: Mapping[str, str] = field(default_factory=dict)
     wall_hours: float | None = None
@@ -53,34 +54,42 @@ class Outlook:
         """For `--json`."""
         arrays = [asdict(array) for array in self.arrays]
         cost = self.cost.as_json() | {"wall_hours": None if self.wall_hours is None else round(self.wall_hours, 3)}
-        return {"backend": self.backend, "arrays": arrays, "waiting": dict(self.waiting), "forecast": cost}
+        return {
+            "backend": self.backend,
+            "to_submit": len(self.taken),
+            "arrays": arrays,
+            "waiting": dict(self.waiting),
+            "forecast": cost,
+        }
 
 
 def look_ahead(plan: Plan, backend: Backend, profile: Profile) -> Outlook:
     """What applying `plan` would do."""
-    cost = predict(plan)
+    choice = choose_for(plan, backend)
+    cost = predict(plan, choice.taken)
     if backend == "local":
         slots = profile.local.slots  # 0: chosen when the sweep is applied
-        return Outlook(backend, cost, wall_hours=_wall_hours(cost, lambda _: (slots, profile.local.ranks)))
+        return Outlook(
+            backend, cost, choice.taken, wall_hours=_wall_hours(cost, lambda _: (slots, profile.local.ranks))
+        )
     try:
-        limit, is_known = max_array_size(), True
-    except SchedulerError:
+        limit, is_known = read_cluster().max_array_size, True
+    except CallError:
         limit, is_known = MAX_ARRAY_SIZE, False
-    choice = choose(needs_of(plan), {run_id: planned.verdict for run_id, planned in plan.stages.items()})
     arrays = arrays_of(plan, choice, profile.slurm, limit)
     of, ranks_of = profile.slurm.of, profile.slurm.ranks_of
     wall_hours = _wall_hours(cost, lambda stage: (of(stage).array_parallelism, ranks_of(stage)))
-    return Outlook(backend, cost, tuple(arrays), choice.waiting, wall_hours, is_known)
+    return Outlook(backend, cost, choice.taken, tuple(arrays), choice.waiting, wall_hours, is_known)
 
 
-def predict(plan: Plan) -> Forecast:
+def predict(plan: Plan, taken: Collection[str]) -> Forecast:
     """What the runs that applying the plan would submit will cost, by a few siblings of each; packs are left out."""
     trains = [
         (plan.run(run_id), planned, kind_of(planned.stage, planned.config, planned.level), planned.config)
         for run_id, planned in plan.stages.items()
         if planned.config is not None
     ]
-    measured: dict[Kind, list[Measured]] = {kind: [] for _, planned, kind, _ in trains if planned.to_submit}
+    measured: dict[Kind, list[Measured]] = {kind: [] for run, _, kind, _ in trains if run.id in taken}
     for run, planned, kind, config in trains:
         siblings = measured.get(kind)
         if planned.verdict.state in _MEASURABLE and siblings is not None and len(siblings) < MEASURED_SIBLINGS:
@@ -88,7 +97,7 @@ def predict(plan: Plan) -> Forecast:
             siblings += [] if one is None else [one]
     todo = []
     for run, planned, kind, config in trains:
-        if planned.to_submit:
+        if run.id in taken:
             begun = planned.verdict.state in _BEGUN and measured[kind]
             done = epochs_done(run) if begun else 0.0
             todo.append(Epochs(planned.stage, kind, epochs_of(planned.stage, config), done))

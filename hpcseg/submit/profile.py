@@ -10,11 +10,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from hpcseg.errors import BadInput
+from hpcseg.paths import STAGES
 from hpcseg.runs.records import Kernels
 from hpcseg.runs.recovery import Budgets
 from hpcseg.sections import Count, Section, key, keys_of
@@ -168,6 +169,14 @@ class SlurmProfile(_Jobs):
     def ranks_of(self, stage: str) -> int:
         """Processes of a job of one stage; a pack has one."""
         return 1 if stage == "pack" else self.of(stage).ranks
+
+    def asks(self, stage: str) -> dict[str, Any]:
+        """All that jobs of one stage ask for, by dotted key; as JSON values."""
+        shared: dict[str, Any] = self.model_dump(mode="json", exclude={*STAGES})
+        own: dict[str, Any] = self.of(stage).model_dump(mode="json")
+        return {f"slurm.{name}": value for name, value in shared.items()} | {
+            f"slurm.{stage}.{name}": value for name, value in own.items()
+        }
 
     @property
     def job_python(self) -> str:

@@ -19,7 +19,8 @@ EVENTS = {
     "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0. Some may have been killed": "memory",
     "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.": "memory",
     "srun: error: n1: task 0: Out Of Memory": "memory",
-    "hpcseg.errors.StageFailed: /runs/train/x: no space left; free some": None,
+    "hpcseg.errors.StageFailed: /runs/train/x: no space left; free some": "disk",  # where no error.json could be
+    "RuntimeError: Can't write (errno = 28, error message = 'No space left on device', buf = 0x5)": "disk",
     "OSError: [Errno 28] No space left on device": "disk",
     "submitit ERROR (2026-11-23 09:11:44,473) - Submitted job triggered an exception": "python",
     "epoch 3 of 100": None,

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.host import process_start
-from hpcseg.runs.attempts import Attempt
+from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, Evidence
 from hpcseg.runs.judge import judge, judge_all
 from hpcseg.runs.records import ArrayRecord, Asked, Failure, Process, Submission
 from hpcseg.runs.states import NOT_ASKED
 from hpcseg.slurm.accounting import Fate
-from hpcseg.slurm.queue import Queue, QueueEntry
+from hpcseg.slurm.queue import Cluster, Queue, QueueEntry
 
 NOW = 10_000.0
 HOST = socket.gethostname()
@@ -116,7 +116,7 @@ JUST_NOW = SLURM.model_copy(update={"submitted": NOW - 5})
         ({"submission": SLURM, "failure": FAILURE}, queue(j7_3="PENDING"), "requeued"),
         ({"submission": SLURM, "failure": FAILURE}, Queue({}, "no answer"), "failed"),
         ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="COMPLETING"), "running"),
-        ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="REQUEUE_HOLD"), "requeued"),
+        ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="REQUEUE_HOLD"), "held"),
         ({"submission": SLURM, "heartbeat": ELSEWHERE}, queue(j7_3="SUSPENDED"), "stalled"),
         ({"submission": SLURM}, queue(j7_3="CONFIGURING"), "running"),
         # silent
@@ -319,3 +319,61 @@ def test_a_job_that_left_the_queue_with_its_ancestors_is_blocked_by_them() -> No
     assert verdicts["train"].why.startswith("pack: ") and verdicts["train"].job == "7_4"
     fates = {"7_3": Fate("node", "NODE_FAIL on n3", "n3")}
     assert "NODE_FAIL on n3" in judge_all(evidence, {"train": ["pack"]}, EMPTY, NOW, fates)["train"].why
+
+
+def test_a_job_of_the_same_id_with_another_name_or_user_is_not_the_runs() -> None:
+    ours = ARRAY.model_copy(update={"uid": 5})
+    for entry in (QueueEntry("RUNNING", name="mine"), QueueEntry("RUNNING", name=ARRAY.job_name, uid=6)):
+        verdict = judge(known(submission=SLURM, array=ours), Queue({"7_3": entry}, uid=5), NOW)
+        assert (verdict.state, verdict.job) == ("lost", "") and "left the queue" in verdict.why
+    entry = QueueEntry("RUNNING", name=ARRAY.job_name, uid=5)
+    assert judge(known(submission=SLURM, array=ours), Queue({"7_3": entry}, uid=5), NOW).state == "running"
+
+
+def test_what_another_cluster_or_another_user_may_have_is_unknown_and_never_lost() -> None:
+    there = known(submission=SLURM, array=ARRAY.model_copy(update={"cluster": "big", "uid": 5}))
+    big, small = Cluster("big", 1001, shows_others=False), Cluster("small", 1001, shows_others=True)
+    assert judge(there, Queue({}, uid=5, cluster=big), NOW).state == "lost"
+    elsewhere = judge(there, Queue({}, uid=5, cluster=small), NOW)
+    assert elsewhere.state == "unknown" and "submitted to the cluster big, and this one is small" in elsewhere.why
+    hidden = judge(there, Queue({}, uid=6, cluster=big), NOW)
+    assert hidden.state == "unknown" and "user with number 5" in hidden.why
+    assert judge(there, Queue({}, uid=6, cluster=replace(big, shows_others=True)), NOW).state == "lost"
+    assert judge(there, Queue({}, uid=6), NOW).state == "unknown"  # nobody could be asked
+
+
+def test_held_is_a_state_with_the_command_that_releases_it() -> None:
+    for entry in (QueueEntry("PENDING", "launch failed requeued held", restarts=1), QueueEntry("SPECIAL_EXIT")):
+        verdict = judge(known(submission=SLURM), Queue({"7_3": entry}), NOW)
+        assert verdict.state == "held" and verdict.why.endswith("until it is released: scontrol release 7_3")
+    failed = judge(known(submission=SLURM, failure=FAILURE), Queue({"7_3": QueueEntry("REQUEUE_HOLD")}), NOW)
+    assert failed.state == "held" and "python: ValueError: no" in failed.why
+
+
+def test_a_cause_is_said_once() -> None:
+    again = Failure(time=1.0, cause="requeued", message="requeued: Slurm did not take it back", traceback="")
+    assert judge(known(submission=SLURM, failure=again), EMPTY, NOW).why == "requeued: Slurm did not take it back"
+
+
+def test_the_jobs_of_a_renamed_or_copied_folder_do_not_work_on_its_runs() -> None:
+    for state in ("PENDING", "RUNNING"):
+        entry = QueueEntry(state, name=ARRAY.job_name)
+        at = ARRAY.model_copy(update={"root": "/old"})
+        renamed = judge(known(submission=SLURM, array=at, moved="renamed"), Queue({"7_3": entry}), NOW)
+        assert (renamed.state, renamed.job) == ("lost", "7_3") and "/old, which was renamed" in renamed.why
+        copied = judge(known(submission=SLURM, array=at, moved="copied"), Queue({"7_3": entry}), NOW)
+        assert (copied.state, copied.job) == ("stopped", "") and "its job works in /old" in copied.why
+    beat = replace(ELSEWHERE, time=NOW - 5)
+    fresh = known(submission=SLURM, array=at, heartbeat=beat, moved="renamed")
+    assert judge(fresh, Queue({"7_3": entry}), NOW).state == "running"  # it writes here
+
+
+def test_attempts_are_counted_as_their_budget_does() -> None:
+    def ended(number: int, cause: Cause, progress: int) -> Attempt:
+        one = Attempt(number, "7_3", "n1", 10.0 * number, restart=number)
+        return replace(one, cause=cause, ended=10.0 * number + 1, progress_ended=progress)
+
+    attempts = tuple(ended(number, "killed", progress=9) for number in range(2, 6))
+    found = known(submission=SLURM, attempts=(*attempts, ended(6, "killed", progress=0)))
+    verdict = judge(found, Queue({"7_3": QueueEntry("PENDING", "BeginTime", restarts=5)}), NOW)
+    assert "after killed 1 of 2 on n1" in verdict.why

@@ -8,7 +8,15 @@ import pytest
 from hpcseg.errors import SchedulerError
 from hpcseg.slurm import commands
 from hpcseg.slurm.calls import CallError
-from hpcseg.slurm.commands import cancel_jobs, compact, max_array_size, may_exist, slurm_available, submit_script
+from hpcseg.slurm.commands import (
+    cancel_jobs,
+    cluster_for_submission,
+    compact,
+    may_exist,
+    read_cluster,
+    slurm_available,
+    submit_script,
+)
 
 Tools = Callable[..., Path]
 
@@ -90,13 +98,13 @@ def test_thousands_of_single_jobs_are_cancelled_in_a_few_calls(slurm_tools: Tool
 
 def test_slurm_is_there_where_its_controller_answers(slurm_tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = slurm_tools(sbatch="exit 1", scontrol="echo 'Slurmctld(primary) at h is UP'")
-    assert slurm_available() and max_array_size() == 1001
+    assert slurm_available() and read_cluster().max_array_size == 1001
     slurm_tools(scontrol="echo 'MaxArraySize            = 4001'")
-    assert max_array_size() == 4001
+    assert read_cluster().max_array_size == 4001
     slurm_tools(scontrol="echo 'Slurmctld(primary) at h is DOWN'; exit 1")
     assert not slurm_available()
     with pytest.raises(SchedulerError, match=r"does not answer \(scontrol failed with exit code 1\); is Slurm up\?"):
-        max_array_size()
+        cluster_for_submission()
     (tools / "sbatch").unlink()
     monkeypatch.setenv("PATH", str(tools))
     assert not slurm_available()

@@ -10,7 +10,7 @@ import pytest
 from hpcseg.runs.states import read_states
 from hpcseg.slurm.accounting import read_accounts
 from hpcseg.slurm.calls import environment
-from hpcseg.slurm.commands import max_array_size, slurm_available
+from hpcseg.slurm.commands import read_cluster, slurm_available
 from hpcseg.slurm.job import ask_about
 from hpcseg.slurm.nodes import read_nodes
 from hpcseg.slurm.queue import read_queue
@@ -64,7 +64,7 @@ def test_whatever_the_user_set_jobs_are_seen_begun_and_cancelled_as_the_profile_
 
     for name in HARM.keys() - MEANT:
         monkeypatch.setenv(name, HARM[name])
-    assert slurm_available() and max_array_size() == 1001 and len(read_nodes("main")) == 3
+    assert slurm_available() and read_cluster().max_array_size == 1001 and len(read_nodes("main")) == 3
     packs = plan()
     (pack,) = packs.stages
     apply(packs, "slurm", profile_of(partition="main", flags={"begin": "now+1hour"}))

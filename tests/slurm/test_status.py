@@ -117,7 +117,10 @@ def test_every_state_of_a_job_is_told_and_a_failing_squeue_kills_none(
     slurm.wait(lambda: (beat := RunDir.of(root, "train", "beating").heartbeat()) is not None and beat.step > 1)
 
     found = lines(root)
-    assert [found[f"held{n}"].why for n in range(3)] == [f"Slurm job {job} is PENDING (JobHeldUser)" for job in held]
+    assert [(found[f"held{n}"].state, found[f"held{n}"].why) for n in range(3)] == [
+        ("held", f"Slurm job {job} is PENDING (JobHeldUser) until it is released: scontrol release {job}")
+        for job in held
+    ]
     assert (
         found["beating"].state == "running"
         and found["beating"].job == beating

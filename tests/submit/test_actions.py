@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hpcseg.errors import BadInput
+from hpcseg.errors import BadInput, SchedulerError
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import read_status
@@ -14,6 +15,7 @@ from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel, retry
 from hpcseg.submit.record import record
 
+HEADER = "JOBID|STATE|RESTARTCOUNT|NODELIST|START_TIME|REASON|UID|NAME|"
 Planner = Callable[..., Plan]
 
 
@@ -55,13 +57,15 @@ def submit_array(plan: Plan, job_id: str | None) -> list[RunDir]:
 
 @pytest.fixture
 def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Put a squeue with this answer, and a scancel that does this, in front; returns the log of scancel's calls."""
+    """Put a squeue with these lines, and a scancel that empties it or does this, in front; returns its log."""
     tools, log = tmp_path / "tools", tmp_path / "scancel.log"
     tools.mkdir()
     log.touch()
 
-    def say(squeue: str, scancel: str = "exit 0") -> Path:
-        (tools / "squeue").write_text(f"#!/bin/sh\nprintf '{squeue}'\n")
+    def say(squeue: str, scancel: str = "") -> Path:
+        scancel = scancel or f"echo '{HEADER}' > {tmp_path}/queue"
+        (tmp_path / "queue").write_text(f"{HEADER}\n{squeue}")
+        (tools / "squeue").write_text(f"#!/bin/sh\ncat {tmp_path}/queue\n")
         (tools / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {log}\n{scancel}\n')
         (tools / "sacct").write_text("#!/bin/sh\nexit 1\n")
         for tool in tools.iterdir():
@@ -75,7 +79,7 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 def test_cancelling_runs_on_slurm_calls_scancel_once_and_keeps_the_runs_from_beginning(
     plan: Plan, slurm_says: Callable[..., Path]
 ) -> None:
-    log = slurm_says("7_[0-1]|PENDING|0||N/A|Resources|hpcseg-train-a|\\n")
+    log = slurm_says("7_[0-1]|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n")
     runs = submit_array(plan, "7")
     assert set(cancel(plan.runs_root, "study")) == {run.id for run in runs}
     assert log.read_text() == "7_[0-1]\n"
@@ -85,10 +89,58 @@ def test_cancelling_runs_on_slurm_calls_scancel_once_and_keeps_the_runs_from_beg
 
 
 def test_a_job_whose_id_nobody_heard_is_cancelled_as_well(plan: Plan, slurm_says: Callable[..., Path]) -> None:
-    log = slurm_says("9_[0-1]|PENDING|0||N/A|Resources|hpcseg-train-a|\\n")
+    log = slurm_says("9_[0-1]|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n")
     runs = submit_array(plan, None)
     assert cancel(plan.runs_root, runs[1].id) == [runs[1].id]
     assert log.read_text() == "9_[1]\n"
+
+
+def test_a_job_of_the_same_id_that_is_another_ones_is_left_alone(plan: Plan, slurm_says: Callable[..., Path]) -> None:
+    log = slurm_says("7_[0-1]|RUNNING|0||N/A|None|0|hpcseg-train-b|\n")
+    submit_array(plan, "7")
+    assert cancel(plan.runs_root, "study") == [] and log.read_text() == ""
+    assert {line.state for line in read_status(plan.runs_root) if line.stage == "train"} == {"lost"}
+
+
+def test_while_squeue_does_not_answer_nothing_is_cancelled_by_its_number(
+    plan: Plan, slurm_says: Callable[..., Path]
+) -> None:
+    log = slurm_says("")
+    (log.parent / "queue").write_text("")
+    runs = submit_array(plan, "7")
+    with pytest.raises(SchedulerError, match=r"2 jobs may be in the queue and were not cancelled.*squeue said nothing"):
+        cancel(plan.runs_root, "study")
+    assert log.read_text() == "" and all((s := run.submission()) is not None and s.cancelled for run in runs)
+
+
+def test_a_scancel_that_does_nothing_is_not_believed(
+    plan: Plan, slurm_says: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcseg.submit.actions.CANCEL_WAIT_S", 0.0)
+    slurm_says("7_[0-1]|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n", scancel="echo Welcome")
+    submit_array(plan, "7")
+    with pytest.raises(SchedulerError, match=r"2 jobs of 2 are in the queue as before \(7_0, 7_1\): cancel again"):
+        cancel(plan.runs_root, "study")
+
+
+def test_what_another_sweep_needs_is_left_and_named(
+    plan: Plan, plan_study: Planner, slurm_says: Callable[..., Path]
+) -> None:
+    slurm_says("7_[0-1]|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n")
+    first, second = submit_array(plan, "7")
+    other = plan_study("fold=1")
+    heading = other.sweep.heading.model_copy(update={"name": "other"})
+    record(replace(other, sweep=replace(other.sweep, heading=heading)))
+    notes: list[str] = []
+    assert cancel(plan.runs_root, "study", notes.append) == [first.id]
+    assert notes == [f"left, and part of other: {second.id}; name a run to cancel it all the same"]
+    slurm_says("7_1|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n")
+    assert cancel(plan.runs_root, "other", notes.append) == [second.id] and len(notes) == 1  # nobody else needs it now
+    record(plan)
+    submit_array(plan, "7")
+    slurm_says("7_[0-1]|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n")
+    assert cancel(plan.runs_root, second.id, notes.append) == [second.id]
+    assert notes[1:] == [f"cancelled, and part of study: {second.id}"]
 
 
 def test_retry_frees_failed_runs_by_cause(plan: Plan) -> None:

@@ -15,6 +15,7 @@ from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import Verdict
 from hpcseg.runs.records import ArrayRecord, Submission, read_array
 from hpcseg.screens.plans import SHOWN_RUNS, left_out_line, plan_screen
+from hpcseg.slurm.queue import Cluster
 from hpcseg.study.plan import Plan
 from hpcseg.submit import outlook
 from hpcseg.submit.apply import apply
@@ -44,6 +45,9 @@ def shown(plan: Plan, ahead: Outlook | None = None) -> str:
     return out.getvalue()
 
 
+HEADER = "JOBID|STATE|RESTARTCOUNT|NODELIST|START_TIME|REASON|UID|NAME|"
+
+
 def in_state(plan: Plan, **verdicts: Verdict) -> Plan:
     """The plan with other verdicts, by stage."""
     stages = {i: replace(p, verdict=verdicts.get(p.stage, p.verdict)) for i, p in plan.stages.items()}
@@ -53,7 +57,7 @@ def in_state(plan: Plan, **verdicts: Verdict) -> Plan:
 @pytest.fixture(autouse=True)
 def usual_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm's own limit of an array's size, without asking a Slurm."""
-    monkeypatch.setattr(outlook, "max_array_size", lambda: 1001)
+    monkeypatch.setattr(outlook, "read_cluster", lambda: Cluster("test", 1001, shows_others=True))
 
 
 def on_slurm(plan: Plan) -> Outlook:
@@ -92,7 +96,7 @@ def test_what_waits_for_something_outside_slurm_is_told(plan_study: Planner) -> 
 def test_after_a_run_out_of_memory_the_arrays_shown_are_those_submitted(
     plan_study: Planner, slurm_tools: Callable[..., Path]
 ) -> None:
-    ids = slurm_tools(scontrol="echo 'MaxArraySize = 1001'", squeue="exit 0") / "ids"
+    ids = slurm_tools(scontrol="echo 'MaxArraySize = 1001'", squeue=f"echo '{HEADER}'") / "ids"
     slurm_tools(sbatch=f"echo >> {ids}; wc -l < {ids}")
     starved = plan_study("seed=[0, 1]").run(list(plan_study("seed=[0, 1]").of_stage("train"))[1])
     starved.path.mkdir(parents=True)
@@ -121,7 +125,7 @@ def test_cost_is_predicted_from_the_siblings_that_are_trained(plan_study: Planne
     assert "cost of training: unknown for 8 runs; none like them" in shown(plan)
     baseline = next(i for i in plan.of_stage("train") if i.startswith("baseline"))
     trained(plan, baseline, seconds=7200.0)
-    cost = predict(plan_study(*settings))
+    cost = predict(planned := plan_study(*settings), [i for i, one in planned.stages.items() if one.to_submit])
     assert (cost.known, cost.unknown) == (3, 4)
     assert cost.hours == pytest.approx(6.0)
     assert "about 6 h (GPU hours) for 3 runs, from epochs of their siblings; unknown for 4 runs" in shown(
