@@ -48,7 +48,10 @@ def pack(
     from hpcseg.study.catalogue import dataset_pack
     from hpcseg.study.keys import parse_config
     from hpcseg.volumes import packing
+    from hpcseg.volumes.seal import is_store
 
+    if (to.exists() or to.is_symlink()) and not is_store(to):
+        raise BadInput(f"{to}: exists, and is no store of hpcseg, so that it is not replaced; give another name")
     if to.exists() and not force:
         raise BadInput(f"{to}: exists; give another name or --force to replace it")
     settings = [f"preprocessing.spacing={f'[{spacing}]' if ',' in spacing else spacing}"]
@@ -62,7 +65,10 @@ def pack(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A dataset's folder, a store, a run directory, or a model.pt.")],
+    path: Annotated[Path, typer.Argument(help="A dataset's folder, a scan, a store, a run directory, or a model.pt.")],
+    label: Annotated[
+        Path | None, typer.Option("--label", help="Of a scan; in a dataset it is found.", metavar="LABEL")
+    ] = None,
     png: Annotated[
         Path | None, typer.Option("--png", help="Folder for pictures: slices of each case, an overview.", metavar="DIR")
     ] = None,
@@ -71,13 +77,15 @@ def inspect(
     workers: Annotated[int, typer.Option(help="Scans that are read at a time; 0: one per core.")] = 0,
     json: Json = False,
 ) -> None:
-    """Say what is in a dataset, a store or a run, and what is wrong with it; exit code 1 if something is.
+    """Say what is in a dataset, a scan, a store or a run, and what is wrong with it; exit code 1 if something is.
 
     Notes on what deserves a look (outliers, likely duplicates) leave the exit code at 0.
     """
     from hpcseg.screens.inspection import report_tables
 
-    report = _inspect(path, png, force, workers)
+    if label is not None and not path.name.endswith((".nii.gz", ".nii")):
+        raise BadInput(f"--label {label}: belongs to a scan, and {path} is none")
+    report = _inspect(path, label, png, force, workers)
     if json:
         terminal.print_json(report)
     else:
@@ -93,7 +101,7 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
+def _inspect(path: Path, label: Path | None, png: Path | None, force: bool, workers: int) -> dict[str, Any]:
     from hpcseg.host import usable_cores
 
     if path.is_dir() and (path / RUN_FILE).exists():
@@ -104,6 +112,9 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
         return inspect_run(path.resolve())
     if path.is_dir():
         from hpcseg.inspection.dataset_findings import inspect_dataset
+        from hpcseg.inspection.foreign import refuse_folder
+
+        refuse_folder(path)
 
         with terminal.counting("reading scans") as progress:
             return inspect_dataset(
@@ -115,7 +126,13 @@ def _inspect(path: Path, png: Path | None, force: bool, workers: int) -> dict[st
         from hpcseg.training.model import TrainedModel
 
         return TrainedModel.load(path).summary()
+    if path.name.endswith((".nii.gz", ".nii")):
+        from hpcseg.inspection.dataset_findings import inspect_scan
+
+        return inspect_scan(path, label, pictures=png, force=force)
+    from hpcseg.inspection.foreign import refuse_file
     from hpcseg.inspection.store_findings import inspect_store
 
+    refuse_file(path)
     with terminal.counting("checking") as progress:
         return inspect_store(path, progress, pictures=png, force=force)

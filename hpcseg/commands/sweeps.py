@@ -53,6 +53,8 @@ def sweep(
     made = make_plan(read_sweep(file, overrides or ()), data, runs, verify_data=verify_data)
     backend = choose_backend(on.value)
     profile = read_profile(jobs, backend).staged(stage)
+    for line in made.notes:
+        terminal.note(f"note: {line}")
     if left_out := left_out_line(made.changes):
         terminal.note(left_out)
     if backend == "slurm" and (wishes := ignored_wishes()):

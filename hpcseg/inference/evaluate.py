@@ -82,7 +82,7 @@ def _measure(
         found.mask_zyx,
         reference_zyx,
         segmenter.model.class_count,
-        found.grid.spacing_zyx,
+        found.grid.steps_zyx,
         spec.config.inference.nsd_mm,
         threads=torch.get_num_threads(),
     )

@@ -10,7 +10,8 @@ from hpcseg.errors import BadInput
 from hpcseg.inference.predict import Advance, Mode
 from hpcseg.inference.segment import Segmenter
 from hpcseg.training.model import TrainedModel
-from hpcseg.volumes.datasets import ENDINGS, Progress, scan_name
+from hpcseg.volumes.datasets import Progress, scan_name
+from hpcseg.volumes.layouts import ENDINGS
 from hpcseg.volumes.scans import read_grid, write_mask, write_shares
 
 

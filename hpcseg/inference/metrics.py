@@ -10,7 +10,6 @@ them there is no surface.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,8 +18,7 @@ if TYPE_CHECKING:  # the command line lists the metrics, and measures nothing
     import numpy as np
     from numpy.typing import NDArray
 
-    from hpcseg.inference.surfaces import Mask, SurfaceDistances
-    from hpcseg.spec import Spacing
+    from hpcseg.inference.surfaces import Mask, Steps, SurfaceDistances
 
     Classes = NDArray[np.uint8]
 
@@ -143,7 +141,7 @@ def measure(
     mask_zyx: Classes,
     reference_zyx: Classes,
     class_count: int,
-    spacing_zyx: Spacing,
+    spacing_zyx: Steps,
     nsd_mm: float,
     threads: int = 1,
 ) -> tuple[dict[str, float | None], ...]:
@@ -153,7 +151,7 @@ def measure(
         mask_zyx: what was found.
         reference_zyx: what is true; of the same shape; `IGNORED` where that is not known.
         class_count: without the background.
-        spacing_zyx: of the grid, mm.
+        spacing_zyx: of the grid, mm; see `surfaces.Steps`.
         nsd_mm: tolerance of the normalised surface distance.
         threads: how many may be used.
 
@@ -181,11 +179,11 @@ def measure(
 
 
 def _pair(
-    mask_zyx: Mask, reference_zyx: Mask, ignored_zyx: Mask | None, spacing_zyx: Spacing, nsd_mm: float, threads: int
+    mask_zyx: Mask, reference_zyx: Mask, ignored_zyx: Mask | None, spacing_zyx: Steps, nsd_mm: float, threads: int
 ) -> MaskPair:
     import numpy as np
 
-    from hpcseg.inference.surfaces import common_box, surface_distances
+    from hpcseg.inference.surfaces import common_box, surface_distances, voxel_mm3
 
     if ignored_zyx is None:  # else what lies beyond the box counts
         box = common_box(mask_zyx, reference_zyx)
@@ -197,7 +195,7 @@ def _pair(
         voxels,
         reference_voxels,
         shared_voxels,
-        voxel_ml=math.prod(spacing_zyx) / _MM3_PER_ML,
+        voxel_ml=voxel_mm3(spacing_zyx) / _MM3_PER_ML,
         distances=surface_distances(mask_zyx, reference_zyx, spacing_zyx, threads, ignored_zyx),
         nsd_mm=nsd_mm,
     )

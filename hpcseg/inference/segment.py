@@ -24,8 +24,9 @@ from hpcseg.volumes import scratch
 from hpcseg.volumes.boxes import Box, bounding_box
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.resample import linear_slabs
+from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scan_volume import ScanVolume
-from hpcseg.volumes.scans import WHOLE, ScanGrid, read_grid
+from hpcseg.volumes.scans import WHOLE, read_grid
 from hpcseg.volumes.store import LEVELS
 
 NEIGHBOURS: Literal[26] = 26  # voxels that share a face, an edge or a corner are connected

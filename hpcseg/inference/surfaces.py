@@ -6,6 +6,7 @@ as outside. Distances are between voxel centres. These are the definitions of MO
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import edt
@@ -17,6 +18,7 @@ from hpcseg.spec import Spacing
 from hpcseg.volumes.boxes import Box, bounding_box
 
 Mask = NDArray[np.bool_]
+Steps = Spacing | NDArray[np.float64]  # voxel size, or steps along z, y, x as rows (3, 3), where axes are sheared; mm
 
 _DENSE = 0.1  # share of surface voxels above which transforming the whole box takes less time than searching a tree
 _LEAF = 32  # points of a tree's leaf
@@ -58,7 +60,7 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Spacing, threads: int = 1, ignored_zyx: Mask | None = None
+    mask_zyx: Mask, reference_zyx: Mask, spacing_zyx: Steps, threads: int = 1, ignored_zyx: Mask | None = None
 ) -> SurfaceDistances | None:
     """Distances between the surfaces of two masks of one shape; None where a mask has none.
 
@@ -92,12 +94,14 @@ def surface(mask_zyx: Mask, ignored_zyx: Mask | None = None) -> Mask:
     return mask_zyx & ~inside_zyx
 
 
-def nearest(from_zyx: Mask, to_zyx: Mask, spacing_zyx: Spacing, threads: int = 1) -> NDArray[np.float64]:
+def nearest(from_zyx: Mask, to_zyx: Mask, spacing_zyx: Steps, threads: int = 1) -> NDArray[np.float64]:
     """Distance of each voxel of `from_zyx` to the nearest one of `to_zyx`, mm, in the order of the array.
 
     Surfaces are thin, and a search tree finds their nearest voxels faster than a distance transform of the whole box;
-    not so those of noise, as an untrained network gives it.
+    not so those of noise, as an untrained network gives it. A transform knows no sheared axes.
     """
+    if not isinstance(spacing_zyx, tuple):
+        return _searched(from_zyx, to_zyx, spacing_zyx, threads)
     if np.count_nonzero(from_zyx) + np.count_nonzero(to_zyx) > _DENSE * from_zyx.size:
         return _transformed(from_zyx, to_zyx, spacing_zyx, threads)
     return _searched(from_zyx, to_zyx, spacing_zyx, threads)
@@ -109,7 +113,7 @@ def _transformed(from_zyx: Mask, to_zyx: Mask, spacing_zyx: Spacing, threads: in
     return distances_S
 
 
-def _searched(from_zyx: Mask, to_zyx: Mask, spacing_zyx: Spacing, threads: int) -> NDArray[np.float64]:
+def _searched(from_zyx: Mask, to_zyx: Mask, spacing_zyx: Steps, threads: int) -> NDArray[np.float64]:
     voxels_S = np.flatnonzero(from_zyx)
     apart_S = ~to_zyx.ravel()[voxels_S]  # the others lie on both surfaces
     tree = KDTree(_points(np.flatnonzero(to_zyx), to_zyx, spacing_zyx), _LEAF, compact_nodes=False, balanced_tree=False)
@@ -118,10 +122,18 @@ def _searched(from_zyx: Mask, to_zyx: Mask, spacing_zyx: Spacing, threads: int) 
     return distances_S
 
 
-def _points(voxels_S: NDArray[np.intp], mask_zyx: Mask, spacing_zyx: Spacing) -> NDArray[np.float64]:
+def _points(voxels_S: NDArray[np.intp], mask_zyx: Mask, spacing_zyx: Steps) -> NDArray[np.float64]:
     """Places (S, 3) of voxels given by their position in the flat array, mm."""
-    places: NDArray[np.float64] = np.stack(np.unravel_index(voxels_S, mask_zyx.shape), axis=1) * np.asarray(spacing_zyx)
+    index_S3 = np.stack(np.unravel_index(voxels_S, mask_zyx.shape), axis=1)
+    places: NDArray[np.float64] = (
+        index_S3 * np.asarray(spacing_zyx) if isinstance(spacing_zyx, tuple) else index_S3 @ spacing_zyx
+    )
     return places
+
+
+def voxel_mm3(spacing_zyx: Steps) -> float:
+    """Volume of a voxel, mm³."""
+    return math.prod(spacing_zyx) if isinstance(spacing_zyx, tuple) else float(abs(np.linalg.det(spacing_zyx)))
 
 
 def common_box(mask_zyx: NDArray[np.uint8] | Mask, reference_zyx: NDArray[np.uint8] | Mask) -> Box:

@@ -70,7 +70,7 @@ def cohort_findings(
     """
     if not cases:
         return []
-    found = _intensity_findings(cases, is_ct) + _geometry_findings(cases)
+    found = _header_findings(cases) + _intensity_findings(cases, is_ct) + _geometry_findings(cases)
     labelled = [case for case in cases if case.labels is not None]
     if labelled:
         found += _label_findings(labelled, is_ct, labels, ignore)
@@ -147,6 +147,22 @@ def _histogram_shape(case: CaseFacts) -> tuple[float, float]:
     low, middle, high = case.percentiles
     width = max(high - low, 1e-6 * (case.high - case.low))
     return (middle - low) / width, 0.2 * float(np.log((case.high - case.low) / width))
+
+
+def _header_findings(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """What headers say, each thing once, with the scans of which it is said."""
+    said: dict[tuple[str, str], dict[str, str]] = {}
+    for case in cases:
+        for note in case.notes:
+            said.setdefault((note.what, note.remark), {})[case.name] = note.detail
+    return [
+        Finding(
+            f"{what}: {_listing([f'{name} ({detail})' if detail else name for name, detail in details.items()])}",
+            tuple(details),
+            remark,
+        )
+        for (what, remark), details in said.items()
+    ]
 
 
 def _geometry_findings(cases: Sequence[CaseFacts]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,10 @@ from hpcseg.inspection.pictures import Album
 from hpcseg.inspection.views import CT_WINDOW, choose_window, picture_scan
 from hpcseg.spec import CaseRef
 from hpcseg.text import counted
-from hpcseg.volumes.datasets import Dataset, Progress, open_dataset
+from hpcseg.volumes.datasets import Dataset, Progress, open_dataset, scan_name
 from hpcseg.volumes.scans import read_image, read_label
 
-Part = tuple[str, CaseRef]  # "training" or "test"
+Part = tuple[str, CaseRef]  # "training", "test" or "scan"
 
 
 def inspect_dataset(
@@ -62,8 +63,6 @@ def inspect_dataset(
     findings |= {"name": dataset.name, "modality": dataset.modality, "layout": dataset.layout}
     findings["labels"] = {str(value): name for value, name in dataset.labels.items()}
     cases: list[Part] = [("training", case) for case in dataset.training] + [("test", case) for case in dataset.test]
-    if not cases:
-        findings["problems"].append(f"{root}: the dataset lists no cases; correct dataset.json")
     album = None if pictures is None else Album(pictures, [case.name for _, case in cases], force=force)
     found: list[_Examined] = []
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="inspect")
@@ -81,6 +80,53 @@ def inspect_dataset(
     return findings
 
 
+def inspect_scan(
+    path: Path, label: Path | None = None, *, pictures: Path | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Read one scan, and its label where there is one: `label`, or that of the dataset in which the scan lies.
+
+    Returns:
+        kind "scan", path, label, what is measured of it as of a case (`CaseFacts`), unit (of length, in the header),
+        problems, warnings and pictures.
+
+    Raises:
+        BadInput: a picture exists, without `force`.
+    """
+    dataset, case = _of_dataset(path)
+    case = case if label is None else case.model_copy(update={"label": label})
+    album = None if pictures is None else Album(pictures, [case.name], force=force)
+    found = _examine(dataset, album, ("scan", case), alone=True)
+    findings: dict[str, Any] = {
+        "kind": "scan",
+        "path": str(path),
+        "label": None if case.label is None else str(case.label),
+    }
+    findings |= {
+        "scan": [{"case": case.name, "remarks": []}],
+        "problems": found.problems,
+        "warnings": [],
+        "pictures": [],
+    }
+    if found.facts is not None:
+        remarks = [note.remark for note in found.facts.notes]
+        findings["scan"] = [found.facts.to_json() | {"remarks": ["problem"] * bool(found.problems) + remarks}]
+        findings["unit"] = found.unit or "not given, taken for mm"
+        findings["warnings"] = [str(note) for note in found.facts.notes]
+    if album is not None and found.facts is not None:
+        findings["pictures"] = [str(file) for file in album.finish()]
+    return findings
+
+
+def _of_dataset(path: Path) -> tuple[Dataset, CaseRef]:
+    """The dataset in which a scan lies, and its case there; an empty dataset and a case without a label otherwise."""
+    with contextlib.suppress(BadInput):
+        dataset = open_dataset(path.absolute().parents[1], files_must_exist=False)
+        for case in (*dataset.training, *dataset.test):
+            if case.image.absolute() == path.absolute():
+                return dataset, case
+    return Dataset(path.parent, "", "", "", {}, (), ()), CaseRef(name=scan_name(path), image=path)
+
+
 @dataclass(frozen=True, eq=False)
 class _Examined:
     """What reading a case gave; facts and prints are None where the scan cannot be read."""
@@ -89,9 +135,11 @@ class _Examined:
     problems: list[str]
     facts: CaseFacts | None = None
     prints: Fingerprint | None = None
+    unit: str = ""
 
 
-def _examine(dataset: Dataset, album: Album | None, item: Part) -> _Examined:
+def _examine(dataset: Dataset, album: Album | None, item: Part, *, alone: bool = False) -> _Examined:
+    """Read a case; `alone`: it is compared with no other."""
     part, case = item
     problems: list[str] = []
     label = None
@@ -108,7 +156,8 @@ def _examine(dataset: Dataset, album: Album | None, item: Part) -> _Examined:
     image: Any = nib.load(case.image)
     dtype = str(image.get_data_dtype())
     facts = measure(case.name, part, volume, label, grid, dtype, dataset.ignore)
-    problems += _label_problems(case, facts, dataset)
+    if dataset.labels:
+        problems += _label_problems(case, facts, dataset)
     ends = (facts.percentiles[0], facts.percentiles[2])
     if album is not None:
         under = facts.under_label and (facts.under_label[0], facts.under_label[2])
@@ -122,6 +171,8 @@ def _examine(dataset: Dataset, album: Album | None, item: Part) -> _Examined:
             labels={value: f"{value} {name}" for value, name in dataset.labels.items()},
         )
         album.add(picture)
+    if alone:
+        return _Examined(case.name, problems, facts, unit=grid.unit)
     prints = fingerprint(volume, grid.spacing_zyx, CT_WINDOW if dataset.is_ct else ends)
     return _Examined(case.name, problems, facts, prints)
 
@@ -161,7 +212,7 @@ def _add_cases(findings: dict[str, Any], cases: Sequence[Part], found: Sequence[
     noticed = likeness_findings(facts, alike) + cohort_findings(
         facts, is_ct=dataset.is_ct, labels=dataset.labels, ignore=dataset.ignore
     )
-    findings["warnings"] = [*_ignored(facts, dataset), *(finding.text for finding in noticed)]
+    findings["warnings"] = [*dataset.notes, *_ignored(facts, dataset), *(finding.text for finding in noticed)]
     findings["duplicates"] = [
         {"kind": item.kind, "cases": [facts[n].name for n in item.cases], "score": item.score} for item in alike
     ]

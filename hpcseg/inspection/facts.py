@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from hpcseg.inspection.fingerprints import content_digest, sample
 from hpcseg.spec import Spacing
-from hpcseg.volumes.scans import ScanGrid
+from hpcseg.volumes.headers import Note
+from hpcseg.volumes.scan_grid import ScanGrid
 
 Percentiles = tuple[float, float, float]
 
@@ -37,6 +38,8 @@ class CaseFacts:
         under_label: the percentiles of the voxels under all labels but 0 and the ignored one, if there are any.
         label_at_edge: whether such a label touches a face of the volume.
         label_digest: of the label's voxels.
+        volume_share: volume of a voxel over the product of its edges; less than 1 where axes are sheared.
+        notes: what the header says that deserves a word.
     """
 
     name: str
@@ -54,11 +57,13 @@ class CaseFacts:
     under_label: Percentiles | None = None
     label_at_edge: bool = False
     label_digest: str = ""
+    volume_share: float = 1.0
+    notes: tuple[Note, ...] = ()
 
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel, ml."""
-        return float(np.prod(self.spacing_zyx)) / 1000
+        return float(np.prod(self.spacing_zyx)) / 1000 * self.volume_share
 
     def voxels(self, value: int) -> int:
         """How many voxels of a label there are; 0 without a label."""
@@ -73,6 +78,7 @@ class CaseFacts:
             "orientation": self.orientation,
             "oblique_deg": self.oblique_deg,
             "dtype": self.dtype,
+            "header_notes": [str(note) for note in self.notes],
             "intensity_min": self.low,
             "intensity_max": self.high,
             "intensity_percentiles": _by_percentile(self.percentiles),
@@ -118,6 +124,8 @@ def measure(
         high=high,
         percentiles=_percentiles(some),
         at_maximum=np.count_nonzero(some == high) / some.size,
+        volume_share=grid.volume_share,
+        notes=grid.notes,
     )
     if label_zyx is None:
         return facts

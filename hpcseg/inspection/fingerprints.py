@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 SIDE = 16  # of a thumbnail and of its slices
 SLICE_MM = 10.0
@@ -142,5 +141,7 @@ def _body_slices(volume: Floats, spacing_zyx: Sequence[float], window: tuple[flo
 
 def _ranks(array: Floats) -> Floats:
     """Ranks as shares of 1: the same for any brightness and contrast."""
+    from scipy.stats import rankdata  # which takes a second to import
+
     ranks: Floats = (rankdata(array) / array.size).astype(np.float32).reshape(array.shape)
     return ranks

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MANY_CASES = 40
-_PARTS = ("training", "test", "cases")
+_PARTS = ("training", "test", "cases", "scan")
 _LISTED = {*_PARTS, "problems", "warnings", "duplicates", "pictures"}  # in tables or in lines of their own
 
 

@@ -46,6 +46,7 @@ class Catalogue:
     def __init__(self, data: Path, beside: Path | None = None, *, verify: bool = False) -> None:
         self._data, self._beside = data.resolve(), beside
         self._digests = Digests(cache_folder(), anew=verify)
+        self.notes: list[str] = []  # on the datasets that were opened
         # Caches live and die with this catalogue: a later plan sees changed files.
         self.dataset = functools.cache(self._open)
         self.digest = functools.cache(self._digest)
@@ -161,7 +162,9 @@ class Catalogue:
         return classes
 
     def _open(self, name: str) -> Dataset:
-        return open_dataset(find_dataset(name, self._data))
+        dataset = open_dataset(find_dataset(name, self._data))
+        self.notes += dataset.notes
+        return dataset
 
     def _digest(self, case: CaseRef) -> tuple[str, str]:
         files = [self._digests.of(path) for path in (case.image, case.label) if path is not None]

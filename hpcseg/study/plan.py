@@ -43,14 +43,15 @@ class PlannedStage(Stage):
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a sweep by id, ancestors first, the cells of the grids that each training run fills, and what
-    changed since the sweep was last applied."""
+    """All stages of a sweep by id, ancestors first, the cells of the grids that each training run fills, what changed
+    since the sweep was last applied, and notes on its datasets."""
 
     sweep: Sweep
     runs_root: Path
     stages: Mapping[str, PlannedStage]
     cells: Mapping[str, list[dict[str, Any]]]
     changes: Changes = field(default_factory=Changes)
+    notes: tuple[str, ...] = ()
 
     def of_stage(self, stage: str) -> dict[str, PlannedStage]:
         """The stages of one kind."""
@@ -80,6 +81,7 @@ class Plan:
             "to_submit": sum(planned.to_submit for planned in self.stages.values()),
             "total_training_runs": len(runs["train"]),
             "changes": self.changes.as_json(),
+            "notes": list(self.notes),
         }
 
 
@@ -127,4 +129,4 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
         run_id: PlannedStage(one.id, one.stage, one.needs, one.config, one.level, one.write, verdicts[run_id])
         for run_id, one in found.items()
     }
-    return Plan(sweep, runs_root, stages, cells, changes)
+    return Plan(sweep, runs_root, stages, cells, changes, tuple(resolver.catalogue.notes))

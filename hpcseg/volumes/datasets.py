@@ -15,10 +15,10 @@ from typing import Any
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.spec import CaseRef
+from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_empty, with_channel
 
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
 DESCRIPTION = "dataset.json"
-ENDINGS = (".nii.gz", ".nii")  # of scans
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Dataset:
         labels: label value -> name, background included.
         training: labelled cases, sorted by name.
         test: cases of imagesTs, sorted by name; their label is labelsTs/<the image's name> where there is one.
+        notes: what else its files and `dataset.json` say that does not go together.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Dataset:
     labels: dict[int, str]
     training: tuple[CaseRef, ...]
     test: tuple[CaseRef, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ignore(self) -> int | None:
@@ -77,8 +79,13 @@ def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
         labels=_labels(path, description),
         training=tuple(sorted(training, key=lambda case: case.name)),
         test=tuple(sorted(test, key=lambda case: case.name)),
+        notes=tuple(layout_notes(root, description, [case.name for case in training], is_nnunet=is_nnunet)),
     )
     _require_distinct_names(dataset)
+    if not training and not test:
+        raise BadInput(f"{root}: no case found: {why_empty(root, description, is_nnunet=is_nnunet)}")
+    if not is_nnunet:
+        _require_own_names(path, dataset)
     if files_must_exist:
         for case in (*dataset.training, *dataset.test):
             _require_files(path, case)
@@ -142,7 +149,7 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
 
 def scan_name(path: Path) -> str:
     """Name of a scan without its NIfTI ending."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return stem(path)
 
 
 def _modality(path: Path, description: Mapping[str, Any], key: str) -> str:
@@ -159,7 +166,7 @@ def _labels(path: Path, description: Mapping[str, Any]) -> dict[int, str]:
     labels = description.get("labels", {})
     try:
         pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in labels.items()]
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise BadInput(f'{path}: labels must pair one integer with one name ({{"1": "liver"}}); correct it') from None
     return dict(sorted(pairs))
 
@@ -195,7 +202,7 @@ def _nnunet_cases(root: Path, description: Mapping[str, Any]) -> tuple[list[Case
         raise BadInput(f"{root / DESCRIPTION}: file_ending {ending!r} cannot be read; convert the dataset to .nii.gz")
 
     def cases(part: str) -> Iterator[CaseRef]:
-        channel = f"_0000{ending}"
+        channel = f"{CHANNEL}{ending}"
         for image in (root / f"images{part}").glob(f"[!.]*{channel}"):
             name = image.name.removesuffix(channel)
             label = root / f"labels{part}" / f"{name}{ending}"
@@ -212,6 +219,17 @@ def _require_distinct_names(dataset: Dataset) -> None:
                 f"{case.image}: {images[case.name]} has the same case name {case.name!r}; rename one of them"
             )
         images[case.name] = case.image
+
+
+def _require_own_names(path: Path, dataset: Dataset) -> None:
+    """Refuse nnU-Net's first layout, which lists images without the channel that their names have."""
+    for case in dataset.training[:1]:
+        channel = with_channel(case.image)
+        if not case.image.is_file() and channel.is_file():
+            raise BadInput(
+                f"image missing: {case.image}, but {channel.name} is there, as in nnU-Net's layout; in {path} write "
+                '"channel_names" in place of "modality", and "file_ending"'
+            )
 
 
 def _require_files(path: Path, case: CaseRef) -> None:

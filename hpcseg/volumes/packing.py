@@ -32,7 +32,8 @@ from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.packed_case import pack_case
 from hpcseg.volumes.preprocess import merge_labels
-from hpcseg.volumes.scans import read_grid, require_same_grid
+from hpcseg.volumes.scan_grid import require_same_grid
+from hpcseg.volumes.scans import read_grid
 from hpcseg.volumes.seal import VERSION
 from hpcseg.volumes.store import Store
 from hpcseg.volumes.writing import StoreWriter

@@ -18,7 +18,8 @@ from hpcseg.errors import BadInput
 from hpcseg.spec import IGNORED, Spacing
 from hpcseg.volumes.boxes import Box, bounding_box
 from hpcseg.volumes.resample import one_thread, resample_cubic, resample_labels, target_shape
-from hpcseg.volumes.scans import ScanGrid, read_label, read_scan
+from hpcseg.volumes.scan_grid import ScanGrid
+from hpcseg.volumes.scans import read_label, read_scan
 from hpcseg.volumes.scratch import slabs
 from hpcseg.volumes.voxels import Intensities
 

@@ -9,8 +9,6 @@ import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,14 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.files import replacing
-from hpcseg.spec import Spacing
 from hpcseg.volumes import scratch
-from hpcseg.volumes.boxes import Triple
-from hpcseg.volumes.datasets import ENDINGS
-from hpcseg.volumes.voxels import Intensities, scaled, stored_voxels
+from hpcseg.volumes.headers import mm_per, notes_of, rounding_mm, unit_of
+from hpcseg.volumes.layouts import ENDINGS
+from hpcseg.volumes.scan_grid import ScanGrid, require_same_grid
+from hpcseg.volumes.voxels import Intensities, require_room, scaled, stored_voxels
 
-_MM_TOLERANCE = 1e-3  # between the corners of an image and of its label
+_WHOLE_OFF = 1e-3  # from a whole number, of label values
+_STEP_OFF = 0.01  # the same of integers that a slope stands between, of which half a step is rounding
 _FLATNESS = 1e-3  # volume of a voxel's unit axes below which an affine counts as singular
 _LARGEST = 1e36  # intensity; sums of larger ones may overflow float32
 WHOLE = 65535  # of the unsigned integers that stand for shares of 1
@@ -41,56 +40,6 @@ _READ_ERRORS = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class ScanGrid:
-    """Where a scan's voxels are.
-
-    Attributes:
-        affine: (4, 4) of the file: voxel x, y, z -> mm.
-        file_shape: x, y, z as in the file.
-    """
-
-    affine: NDArray[np.float64]
-    file_shape: Triple
-
-    @cached_property
-    def orientation(self) -> NDArray[np.int64]:
-        """(3, 2): for each axis of the file the canonical axis (x 0, y 1, z 2) and the direction (1 or −1)."""
-        ornt: NDArray[np.int64] = nib.io_orientation(self.affine).astype(np.int64)
-        return ornt
-
-    @property
-    def shape_zyx(self) -> Triple:
-        """Shape of the canonical array, voxels."""
-        z, y, x = (self.file_shape[axis] for axis in self._file_axes[::-1])
-        return z, y, x
-
-    @property
-    def spacing_zyx(self) -> Spacing:
-        """Voxel size of the canonical array, mm."""
-        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
-        z, y, x = (float(sizes[axis]) for axis in self._file_axes[::-1])
-        return z, y, x
-
-    @property
-    def _file_axes(self) -> tuple[int, ...]:
-        """The file's axis that is canonical x, y, z."""
-        return tuple(int(axis) for axis in np.argsort(self.orientation[:, 0]))
-
-    @property
-    def _flips(self) -> tuple[slice, ...]:
-        return tuple(slice(None, None, int(direction)) for direction in self.orientation[:, 1])
-
-    def to_canonical(self, array_xyz: NDArray[Any]) -> NDArray[Any]:
-        """Turn a file's array into the canonical z, y, x one; a view, values untouched."""
-        return array_xyz[self._flips].transpose(self._file_axes[::-1])
-
-    def to_file(self, array_zyx: NDArray[Any]) -> NDArray[Any]:
-        """Turn a canonical z, y, x array into the file's x, y, z; the inverse of `to_canonical`."""
-        inverse = np.argsort(self._file_axes[::-1])
-        return array_zyx.transpose(tuple(int(axis) for axis in inverse))[self._flips]
 
 
 def read_grid(path: Path) -> ScanGrid:
@@ -154,37 +103,29 @@ def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
         proxy = image.dataobj
         parts = stored_voxels(path, image, stream)
         label = np.empty(grid.file_shape, dtype=np.uint8, order="F")
-        lows, highs, whole = [], [], True
+        lows, highs, odd = [], [], None
+        within = _WHOLE_OFF
+        if (proxy.slope, proxy.inter) != (1, 0) and proxy.dtype.kind in "iu":
+            within += min(abs(proxy.slope) / 2, _STEP_OFF)
         with np.errstate(invalid="ignore", over="ignore"):  # what uint8 cannot hold is refused below
             for planes, stored in parts:
                 values = scaled(stored, proxy.slope, proxy.inter)
-                lows.append(values.min())
-                highs.append(values.max())
-                label[..., planes] = values
-                whole = whole and bool((label[..., planes] == values).all())
+                nearest = values if values.dtype.kind in "iu" else np.rint(values)
+                lows.append(nearest.min())
+                highs.append(nearest.max())
+                label[..., planes] = nearest
+                if odd is None and nearest is not values and not (near := np.abs(values - nearest) <= within).all():
+                    odd = float(values[~near][0])
     low, high = np.min(lows), np.max(highs)
     if not (low >= 0 and high <= 255):
         raise BadInput(f"{path}: label values run from {low} to {high}; labels must be whole numbers of 0 to 255")
-    if not whole:
-        raise BadInput(f"{path}: label values are not whole numbers; give a label that was not interpolated")
-    return np.ascontiguousarray(grid.to_canonical(label))
-
-
-def require_same_grid(path: Path, label: ScanGrid, image: ScanGrid) -> None:
-    """Check that a label's voxels are where its image's are.
-
-    Raises:
-        BadInput: another shape, or a corner further away than 0.001 mm.
-    """
-    if label.file_shape != image.file_shape:
+    if odd is not None:
+        scale = f"scl_slope {proxy.slope:.6g} and scl_inter {proxy.inter:.6g} of the header"
+        cause = f"by {scale}; correct them" if (proxy.slope, proxy.inter) != (1, 0) else "as after interpolation"
         raise BadInput(
-            f"{path}: label shape {label.file_shape} differs from its image's {image.file_shape}; resample it"
+            f"{path}: label values are not whole numbers ({odd:.6g}, {cause}); give a label that was not interpolated"
         )
-    far = np.array(image.file_shape) - 1
-    corners = np.array([[*(far * bits), 1] for bits in np.ndindex(2, 2, 2)], dtype=float)
-    apart = float(np.abs(corners @ (label.affine - image.affine).T).max())
-    if apart > _MM_TOLERANCE:
-        raise BadInput(f"{path}: label lies up to {apart:.3g} mm off its image (affines differ); resample it")
+    return np.ascontiguousarray(grid.to_canonical(label))
 
 
 def write_mask(path: Path, mask_zyx: NDArray[np.uint8], *, like: Path) -> None:
@@ -213,6 +154,7 @@ def _write(path: Path, values_zyx: NDArray[Any], slope: float, like: Path) -> No
     values[...] = grid.to_file(values_zyx)
     header.set_data_dtype(values.dtype)
     header["cal_min"] = header["cal_max"] = 0
+    header.set_intent("none", (), "")  # what the scan's values stand for
     image = type(scan)(values, None, header)
     image.header.set_slope_inter(slope, 0)
     with replacing(path) as temporary:
@@ -226,7 +168,7 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
     A gzip stream is read to its end if its voxels were read, so that its checksum is compared.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: no such scan; correct the path or dataset.json")
+        raise BadInput(f"{path}: no such scan; correct the path")
     if not path.name.endswith(ENDINGS):
         raise BadInput(f"{path}: not a .nii.gz or .nii file; convert it to NIfTI")
     try:
@@ -269,11 +211,19 @@ def _grid(path: Path, image: Any) -> ScanGrid:
     kind = image.get_data_dtype()
     if kind.names is not None or kind.kind not in "iuf":
         raise BadInput(f"{path}: voxels of type {kind} are not plain intensities; convert it to numbers")
-    affine = np.asarray(image.affine, dtype=np.float64)
+    require_room(path, image)
+    affine, unit = np.array(image.affine, dtype=np.float64), unit_of(image.header)
+    affine[:3] *= mm_per(unit)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not (np.isfinite(affine).all() and (sizes > 0).all()):
         raise BadInput(f"{path}: the affine gives no voxel spacing; correct the header")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < _FLATNESS:
         raise BadInput(f"{path}: the affine is singular (axes lie in one plane); correct the header")
     x, y, z = shape
-    return ScanGrid(affine=affine, file_shape=(x, y, z))
+    return ScanGrid(
+        affine=affine,
+        file_shape=(x, y, z),
+        unit=unit,
+        rounding_mm=rounding_mm(image.header, affine, shape),
+        notes=notes_of(image.header, affine, shape),
+    )

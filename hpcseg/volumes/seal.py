@@ -20,6 +20,7 @@ SEAL_BYTES = 512
 VERSION = 2
 REMEDY = "delete it and pack again"
 _MAGIC = b"hpcseg-store "
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _SEGMENT = 1 << 26
 _HASHERS = 4
 
@@ -60,10 +61,10 @@ def read_seal(path: Path) -> Seal:
             head = file.read(SEAL_BYTES)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(head) == SEAL_BYTES and not any(head):
+    if _is_half_written(path, head):
         raise StoreError(f"{path}: the store is half-written; {REMEDY}")
     if not head.startswith(_MAGIC):
-        raise StoreError(f"{path}: not a store of this hpcseg; {REMEDY}")
+        raise StoreError(f"{path}: not a store of hpcseg; give one that hpcseg has packed")
     first, _, rest = head.partition(b"\n")
     if first != _MAGIC + b"%d" % VERSION:
         version = first.removeprefix(_MAGIC).decode(errors="replace")[:10]
@@ -79,6 +80,24 @@ def read_seal(path: Path) -> Seal:
     if size != seal.size:
         raise StoreError(f"{path}: the store has {size} bytes instead of {seal.size}: cut or altered; {REMEDY}")
     return seal
+
+
+def is_store(path: Path) -> bool:
+    """Whether a file was written as a store, of whatever version, and half-written ones too; no link is followed."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(SEAL_BYTES)
+    return head.startswith(_MAGIC) or _is_half_written(path, head)
+
+
+def _is_half_written(path: Path, head: bytes) -> bool:
+    """Whether a file is one of HDF5 with the room for a seal, and none in it."""
+    if len(head) < SEAL_BYTES or any(head):
+        return False
+    with path.open("rb") as file:
+        file.seek(SEAL_BYTES)
+        return file.read(len(_HDF5)) == _HDF5
 
 
 def file_digest(path: Path, progress: Progress | None = None) -> str:

@@ -57,6 +57,18 @@ class Intensities:
         return float(ends.min()), float(ends.max())
 
 
+def require_room(path: Path, image: Any) -> None:
+    """Compare the size of a file with that of the voxels that its header promises, before anything is made for them.
+
+    Raises:
+        EOFError: the file cannot hold so many voxels.
+    """
+    proxy, count = image.dataobj, math.prod(image.shape)
+    inflation = _LARGEST_INFLATION if path.name.endswith(".gz") else 1
+    if proxy.offset + count * proxy.dtype.itemsize > path.stat().st_size * inflation:
+        raise EOFError(f"the file is too small for {count} voxels")
+
+
 def stored_voxels(path: Path, image: Any, stream: BufferedIOBase) -> Iterator[tuple[slice, NDArray[Any]]]:
     """The voxels as they are stored, (x, y, n): a few planes of the file's last axis at a time, in order.
 
@@ -69,10 +81,8 @@ def stored_voxels(path: Path, image: Any, stream: BufferedIOBase) -> Iterator[tu
         EOFError: the file cannot hold so many voxels (at once).
         ValueError: it ends before the last one (on the way).
     """
+    require_room(path, image)
     proxy, shape = image.dataobj, image.shape[:3]
-    inflation = _LARGEST_INFLATION if path.name.endswith(".gz") else 1
-    if proxy.offset + math.prod(shape) * proxy.dtype.itemsize > path.stat().st_size * inflation:
-        raise EOFError(f"the file is too small for {math.prod(shape)} voxels")
     raw = ArrayProxy(stream, (shape, proxy.dtype, proxy.offset), mmap=False)  # in the file's units
     return ((planes, raw[..., planes]) for planes in slabs(shape[::-1]))
 

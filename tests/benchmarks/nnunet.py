@@ -17,7 +17,7 @@ from typing import Any
 
 from hpcseg.host import usable_cores
 from hpcseg.spec import CaseRef, TrainSpec
-from hpcseg.volumes.datasets import ENDINGS
+from hpcseg.volumes.layouts import ENDINGS
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_grid, read_label, write_mask
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.inference import surfaces
-from hpcseg.inference.surfaces import Mask, common_box, nearest, surface, surface_distances
+from hpcseg.inference.surfaces import Mask, common_box, nearest, surface, surface_distances, voxel_mm3
 
 SPACING = (2.0, 0.7265625, 0.5)
 
@@ -107,3 +107,19 @@ def test_a_common_box_is_as_small_as_it_can_be(seed: int, share: float) -> None:
     assert all(end.any() for pair in ends for end in pair)
     assert both.any() or both[box].size == 0
     assert box == common_box(one.astype(np.uint8) * np.uint8(4), other.astype(np.uint8))
+
+
+def test_distances_of_sheared_axes_are_those_of_the_affine() -> None:
+    steps_zyx = np.array([[0, 1.5, 2.0], [0, 0.5, 0], [0.5, 0, 0]])  # rows: x, y, z of a step along z, y, x
+    first, second = np.zeros((9, 9, 9), bool), np.zeros((9, 9, 9), bool)
+    first[2, 4, 4] = second[5, 1, 4] = True
+    found = surface_distances(first, second, steps_zyx)
+    assert found is not None
+    assert found.greatest == pytest.approx(np.hypot(3 * 1.5 - 3 * 0.5, 3 * 2.0))
+    assert voxel_mm3(steps_zyx) == pytest.approx(0.5) and voxel_mm3((2.0, 0.5, 0.5)) == 0.5
+    dense = np.random.default_rng(0).random((6, 6, 6)) < 0.5  # where a transform would be faster
+    straight, as_steps = (
+        surface_distances(dense, ~dense, step) for step in ((2.0, 0.5, 0.7), np.diag([2.0, 0.5, 0.7]))
+    )
+    assert straight is not None and as_steps is not None
+    np.testing.assert_allclose(as_steps.of_mask_S, straight.of_mask_S, rtol=1e-6)

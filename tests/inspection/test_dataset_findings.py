@@ -124,7 +124,7 @@ def test_no_dataset_is_a_problem(tmp_path: Path) -> None:
 def test_an_empty_dataset_is_a_problem(dataset: Path) -> None:
     (dataset / "dataset.json").write_text('{"modality": {"0": "CT"}, "training": [], "test": []}')
     (problem,) = inspect_dataset(dataset)["problems"]
-    assert "lists no cases" in problem
+    assert "no case found: dataset.json lists none" in problem
 
 
 def test_pictures_of_a_dataset(dataset: Path, tmp_path: Path) -> None:

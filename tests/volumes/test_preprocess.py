@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from hpcseg.errors import BadInput
 from hpcseg.volumes.preprocess import merge_labels, n_classes, preprocess
-from hpcseg.volumes.scans import ScanGrid, read_grid, read_label, write_mask
+from hpcseg.volumes.scan_grid import ScanGrid
+from hpcseg.volumes.scans import read_grid, read_label, write_mask
 from tests.scans import restore
 
 LPS_2MM = np.diag([-1.5, -1.5, 2.5, 1.0])

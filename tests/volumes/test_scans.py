@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.scans import ScanGrid, read_grid, read_image, read_label, read_scan, write_mask, write_shares
+from hpcseg.volumes.scan_grid import ScanGrid, require_same_grid
+from hpcseg.volumes.scans import read_grid, read_image, read_label, read_scan, write_mask, write_shares
 
 SHAPE = (3, 4, 5)
 SPACING = (1.0, 2.0, 3.0)
@@ -338,3 +340,133 @@ def test_shares_are_read_as_probabilities(tmp_path: Path) -> None:
 def test_a_mask_needs_a_nifti_name(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"ends with \.nii\.gz"):
         write_mask(tmp_path / "mask.png", np.zeros((5, 4, 3), np.uint8), like=tmp_path / "scan.nii.gz")
+
+
+def saved(path: Path, values: np.ndarray, affine: np.ndarray | None = None, **header: object) -> Path:
+    """A scan whose header has other values in some fields."""
+    image = nib.Nifti1Image(values, np.eye(4) if affine is None else affine)
+    for key, value in header.items():
+        image.header[key] = value
+    nib.save(nib.Nifti1Image(values, None, image.header), path)  # with an affine, nibabel would correct the header
+    return path
+
+
+@pytest.mark.parametrize(("code", "unit", "size"), [(3, "µm", 0.02), (1, "m", 20_000), (2, "mm", 20), (0, "", 20)])
+def test_lengths_are_mm_whatever_the_unit_of_the_header(tmp_path: Path, code: int, unit: str, size: float) -> None:
+    grid = read_grid(saved(tmp_path / "a.nii.gz", ramp(), np.diag([20.0, 20, 20, 1]), xyzt_units=code | 8))
+    assert grid.spacing_zyx == pytest.approx((size,) * 3) and grid.unit == unit
+    assert [note.remark for note in grid.notes] == (["units"] if unit in ("µm", "m") else [])
+    label = saved(tmp_path / "label.nii.gz", np.zeros(SHAPE, np.uint8), np.diag([20.0, 20, 20, 1]), xyzt_units=0)
+    read_label(label, grid)  # one that does not say has its image's unit
+    write_mask(tmp_path / "mask.nii.gz", np.zeros(grid.shape_zyx, np.uint8), like=tmp_path / "a.nii.gz")
+    assert read_grid(tmp_path / "mask.nii.gz").spacing_zyx == grid.spacing_zyx
+
+
+def test_sheared_axes_have_their_volume_and_their_steps(tmp_path: Path) -> None:
+    sheared = np.diag([-0.5, 0.5, 2.0, 1.0])
+    sheared[1, 2] = 1.5  # gantry tilt
+    grid = read_grid(saved(tmp_path / "a.nii.gz", ramp(), sheared))
+    assert grid.volume_share == pytest.approx(0.5 * 0.5 * 2 / (0.5 * 0.5 * 2.5))
+    steps = grid.steps_zyx
+    assert isinstance(steps, np.ndarray)
+    np.testing.assert_allclose(steps, [[0, 1.5, 2], [0, 0.5, 0], [0.5, 0, 0]])
+    (note,) = grid.notes
+    assert note.remark == "sheared" and note.detail == "36.9°"
+    straight = read_grid(saved(tmp_path / "b.nii.gz", ramp(), np.diag([-0.5, 0.5, 2.0, 1.0])))
+    assert straight.steps_zyx == straight.spacing_zyx == (2.0, 0.5, 0.5) and straight.volume_share == 1
+
+
+def test_what_a_header_leaves_open_is_noted(tmp_path: Path) -> None:
+    none = saved(tmp_path / "none.nii", ramp(), sform_code=0, qform_code=0)
+    assert [str(note) for note in read_grid(none).notes] == [
+        "the header has neither sform nor qform: left and right are a guess"
+    ]
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    turned = np.eye(4)
+    turned[0, 3] = 7
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(turned, 1)
+    nib.save(image, tmp_path / "two.nii")
+    assert str(read_grid(tmp_path / "two.nii").notes[0]) == (
+        "sform and qform disagree; the sform counts (by up to 7 mm)"
+    )
+    pixdim = saved(tmp_path / "pixdim.nii", ramp(), pixdim=[1, 2, 2, 2, 0, 0, 0, 0])
+    assert "pixdim 2 × 2 × 2 mm" in str(read_grid(pixdim).notes[0])
+    odd = saved(tmp_path / "odd.nii", ramp(), xyzt_units=5, intent_code=5)
+    assert [note.remark for note in read_grid(odd).notes] == ["units", "intent"]
+
+
+def test_masks_do_not_inherit_what_a_scans_values_stand_for(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(ramp(), np.eye(4))
+    image.header.set_intent("z score", (), "activation")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    write_mask(tmp_path / "mask.nii.gz", np.zeros((5, 4, 3), np.uint8), like=tmp_path / "scan.nii.gz")
+    assert nib.nifti1.load(tmp_path / "mask.nii.gz").header.get_intent() == ("none", (), "")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_label_with_a_qform_alone_lies_on_an_image_with_both(tmp_path: Path, seed: int) -> None:
+    """The quaternion leaves one of its numbers out, which is inexact near half a turn, as between RAS and LPS."""
+    rng = np.random.default_rng(seed)
+    axes = Rotation.from_euler("xyz", rng.uniform(-6, 6, 3), degrees=True).as_matrix() @ np.diag([-1.5, -1.5, 4.0])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes, rng.uniform(-300, 300, 3)
+    shape = (128, 128, 32)
+    image = nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    label = nib.Nifti1Image(np.zeros(shape, np.uint8), None)
+    label.set_qform(affine, 1)
+    label.set_sform(None, 0)
+    nib.save(image, tmp_path / "image.nii")
+    nib.save(label, tmp_path / "label.nii")
+    grid = read_grid(tmp_path / "image.nii")
+    require_same_grid(tmp_path / "label.nii", read_grid(tmp_path / "label.nii"), grid)
+    moved = affine.copy()
+    moved[2, 3] += 1.5
+    label.set_qform(moved, 1)
+    nib.save(label, tmp_path / "label.nii")
+    with pytest.raises(BadInput, match=r"off its image \(it"):
+        require_same_grid(tmp_path / "label.nii", read_grid(tmp_path / "label.nii"), grid)
+
+
+def test_why_a_label_is_off_its_image_is_named(tmp_path: Path) -> None:
+    grid = read_grid(saved(tmp_path / "a.nii", ramp()))
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("z", 5, degrees=True).as_matrix()
+    for affine, header, cause in (
+        (np.diag([2.0, 1, 1, 1]), {}, "voxels of 2 × 1 × 1 mm instead of 1 × 1 × 1"),
+        (turned, {}, "its axes are turned by 5°"),
+        (np.eye(4), {"xyzt_units": 3}, r"turned into mm \(µm\)"),
+        (np.eye(4), {"sform_code": 0}, "neither sform nor qform"),
+    ):
+        with pytest.raises(BadInput, match=cause):
+            read_label(saved(tmp_path / "label.nii", np.zeros(SHAPE, np.uint8), affine, **header), grid)
+
+
+def test_whole_numbers_stored_with_a_slope_are_rounded(tmp_path: Path) -> None:
+    values = (np.arange(60).reshape(SHAPE) % 3).astype(np.uint8)
+    first = nib.Nifti1Image(values.astype(np.int16), np.eye(4))
+    for kind in (np.int16, np.uint8):
+        again = nib.Nifti1Image(values.astype(float), np.eye(4), first.header)
+        again.header.set_data_dtype(kind)
+        nib.save(again, tmp_path / "label.nii.gz")
+        proxy = nib.nifti1.load(tmp_path / "label.nii.gz").dataobj
+        assert proxy.slope != 1 and (np.asanyarray(proxy) % 1).any()
+        found = read_label(tmp_path / "label.nii.gz", read_grid(tmp_path / "label.nii.gz"))
+        assert np.array_equal(found.transpose(2, 1, 0), values)
+    image = nib.Nifti1Image(values, np.eye(4))
+    image.header.set_slope_inter(0.5, 0)
+    nib.save(image, tmp_path / "half.nii.gz")
+    with pytest.raises(BadInput, match=r"not whole numbers \(0\.5, by scl_slope 0\.5 and scl_inter 0 of the header"):
+        read_label(tmp_path / "half.nii.gz", read_grid(tmp_path / "half.nii.gz"))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_no_grid_is_larger_than_its_file(tmp_path: Path, ending: str) -> None:
+    content = bytearray(nib.Nifti1Image(ramp(), np.eye(4)).to_bytes())
+    content[42:48] = np.array([30_000] * 3, np.int16).tobytes()
+    path = tmp_path / f"scan{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    with pytest.raises(BadInput, match="the file is too small for 27000000000000 voxels"):
+        read_grid(path)

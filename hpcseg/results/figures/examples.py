@@ -25,7 +25,8 @@ from hpcseg.spec import IGNORED
 from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.boxes import bounding_box
 from hpcseg.volumes.preprocess import merge_labels
-from hpcseg.volumes.scans import ScanGrid, read_image, read_label
+from hpcseg.volumes.scan_grid import ScanGrid
+from hpcseg.volumes.scans import read_image, read_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
