@@ -8,9 +8,8 @@ import json
 import os
 import re
 import stat
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,30 +22,71 @@ _ANY_SEAL = re.compile(rb'"seal"\s*:')
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, former: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success sync it to disk and rename it to `path`.
 
     On any exception the temporary file is removed and `path` is as it was.
+
+    Args:
+        path: the file.
+        former: where the file goes that is at `path` until then; None: it goes away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:])  # nibabel chooses its format by the ending
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _beside(path) as temporary:
+        temporary.touch(exist_ok=False)
         yield temporary
         sync_file(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        if former is not None and path.exists():
+            path.replace(former)
         temporary.replace(path)
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary path for what is to replace `path`; whatever is there on the way out is removed.
+
+    Nobody can foretell it, and whoever makes it says that nothing may be there (O_EXCL), which follows no link.
+    """
+    suffix = "".join(path.suffixes[-2:])  # nibabel chooses its format by the ending
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}{suffix}")
+    try:
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: Path, of: Collection[str]) -> None:
+    """Remove what killed processes left of files that they were replacing.
+
+    Only regular files of this user go: links, folders and what belongs to others stay.
+
+    Args:
+        folder: with the files.
+        of: names of files that nobody is writing now.
+    """
+    left = re.compile(rf"\.({'|'.join(map(re.escape, of))})\.\w+(\.\w+){{0,2}}")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not left.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                Path(entry).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be anything
+
+
+def write_unsynced(path: Path, text: str) -> None:
+    """Replace `path` by `text` without waiting for the disk: after a power cut it may be empty. Makes no folder."""
+    with _beside(path) as temporary:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,19 +130,14 @@ def write_all(texts: Sequence[tuple[Path, str]]) -> None:
     """
     folders = sorted({path.parent for path, _ in texts})
     changed = set(folders) | {folder.parent for folder in folders if not folder.exists()}
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path, _ in texts]
-    try:
+    with contextlib.ExitStack() as stack:
+        temporaries = [stack.enter_context(_beside(path)) for path, _ in texts]
         with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
             list(pool.map(_make_folder, folders))
             list(pool.map(_write_synced, temporaries, (text for _, text in texts)))
             for temporary, (path, _) in zip(temporaries, texts, strict=True):
                 temporary.replace(path)
             list(pool.map(sync_folder, changed))
-    except BaseException:
-        for temporary in temporaries:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: Path | str, *, optional: bool = False) -> Any:
@@ -193,9 +228,13 @@ def leave_out(what: str) -> None:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append an object as a line that `json_lines` reads, synced; one that a crash tore is ended first."""
+    """Append an object as a line that `json_lines` reads, synced; one that a crash tore is ended first.
+
+    Raises:
+        OSError: also where `path` is a link.
+    """
     line = json.dumps(value, ensure_ascii=False)
-    with path.open("ab+") as file:
+    with open(path, "ab+", opener=_no_link) as file:
         end = file.seek(0, os.SEEK_END)
         torn = False
         if end:
@@ -204,6 +243,10 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         file.write(("\n" if torn else "").encode() + line.encode(errors="backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def sync_file(path: Path) -> None:
@@ -237,7 +280,7 @@ def private_folder(folder: Path) -> None:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -245,9 +288,3 @@ def _write_synced(path: Path, text: str) -> None:
 
 def _make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

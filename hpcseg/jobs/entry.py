@@ -25,13 +25,14 @@ from typing import Any, cast
 from filelock import FileLock
 
 from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
+from hpcseg.files import remove_leftovers, write_unsynced
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.dispatch import run_spec
 from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
 from hpcseg.jobs.remedies import disk_words, explained
 from hpcseg.jobs.requeue import check_budget, is_warning, requeue_or_fail, why_stopped
 from hpcseg.jobs.stopping import Signals, watched
-from hpcseg.paths import CLAIM_FILE
+from hpcseg.paths import CHECKPOINT_FILE, CLAIM_FILE, DONE_FILE, HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, STORE_FILE
 from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.ends import end_of
 from hpcseg.runs.records import JOB_NAME, Submission
@@ -42,6 +43,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
 
 LOCK_WAIT_S = 120.0  # a cancelled job may live on while its successor starts, and a dead node's lock a little longer
+_WRITTEN = {HEARTBEAT_FILE, CHECKPOINT_FILE, MODEL_FILE, STORE_FILE, RESULT_FILE, DONE_FILE}  # by the lock's holder
 
 
 @dataclass
@@ -119,13 +121,14 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
     run, leads = job.run, job.rank_info.leads
     if leads and job.slurm is not None:
         with suppress(OSError):  # a full disk
-            (run.path / CLAIM_FILE).write_text(_claim(job.slurm), encoding="utf-8")
+            write_unsynced(run.path / CLAIM_FILE, _claim(job.slurm))
     lock = _lock(run) if leads else None
     try:
         if run.is_done():
             return True
         if leads:
             _refuse_superseded(run, job.slurm, job.rank_info)  # submitted again, while this one waited
+            remove_leftovers(run.path, _WRITTEN)
         control = Control(run.path, on_beat=on_beat, silent=not leads)
         job.signals.attach(control)
         return _recorded(job, control)

@@ -16,19 +16,22 @@ from typing import Any
 import torch
 
 from hpcseg.errors import BadInput
-from hpcseg.files import replacing, sync_folder
+from hpcseg.files import remove_leftovers, replacing
 from hpcseg.paths import CHECKPOINT_FILE, PREVIOUS_FILE, RUN_FILE
 from hpcseg.training.unpickling import load_plain
 
 _MAGIC = b"hpcseg-tensors 1 "
 
 
-def save_tensors(path: Path, state: dict[str, Any]) -> int:
-    """Write nested dictionaries and lists of tensors, numbers and strings to `path`, atomically; returns the bytes."""
+def save_tensors(path: Path, state: dict[str, Any], *, former: Path | None = None) -> int:
+    """Write nested dictionaries and lists of tensors, numbers and strings to `path`, atomically; returns the bytes.
+
+    The file that was at `path` until then goes to `former`, where that is given.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, former=former) as temporary, temporary.open("wb") as file:
         head = file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
         return head + file.write(payload)
 
@@ -84,15 +87,9 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
     Returns:
         Its bytes.
     """
-    newest, previous, fresh = run / CHECKPOINT_FILE, run / PREVIOUS_FILE, run / f".{CHECKPOINT_FILE}.new"
     run.stat()  # a folder that was renamed meanwhile is not to be made again
-    _remove_unfinished(run)
-    size = save_tensors(fresh, state)
-    if newest.exists():
-        newest.replace(previous)  # killed now, the run goes on from that one
-    fresh.replace(newest)
-    sync_folder(run)
-    return size
+    remove_leftovers(run, {CHECKPOINT_FILE})  # one process alone works on a run
+    return save_tensors(run / CHECKPOINT_FILE, state, former=run / PREVIOUS_FILE)
 
 
 def load_checkpoint(run: Path, digest: str = "") -> dict[str, Any] | None:
@@ -122,10 +119,4 @@ def remove_checkpoints(run: Path) -> None:
     """Remove the checkpoints of a run that has ended."""
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         (run / name).unlink(missing_ok=True)
-    _remove_unfinished(run)
-
-
-def _remove_unfinished(run: Path) -> None:
-    """Remove what saves left that were killed halfway; one process alone works on a run."""
-    for path in run.glob(f".{CHECKPOINT_FILE}.*"):
-        path.unlink()
+    remove_leftovers(run, {CHECKPOINT_FILE})

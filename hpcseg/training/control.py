@@ -10,7 +10,6 @@ Knows nothing of schedulers: whoever installs signal handlers calls `ask_to_stop
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from hpcseg.errors import Interrupted
+from hpcseg.files import write_unsynced
 from hpcseg.heartbeat import Heartbeat, HeartbeatState, read_heartbeat
 from hpcseg.host import process_start
 from hpcseg.paths import HEARTBEAT_FILE
@@ -180,17 +180,12 @@ class Control:
         heartbeat = self._beat = replace(self._beat, time=time.time())
         if self._silent:
             return
-        # Not synced to disk: a heartbeat lost with the machine was no longer true anyway.
-        temporary = self._run / f".{HEARTBEAT_FILE}.tmp"
-        try:
-            temporary.write_text(json.dumps(asdict(heartbeat)) + "\n", encoding="utf-8")
-            temporary.replace(self._run / HEARTBEAT_FILE)
+        try:  # not synced to disk: a heartbeat lost with the machine was no longer true anyway
+            write_unsynced(self._run / HEARTBEAT_FILE, json.dumps(asdict(heartbeat)) + "\n")
             self._can_write = True
         except OSError as error:  # a full disk, for instance: no reason to end a run that may yet get space
             if self._can_write:
                 print(f"{self._run / HEARTBEAT_FILE}: cannot be written ({error}); the run goes on", file=sys.stderr)
             self._can_write = False
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
         if self._on_beat is not None:
             self._on_beat(heartbeat)

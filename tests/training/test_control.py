@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,12 +112,15 @@ def test_a_pulse_is_a_sign_of_life_and_no_step(tmp_path: Path, clock: Clock) -> 
     assert control.longest_step_s == 0.0
 
 
-def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     control = Control(tmp_path, interval_s=0.0)
     control.beat(phase="training", step=1)
-    (tmp_path / ".heartbeat.json.tmp").symlink_to("/dev/full")  # a full disk
-    control.beat(phase="training", step=2)
-    assert "cannot be written" in capsys.readouterr().err
+    with monkeypatch.context() as full:
+        full.setattr(Path, "replace", lambda *_: os.write(os.open("/dev/full", os.O_WRONLY), b"1"))
+        control.beat(phase="training", step=2)
+    assert "cannot be written" in capsys.readouterr().err and beat_of(tmp_path).step == 1
     control.beat(phase="training", step=3)
     assert beat_of(tmp_path).step == 3 and not list(tmp_path.glob(".*"))
 

@@ -165,8 +165,7 @@ def to_lines(head: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
     """CSV; texts that a spreadsheet would compute begin with an apostrophe."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows([inert(cell) for cell in line] for line in lines)
+    writer.writerows([inert(cell) for cell in line] for line in (head, *lines))
     return stream.getvalue()
 
 
