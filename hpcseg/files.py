@@ -265,7 +265,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder from which code is loaded: nobody else may write in it, or read it.
+    """Make a folder from which code is loaded, or in which files are removed: for nobody else to write in, or read.
 
     Raises:
         BadInput: it is there, and a link or another user's.

@@ -26,7 +26,7 @@ from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.volumes.packed_case import PackedCase, foreground_samples
-from hpcseg.volumes.packing import parts_folder
+from hpcseg.volumes.packing import own_parts_folder
 from hpcseg.volumes.store import Store, StoredCase
 from hpcseg.volumes.writing import StoreWriter
 
@@ -41,7 +41,7 @@ def label(run: Path, spec: LabelSpec, control: Control, ranks: Ranks = ALONE) ->
         StoreError: the store of the cases is missing or damaged.
     """
     root, names = runs_root(run), spec.source.cases
-    folder = parts_folder(run / STORE_FILE)
+    folder = own_parts_folder(run / STORE_FILE)
     predictor = Predictor(TrainedModel.load(root / spec.model), pick_device())
     with Store(root / spec.source.store, verify=True) as store:
         written = _as_packed(spec, store, predictor.model)

@@ -74,4 +74,4 @@ def _remove_products(run: Path) -> None:
         if name in _KEPT or name.startswith("error."):
             continue
         path = run / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -13,7 +13,6 @@ import hashlib
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ import filelock
 import numpy as np
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError, lack_of_space
-from hpcseg.files import replacing, sync_file, sync_folder
+from hpcseg.files import private_folder, replacing, sync_file, sync_folder
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Progress
@@ -42,7 +41,9 @@ REQUESTS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _ROOM = 64 * 1024  # bytes
 _POLL_S = 0.5
 _LOCK = "lock"
+_JOINED = "joined"
 _PART_NAME = re.compile("[0-9a-f]{20}")
+_OWN_NAME = re.compile(rf"{_PART_NAME.pattern}|\.{_PART_NAME.pattern}\.\w+|{_JOINED}|\.{_JOINED}\.\w+")
 
 ShouldStop = Callable[[], bool]
 
@@ -79,7 +80,7 @@ def pack(
         with _own_folder(destination) as folder:
             parts = [_Part.of(spec, case, folder) for case in spec.cases]
             _clear(folder, keep={part.path.name for part in parts})
-            joined = folder / "joined"
+            joined = folder / _JOINED
             finished = _finished(parts, workers, should_stop or (lambda: False))
             with contextlib.closing(StoreWriter(joined, spec)) as writer, contextlib.closing(finished):
                 for done, part in enumerate(finished, start=1):
@@ -101,6 +102,17 @@ def pack(
 def parts_folder(destination: Path) -> Path:
     """Where the finished cases of a store wait for the others."""
     return destination.parent / f".{destination.stem}.parts"
+
+
+def own_parts_folder(destination: Path) -> Path:
+    """Make `parts_folder`, for this user alone.
+
+    Raises:
+        BadInput: it is there, and a link or another user's; nothing in it is touched.
+    """
+    folder = parts_folder(destination)
+    private_folder(folder)
+    return folder
 
 
 def check_cases(spec: PackSpec) -> None:
@@ -243,8 +255,7 @@ def _end_with_parent() -> None:
 @contextlib.contextmanager
 def _own_folder(destination: Path) -> Iterator[Path]:
     """The folder of finished cases, for this process alone; it goes away with the last of them."""
-    folder = parts_folder(destination)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_parts_folder(destination)
     try:
         with filelock.FileLock(folder / _LOCK, timeout=0):
             try:
@@ -253,13 +264,18 @@ def _own_folder(destination: Path) -> Iterator[Path]:
                 left = {path.name for path in folder.iterdir() if _PART_NAME.fullmatch(path.name)}
                 _clear(folder, keep=left)
                 if not left:
-                    shutil.rmtree(folder)
+                    (folder / _LOCK).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # somebody else put something there
+                        folder.rmdir()
     except filelock.Timeout:
         raise HpcsegError(f"{destination}: another process is packing to it; wait for it or stop it") from None
 
 
 def _clear(folder: Path, keep: Container[str]) -> None:
-    """Remove what is of no use any more: half-made files, and cases of which something has changed."""
+    """Remove what is of no use any more: half-made files, and cases of which something has changed.
+
+    Only what packing names so is removed; of a link that is the link.
+    """
     for path in folder.iterdir():
-        if path.name not in keep and path.name != _LOCK:
+        if path.name not in keep and _OWN_NAME.fullmatch(path.name) and (path.is_file() or path.is_symlink()):
             path.unlink()

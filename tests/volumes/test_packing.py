@@ -220,6 +220,28 @@ def test_a_damaged_finished_case_is_packed_anew(tiny_dataset: Path, make_spec, d
     assert check_store(destination) == []
 
 
+def test_no_link_is_followed_and_only_own_names_are_removed(
+    tiny_dataset: Path, make_spec, destination: Path, tmp_path: Path
+) -> None:
+    others, folder = tmp_path / "others", parts_folder(destination)
+    theirs = [others / name for name in ("0123456789abcdef0123", "joined", "thesis.tex")]
+    others.mkdir()
+    destination.parent.mkdir()
+    for path in theirs:
+        path.write_text("of others")
+    folder.symlink_to(others)
+    with pytest.raises(BadInput, match=r"\.store\.parts: is a link"):
+        pack(make_spec(tiny_dataset), destination)
+    folder.unlink()
+    folder.mkdir()
+    (folder / "notes").write_text("of others")
+    for name in ("joined", "0123456789abcdef0123", ".0123456789abcdef0123.k3j_2abc"):
+        (folder / name).symlink_to(theirs[2])
+    pack(make_spec(tiny_dataset), destination)
+    assert check_store(destination) == [] and [path.name for path in folder.iterdir()] == ["notes"]
+    assert sorted(others.iterdir()) == sorted(theirs) and {path.read_text() for path in theirs} == {"of others"}
+
+
 def test_a_second_process_is_sent_away(tiny_dataset: Path, make_spec, destination: Path) -> None:
     spec = make_spec(tiny_dataset)
 
