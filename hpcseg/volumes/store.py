@@ -31,7 +31,6 @@ and voxels are read without the HDF5 library, its lock, or a look at bytes that 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -44,10 +43,11 @@ from numpy.typing import NDArray
 
 from hpcseg.errors import StoreError
 from hpcseg.spec import Spacing
+from hpcseg.volumes import soundness
 from hpcseg.volumes.boxes import Triple
-from hpcseg.volumes.chunks import CHUNK_ROW, CLASS, CODE, ChunkedVolume, ChunkFile, DamagedChunk, require_codec
+from hpcseg.volumes.chunks import ChunkedVolume, ChunkFile, DamagedChunk, require_codec
 from hpcseg.volumes.pyramid import Coding, Histogram, padding_codes
-from hpcseg.volumes.seal import REMEDY, read_seal
+from hpcseg.volumes.seal import read_seal
 
 FORMAT = "hpcseg-store"
 LEVELS = 4
@@ -82,24 +82,20 @@ class Store:
         self.nbytes = seal.size
         # A plain array on the map: slices of np.memmap itself are slow to make.
         content: NDArray[np.uint8] = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
-        index = content[seal.index_offset : seal.index_offset + seal.index_size]
-        if hashlib.sha256(index.data).hexdigest() != seal.index_digest:
-            raise StoreError(f"{self.path}: the store's index is damaged; {REMEDY}")
-        parsed = json.loads(index.tobytes())
-        offset, rows = parsed["chunks"]
-        self._chunks: NDArray[np.void] = content[offset : offset + rows * CHUNK_ROW.itemsize].view(CHUNK_ROW)
-        self._index: dict[str, str] = parsed["cases"]
-        self._cases: dict[str, StoredCase] = {}
-        self.attrs: dict[str, Any] = parsed["attributes"]
-        self.names: tuple[str, ...] = tuple(sorted(self._index))
-        z, y, x = self.attrs["spacing_zyx"]
-        self.spacing_zyx: Spacing = (z, y, x)
-        self.classes: tuple[tuple[int, ...], ...] = tuple(map(tuple, json.loads(self.attrs["classes"])))
-        clip = self.attrs.get("pyramid_clip")
-        self.pyramid_clip: tuple[float, float] | None = None if clip is None else (clip[0], clip[1])
-        self.codec: str = self.attrs["codec"]
-        require_codec(self.codec)
-        self._file: ChunkFile | None = ChunkFile(content, self.codec, verify)
+        with soundness.as_packed(self.path, "its index"):
+            parsed, self._chunks = soundness.read_index(self.path, content, seal)
+            self._index: dict[str, str] = parsed["cases"]
+            self._cases: dict[str, StoredCase] = {}
+            self.attrs: dict[str, Any] = parsed["attributes"]
+            self.names: tuple[str, ...] = tuple(sorted(self._index))
+            z, y, x = self.attrs["spacing_zyx"]
+            self.spacing_zyx: Spacing = (z, y, x)
+            self.classes: tuple[tuple[int, ...], ...] = tuple(map(tuple, json.loads(self.attrs["classes"])))
+            clip = self.attrs.get("pyramid_clip")
+            self.pyramid_clip: tuple[float, float] | None = None if clip is None else (clip[0], clip[1])
+            self.codec: str = self.attrs["codec"]
+            require_codec(self.codec)
+            self._file: ChunkFile | None = ChunkFile(content, self.codec, verify)
 
     def __enter__(self) -> Store:
         return self
@@ -124,15 +120,18 @@ class Store:
                 raise StoreError(f"{self.path}: no case {name!r}; pack again from a dataset that has it")
             if self._file is None:
                 raise StoreError(f"{self.path}: the store was closed")
-            case = self._cases.setdefault(name, StoredCase(self, name, self._index[name], self._file, self._chunks))
+            with soundness.as_packed(self.path, f"case {name!r}"):
+                case = StoredCase(self, name, self._index[name], self._file, self._chunks)
+            case = self._cases.setdefault(name, case)
         return case
 
     def checksums(self, name: str) -> dict[str, bytes]:
         """CRC-32 of what a case holds, by array: one for a small array, one per chunk for a volume (little-endian)."""
-        entry = json.loads(self._index[name])
-        found = {key: place["crc"].to_bytes(4, "little") for key, place in entry["arrays"].items()}
-        for key, place in entry["volumes"].items():
-            found[key] = self._chunks[place["first"] : place["first"] + place["chunks"]]["crc"].tobytes()
+        with soundness.as_packed(self.path, f"case {name!r}"):
+            entry = json.loads(self._index[name])
+            found = {key: place["crc"].to_bytes(4, "little") for key, place in entry["arrays"].items()}
+            for key, place in entry["volumes"].items():
+                found[key] = soundness.part_of(self._chunks, place["first"], place["chunks"])["crc"].tobytes()
         return found
 
 
@@ -165,8 +164,9 @@ class StoredCase:
         self.foreground_classes = tuple(index for index, key in keys if key in arrays and arrays[key]["shape"][0])
         self._file, self._chunks = file, chunks
         self._volumes: dict[str, ChunkedVolume] = {}
-        z, y, x = entry["volumes"]["image_0" if "image_0" in entry["volumes"] else "label"]["shape"]
-        self.shape_zyx: Triple = (z, y, x)
+        soundness.require_keys(attributes, soundness.CASE_ATTRIBUTES)
+        key = "image_0" if "image_0" in entry["volumes"] else "label"
+        self.shape_zyx: Triple = soundness.chunked_volume(file, chunks, key, entry["volumes"][key]).shape_zyx
         self._labels: StoredCase | None = None
         self.paddings = padding_codes(self.coding, self.padding, store.pyramid_clip, LEVELS)
 
@@ -289,23 +289,22 @@ class StoredCase:
         return self.coding.decode(self._array(f"{name}_codes")), self._array(f"{name}_counts")
 
     def _array(self, key: str) -> NDArray[Any]:
-        entry = self._entry["arrays"][key]
-        dtype = np.dtype(entry["dtype"])
-        data = self._file.bytes[entry["offset"] : entry["offset"] + int(np.prod(entry["shape"])) * dtype.itemsize]
-        if zlib.crc32(data.data) != entry["crc"]:
-            raise self._damaged(f"{key} differs from its checksum")
-        return np.frombuffer(data.tobytes(), dtype).reshape(entry["shape"])
+        with soundness.as_packed(self.path, f"{key} of case {self.name!r}"):
+            entry = self._entry["arrays"][key]
+            data, dtype = soundness.small_array(self._file.bytes, entry)
+            if zlib.crc32(data.data) != entry["crc"]:
+                raise self._damaged(f"{key} differs from its checksum")
+            return np.frombuffer(data.tobytes(), dtype).reshape(entry["shape"])
 
     def _volume(self, key: str) -> ChunkedVolume:
         volume = self._volumes.get(key)
         if volume is None:
-            entry = self._entry["volumes"][key]
-            table = self._chunks[entry["first"] : entry["first"] + entry["chunks"]]
-            if zlib.crc32(table.view(np.uint8).data) != entry["crc"]:
-                raise self._damaged(f"the chunk table of {key} differs from its checksum")
-            z, y, x = entry["shape"]
-            dtype = CLASS if key == "label" else CODE
-            volume = self._volumes.setdefault(key, ChunkedVolume(self._file, dtype, (z, y, x), table))
+            with soundness.as_packed(self.path, f"{key} of case {self.name!r}"):
+                entry = self._entry["volumes"][key]
+                volume = soundness.chunked_volume(self._file, self._chunks, key, entry)
+                if zlib.crc32(volume.table.view(np.uint8).data) != entry["crc"]:
+                    raise self._damaged(f"the chunk table of {key} differs from its checksum")
+                volume = self._volumes.setdefault(key, volume)
         return volume
 
     def _read(

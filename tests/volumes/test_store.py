@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
+import json
+import math
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import StoreError
-from hpcseg.inspection.store_findings import check_store
+from hpcseg.inspection.store_findings import check_store, inspect_store
 from hpcseg.spec import CaseRef
 from hpcseg.volumes.chunks import CODECS
 from hpcseg.volumes.packing import pack
-from hpcseg.volumes.seal import SEAL_BYTES, read_seal
+from hpcseg.volumes.seal import SEAL_BYTES, Seal, file_digest, read_seal
 from hpcseg.volumes.store import LEVELS, Store, StoredCase
 
 Packer = Callable[[str], Path]
@@ -298,6 +304,81 @@ def test_altered_attributes_and_missing_keys_are_noticed(packed: Path, tmp_path:
     alter(5, lambda file: file.attrs.__delitem__("classes"))
     alter(6, lambda file: file.__delitem__("index"))
     alter(7, lambda file: file.__delitem__("chunks"))
+
+
+Index = dict[str, Any]
+
+
+def crafted(path: Path, change: Callable[[Index, Index], object]) -> None:
+    """Change the index of a store and one case's entry, and make every checksum fit again."""
+    content = path.read_bytes()
+    seal = read_seal(path)
+    index = json.loads(content[seal.index_offset : seal.index_offset + seal.index_size])
+    entry = json.loads(index["cases"]["large"])
+    changed = change(index, entry)
+    if isinstance(changed, str):
+        text = changed.encode()
+    else:
+        index["cases"]["large"] = json.dumps(entry)
+        text = json.dumps(index).encode()
+    new = Seal(
+        size=len(content) + len(text),
+        digest="",
+        index_offset=len(content),
+        index_size=len(text),
+        index_digest=hashlib.sha256(text).hexdigest(),
+    )
+    path.write_bytes(new.to_bytes() + content[SEAL_BYTES:] + text)
+    digest = file_digest(path)
+    path.write_bytes(dataclasses.replace(new, digest=digest).to_bytes() + content[SEAL_BYTES:] + text)
+
+
+CRAFTED: dict[str, Callable[[Index, Index], object]] = {
+    "deep": lambda index, case: "[" * 100_000,
+    "no object": lambda index, case: "7",
+    "no attributes": lambda index, case: index.pop("attributes"),
+    "no id": lambda index, case: index["attributes"].pop("id"),
+    "spacing": lambda index, case: index["attributes"].update(spacing_zyx=[1, 0, 1]),
+    "spacing of text": lambda index, case: index["attributes"].update(spacing_zyx="abc"),
+    "classes": lambda index, case: index["attributes"].update(classes="[1]"),
+    "codec": lambda index, case: index["attributes"].update(codec=["none"]),
+    "chunks beyond": lambda index, case: index.update(chunks=[0, 10**12]),
+    "chunks before": lambda index, case: index.update(chunks=[-16, 1]),
+    "chunks of text": lambda index, case: index.update(chunks=["0", "1"]),
+    "no cases": lambda index, case: json.dumps(index | {"cases": 7}),
+    "a case is no text": lambda index, case: json.dumps(index | {"cases": {"large": 7}}),
+    "a case is cut": lambda index, case: json.dumps(index | {"cases": {"large": "{"}}),
+    "no slope": lambda index, case: case["attributes"].update(slope=0.0),
+    "no padding": lambda index, case: case["attributes"].update(padding=math.nan),
+    "no affine": lambda index, case: case["attributes"].pop("affine"),
+    "30000³": lambda index, case: case["volumes"]["image_0"].update(shape=[30000] * 3),
+    "30000³ with its chunks": lambda index, case: case["volumes"]["image_0"].update(shape=[30000] * 3, chunks=938**3),
+    "no voxels": lambda index, case: case["volumes"]["image_0"].update(shape=[0, 0, 0], chunks=0),
+    "a level of 30000³": lambda index, case: case["volumes"]["image_2"].update(shape=[30000] * 3),
+    "a shape of fractions": lambda index, case: case["volumes"]["image_0"].update(shape=[40.0, 70.0, 45.0]),
+    "no level": lambda index, case: case["volumes"].pop("image_3"),
+    "other chunks": lambda index, case: case["volumes"]["image_0"].update(first=-1),
+    "an array beyond": lambda index, case: case["arrays"]["histogram_codes"].update(offset=10**15),
+    "an array of 10¹⁸": lambda index, case: case["arrays"]["foreground_1"].update(shape=[10**18, 3]),
+    "an array of objects": lambda index, case: case["arrays"]["foreground_1"].update(dtype="|O"),
+}
+
+
+@pytest.mark.parametrize("change", CRAFTED)
+def test_a_crafted_store_is_one_line_and_asks_for_no_memory(broken: Path, change: str) -> None:
+    crafted(broken, lambda index, case: None)
+    with Store(broken) as store:
+        contents(store.case("large"))
+    crafted(broken, CRAFTED[change])
+    tracemalloc.start()
+    try:
+        with pytest.raises(StoreError) as caught, Store(broken) as store:
+            contents(store.case("large"))
+        assert str(broken) in str(caught.value)
+        assert "\n" not in str(caught.value) and tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    inspect_store(broken)  # lists what it finds, and goes on
 
 
 def corrupt(path: Path, rng: np.random.Generator) -> str:
