@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ class Album:
 
     def add(self, picture: Picture) -> None:
         """Draw a case, and keep a small view of it for the contact sheet."""
-        with self._lock:  # matplotlib draws in one thread at a time
+        with self._lock, _as_it_is():  # matplotlib draws in one thread at a time
             _save(_draw(picture), self._folder / f"{picture.name}.png")
             self._tiles[picture.name] = (_tile(picture.views[0]), picture.window)
 
@@ -74,7 +75,8 @@ class Album:
                 if sheet == number and name in self._tiles
             }
             if tiles:
-                _save(_draw_sheet(tiles), path)
+                with _as_it_is():
+                    _save(_draw_sheet(tiles), path)
                 paths.append(path)
         return paths
 
@@ -194,6 +196,13 @@ def _draw_sheet(tiles: Mapping[int, tuple[str, View, Window]]) -> Figure:
         axes.set_aspect("equal")
         axes.set_title(name if len(name) < 26 else f"…{name[-24:]}", color=_GREY, size=6, pad=2)
     return figure
+
+
+def _as_it_is() -> AbstractContextManager[None]:
+    """Names are shown as they are, also with $."""
+    import matplotlib
+
+    return matplotlib.rc_context({"text.parse_math": False})
 
 
 def _new_figure(width: float, height: float) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ def test_a_picture_and_the_overview(tmp_path: Path) -> None:
     assert not shows(plain, COLOURS[0])
     assert labelled.shape[1] == 1100
     assert shows(pixels(tmp_path / "new" / "overview.png"), COLOURS[0])
+
+
+def test_names_with_dollars_are_shown_as_they_are(tmp_path: Path) -> None:
+    name = r"$\frac$"
+    album = Album(tmp_path, [name], force=False)
+    album.add(dataclasses.replace(picture(name), labels={1: r"$\frac$", 2: "$x_"}))
+    assert [path.name for path in album.finish()] == [f"{name}.png", "overview.png"]
 
 
 def test_the_same_picture_has_the_same_bytes(tmp_path: Path) -> None:
