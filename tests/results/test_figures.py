@@ -151,7 +151,8 @@ def test_boxes_show_the_scores_of_all_folds_and_their_means(sweep_files, as_scor
             files.run(
                 as_scores(test=[0.6 + offset, 0.7 + offset + 0.05 * fold]), strategy=strategy, labelled=2, fold=fold
             )
-    figure = drawn(collect(files.save()), kind="box")
+    figure = drawn(collect(files.save()), kind="box", title=r"$\frac$")
+    assert r"$\frac$" in {said for said, _, _ in texts(figure)}
     assert _means_shown(figure) == pytest.approx([0.6625, 0.7625])
     assert _legend(figure) == ["Baseline", "S-TL", "mean"]
     assert figure.axes[0].get_ylim()[0] < 0.6

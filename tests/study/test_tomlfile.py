@@ -67,12 +67,13 @@ def test_a_syntax_error_names_file_line_and_column(tmp_path: Path) -> None:
         read_toml(path)
 
 
-def test_an_unfinished_file_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["fold = [1, 2", "fold = " + "[" * 100_000, "fold = " + "1" * 5000])
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.toml"
-    path.write_text("fold = [1, 2")
+    path.write_text(text)
     with pytest.raises(BadInput) as caught:
         read_toml(path)
-    assert "bad.toml" in str(caught.value) and "\n" not in str(caught.value)
+    assert "bad.toml" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
