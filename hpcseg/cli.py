@@ -41,8 +41,11 @@ for command in (
 
 def main() -> None:
     """Entry point: runs a command; every expected error is one line, and no traceback reaches the user."""
-    terminal.guard_streams()
-    terminal.show_what_is_left_out()
+    with terminal.guarded():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except HpcsegError as error:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from hpcseg.errors import LeftOut
 from hpcseg.text import printable
@@ -68,12 +68,25 @@ class SafeStream:
         return getattr(self.inner, name)
 
 
-def guard_streams() -> None:
-    """Have all that this process prints go through `printable`."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, SafeStream):
-            setattr(sys, name, SafeStream(stream))
+@contextmanager
+def guarded() -> Iterator[None]:
+    """What is printed inside goes through `printable`, and what is left out is said as a note.
+
+    The same note comes once; other warnings come as Python does it.
+    """
+    before = sys.stdout, sys.stderr
+    with warnings.catch_warnings():
+        try:
+            sys.stdout, sys.stderr = map(_safe, before)
+            _show_what_is_left_out()
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _safe(stream: TextIO) -> TextIO:
+    """The stream itself where it is safe, or (in Python without a console) None."""
+    return stream if stream is None or isinstance(stream, SafeStream) else cast("TextIO", SafeStream(stream))
 
 
 def fail(message: str) -> None:
@@ -86,8 +99,7 @@ def note(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def show_what_is_left_out() -> None:
-    """Print each warning that something damaged is left out as a note, once; other warnings as Python does."""
+def _show_what_is_left_out() -> None:
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

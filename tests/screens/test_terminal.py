@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
+import warnings
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,23 +16,31 @@ from hpcseg.screens import terminal
 EVIL = "x\x1b]0;title\x07\x9b2J\u202egpj.exe"
 
 
-def guarded(monkeypatch: pytest.MonkeyPatch) -> dict[str, io.StringIO]:
+@contextlib.contextmanager
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, io.StringIO]]:
     """Standard output and error, guarded as in the command line."""
     found = {name: io.StringIO() for name in ("stdout", "stderr")}
     for name, stream in found.items():
         monkeypatch.setattr(sys, name, stream)
-    terminal.guard_streams()
-    terminal.guard_streams()
-    return found
+    with terminal.guarded(), terminal.guarded():
+        yield found
+
+
+def test_after_a_command_the_process_is_as_it_was() -> None:
+    before = sys.stdout, sys.stderr, warnings.showwarning, list(warnings.filters)
+    with pytest.raises(KeyError), terminal.guarded():
+        assert sys.stdout is not before[0] and warnings.showwarning is not before[2]
+        raise KeyError
+    assert (sys.stdout, sys.stderr, warnings.showwarning, list(warnings.filters)) == before
 
 
 def test_all_that_is_printed_is_inert(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = guarded(monkeypatch)
-    print(EVIL)
-    terminal.note(EVIL)
-    terminal.fail(EVIL)
-    terminal.print_json({"name": EVIL})
-    terminal.console().print(terminal.table([{"run": EVIL}], title="title"))
+    with guarded(monkeypatch) as streams:
+        print(EVIL)
+        terminal.note(EVIL)
+        terminal.fail(EVIL)
+        terminal.print_json({"name": EVIL})
+        terminal.console().print(terminal.table([{"run": EVIL}], title="title"))
     for stream in streams.values():
         text = stream.getvalue()
         assert "gpj.exe" in text
@@ -37,16 +48,16 @@ def test_all_that_is_printed_is_inert(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_gives_back_what_it_was_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = guarded(monkeypatch)
-    terminal.print_json({"name": EVIL, "µ": "\udc80"})
+    with guarded(monkeypatch) as streams:
+        terminal.print_json({"name": EVIL, "µ": "\udc80"})
     assert json.loads(streams["stdout"].getvalue()) == {"name": EVIL, "µ": "\udc80"}
 
 
 def test_colours_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = guarded(monkeypatch)
-    monkeypatch.setattr(streams["stdout"], "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    terminal.console().print(f"[red]{EVIL}[/red]")
+    with guarded(monkeypatch) as streams:
+        monkeypatch.setattr(streams["stdout"], "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        terminal.console().print(f"[red]{EVIL}[/red]")
     text = streams["stdout"].getvalue()
     assert "\x1b[31m" in text and "\x1b]0" not in text and "\x9b" not in text
