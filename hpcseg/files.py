@@ -81,6 +81,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be anything
 
 
+def replace_in_time(path: Path, text: str) -> None:
+    """Replace `path` by `text`, atomically; the file's time stays."""
+    known = path.stat()
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.utime(temporary, ns=(known.st_atime_ns, known.st_mtime_ns))
+
+
 def write_unsynced(path: Path, text: str) -> None:
     """Replace `path` by `text` without waiting for the disk: after a power cut it may be empty. Makes no folder."""
     with _beside(path) as temporary:

@@ -9,24 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpcseg.config import RunConfig
-from hpcseg.files import json_text, write_all, write_text
+from hpcseg.errors import BadInput
+from hpcseg.files import json_text, read_bytes, replace_in_time, write_all, write_text
 from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Submission
 from hpcseg.runs.rundir import RunDir, locked
-from hpcseg.spec import spec_text
+from hpcseg.spec import CaseRef, read_spec, spec_digest, spec_text
 from hpcseg.study.plan import Plan
 
 _COMMON = set(RunConfig.model_fields)  # of runs of every strategy
 
+_SCANS = ("cases", "validation_scans", "test_scans")
+
 
 def record(plan: Plan) -> None:
-    """Write what status and collect read of a sweep, and a copy of the sweep file beside it."""
+    """Write what status and collect read of a sweep, a copy of the sweep file beside it, and where scans lie now."""
     sweep = plan.sweep
     folder = sweep_folder(plan.runs_root, sweep.name)
     training = {i: planned.config for i, planned in plan.of_stage("train").items() if planned.config is not None}
@@ -51,6 +54,41 @@ def record(plan: Plan) -> None:
         write_text(folder / RUNS_FILE, _compact(kept))
         write_text(folder / SWEEP_FILE, _compact(value))
         write_text(folder / sweep.source.path.name, sweep.source.text)
+        follow_scans(plan)
+
+
+def follow_scans(plan: Plan) -> int:
+    """Have done runs name their scans where this plan has them: data may be moved, and figures read them.
+
+    Of `run.json` nothing else changes; it keeps its time, by which results are compared with it.
+
+    Returns:
+        How many runs were changed.
+    """
+    known: dict[str, list[set[bytes]]] = {}
+    changed = 0
+    for run_id, planned in plan.stages.items():
+        path = plan.run(run_id).path / RUN_FILE
+        if planned.verdict.state != "done" or planned.stage not in {"pack", "train"}:
+            continue
+        with contextlib.suppress(BadInput):
+            content = read_bytes(path)
+            if any(all(folder in content for folder in folders) for folders in known.get(planned.stage, ())):
+                continue
+            now, before = planned.spec, read_spec(path.parent)
+            scans = {name: getattr(now, name) for name in _SCANS if hasattr(now, name)}
+            known.setdefault(planned.stage, []).append(_folders(case for cases in scans.values() for case in cases))
+            moved = before.model_copy(update=scans)
+            if moved != before and spec_digest(moved) == spec_digest(before):
+                replace_in_time(path, spec_text(moved))
+                changed += 1
+    return changed
+
+
+def _folders(cases: Iterable[CaseRef]) -> set[bytes]:
+    """Folders of scans and labels, as they begin in `run.json`."""
+    folders = {path.parent for case in cases for path in (case.image, case.label) if path is not None}
+    return {json.dumps(f"{folder}/", ensure_ascii=False)[:-1].encode(errors="replace") for folder in folders}
 
 
 def write_intents(
