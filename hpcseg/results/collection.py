@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from hpcseg.errors import BadInput
+from hpcseg.files import leave_out
 from hpcseg.inference.metrics import DSC, METRICS, Metric
 from hpcseg.paths import RUN_FILE
 from hpcseg.spec import TrainSpec, read_spec
@@ -132,8 +134,15 @@ class Run:
         return spec.labelled.cases if spec else ()
 
     def specification(self) -> TrainSpec | None:
-        """What the run had to do, as its folder has it; None where nothing is written."""
-        spec = read_spec(self.folder) if (self.folder / RUN_FILE).exists() else None
+        """What the run had to do, as its folder has it; None where nothing is written, or what cannot be read.
+
+        The latter with a warning, `LeftOut`.
+        """
+        try:
+            spec = read_spec(self.folder) if (self.folder / RUN_FILE).exists() else None
+        except BadInput as error:
+            leave_out(str(error))
+            return None
         return spec if isinstance(spec, TrainSpec) else None
 
     def axis(self, place: Place, key: str) -> Axis | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.errors import BadInput
+from hpcseg.errors import BadInput, LeftOut
 from hpcseg.results.collect import collect
 
 
@@ -75,6 +75,16 @@ def test_an_unusable_result_is_missing_and_named(sweep_files, as_scores, content
     assert len(collection.problems) == 1
     assert str(path) in collection.problems[0]
     assert re.search(complaint, collection.problems[0])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"stage": "train", "of": "another version"}'])
+def test_a_run_whose_plan_cannot_be_read_costs_that_run(sweep_files, as_scores, content: str) -> None:
+    files = sweep_files()
+    name = files.run(as_scores(test=[0.5]), strategy="baseline", labelled=2, fold=0)
+    (run,) = collect(files.save()).runs
+    (run.folder / "run.json").write_text(content)
+    with pytest.warns(LeftOut, match=rf"{name}.run\.json: .*; it is left out"):
+        assert run.specification() is None and run.labelled_cases == ()
 
 
 def test_axes_come_from_the_cell_then_from_the_configuration(sweep_files) -> None:
