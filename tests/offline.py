@@ -1,4 +1,4 @@
-"""Compile kernels for GPUs without having one: `python -m tests.offline MODULE ARCH` compiles `MODULE.VARIANTS`.
+"""Compile kernels for GPUs without having one: `python -m tests.offline MODULE:ARCH ...` compiles `MODULE.VARIANTS`.
 
 Triton's interpreter shows that kernels compute what they should; this shows that they become machine code, how many
 registers it takes, whether some are spilled, and whether matrix products use the tensor cores. Run in a process of its
@@ -14,13 +14,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ARCHITECTURES = {80: "A100", 90: "H100, H200"}
-SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # that one block may have
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # that one block may have, on an A100 and on an H100 or H200
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,18 @@ class Compiled:
     mma: int  # those of all tensor cores since Ampere
 
 
-def compile_all(module: str, architecture: int) -> list[Compiled]:
-    """Compile a module's variants in a process of its own.
+def compile_all(wanted: Sequence[tuple[str, int]]) -> list[list[Compiled]]:
+    """Compile the variants of modules, each for an architecture, in one process of their own.
 
     Raises:
         AssertionError: one does not compile; with what the compiler said.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.offline", module, str(architecture)]
+    words = [f"{module}:{architecture}" for module, architecture in wanted]
+    command = [sys.executable, "-m", "tests.offline", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=_root())
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return [Compiled(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+    return [[Compiled(**one) for one in json.loads(line)] for line in done.stdout.splitlines()[-len(words) :]]
 
 
 def _root() -> Path:
@@ -115,5 +115,7 @@ def _resources(ptx: str, architecture: int) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    variants = importlib.import_module(sys.argv[1]).VARIANTS
-    print(json.dumps([asdict(_compiled(variant, int(sys.argv[2]))) for variant in variants]))
+    for word in sys.argv[1:]:
+        module, _, architecture = word.partition(":")
+        variants = importlib.import_module(module).VARIANTS
+        print(json.dumps([asdict(_compiled(variant, int(architecture))) for variant in variants]))
