@@ -19,6 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.interpreter import shorten_calls
+from tests.pairs import few_with_all_pairs
 from tests.planned import plan_packs, plan_study, start_apply, wait_for_fixture, write_sweep, write_tree_fixture
 from tests.scans import dataset, make_spec, write_scan
 
@@ -79,8 +81,10 @@ def storm(pytestconfig: pytest.Config) -> Storm:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what runs on a GPU; put the files that take long first, while the order within a file stays."""
+    if not config.getoption("--all") and not torch.cuda.is_available():
+        keep_pairs(config, items)
     without = pytest.mark.skip(reason="no GPU")
     for item in items:
         needs = item.get_closest_marker("needs_gpu") is not None
@@ -94,6 +98,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, start in enumerate(LONG) if name.startswith(start)), len(LONG))
 
     items.sort(key=rank)
+
+
+def keep_pairs(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of tests that are marked so, leave the combinations of parameters that have every two values together."""
+    marked: dict[str, list[tuple[pytest.Item, dict[str, str]]]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("pairs"):
+            values = {name: repr(value) for name, value in item.callspec.params.items()}
+            marked.setdefault(item.nodeid.partition("[")[0], []).append((item, values))
+    dropped = {item for few in marked.values() for item, _ in few}
+    for few in marked.values():
+        dropped -= set(few_with_all_pairs(few))
+    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+    items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.hookimpl(trylast=True)
@@ -112,7 +130,10 @@ def pytest_runtest_logfinish() -> None:
 def kernel_device() -> torch.device:
     """Where kernels run in the tests: the GPU, else the CPU, by Triton's interpreter."""
     pytest.importorskip("triton")
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    shorten_calls()
+    return torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The examples in docstrings of the package run, wherever they stand."""
+"""The examples in docstrings of the package, and of what tests share, run wherever they stand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in sorted((ROOT / "hpcseg").rglob("*.py"))
+    for path in sorted([*(ROOT / "hpcseg").rglob("*.py"), *(ROOT / "tests").glob("[!t]*.py")])
     if ">>> " in path.read_text(encoding="utf-8")
 ]
 

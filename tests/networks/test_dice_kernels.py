@@ -64,6 +64,7 @@ def _check(logits, label, limit):
     assert off(logits.grad, expected[1]) <= limit
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("dtype", list(LIMIT))
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize("shape", SHAPES)

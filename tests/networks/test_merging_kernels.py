@@ -49,6 +49,7 @@ def _expected(fine, coarse, slope):
     return out, fine.grad, coarse.grad
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("dtype", list(LIMIT))
 @pytest.mark.parametrize("sizes", SIZES)

@@ -74,6 +74,7 @@ def _check(norm, maps, slope, limit):
     assert norm.num_batches_tracked == expected[4].num_batches_tracked == 1
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def _check(code: Tensor, winners: int, device: torch.device) -> None:
     assert torch.equal(again[0].view(torch.int32), found[0].view(torch.int32)) and torch.equal(again[1], found[1])
 
 
+@pytest.mark.pairs
 @DTYPES
 @LAYOUTS
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_winners_are_those_of_a_stable_sort(seed, shape, winners, dtype, layout,
     _check(_code(seed, shape, dtype, layout), winners, kernel_device)
 
 
+@pytest.mark.pairs
 @DTYPES
 @LAYOUTS
 @pytest.mark.parametrize("winners", [1, 5, 17])
@@ -124,6 +126,7 @@ def test_the_papers_finest_code(kernel_device):
         _check(code, winners, kernel_device)
 
 
+@pytest.mark.pairs
 @DTYPES
 @LAYOUTS
 @pytest.mark.parametrize("winners", [1, 5, 40])

@@ -108,6 +108,7 @@ def _table(generator, count):
     return np.stack(rows)
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("lattice, dtype", [(1, torch.float32), *[(4, dtype) for dtype in DTYPES]], ids=str)
 @pytest.mark.parametrize("kind", [_segmentation, _autoencoder])
 def test_minibatches_are_the_streamed_ones(streamed, resident, kernel_device, kind, lattice, dtype):

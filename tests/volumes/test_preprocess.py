@@ -111,6 +111,7 @@ def turned_affine(axes: tuple[int, ...], signs: tuple[int, ...], degrees: float 
     return affine
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("degrees", [0.0, 20.0])
