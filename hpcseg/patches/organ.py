@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from hpcseg.errors import BadInput
 from hpcseg.patches.sampling import Centre
@@ -108,6 +107,9 @@ class _Spectra:
     """Fourier transforms of a volume, to be compared with templates of one shape."""
 
     def __init__(self, image_zyx: Volume, template_shape: tuple[int, ...]) -> None:
+        from scipy import fft  # nearly a tenth of all that a job imports, and few look for an organ
+
+        self._fft = fft
         sizes = zip(image_zyx.shape, template_shape, strict=True)
         self._shape = [fft.next_fast_len(image + template - 1, real=True) for image, template in sizes]
         kept = zip(image_zyx.shape, template_shape, strict=True)
@@ -138,11 +140,11 @@ class _Spectra:
         return likeness_zyx
 
     def _transformed(self, values_zyx: Volume) -> NDArray[np.complex128]:
-        spectrum: NDArray[np.complex128] = fft.rfftn(values_zyx, self._shape)
+        spectrum: NDArray[np.complex128] = self._fft.rfftn(values_zyx, self._shape)
         return spectrum
 
     def _summed(self, spectrum: NDArray[np.complex128]) -> Volume:
-        sums_zyx: Volume = fft.irfftn(spectrum, self._shape)
+        sums_zyx: Volume = self._fft.irfftn(spectrum, self._shape)
         return sums_zyx[self._kept]
 
 
