@@ -28,6 +28,7 @@ from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.strategies.multitask import MultitaskTask
 from hpcseg.volumes.normalise import normalisation as really_normalise
+from tests.commandline import call, checked
 from tests.training.stopping import StopAfter
 
 SETTINGS: dict[str, Any] = {"epochs": 4, "steps": 5, "validation_steps": 1, "batch": 2, "checkpoint_epochs": 1}
@@ -122,7 +123,6 @@ def test_as_the_user_sees_it(new_run: Callable[[str], Path], train_spec: Callabl
     assert "segmentation loss is nan" in read_json(run / "error.json")["message"]
 
     (run / CHECKPOINT_FILE).write_bytes(sound)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    checked(call(run, "train", run))
     assert len((run / HISTORY_FILE).read_text().splitlines()) == 4
     shutil.rmtree(run)

@@ -49,24 +49,24 @@ def test_transferred_weights_get_the_size_of_a_baseline_s_after_as_many_steps(
             assert float(cosine) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("stops", [(2,), (3, 4, 7), (1, 6)])
 def test_a_run_that_is_stopped_in_the_brief_training_or_after_it_ends_as_undisturbed(
-    stops: tuple[int, ...],
     new_run: Callable[[str], Path],
     train_spec: Callable[..., TrainSpec],
     pretrained: tuple[Path, ...],
 ) -> None:
     spec = train_spec("transfer", pretrained, transfer=TRAINED | {"scheme": "tune_2_3"}, training=LONG)
-    whole, parts = new_run("whole"), new_run("parts")
+    whole = new_run("whole")
     train(whole, spec, Control(whole))
-    for steps in stops:
-        known = (parts / SIZES_FILE).exists()
-        with pytest.raises(Interrupted, match=r"epoch" if known or steps > 5 else r"while phi was worked out"):
-            train(parts, spec, StopAfter(parts, steps))
-        assert (parts / SIZES_FILE).exists() == (parts / CHECKPOINT_FILE).exists() == (known or steps > 5)
-    train(parts, spec, Control(parts))
-    assert compare(whole, parts) is None
-    assert (whole / SIZES_FILE).read_bytes() == (parts / SIZES_FILE).read_bytes()
+    for stops in ((2,), (3, 4, 7), (1, 6)):
+        parts = new_run("parts")
+        for steps in stops:
+            known = (parts / SIZES_FILE).exists()
+            with pytest.raises(Interrupted, match=r"epoch" if known or steps > 5 else r"while phi was worked out"):
+                train(parts, spec, StopAfter(parts, steps))
+            assert (parts / SIZES_FILE).exists() == (parts / CHECKPOINT_FILE).exists() == (known or steps > 5)
+        train(parts, spec, Control(parts))
+        assert compare(whole, parts) is None, stops
+        assert (whole / SIZES_FILE).read_bytes() == (parts / SIZES_FILE).read_bytes()
 
 
 def test_a_resumed_run_takes_the_sizes_that_it_has(
