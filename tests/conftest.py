@@ -44,9 +44,12 @@ settings.load_profile("any-load")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A suite that a script starts in the background ignores Ctrl-C, and so would all that it starts.
+# A suite that a script starts in the background ignores Ctrl-C, or with nohup the end of its terminal; so would all
+# that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Without a GPU, Triton's interpreter runs the kernels; Triton reads this when it is first imported.
 if not torch.cuda.is_available():

@@ -47,9 +47,9 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
 
 
 def _check_ids(record: dict[str, Any]) -> None:
-    """Raise ValueError or the like where `stages` and `needs` are not of ids, of which paths are made."""
+    """Raise ValueError or the like where `stages` or `needs`, if there, are not of ids, of which paths are made."""
     for kind in ("stages", "needs"):
-        for run_id in (name for ids in record.setdefault(kind, {}).values() for name in ids):
+        for run_id in (name for ids in record.get(kind, {}).values() for name in ids):
             plain_name(run_id)
 
 

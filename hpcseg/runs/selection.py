@@ -51,6 +51,9 @@ def runs_of(runs_root: Path, sweeps: Sequence[str] = ()) -> tuple[list[RunDir], 
         BadInput: no such sweep was applied here, or its record is damaged.
     """
     records = [read_sweep_record(runs_root, name) for name in (sweeps or applied_sweeps(runs_root))]
-    ids = {stage: dict.fromkeys(i for record in records for i in record["stages"].get(stage, ())) for stage in STAGES}
+    ids = {
+        stage: dict.fromkeys(i for record in records for i in record.get("stages", {}).get(stage, ()))
+        for stage in STAGES
+    }
     runs = [RunDir.of(runs_root, stage, run_id) for stage in STAGES for run_id in ids[stage]]
-    return runs, {run_id: needs for record in records for run_id, needs in record["needs"].items()}
+    return runs, {run_id: needs for record in records for run_id, needs in record.get("needs", {}).items()}

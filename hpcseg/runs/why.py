@@ -135,8 +135,8 @@ def _in_sweeps(runs_root: Path, run_id: str) -> tuple[dict[str, list[str]], str]
     """What the runs of a sweep that has the run need, and that sweep's file."""
     for name in applied_sweeps(runs_root):
         record = read_sweep_record(runs_root, name)
-        if any(run_id in ids for ids in record["stages"].values()):
-            return record["needs"], str(record.get("file", ""))
+        if any(run_id in ids for ids in record.get("stages", {}).values()):
+            return record.get("needs", {}), str(record.get("file", ""))
     return {}, ""
 
 

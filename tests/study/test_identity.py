@@ -197,7 +197,7 @@ def test_a_pretraining_of_a_strategy_s_own_is_what_the_strategy_makes_it() -> No
 
 def test_a_pack_is_its_cases_content_and_geometry(tmp_path: Path) -> None:
     spec = PackSpec(
-        id="",
+        id="any",
         dataset="D",
         cases=(CaseRef(name="a", image=tmp_path / "a.nii.gz"),),
         spacing_zyx=(2.0, 1.0, 1.0),
