@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from hpcseg.errors import Interrupted
+from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.control import Control
+from hpcseg.training.stages import train
 
 
 class StopAfter(Control):
@@ -17,3 +23,11 @@ class StopAfter(Control):
     def should_stop(self) -> bool:
         self.left -= 1
         return self.left <= 0
+
+
+def train_in_parts(run: Path, spec: PretrainSpec | TrainSpec, stops: Sequence[int]) -> None:
+    """Train a run to its end, stopped after so many steps of each attempt but the last."""
+    for steps in stops:
+        with pytest.raises(Interrupted):
+            train(run, spec, StopAfter(run, steps))
+    train(run, spec, Control(run))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from hpcseg.errors import Interrupted
 from hpcseg.networks.convolution import Convolution, Plan
 from hpcseg.paths import HISTORY_FILE, MODEL_FILE
 from hpcseg.spec import TrainSpec
@@ -23,7 +22,7 @@ from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.update import Update
 from tests.training.conftest import RECIPE
-from tests.training.stopping import StopAfter
+from tests.training.stopping import train_in_parts
 
 CPU = Precision(torch.device("cpu"))
 SETTINGS: dict[str, Any] = {"epochs": 3, "steps": 4, "validation_steps": 1, "batch": 2, "learning_rate": 3e-3}
@@ -124,10 +123,7 @@ def test_a_run_of_the_whole_recipe_goes_on_to_the_bit(
     assert state is not None and state["update"]["averaged steps"] == 12
     for stops in ([3], [1] * 11, [4, 5]):
         parts = new_run("parts")
-        for steps in stops:
-            with pytest.raises(Interrupted):
-                train(parts, spec, StopAfter(parts, steps))
-        train(parts, spec, Control(parts))
+        train_in_parts(parts, spec, stops)
         assert compare(whole, parts) is None, stops
         rates = [json.loads(line)["learning_rate"] for line in (parts / HISTORY_FILE).open()]
         assert rates == pytest.approx([3e-3 * share**0.9 for share in (2 / 3, 1 / 3, 0)])

@@ -27,7 +27,7 @@ from hpcseg.training.stages import train
 from hpcseg.training.task import Task
 from hpcseg.training.update import Update
 from tests.training.conftest import BEFORE
-from tests.training.stopping import StopAfter
+from tests.training.stopping import StopAfter, train_in_parts
 from tests.training.test_divergence import poisoned
 
 pytestmark = [
@@ -107,10 +107,7 @@ def test_twenty_recorded_steps_are_the_steps_to_the_bit_and_so_are_interrupted_o
     said = capsys.readouterr().out
     assert "a recorded step" in said and "cannot be recorded" not in said
     assert compare(eager, graphed) is None
-    for steps in (3, 9):
-        with pytest.raises(Interrupted):
-            train(parts, spec, StopAfter(parts, steps))
-    train(parts, spec, Control(parts))
+    train_in_parts(parts, spec, (3, 9))
     assert compare(eager, parts) is None
     overflows = read_json(eager / "training.json")["precision"]["overflows"]
     assert (overflows > 0) == (precision == "float16")

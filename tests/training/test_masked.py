@@ -28,7 +28,7 @@ from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.training.strategies.masked import MaskedTask, mask_of
 from tests.training.conftest import RECIPE
-from tests.training.stopping import StopAfter
+from tests.training.stopping import train_in_parts
 
 NewRun = Callable[[str], Path]
 UNET = {"network": {"kind": "unet", "levels": 2, "kernel": 3, "maps": 4}}
@@ -164,10 +164,7 @@ def test_a_masked_pretraining_goes_on_to_the_bit(
     spec = pretrain_spec(None, augmentation=RECIPE["augmentation"])
     whole, parts = new_run("whole"), new_run("parts")
     train(whole, spec, Control(whole))
-    for steps in stops:
-        with pytest.raises(Interrupted):
-            train(parts, spec, StopAfter(parts, steps))
-    train(parts, spec, Control(parts))
+    train_in_parts(parts, spec, stops)
     assert compare(whole, parts) is None
     assert load_checkpoint(whole) is not None
 

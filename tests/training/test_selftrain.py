@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpcseg.config import TrainingConfig
-from hpcseg.errors import BadInput, Interrupted
+from hpcseg.errors import BadInput
 from hpcseg.files import write_text
 from hpcseg.inference import pseudo_labels
 from hpcseg.jobs.entry import execute
@@ -34,7 +34,7 @@ from hpcseg.volumes.store import Store
 from tests.commandline import call, checked
 from tests.planned import run_here
 from tests.training.conftest import RECIPE, STORE
-from tests.training.stopping import StopAfter
+from tests.training.stopping import train_in_parts
 
 ROOT = Path(__file__).parents[2]
 STUDY = (ROOT / "tests" / "study.toml").read_text(encoding="utf-8")
@@ -124,10 +124,7 @@ def test_self_training_goes_on_to_the_bit(
     train(whole, spec, Control(whole))
     for stops in ([1] * 7, [3, 2]):
         parts = new_run("parts")
-        for steps in stops:
-            with pytest.raises(Interrupted):
-                train(parts, spec, StopAfter(parts, steps))
-        train(parts, spec, Control(parts))
+        train_in_parts(parts, spec, stops)
         assert compare(whole, parts) is None, stops
 
 
