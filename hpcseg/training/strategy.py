@@ -154,6 +154,23 @@ def strategies() -> Mapping[str, Strategy[Any]]:
     return {one.name: one for one in sorted(map(find_strategy, names()), key=lambda one: (one.order, one.name))}
 
 
+def part_of_batch(batch: int, share: float) -> int:
+    """Patches of a minibatch that come from other volumes than the labelled ones: rounded down, at least one.
+
+    >>> part_of_batch(4, 0.5), part_of_batch(5, 0.5), part_of_batch(4, 0.1)
+    (2, 2, 1)
+    """
+    return max(1, int(share * batch + 1e-9))
+
+
+def require_two_patches(config: RunConfig) -> None:
+    """Raise ValueError where a minibatch cannot be shared by labelled volumes and others."""
+    if config.training.batch < 2:
+        raise ValueError(
+            f"training.batch = {config.training.batch}: strategy '{config.strategy}' shares it; give 2 or more"
+        )
+
+
 def check_shares(spec: PretrainSpec | LabelSpec | TrainSpec, world: int) -> None:
     """Refuse runs whose minibatches `world` processes cannot share with the outcome of one.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.training.task import Inputs, Task
@@ -77,6 +77,15 @@ class NetworkTask(Task):
         from hpcseg.patches.prefetch import prefetched
 
         return prefetched(self._training, steps, device=self.device)
+
+    def together(self, first_step: int, *series: SegmentationBatches | AutoencoderBatches) -> Generator[Any]:
+        """Minibatches of several series, a tuple for each step, from the global step `first_step` on."""
+        from hpcseg.patches.prefetch import prefetched
+
+        steps = range(first_step, self.epochs * self.steps)
+        with ExitStack() as stack:
+            read = [stack.enter_context(closing(prefetched(one, steps, device=self.device))) for one in series]
+            yield from zip(*read, strict=True)
 
 
 class SegmentationTask(NetworkTask):

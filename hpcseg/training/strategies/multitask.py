@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator
@@ -119,14 +118,7 @@ class MultitaskTask(SegmentationTask):
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Pairs of a labelled and an unlabelled batch, from the global step `first_step` on."""
-        from hpcseg.patches.prefetch import prefetched
-
-        steps = range(first_step, self.epochs * self.steps)
-        with (
-            closing(prefetched(self._training, steps, device=self.device)) as labelled,
-            closing(prefetched(self._unlabelled, steps, device=self.device)) as unlabelled,
-        ):
-            yield from zip(labelled, unlabelled, strict=True)
+        return self.together(first_step, self._training, self._unlabelled)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Their weighted sum, and the losses of the segmentation and of all reconstructions."""

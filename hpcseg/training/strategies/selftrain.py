@@ -6,7 +6,6 @@ Lee 2013 (pseudo-labels); with noise on what the second network sees, and severa
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -14,7 +13,7 @@ from pydantic import Field
 from hpcseg import registry
 from hpcseg.config import RunConfig
 from hpcseg.sections import Count, Fraction, OneOf, Section, key
-from hpcseg.training.strategy import Needs, Strategy
+from hpcseg.training.strategy import Needs, Strategy, part_of_batch, require_two_patches
 from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import SegmentationTask, fresh_network
 
@@ -56,7 +55,7 @@ class SelftrainConfig(Section):
 
     def patches(self, batch: int) -> int:
         """Patches with pseudo-labels among those of a minibatch."""
-        return max(1, int(self.pseudo_labelled * batch + 1e-9))
+        return part_of_batch(batch, self.pseudo_labelled)
 
 
 class Selftrain(Strategy[SelftrainConfig]):
@@ -69,10 +68,7 @@ class Selftrain(Strategy[SelftrainConfig]):
     def check(self, config: RunConfig) -> None:
         """Raise ValueError where a minibatch cannot be shared, or the teacher could not be trained."""
         section = self.section(config)
-        if config.training.batch < 2:
-            raise ValueError(
-                f"training.batch = {config.training.batch}: strategy 'selftrain' shares it; give 2 or more"
-            )
+        require_two_patches(config)
         if section.teacher == self.name:
             raise ValueError("selftrain.teacher = 'selftrain': say how often with selftrain.rounds")
         teacher = registry.described(section.teacher)
@@ -127,14 +123,7 @@ class SelftrainTask(SegmentationTask):
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Pairs of batches with true labels and with pseudo-labels, from the global step `first_step` on."""
-        from hpcseg.patches.prefetch import prefetched
-
-        steps = range(first_step, self.epochs * self.steps)
-        with (
-            closing(prefetched(self._training, steps, device=self.device)) as true,
-            closing(prefetched(self._pseudo, steps, device=self.device)) as pseudo,
-        ):
-            yield from zip(true, pseudo, strict=True)
+        return self.together(first_step, self._training, self._pseudo)
 
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The segmentation's loss over both."""

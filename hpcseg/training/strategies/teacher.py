@@ -7,14 +7,14 @@ semi-supervised segmentation. Shapes: B patches of this rank, D/H/W the axes z, 
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 
 from hpcseg.config import RunConfig
 from hpcseg.sections import Positive, Section, key
-from hpcseg.training.strategy import AUTOENCODERS_ONLY, Needs, Strategy
+from hpcseg.training.strategy import AUTOENCODERS_ONLY, Needs, Strategy, part_of_batch, require_two_patches
 from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import SegmentationTask, unlabelled_batches
 
@@ -81,7 +81,7 @@ class TeacherConfig(Section):
 
     def patches(self, batch: int) -> int:
         """Unlabelled patches among those of a minibatch."""
-        return max(1, int(self.unlabelled * batch + 1e-9))
+        return part_of_batch(batch, self.unlabelled)
 
     def weight_at(self, step: int) -> float:
         """Weight of the loss on pseudo-labels in a step, from 0.
@@ -103,8 +103,7 @@ class Teacher(Strategy[TeacherConfig]):
 
     def check(self, config: RunConfig) -> None:
         """Raise ValueError where a minibatch cannot be shared, or no cuboid fits a target."""
-        if config.training.batch < 2:
-            raise ValueError(f"training.batch = {config.training.batch}: strategy 'teacher' shares it; give 2 or more")
+        require_two_patches(config)
         coarsest, patch = 1 << (config.network.levels - 1), config.patches.size
         if self.section(config).mix != "none" and config.network.kind == "fnet" and patch < 2 * coarsest - 1:
             raise ValueError(
@@ -165,14 +164,9 @@ class TeacherTask(SegmentationTask):
 
     def batches(self, first_step: int) -> Generator[Any]:
         """Labelled batches with both views of unlabelled ones, and cuboids, from the global step `first_step` on."""
-        from hpcseg.patches.prefetch import prefetched
-
-        steps = range(first_step, self.epochs * self.steps)
-        kinds = self._training, *self._views
-        with ExitStack() as stack:
-            read = [stack.enter_context(closing(prefetched(one, steps, device=self.device))) for one in kinds]
-            for step, *batches in zip(steps, *read, strict=True):
-                yield *batches, *self._cuboids(step)
+        with closing(self.together(first_step, self._training, *self._views)) as batches:
+            for step, batch in enumerate(batches, start=first_step):
+                yield *batch, *self._cuboids(step)
 
     def _cuboids(self, step: int) -> tuple[Tensor, ...]:
         if self._mixing is None:
