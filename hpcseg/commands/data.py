@@ -11,6 +11,7 @@ from hpcseg.commands.options import Json
 from hpcseg.errors import BadInput
 from hpcseg.paths import RUN_FILE
 from hpcseg.screens import terminal
+from hpcseg.volumes.layouts import ENDINGS
 
 
 def phantom(
@@ -83,7 +84,7 @@ def inspect(
     """
     from hpcseg.screens.inspection import report_tables
 
-    if label is not None and not path.name.endswith((".nii.gz", ".nii")):
+    if label is not None and not path.name.endswith(ENDINGS):
         raise BadInput(f"--label {label}: belongs to a scan, and {path} is none")
     report = _inspect(path, label, png, force, workers)
     if json:
@@ -126,7 +127,7 @@ def _inspect(path: Path, label: Path | None, png: Path | None, force: bool, work
         from hpcseg.training.model import TrainedModel
 
         return TrainedModel.load(path).summary()
-    if path.name.endswith((".nii.gz", ".nii")):
+    if path.name.endswith(ENDINGS):
         from hpcseg.inspection.dataset_findings import inspect_scan
 
         return inspect_scan(path, label, pictures=png, force=force)

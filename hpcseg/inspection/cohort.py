@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpcseg.inspection.facts import CaseFacts
 from hpcseg.inspection.likeness import Likeness
+from hpcseg.text import listed
 
 MIN_COHORT = 8  # cases below which none is an outlier
 FAR = 6.0  # robust standard deviations
@@ -84,19 +85,19 @@ def likeness_findings(cases: Sequence[CaseFacts], alike: Sequence[Likeness]) -> 
     leaks = [members for members in sure if len({case.part for case in members}) > 1]
     if leaks:
         shown = [" = ".join(f"{case.name} ({case.part})" for case in members) for members in leaks]
-        text = f"leak: training and test share voxels: {_listing(shown, LEAKS_SHOWN)}; take them out of one of the two"
+        text = f"leak: training and test share voxels: {listed(shown, LEAKS_SHOWN)}; take them out of one of the two"
         found.append(Finding(text, tuple(case.name for members in leaks for case in members), "leak"))
     for kind, what, remark, remedy in _KINDS:
         sets = [[cases[n] for n in item.cases] for item in alike if item.kind == kind]
         if not sets:
             continue
         names = tuple(case.name for members in sets for case in members)
-        text = f"{what}: {_listing([' + '.join(case.name for case in members) for members in sets])}"
+        text = f"{what}: {listed([' + '.join(case.name for case in members) for members in sets], SHOWN)}"
         if len(sets) > SHOWN:
             text += f" ({len(sets)} sets, {len(names)} cases; --json lists them)"
         differing = [members[0].name for members in sets if len({c.label_digest for c in members} - {""}) > 1]
         if kind == "identical" and differing:
-            text += f" (with labels that differ: {_listing(differing)})"
+            text += f" (with labels that differ: {listed(differing, SHOWN)})"
         mixed = sum(len({case.part for case in members}) > 1 for members in sets)
         text += f" ({mixed} with training and test cases)" if mixed and kind not in {"identical", "rearranged"} else ""
         found.append(Finding(f"{text}; {remedy}", names, remark))
@@ -157,7 +158,7 @@ def _header_findings(cases: Sequence[CaseFacts]) -> list[Finding]:
             said.setdefault((note.what, note.remark), {})[case.name] = note.detail
     return [
         Finding(
-            f"{what}: {_listing([f'{name} ({detail})' if detail else name for name, detail in details.items()])}",
+            f"{what}: {listed([f'{name} ({detail})' if detail else name for name, detail in details.items()], SHOWN)}",
             tuple(details),
             remark,
         )
@@ -225,7 +226,7 @@ def _far(what: str, remark: str, cases: Sequence[CaseFacts], values: NDArray[Any
     """Outliers of sizes, which differ by factors; `values` (N, K) are positive."""
     far = [int(n) for n in np.flatnonzero(outliers(np.log(values), floor))]
     shown = [f"{cases[n].name} ({_product(values[n])})" for n in far]
-    text = f"{what} far from the cohort's {_product(np.median(values, axis=0))} {unit}: {_listing(shown)}"
+    text = f"{what} far from the cohort's {_product(np.median(values, axis=0))} {unit}: {listed(shown, SHOWN)}"
     return Finding(text, tuple(cases[n].name for n in far), remark)
 
 
@@ -239,9 +240,4 @@ def _shape(case: CaseFacts) -> str:
 
 def _odd(what: str, remark: str, cases: Sequence[CaseFacts], more: Callable[[CaseFacts], str] | None = None) -> Finding:
     shown = [case.name if more is None else f"{case.name} ({more(case)})" for case in cases]
-    return Finding(f"{what}: {_listing(shown)}", tuple(case.name for case in cases), remark)
-
-
-def _listing(items: Sequence[str], most: int = SHOWN) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return Finding(f"{what}: {listed(shown, SHOWN)}", tuple(case.name for case in cases), remark)

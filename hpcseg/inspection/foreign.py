@@ -6,11 +6,12 @@ from pathlib import Path
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES
+from hpcseg.text import listed
 from hpcseg.volumes.datasets import DESCRIPTION
 from hpcseg.volumes.layouts import scans_in
 from hpcseg.volumes.seal import SEAL_BYTES, is_store
 
-_SHOWN = 3  # names in a line
+_LOOKED_AT = 3  # files of a folder
 _CONVERT = "convert it to NIfTI (.nii.gz)"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MAGIC = (  # where in the file, what stands there, what that is, what to do
@@ -48,15 +49,20 @@ def refuse_file(path: Path) -> None:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     if is_store(path) or head[SEAL_BYTES:].startswith(_HDF5):
         return
-    found = next(((what, remedy) for at, magic, what, remedy in _MAGIC if head[at:].startswith(magic)), None)
-    found = found or _BY_ENDING.get(path.suffix.lower())
-    if found is None:
-        found = (
-            "an empty file" if not head else "a text file" if _is_text(head) else "of no format that is known here",
-            "",
-        )
-    what, remedy = found
-    raise BadInput(f"{path}: {what}; {remedy or _WANTED}")
+    what, remedy = _kind(path, head)
+    raise BadInput(f"{path}: {what}; {remedy}")
+
+
+def _kind(path: Path, head: bytes) -> tuple[str, str]:
+    """What a file is, by its first bytes or its name, and what to do."""
+    for at, magic, what, remedy in _MAGIC:
+        if head[at:].startswith(magic):
+            return what, remedy
+    if path.suffix.lower() in _BY_ENDING:
+        return _BY_ENDING[path.suffix.lower()]
+    if not head:
+        return "an empty file", _WANTED
+    return "a text file" if _is_text(head) else "of no format that is known here", _WANTED
 
 
 def refuse_folder(folder: Path) -> None:
@@ -69,11 +75,11 @@ def refuse_folder(folder: Path) -> None:
         return
     datasets = sorted(path.parent.name for path in folder.glob(f"*/{DESCRIPTION}"))
     if datasets:
-        raise BadInput(f"{folder}: holds the datasets {_listed(datasets)}; inspect one of them")
+        raise BadInput(f"{folder}: holds the datasets {listed(datasets)}; inspect one of them")
     if any((folder / stage).is_dir() for stage in STAGES):
         raise BadInput(f"{folder}: a folder of runs; see hpcseg status --runs {folder}, or inspect one run directory")
     if scans := scans_in(folder):
-        names = _listed([path.name for path in scans])
+        names = listed([path.name for path in scans])
         raise BadInput(
             f"{folder}: has no {DESCRIPTION}, but the scans {names}; inspect one of them, "
             f"or write a {DESCRIPTION} in MSD or nnU-Net layout"
@@ -84,7 +90,7 @@ def refuse_folder(folder: Path) -> None:
 
 
 def _has_dicom(folder: Path) -> bool:
-    for path in sorted(folder.iterdir())[:_SHOWN]:
+    for path in sorted(folder.iterdir())[:_LOOKED_AT]:
         if path.is_file():
             with path.open("rb") as file:
                 if file.read(132)[128:] == b"DICM":
@@ -94,8 +100,3 @@ def _has_dicom(folder: Path) -> bool:
 
 def _is_text(head: bytes) -> bool:
     return b"\0" not in head and sum(byte < 9 for byte in head) == 0
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json, with_seal, write_text
+from hpcseg.files import compact_json, read_json, with_seal, write_text
 from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.collect import ancestors_seconds
 from hpcseg.results.collection import Collection, Run
@@ -88,8 +88,8 @@ def _result(run: Run) -> str:
     left_out = {"hardware": {"host"}, "training": {"checkpoint", "reading"}}
     for part, keys in left_out.items():
         result[part] = {key: value for key, value in result.get(part, {}).items() if key not in keys}
-    sets = ",\n".join(f"{_json(name)}:{_rows(scores)}" for name, scores in result.pop("sets").items())
-    lines = [f"{_json(key)}:{_json(value)}" for key, value in result.items()]
+    sets = ",\n".join(f"{compact_json(name)}:{_rows(scores)}" for name, scores in result.pop("sets").items())
+    lines = [f"{compact_json(key)}:{compact_json(value)}" for key, value in result.items()]
     text = portable("{" + ",\n".join([*lines, f'"sets":{{{sets}}}']) + "}\n")
     return with_seal(text) if sealed else text
 
@@ -101,19 +101,19 @@ def _rows(scores: Any) -> str:
     else:
         columns = list(dict.fromkeys(key for score in scores for key in score))
         rows = [[score.get(key) for key in columns] for score in scores]
-    return f'{{"columns":{_json(columns)},"rows":[\n' + ",\n".join(map(_json, rows)) + "]}"
+    return f'{{"columns":{compact_json(columns)},"rows":[\n' + ",\n".join(map(compact_json, rows)) + "]}"
 
 
 def _write_sweep(collection: Collection, records: Path) -> None:
     """The sweep's own record; earlier ones of the same name are added to."""
     name = collection.sweep
     folder, own = sweep_folder(records, name), read_sweep_record(collection.root, name)
-    runs, needs = read_runs(collection.root, name), dict(own.get("needs", {}))
+    runs, needs = read_runs(collection.root, name), dict(own["needs"])
     seconds = ancestors_seconds(collection.root, own)
     if (folder / SWEEP_FILE).exists():
         earlier = read_sweep_record(records, name)
         runs = merged(runs, read_runs(records, name))
-        needs, seconds = earlier.get("needs", {}) | needs, earlier.get("seconds", {}) | seconds
+        needs, seconds = earlier["needs"] | needs, earlier.get("seconds", {}) | seconds
     source = sweep_folder(collection.root, name) / Path(own.get("file", "")).name
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
     write_text(folder / RUNS_FILE, portable(_lines(described(runs))))
@@ -143,10 +143,8 @@ def _lines(value: Mapping[str, Any]) -> str:
     """JSON with a key in a line, and an item of a long list in a line."""
 
     def text(part: Any) -> str:
-        return "[\n" + ",\n".join(map(_json, part)) + "]" if isinstance(part, list) and part else _json(part)
+        return (
+            "[\n" + ",\n".join(map(compact_json, part)) + "]" if isinstance(part, list) and part else compact_json(part)
+        )
 
     return "{" + ",\n".join(f'"{key}":{text(part)}' for key, part in value.items()) + "}\n"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

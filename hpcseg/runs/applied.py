@@ -10,14 +10,13 @@ Status needs the first only.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json, write_text
+from hpcseg.files import compact_json, read_json, write_text
 from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, plain_name, sweep_folder
 
 
@@ -39,6 +38,7 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
         raise not_a_record(path, "an object is missing")
+    record.setdefault("needs", {})
     try:
         _check_ids(record)
     except (AttributeError, TypeError, ValueError) as error:
@@ -56,8 +56,7 @@ def _check_ids(record: dict[str, Any]) -> None:
 def mark_cancelled(runs_root: Path, name: str) -> None:
     """Note that a sweep was cancelled: until it is applied again, it needs nothing that it shares with others."""
     record = read_sweep_record(runs_root, name) | {"cancelled": time.time()}
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
-    write_text(sweep_folder(runs_root, name) / SWEEP_FILE, text)
+    write_text(sweep_folder(runs_root, name) / SWEEP_FILE, compact_json(record) + "\n")
 
 
 def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:

@@ -56,4 +56,4 @@ def runs_of(runs_root: Path, sweeps: Sequence[str] = ()) -> tuple[list[RunDir], 
         for stage in STAGES
     }
     runs = [RunDir.of(runs_root, stage, run_id) for stage in STAGES for run_id in ids[stage]]
-    return runs, {run_id: needs for record in records for run_id, needs in record.get("needs", {}).items()}
+    return runs, {run_id: needs for record in records for run_id, needs in record["needs"].items()}

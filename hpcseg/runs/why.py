@@ -136,7 +136,7 @@ def _in_sweeps(runs_root: Path, run_id: str) -> tuple[dict[str, list[str]], str]
     for name in applied_sweeps(runs_root):
         record = read_sweep_record(runs_root, name)
         if any(run_id in ids for ids in record.get("stages", {}).values()):
-            return record.get("needs", {}), str(record.get("file", ""))
+            return record["needs"], str(record.get("file", ""))
     return {}, ""
 
 

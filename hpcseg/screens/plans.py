@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.screens.terminal import STYLES, advance, bars, table
-from hpcseg.text import counted
+from hpcseg.text import counted, listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +50,7 @@ def left_out_line(changes: Changes) -> str:
 
 def _runs(plan: Plan, chosen: Sequence[str]) -> Table:
     rows = [
-        {"stage": one.stage, "run": run_id, "state": one.verdict.state, "needs": _some(one.needs)}
+        {"stage": one.stage, "run": run_id, "state": one.verdict.state, "needs": listed(one.needs, SHOWN_NAMES)}
         for run_id, one in ((run_id, plan.stages[run_id]) for run_id in chosen[:SHOWN_RUNS])
     ]
     return table(rows, title="to submit", caption=_more(chosen, SHOWN_RUNS))
@@ -61,7 +61,7 @@ def _arrays(arrays: tuple[Array, ...]) -> Table:
     for number, array in enumerate(arrays[:SHOWN_ARRAYS], 1):
         others = ", ".join(str(other + 1) for other in array.same_task_of)
         waits = [f"after the same task of {'arrays' if array.same_task_of[1:] else 'array'} {others}"] if others else []
-        waits += [f"after {_some(array.after)}"] if array.after else []
+        waits += [f"after {listed(array.after, SHOWN_NAMES)}"] if array.after else []
         row = {"array": str(number), "stage": array.stage, "runs": str(len(array.runs))}
         rows.append(row | {"begins": "; ".join(waits) or "at once"})
     title = counted(len(arrays), "Slurm array")
@@ -96,7 +96,7 @@ def _change_lines(changes: Changes) -> Iterator[str]:
         yield f"changed since {changes.applied}: {counted(len(changes.changed), 'run')}: {what}"
     orphans = [run_id for ids in changes.orphaned.values() for run_id in ids]
     if orphans:
-        yield f"orphaned, in no applied sweep any more: {_some(orphans)}; nothing is deleted"
+        yield f"orphaned, in no applied sweep any more: {listed(orphans, SHOWN_NAMES)}; nothing is deleted"
 
 
 def _outlook_lines(outlook: Outlook) -> Iterator[str]:
@@ -116,11 +116,6 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
     if outlook.waiting:
         run_id, why = next(iter(outlook.waiting.items()))
         yield f"{counted(len(outlook.waiting), 'run')} cannot be submitted yet: {run_id} {why}"
-
-
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    more = len(names) - SHOWN_NAMES
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _more(things: Sequence[object], shown: int) -> str:

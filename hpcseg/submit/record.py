@@ -14,7 +14,7 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.files import json_text, read_bytes, replace_in_time, write_all, write_text
+from hpcseg.files import compact_json, json_text, read_bytes, replace_in_time, write_all, write_text
 from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
@@ -51,8 +51,8 @@ def record(plan: Plan) -> None:
         "runs": [{"id": i, "differs": differs, "cells": plan.cells.get(i, [])} for i, differs in runs.items()],
     }
     with locked(plan.runs_root):
-        write_text(folder / RUNS_FILE, _compact(kept))
-        write_text(folder / SWEEP_FILE, _compact(value))
+        write_text(folder / RUNS_FILE, compact_json(kept) + "\n")
+        write_text(folder / SWEEP_FILE, compact_json(value) + "\n")
         write_text(folder / sweep.source.path.name, sweep.source.text)
         follow_scans(plan)
 
@@ -145,8 +145,3 @@ def _described(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
             elif now != before:
                 differs[name] = now
     return found
-
-
-def _compact(value: Any) -> str:
-    """JSON on one line: indenting ten thousand runs takes seconds."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"

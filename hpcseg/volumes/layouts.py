@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcseg.text import listed
+
 ENDINGS = (".nii.gz", ".nii")  # of scans
 CHANNEL = "_0000"  # of nnU-Net's images
 _OTHER_CHANNEL = re.compile(r"(.+)_(\d{4})")
-_SHOWN = 3  # names in a line
 
 
 def stem(path: Path) -> str:
@@ -53,7 +54,7 @@ def layout_notes(
         return
     without = sorted({stem(path) for path in scans_in(root / "labelsTr")} - {*training})
     if without:
-        yield f"{root}: labels without an image {CHANNEL} in imagesTr, left out: {_listed(without)}"
+        yield f"{root}: labels without an image {CHANNEL} in imagesTr, left out: {listed(without)}"
     for part in ("imagesTr", "imagesTs"):
         channels, odd = set(), []
         for path in scans_in(root / part):
@@ -68,7 +69,7 @@ def layout_notes(
                 f"only channel {CHANNEL[1:]} is used"
             )
         if odd and training:
-            yield f"{root}: {part} holds images without {CHANNEL} in their names, left out: {_listed(odd)}"
+            yield f"{root}: {part} holds images without {CHANNEL} in their names, left out: {listed(odd)}"
 
 
 def why_empty(root: Path, description: Mapping[str, Any], *, is_nnunet: bool) -> str:
@@ -87,15 +88,10 @@ def why_empty(root: Path, description: Mapping[str, Any], *, is_nnunet: bool) ->
     if not there:
         return f"imagesTr has no NIfTI file; in nnU-Net's layout images are imagesTr/CASE{CHANNEL}{ending}"
     if any(stem(path).endswith(CHANNEL) for path in there):
-        names = _listed([path.name for path in there])
+        names = listed([path.name for path in there])
         return f"dataset.json says file_ending {ending!r}, but imagesTr holds {names}; correct it"
     first = there[0].name
     return (
         f"in nnU-Net's layout images are CASE{CHANNEL}{ending}, one file per channel, but imagesTr holds "
-        f"{_listed([path.name for path in there])}; rename them ({first} -> {with_channel(there[0]).name})"
+        f"{listed([path.name for path in there])}; rename them ({first} -> {with_channel(there[0]).name})"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
