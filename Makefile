@@ -24,7 +24,7 @@ STUDY := docs/study
 FROM ?= runs
 SWEEPS ?= $(notdir $(wildcard $(FROM)/sweeps/*))
 
-.PHONY: setup demo test test-all lowest lint docs keys bench bench-peers gpu lock clean-demo study-records study-tables nnunet versus
+.PHONY: setup demo test pytest test-all lowest lint docs keys bench bench-peers gpu lock clean-demo study-records study-tables nnunet versus
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -76,9 +76,13 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
-# Three processes on two cores: one of them usually waits for Slurm. Threads of their own would wait for each other.
-test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+# Lint runs beside the tests: mypy can use one core only.
+test: setup
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+# Four processes on two cores: two of them usually wait for Slurm. Threads of their own would wait for each other.
+pytest: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile
 
 # All storms of signals with all seeds, and the lowest versions that pyproject.toml allows.
 test-all: setup lint lowest
