@@ -80,9 +80,9 @@ lint: setup
 test: setup
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-# Four processes on two cores: two of them usually wait for Slurm. Threads of their own would wait for each other.
+# Three processes on two cores: one of them usually waits for Slurm. Threads of their own would wait for each other.
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 # All storms of signals with all seeds, and the lowest versions that pyproject.toml allows.
 test-all: setup lint lowest

@@ -19,7 +19,7 @@ from hpcseg.submit.profile import Profile
 from tests.waiting import PATIENCE_S
 
 STUDY = (Path(__file__).parents[1] / "study.toml").read_text()
-EPOCHS = 100
+EPOCHS = 60  # of two steps; disturbances come at step 20 or 40 of an attempt
 # Replaces `SegmentationTask.train_step` in a job: the tests' way into the process that trains.
 HOOK = """\
 import importlib.util, os, sys, time
@@ -134,4 +134,4 @@ def follow(events: list[tuple[Callable[[], bool], Callable[[], None]]], over: Ca
             if event[0]():
                 events.remove(event)
                 event[1]()
-        time.sleep(0.1)
+        time.sleep(0.2)

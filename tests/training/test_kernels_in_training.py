@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.control import Control
 
-TINY = {
+TINY: dict[str, Any] = {
     "patches": {"size": 4},
     "network": {"levels": 2, "kernel": 3, "maps": 4},
     "training": {"epochs": 1, "steps": 2, "validation_steps": 1, "batch": 1, "learning_rate": 3e-3},
@@ -60,7 +61,7 @@ def test_a_run_of_both_networks_with_kernels_ends_as_with_torch_alone_and_repeat
     with_kernels: Callable[[], None],
     storm: Callable[[int, int], int],
 ) -> None:
-    spec = train_spec("multitask", **TINY)
+    spec = train_spec("multitask", **(TINY | {"training": TINY["training"] | {"steps": storm(1, 2)}}))
     ends = []
     for name in ("torch", "kernels", "again")[: storm(2, 3)]:  # each kernel by itself is always repeated
         if name == "kernels":
