@@ -80,12 +80,13 @@ class PretrainSpec(Section):
 
 
 class LabelSpec(Section):
-    """Segment packed cases with a trained network; leaves `store.h5` in the run directory, of labels alone."""
+    """Segment packed cases with trained networks; leaves `store.h5` in the run directory, of labels alone."""
 
     stage: Literal["label"] = "label"
     id: Name
     config: RunConfig  # of the run that trained the network
     model: Inside
+    others: tuple[Inside, ...] = ()  # models whose probabilities are averaged with those of `model`
     source: SourceRef
     confidence: float  # voxels whose class is less probable are no class
 

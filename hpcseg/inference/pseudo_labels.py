@@ -1,4 +1,4 @@
-"""Pseudo-labels: what a trained network makes of packed volumes, as a store of labels alone.
+"""Pseudo-labels: what trained networks make of packed volumes on average, as a store of labels alone.
 
 A volume is read as it is stored, and its labels are on its own grid: nothing is preprocessed or resampled, and nothing
 is packed twice. Each finished case is a store of its own until all are there, as in packing.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +43,16 @@ def label(run: Path, spec: LabelSpec, control: Control, ranks: Ranks = ALONE) ->
     """
     root, names = runs_root(run), spec.source.cases
     folder = own_parts_folder(run / STORE_FILE)
-    predictor = Predictor(TrainedModel.load(root / spec.model), pick_device())
+    predictors = [Predictor(TrainedModel.load(root / model), pick_device()) for model in (spec.model, *spec.others)]
     with Store(root / spec.source.store, verify=True) as store:
-        written = _as_packed(spec, store, predictor.model)
+        written = _as_packed(spec, store, predictors[0].model)
         for first in range(0, len(names), ranks.world):
             control.beat(phase="labelling", step=first, steps=len(names))
             if ranks.any(control.should_stop()):
                 raise Interrupted(f"stopped after {first} of {len(names)} cases; the same command goes on from there")
             for index in range(first, len(names))[ranks.rank : ranks.rank + 1]:
                 if not _is_store(folder / str(index)):
-                    case = _labelled(store.case(names[index]), predictor, spec.confidence, control)
+                    case = _labelled(store.case(names[index]), predictors, spec.confidence, control)
                     with replacing(folder / str(index)) as path, contextlib.closing(StoreWriter(path, written)) as part:
                         part.add(case)
                         part.finish()
@@ -66,11 +67,11 @@ def label(run: Path, spec: LabelSpec, control: Control, ranks: Ranks = ALONE) ->
     ranks.wait()
 
 
-def _labelled(case: StoredCase, predictor: Predictor, confidence: float, control: Control) -> PackedCase:
+def _labelled(case: StoredCase, predictors: Sequence[Predictor], confidence: float, control: Control) -> PackedCase:
     """The labels of one case; nothing else is written of it."""
-    slabs = predictor.slabs(case, lambda _done, _tiles: control.pulse())
-    label_ZYX = np.concatenate([decided(slab_CZYX, confidence) for slab_CZYX in slabs])
-    samples = foreground_samples(case.name, label_ZYX, predictor.model.class_count + 1)
+    slabs = zip(*(one.slabs(case, lambda _done, _tiles: control.pulse()) for one in predictors), strict=True)
+    label_ZYX = np.concatenate([decided(np.mean(slabs_CZYX, axis=0), confidence) for slabs_CZYX in slabs])
+    samples = foreground_samples(case.name, label_ZYX, predictors[0].model.class_count + 1)
     kept = ("slope", "intercept", "padding", "source_digest", "affine", "file_shape", "crop")
     attributes = {key: np.asarray(value) if isinstance(value, list) else value for key, value in case.attrs.items()}
     attributes = {key: attributes[key] for key in kept} | {"labelled": True}

@@ -27,7 +27,7 @@ _KEPT = {
 def parents_of(spec: AnySpec) -> tuple[Path, ...]:
     """Files of other runs whose networks taught this one, relative to the folder of all runs."""
     if isinstance(spec, LabelSpec):
-        return (spec.model,)
+        return spec.model, *spec.others
     if isinstance(spec, TrainSpec) and spec.pseudo_labelled:
         return (*(source.labels for source in spec.pseudo_labelled if source.labels is not None), *spec.pretrained)
     return ()

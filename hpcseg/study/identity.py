@@ -269,9 +269,12 @@ def pretrain_id(config: RunConfig, level: int | None, statistics: SourceRef, sou
     return run_id(slug if shared else f"{slug}-n{config.labelled}-f{config.fold}", payload)
 
 
-def label_id(teacher: str, source: SourceRef, confidence: float) -> str:
-    """Id of the labelling of some cases by the network of the run `teacher`, in whose id all of it stands."""
+def label_id(teachers: Collection[str], source: SourceRef, confidence: float) -> str:
+    """Id of the labelling of some cases by the networks of the runs `teachers`, in whose ids all of them stands."""
+    teacher, *others = teachers
     payload = {"stage": "label", "teacher": teacher, "source": _source(source), "confidence": confidence}
+    if others:  # ids of one teacher are older than the key
+        payload["others"] = others
     return run_id(f"labels-{teacher.rpartition('-')[0]}", payload)
 
 

@@ -96,7 +96,7 @@ class Resolver:
             BadInput: a dataset or a file of it is missing, a split is impossible, a label does not exist.
         """
         strategy = strategy_of(config)
-        needs, parent = strategy.needs(config), strategy.parent(config)
+        needs, parents = strategy.needs(config), strategy.parents(config)
         shown = id(config.autoencoder) if needs.sees_unlabelled else None
         key = ("material", id(config.data), id(config.preprocessing), config.fold, config.labelled, needs, shown)
         material = self._once(key, lambda: self._material(config, needs), config)
@@ -104,11 +104,12 @@ class Resolver:
         before: dict[str, Path] = {name: Path("pretrain") / name / MODEL_FILE for name in pretrained}
         identity: dict[str, Any] = {**material.identity, "pretrained": pretrained}
         pseudo: dict[str, SourceRef] = {}
-        if parent is not None:
-            teacher = self.train(parent)
-            before[teacher] = Path("train") / teacher / MODEL_FILE
-            pseudo = dict(self._label(parent, teacher, source, strategy.confidence(config)) for source in material.seen)
-            identity |= {"parent": teacher, "pseudo_labelled": tuple(pseudo)}
+        if parents:
+            teachers = {name: Path("train") / name / MODEL_FILE for name in map(self.train, parents)}
+            before |= teachers
+            label = functools.partial(self._label, parents[0], teachers, confidence=strategy.confidence(config))
+            pseudo = dict(map(label, material.seen))
+            identity |= {"parent": next(iter(teachers)), "pseudo_labelled": tuple(pseudo)}
         run_id = train_id(config, identity)
         if material.older_test is not None:
             older = train_id(config, identity | {"test": material.older_test})
@@ -120,14 +121,16 @@ class Resolver:
             self.stages[run_id] = Stage(run_id, "train", (*packs, *before, *pseudo), config, None, write)
         return run_id
 
-    def _label(self, config: RunConfig, teacher: str, source: SourceRef, confidence: float) -> tuple[str, SourceRef]:
-        """The labelling of some cases by the network of the run `teacher`, of `config`: its id, and what it leaves."""
-        run_id = label_id(teacher, source, confidence)
+    def _label(
+        self, config: RunConfig, models: Mapping[str, Path], source: SourceRef, confidence: float
+    ) -> tuple[str, SourceRef]:
+        """The labelling of some cases by networks, by run, the first that of `config`: its id, and what it leaves."""
+        run_id = label_id(models, source, confidence)
         if run_id not in self.stages:
-            model = Path("train") / teacher / MODEL_FILE
-            own = functools.partial(LabelSpec, id=run_id, config=config, model=model)
+            model, *others = models.values()
+            own = functools.partial(LabelSpec, id=run_id, config=config, model=model, others=tuple(others))
             write = functools.partial(own, source=source, confidence=confidence)
-            needs = source.store.parent.name, teacher
+            needs = source.store.parent.name, *models
             self.stages[run_id] = Stage(run_id, "label", needs, None, None, write)
         return run_id, source.model_copy(update={"labels": Path("label") / run_id / STORE_FILE})
 

@@ -34,7 +34,7 @@ class Needs:
         autoencoders: levels whose autoencoder is trained before, finest first; the run waits for them.
         network: whether a network of its own is trained before (`Strategy.pretraining`); the run waits for it.
         unlabelled: whether it reads the volumes that autoencoders see while it trains.
-        pseudo_labels: whether another run (`Strategy.parent`) labels those that have no labels; the run waits for both.
+        pseudo_labels: whether other runs (`Strategy.parents`) label those that have no labels; the run waits for both.
         held_out: whether the validation images are among these volumes; None: as the autoencoders' section says.
     """
 
@@ -102,12 +102,15 @@ class Strategy(ABC, Generic[SectionT]):
         """What a run needs besides its labelled and validation cases."""
         return Needs()
 
-    def parent(self, config: RunConfig) -> RunConfig | None:
-        """The run whose network labels the unlabelled volumes, where `needs` says so; it is planned like any other."""
-        return None
+    def parents(self, config: RunConfig) -> tuple[RunConfig, ...]:
+        """The runs whose networks label the unlabelled volumes, by the average of their probabilities.
+
+        They are planned like any other; `needs` says whether there are any.
+        """
+        return ()
 
     def confidence(self, config: RunConfig) -> float:
-        """Least probability of a class that the parent's network may give a voxel as its label."""
+        """Least probability of a class that the parents' networks may give a voxel as its label."""
         return 0.0
 
     def unused(self, config: RunConfig) -> frozenset[str]:

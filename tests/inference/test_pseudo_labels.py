@@ -129,6 +129,27 @@ def test_labels_are_what_the_network_predicts_on_the_store_s_own_grid(
     assert not list(run.glob(".*parts")) and (run / "store.h5").stat().st_size < 0.6 * (runs / STORE).stat().st_size
 
 
+def test_several_networks_label_by_the_average_of_their_probabilities(
+    specified: Callable[..., tuple[Path, LabelSpec]],
+    train_spec: Callable[..., TrainSpec],  # noqa: F811
+    runs: Path,  # noqa: F811
+) -> None:
+    other = runs / "train" / "labels-other"
+    other.mkdir(parents=True)
+    train(other, train_spec(**(TEACHER | {"seed": 1})), Control(other))
+    models = (MODEL, (other / "model.pt").relative_to(runs))
+    run, spec = specified("average", others=models[1:])
+    label(run, spec, Control(run))
+    predictors = [Predictor(TrainedModel.load(runs / model), torch.device("cpu")) for model in models]
+    with Store(run / "store.h5", verify=True) as labels, Store(runs / STORE) as images:
+        for name in labels.names:
+            case = images.case(name)
+            first, second = (np.concatenate([*one.slabs(case)], axis=1) for one in predictors)
+            found = labels.case(name).read_label((0, 0, 0), case.shape_zyx)
+            assert np.array_equal(found, decided((first + second) / 2, 0.0))
+            assert not np.array_equal(first, second)
+
+
 def test_ranks_label_the_cases_in_turn_and_leave_the_same_bytes(
     specified: Callable[..., tuple[Path, LabelSpec]],
 ) -> None:

@@ -20,7 +20,8 @@ from hpcseg.inference import pseudo_labels
 from hpcseg.jobs.entry import execute
 from hpcseg.networks.losses import segmentation_loss
 from hpcseg.paths import HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, RUN_FILE, STORE_FILE
-from hpcseg.spec import IGNORED, SourceRef, TrainSpec
+from hpcseg.runs.parents import parents_of
+from hpcseg.spec import IGNORED, LabelSpec, SourceRef, TrainSpec
 from hpcseg.study.keys import parse_config
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
@@ -138,6 +139,20 @@ def test_teachers_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(BadInput, match=message):
             parse_config(["strategy=selftrain", *settings])
+
+
+def test_several_teachers_are_the_runs_of_the_seeds_of_a_sweep_and_label_once(plan_study: Callable[..., Plan]) -> None:
+    one = plan_study("strategy=selftrain", "labelled=1")
+    baselines = plan_study("strategy=baseline", "labelled=1", "seed=[0,1]")
+    plan = plan_study("strategy=selftrain", "labelled=1", "selftrain.teachers=2")
+    kinds = [planned.spec.stage for planned in plan.stages.values()]
+    assert kinds == ["pack", "train", "train", "label", "train"]
+    _, *teachers, labels, student = plan.stages
+    assert set(teachers) < set(baselines.stages) and not {labels, student} & set(one.stages)
+    spec = plan.stages[labels].spec
+    assert isinstance(spec, LabelSpec)
+    assert [path.parent.name for path in (spec.model, *spec.others)] == teachers == [*plan.stages[labels].needs][1:]
+    assert parents_of(spec) == (spec.model, *spec.others)
 
 
 def test_labels_and_what_learned_from_them_are_made_anew_when_their_parent_is_another_network(

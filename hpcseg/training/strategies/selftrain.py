@@ -29,6 +29,13 @@ class SelftrainConfig(Section):
     teacher: Annotated[str, OneOf(registry.names)] = key(
         registry.REFERENCE, "the strategy that trains the first network", source="ours: Lee 2013"
     )
+    teachers: Count = key(
+        1,
+        "how many first networks label together, by the average of their probabilities: one of each of so many seeds, "
+        "from the run's own upwards",
+        unit="networks",
+        source="ours: each costs a training; an average is more often right than its members",
+    )
     rounds: Count = key(
         1,
         "how often volumes are labelled, by the first network and then by the one that learned from its labels",
@@ -37,7 +44,7 @@ class SelftrainConfig(Section):
     )
     start: Literal["fresh", "teacher"] = key(
         "fresh",
-        "which weights training begins with: fresh ones, or those of the network that labelled",
+        "which weights training begins with: fresh ones, or those of the (first) network that labelled",
         source="ours: Lee 2013",
     )
     pseudo_labelled: Annotated[float, Field(gt=0, lt=1)] = key(
@@ -63,7 +70,7 @@ class Selftrain(Strategy[SelftrainConfig]):
 
     name, label, order = "selftrain", "Self-training", 5
     section_type = SelftrainConfig
-    free_keys = frozenset({"teacher", "rounds", "start"})
+    free_keys = frozenset({"teacher", "teachers", "rounds", "start"})
 
     def check(self, config: RunConfig) -> None:
         """Raise ValueError where a minibatch cannot be shared, or the teacher could not be trained."""
@@ -80,21 +87,22 @@ class Selftrain(Strategy[SelftrainConfig]):
         """Labels for the volumes that have none; never for those that choose the model."""
         return Needs(pseudo_labels=True, held_out=False)
 
-    def parent(self, config: RunConfig) -> RunConfig:
-        """The teacher's run, or that of the round before."""
+    def parents(self, config: RunConfig) -> tuple[RunConfig, ...]:
+        """The teachers' runs, which are those of other seeds of a sweep that has them, or that of the round before."""
         section = self.section(config)
         if section.rounds > 1:
             earlier = section.model_copy(update={"rounds": section.rounds - 1})
-            return config.model_copy(update={self.name: earlier})
-        return config.model_copy(update={"strategy": section.teacher})
+            return (config.model_copy(update={self.name: earlier}),)
+        seeds = range(config.seed, config.seed + section.teachers)
+        return tuple(config.model_copy(update={"strategy": section.teacher, "seed": seed}) for seed in seeds)
 
     def confidence(self, config: RunConfig) -> float:
         """As its key says."""
         return self.section(config).confidence
 
     def unused(self, config: RunConfig) -> frozenset[str]:
-        """The autoencoders' keys, which the teacher's run may read; the teacher enters as a run of its own."""
-        return frozenset({"autoencoder", "selftrain.teacher"})
+        """The autoencoders' keys, which the teacher's run may read; the teachers enter as runs of their own."""
+        return frozenset({"autoencoder", "selftrain.teacher", "selftrain.teachers"})
 
     def batches(self, config: RunConfig) -> dict[str, int]:
         """Patches with true labels and with pseudo-labels; together they are a minibatch of the configured size."""
@@ -115,7 +123,7 @@ class SelftrainTask(SegmentationTask):
 
         network, batch = fresh_network(inputs), inputs.config.training.batch
         if section.start == "teacher":
-            network.load_state_dict(TrainedModel.load(inputs.pretrained[-1]).weights)
+            network.load_state_dict(TrainedModel.load(inputs.pretrained[0]).weights)
         count = section.patches(batch)
         super().__init__(inputs, network, batch=batch - count)
         self.partly_labelled |= section.confidence > 0
