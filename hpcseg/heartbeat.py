@@ -29,6 +29,7 @@ class Heartbeat:
 
     `checkpoint` says what saving costs (see `Control.saved`), for whoever has to warn the job in time. `progress` is
     the work that no later attempt has to do again (see `Control.reached`), `progress_time` when the last was done.
+    `dice` is that of the last epoch's validation minibatches, `dsc` the mean over the volumes that were measured.
     """
 
     state: HeartbeatState
@@ -46,6 +47,8 @@ class Heartbeat:
     checkpoint: dict[str, float] | None = None
     progress: int = 0
     progress_time: Moment | None = None
+    dice: FiniteFloat | None = None
+    dsc: FiniteFloat | None = None
 
     @property
     def alive(self) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
     ranks.wait()
     if ranks.leads:
         result = _result(run, spec, _partial(run, measured_as), segmenter.device)
+        control.measured(_mean_dsc(result))
         write_text(run / RESULT_FILE, with_seal(json_text(result | {"model": measured_as["model"]})))
         for path in _partials(run):
             path.unlink(missing_ok=True)
@@ -115,6 +117,13 @@ def _partial(run: Path, measured_as: Mapping[str, Any]) -> _Scores:
         if same and isinstance(entry.get("case"), str) and isinstance(entry.get("classes"), list):
             found[str(entry.get("set")), entry["case"]] = entry["classes"]
     return found
+
+
+def _mean_dsc(result: Mapping[str, Any]) -> float | None:
+    """Over the test set, or where there is none the validation cases; None where no class is anywhere."""
+    scores = result["sets"]["test"] or result["sets"]["validation"]
+    known = [score["dsc"] for score in scores if score["dsc"] is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class RunStatus:
     steps: int = 0
     epoch: int = 0
     loss: float | None = None
+    dice: float | None = None
+    dsc: float | None = None
     eta_s: float | None = None
     attempt: int = 0
     job: str = ""
@@ -76,7 +78,7 @@ def read_status(runs_root: Path, sweeps: Sequence[str] = (), ends: Ends | None =
     return [line_of(run.id, run.stage, verdicts[run.id], evidence[run.id], now) for run in runs]
 
 
-_OF_HEARTBEAT = ("phase", "step", "steps", "epoch", "loss", "eta_s", "attempt")
+_OF_HEARTBEAT = ("phase", "step", "steps", "epoch", "loss", "dice", "dsc", "eta_s", "attempt")
 
 
 def line_of(run_id: str, stage: str, verdict: Verdict, evidence: Evidence, now: float) -> RunStatus:

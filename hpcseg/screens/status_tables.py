@@ -56,13 +56,13 @@ def status_tables(lines: Sequence[RunStatus], totals: Totals, rows: int = ROWS) 
     runs = Table()
     for name in ("stage", "run", "state"):
         runs.add_column(name, no_wrap=name != "run", overflow="fold")
-    for name in ("progress", "loss", "left"):
+    for name in ("progress", "loss", "Dice", "left"):
         runs.add_column(name, justify="right", no_wrap=True)
     runs.add_column("why", overflow="fold")
     for line in shown:
-        stage, run_id, state, progress, loss = _cells(line)
+        stage, run_id, state, *numbers = _cells(line)
         state = f"[{STYLES[state]}]{state}[/]"
-        runs.add_row(stage, run_id, state, progress, loss, duration(line.eta_s), escape(line.why))
+        runs.add_row(stage, run_id, state, *numbers, duration(line.eta_s), escape(line.why))
     items: list[RenderableType] = [runs] if shown else []
     if len(shown) < len(lines):
         items.append(f"and {len(lines) - len(shown)} more; --all lists every run")
@@ -92,11 +92,14 @@ def _totals(totals: Totals) -> list[RenderableType]:
     return [*items, "; ".join(words)] if words else items
 
 
-def _cells(line: RunStatus) -> tuple[str, str, str, str, str]:
-    """Stage, id, state, progress and loss of a run."""
+def _cells(line: RunStatus) -> tuple[str, ...]:
+    """Stage, id, state, progress, loss and Dice of a run; of one that is done, the DSC of its volumes."""
     share = f"{line.step}/{line.steps}" if line.steps else ""
-    progress = "" if line.state == "done" else f"{line.phase} {share}".strip()
-    return line.stage, line.id, line.state, progress, "" if line.loss is None else f"{line.loss:.4f}"
+    progress = f"{line.phase} {share}".strip()
+    if line.state == "done":
+        progress = "" if line.dsc is None else f"DSC {line.dsc:.3f}"
+    loss = "" if line.loss is None else f"{line.loss:.4f}"
+    return line.stage, line.id, line.state, progress, loss, "" if line.dice is None else f"{line.dice:.3f}"
 
 
 def watch_status(read: Read, interval_s: float = 2.0) -> None:
@@ -165,6 +168,8 @@ def why_lines(known: Mapping[str, Any]) -> list[str]:
     heartbeat = known.get("heartbeat")
     if heartbeat:
         share = f" {heartbeat['step']}/{heartbeat['steps']}" if heartbeat["steps"] else ""
+        share += "" if heartbeat["dice"] is None else f", Dice {heartbeat['dice']:.3f}"
+        share += "" if heartbeat["dsc"] is None else f", DSC {heartbeat['dsc']:.3f}"
         found.append(
             f"heartbeat   {heartbeat['state']}, {heartbeat['phase']}{share}, {duration(heartbeat['age_s'])} ago, "
             f"process {heartbeat['pid']} on {heartbeat['host']}, attempt {heartbeat['attempt']}"

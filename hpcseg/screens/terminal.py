@@ -219,4 +219,5 @@ def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:
 def advance(progress: Progress, task: Any, beat: Heartbeat) -> None:
     """Move a bar to what a heartbeat says."""
     loss = "" if beat.loss is None else f"  loss {beat.loss:.4f}"
-    progress.update(task, completed=beat.step, total=beat.steps or None, says=f"{beat.phase}{loss}")
+    dice = "" if beat.dice is None or beat.loss is None else f"  Dice {beat.dice:.3f}"
+    progress.update(task, completed=beat.step, total=beat.steps or None, says=f"{beat.phase}{loss}{dice}")

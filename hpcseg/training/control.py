@@ -2,7 +2,7 @@
 
     heartbeat.json = {"state", "phase", "step", "steps", "epoch", "loss", "eta_s",
                       "time", "host", "pid", "pid_start", "attempt",
-                      "checkpoint": null or {"saves", "seconds", "last_seconds", "bytes", "time"},
+                      "dice", "dsc", "checkpoint": null or {"saves", "seconds", "last_seconds", "bytes", "time"},
                       "progress", "progress_time"}
 
 Knows nothing of schedulers: whoever installs signal handlers calls `ask_to_stop`.
@@ -120,6 +120,19 @@ class Control:
     def longest_step_s(self) -> float:
         """The longest time between two steps of one phase in this attempt: so long may a request to stop wait."""
         return self._longest_step_s
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the phase ends, as of the last beat that was due; None where that is not known."""
+        return self._beat.eta_s
+
+    def validated(self, dice: float | None) -> None:
+        """Note the mean Dice of an epoch's validation minibatches, for the heartbeats that follow."""
+        self._beat = replace(self._beat, dice=dice)
+
+    def measured(self, dsc: float | None) -> None:
+        """Note the mean DSC of the volumes that a run was measured on, for the last heartbeat."""
+        self._beat = replace(self._beat, dsc=dsc)
 
     def ask_to_stop(self) -> None:
         """Ask the job to save and stop; only sets a flag, so a signal handler may call it."""

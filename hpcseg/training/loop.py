@@ -9,25 +9,24 @@ before anything is concluded from them or saved.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import Interrupted, TrainingError
-from hpcseg.files import append_line, json_lines, sync_file, write_text
+from hpcseg.files import sync_file
 from hpcseg.paths import HISTORY_FILE, RUN_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.deferred import DeferredLosses, StopFlag
+from hpcseg.training.history import append_record, cut_history, epoch_line, epoch_record, mean_dice
 from hpcseg.training.schedule import Schedule
 from hpcseg.training.task import Task
 from hpcseg.training.update import restore_optimizer
@@ -67,6 +66,7 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig, digest:
     task.pulse = control.pulse
     with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
         while progress.epoch < task.epochs and not progress.ended:
+            began = time.monotonic()
             while progress.step < task.steps:
                 found = task.train_step(next(batches))
                 progress.step += 1
@@ -84,8 +84,11 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig, digest:
             _keep_best(task, progress, config, schedule.watched)
             measured = task.measure(progress.epoch)
             task.on_epoch_end(progress.epoch, means)
+            record = epoch_record(progress.epoch, means, validation, schedule.rate, measured)
+            control.validated(mean_dice(record))
             if task.ranks.leads:
-                _append_history(run, progress.epoch, means, validation, schedule.rate, measured)
+                append_record(run, record)
+                print(epoch_line(record, task.epochs, time.monotonic() - began, control.eta_s), flush=True)
             progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
             if progress.epoch % config.checkpoint_epochs == 0 or progress.ended or progress.epoch == task.epochs:
                 checkpointer.save()
@@ -149,7 +152,7 @@ def _resume(task: Task, run: Path, schedule: Schedule, digest: str) -> Progress:
     """Take up the newest checkpoint; a new run begins with the weights of rank 0 on all ranks."""
     state = task.ranks.of_leader(lambda: load_checkpoint(run, digest))
     if task.ranks.leads:
-        _cut_history(run, 0 if state is None else state["progress"]["epoch"])
+        cut_history(run, 0 if state is None else state["progress"]["epoch"])
     if state is None:
         task.ranks.align(task.modules)
         return Progress()
@@ -189,25 +192,3 @@ def _keep_best(task: Task, progress: Progress, config: TrainingConfig, value: fl
     if value is not None and (value < progress.best_value or config.select == "last"):
         progress.best_epoch, progress.best_value = progress.epoch, value
         progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in task.kept.state_dict().items()}
-
-
-def _append_history(
-    run: Path, epoch: int, means: dict[str, float], validation: float | None, rate: float, measured: dict[str, Any]
-) -> None:
-    line = {
-        "epoch": epoch + 1,
-        "training_loss": next(iter(means.values())),
-        "validation_loss": validation,
-        "learning_rate": rate,
-        "losses": means,
-        **measured,
-    }
-    append_line(run / HISTORY_FILE, line)
-
-
-def _cut_history(run: Path, epochs: int) -> None:
-    """Leave the lines of the epochs that the checkpoint knows."""
-    path = run / HISTORY_FILE
-    if path.exists():
-        lines = [line for line in json_lines(path) if isinstance(line.get("epoch"), int) and line["epoch"] <= epochs]
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

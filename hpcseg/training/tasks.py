@@ -101,6 +101,7 @@ class SegmentationTask(NetworkTask):
     """
 
     phase = "training"
+    _overlap: Tensor  # of the last validation
     partly_labelled = False  # whether voxels of a minibatch may have no class, see `hpcseg.networks.losses`
 
     def __init__(
@@ -188,13 +189,25 @@ class SegmentationTask(NetworkTask):
         count = self.config.training.validation_steps
         steps = range(epoch * count, (epoch + 1) * count)
         with torch.no_grad(), closing(prefetched(self._validation, steps, device=self.device)) as batches:
-            losses = torch.stack([self._validated(batch) for batch in batches])
-        return math.fsum(losses.tolist()) / count
+            losses, overlaps = zip(*(self._validated(batch) for batch in batches), strict=True)
+        self._overlap = self.ranks.add_up(torch.stack(overlaps).sum(dim=0))
+        return math.fsum(torch.stack(losses).tolist()) / count
 
-    def _validated(self, batch: Batch) -> Tensor:
+    def _validated(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and overlap of one batch."""
+        from hpcseg.training.patch_dice import overlap
+
         if self.pulse is not None:
             self.pulse()
-        return self.segmentation_loss(batch, self.kept)
+        assert batch.label_BDHW is not None
+        logits_BCDHW = self.logits(batch.images, self.kept)
+        return self.loss_of(logits_BCDHW, batch.label_BDHW), overlap(logits_BCDHW, batch.label_BDHW)
+
+    def measure(self, epoch: int) -> dict[str, Any]:
+        """Dice of each class in the validation minibatches of the epoch."""
+        from hpcseg.training.patch_dice import dice
+
+        return {"validation_dice": dice(self._overlap)}
 
 
 class AutoencoderTask(NetworkTask):

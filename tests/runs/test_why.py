@@ -128,6 +128,16 @@ def test_of_many_runs_those_that_deserve_attention_come_first() -> None:
     assert few.index("run4") < few.index("bad") and "more" not in few
 
 
+def test_dice_stands_beside_the_loss_and_a_run_that_is_done_has_its_dsc() -> None:
+    running = RunStatus("a", "train", "running", "", phase="training", step=3, steps=9, loss=0.25, dice=0.8125)
+    done = RunStatus("b", "train", "done", "", phase="evaluating", step=9, steps=9, loss=0.2, dice=0.85, dsc=0.875)
+    rows = [line.split() for line in shown([running, done]).splitlines() if "train" in line]
+    assert [[cell for cell in row if cell not in "│┃"] for row in rows] == [
+        ["train", "a", "running", "training", "3/9", "0.2500", "0.812"],
+        ["train", "b", "done", "DSC", "0.875", "0.2000", "0.850"],
+    ]
+
+
 def test_all_of_many_runs_are_plain_lines_and_quick(capsys: pytest.CaptureFixture[str]) -> None:
     lines = many(10_000)
     began = time.process_time()

@@ -138,7 +138,7 @@ class MultitaskTask(SegmentationTask):
         return torch.stack([reconstruction_loss(self, *pair) for pair in pairs]).mean()
 
     def measure(self, epoch: int) -> dict[str, Any]:
-        """Share of each loss, weighted as in `losses`, in the gradient of the convolutions that both have.
+        """Dice; the share of each loss, weighted as in `losses`, in the gradient of the convolutions that both have.
 
         Of the epoch's last minibatch, with the weights as they are after it: norm of the loss's gradient over the sum
         of both norms. Batch norms' statistics, which forward passes move, are put back.
@@ -158,8 +158,9 @@ class MultitaskTask(SegmentationTask):
                 buffer.copy_(value)
         both = segmentation + reconstruction
         if not (math.isfinite(both) and both > 0):  # an overflow of float16
-            return {}
-        return {"gradient_shares": {"segmentation": segmentation / both, "reconstruction": reconstruction / both}}
+            return super().measure(epoch)
+        shares = {"segmentation": segmentation / both, "reconstruction": reconstruction / both}
+        return super().measure(epoch) | {"gradient_shares": shares}
 
     def _gradient_norm(self, loss: Tensor) -> float:
         """Norm of a loss's gradient with respect to the tied convolutions, over all ranks; scaled as in training."""

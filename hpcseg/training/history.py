@@ -1,0 +1,72 @@
+"""What is known of each epoch: a line of `history.jsonl`, and the same in words for the log."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcseg.files import append_line, json_lines, write_text
+from hpcseg.paths import HISTORY_FILE
+from hpcseg.text import duration
+
+
+def epoch_record(
+    epoch: int, means: Mapping[str, float], validation: float | None, rate: float, measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `history.jsonl` has of an epoch, which counts from 0.
+
+    Args:
+        epoch: from 0; the record counts from 1.
+        means: of the losses of its steps; the first is the one that counts.
+        validation: the loss on validation minibatches.
+        rate: the learning rate of the next epoch.
+        measured: what else the task measured.
+    """
+    losses = {"training_loss": next(iter(means.values())), "validation_loss": validation, "learning_rate": rate}
+    return {"epoch": epoch + 1, **losses, "losses": dict(means), **measured}
+
+
+def append_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Add an epoch's record."""
+    append_line(run / HISTORY_FILE, record)
+
+
+def cut_history(run: Path, epochs: int) -> None:
+    """Leave the records of the first `epochs`: those that a checkpoint knows."""
+    path = run / HISTORY_FILE
+    if path.exists():
+        lines = [line for line in json_lines(path) if isinstance(line.get("epoch"), int) and line["epoch"] <= epochs]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def mean_dice(record: Mapping[str, Any]) -> float | None:
+    """Of the foreground classes in the validation minibatches; None where none was measured."""
+    known = [value for value in record.get("validation_dice") or () if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int, seconds: float, left_s: float | None) -> str:
+    """An epoch in words, for the log.
+
+    Args:
+        record: see `epoch_record`.
+        epochs: of the whole training.
+        seconds: that the epoch took, its validation included.
+        left_s: seconds until the training ends; None: not known.
+
+    >>> record = epoch_record(4, {"segmentation": 0.25}, 0.3, 1e-3, {"validation_dice": [0.8, None, 0.5]})
+    >>> epoch_line(record, 100, 1.25, 240.0)
+    'epoch 5 of 100: segmentation 0.2500, validation 0.3000, Dice 0.800 – 0.500, rate 0.001, 1.2 s, 4 min left'
+    """
+    parts = [f"{name} {value:.4f}" for name, value in record["losses"].items()]
+    if record["validation_loss"] is not None:
+        parts.append(f"validation {record['validation_loss']:.4f}")
+    if "validation_dice" in record:
+        values = ["–" if value is None else f"{value:.3f}" for value in record["validation_dice"]]
+        parts.append(f"Dice {' '.join(values)}")
+    parts += [f"rate {record['learning_rate']:.3g}", f"{seconds:.1f} s"]
+    parts += [f"{duration(left_s)} left"] if left_s is not None else []
+    return f"epoch {record['epoch']} of {epochs}: {', '.join(parts)}"
