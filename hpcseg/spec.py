@@ -30,11 +30,15 @@ Inside = Annotated[Path, AfterValidator(path_inside)]  # relative to the folder 
 
 
 class CaseRef(Section):
-    """A scan on disk; `label` is None where there is none."""
+    """A scan on disk; `label` is None where there is none.
+
+    `mark` stands for the content of both files when the run was planned; "": not known.
+    """
 
     name: Name
     image: Path
     label: Path | None = None
+    mark: str = ""
 
 
 class SourceRef(Section):
@@ -159,7 +163,7 @@ def spec_text(spec: AnySpec) -> str:
     return with_seal(spec.model_dump_json(indent=1))
 
 
-_PLACES = {"image", "label"}  # of scans, which may move
+_PLACES = {"image", "label", "mark"}  # of scans, which may move; `id` stands for what they hold
 _UNSIGNED: dict[str, Any] = {
     "config": True,  # of one that is shared, it is that of the first run that asked for it; `id` stands for it
     "statistics": True,

@@ -29,6 +29,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.version import code_version
+from hpcseg.volumes.digests import require_unchanged
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scans import read_label, write_mask
 
@@ -75,6 +76,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
+    require_unchanged([scan])
     found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
     label_zyx = read_label(scan.label, found.grid)
     reference_zyx = merge_labels(label_zyx, spec.classes_in(group), spec.ignored_in(group))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
+from hpcseg.errors import BadInput
 from hpcseg.paths import STORE_FILE
 from hpcseg.runs.parents import note_parents, parents_of
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
-from hpcseg.spec import AnySpec, LabelSpec, PackSpec, PretrainSpec, TrainSpec
+from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, TrainSpec, read_spec
 from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
 from hpcseg.training.strategy import check_shares
 from hpcseg.version import code_version
+from hpcseg.volumes.digests import require_unchanged
 
 
 def run_spec(
@@ -52,6 +57,7 @@ def _train(
     from hpcseg.training.ranks import joined
 
     with joined(info, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
+        ranks.of_leader(lambda: require_unchanged(_scans_of(run, spec)))
         ranks.of_leader(lambda: note_parents(run.path, parents_of(spec)))
         if isinstance(spec, LabelSpec):
             from hpcseg.inference import pseudo_labels
@@ -68,10 +74,31 @@ def _train(
             remove_checkpoints(run.path)
 
 
+def _scans_of(run: RunDir, spec: PretrainSpec | LabelSpec | TrainSpec) -> Iterator[CaseRef]:
+    """The scans that a run is measured on, and those that the stores it reads were made from."""
+    measured: tuple[CaseRef, ...] = ()
+    if isinstance(spec, TrainSpec):
+        measured = (*spec.validation_scans, *spec.test_scans)
+        sources = (spec.labelled, *spec.autoencoder_sources, *spec.pseudo_labelled)
+    else:
+        sources = (spec.source,) if isinstance(spec, LabelSpec) else (spec.statistics, *spec.sources)
+    yield from measured
+    read: dict[Path, set[str]] = {}
+    for source in sources:
+        read.setdefault(source.store.parent, set()).update(source.cases)
+    for pack, names in read.items():
+        packed = None
+        with suppress(BadInput):  # a store can do without
+            packed = read_spec(run.runs_root / pack)
+        if isinstance(packed, PackSpec):
+            yield from (case for case in packed.cases if case.name in names)
+
+
 def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control) -> None:
     from hpcseg.volumes.packing import pack
 
     began = time.monotonic()
+    require_unchanged(spec.cases)
 
     def progress(done: int, cases: int, name: str) -> None:
         control.reached(done)

@@ -275,8 +275,9 @@ def _end(job: _Job, control: Control, cause: Cause, detail: str) -> None:
 def _fail(job: _Job, control: Control, error: BaseException) -> None:
     run, rank_info = job.run, job.rank_info
     known = run.failure() if isinstance(error, RankLost) else None
-    # Whoever lost another rank knows less than that one may have written.
-    if not isinstance(error, RankLost) or (rank_info.leads and known is None):
+    # Whoever lost another rank knows less than that one may have written, and on Slurm than the batch script, which
+    # says whether the job goes on: until then the run has not failed.
+    if not isinstance(error, RankLost) or (rank_info.leads and known is None and job.slurm is None):
         run.write_error(error)
     control.close("failed")
     if known is not None:

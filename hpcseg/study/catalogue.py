@@ -15,7 +15,7 @@ from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset
-from hpcseg.volumes.digests import Digests, cache_folder
+from hpcseg.volumes.digests import Digests, cache_folder, mark_of
 from hpcseg.volumes.folds import Split
 from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.splits import GivenSplits, read_splits
@@ -49,7 +49,7 @@ class Catalogue:
         self.notes: list[str] = []  # on the datasets that were opened
         # Caches live and die with this catalogue: a later plan sees changed files.
         self.dataset = functools.cache(self._open)
-        self.digest = functools.cache(self._digest)
+        self.digest = functools.cache(self._digests.of_case)
         self.spacing = functools.cache(self._read_spacing)
         self._given = functools.cache(self._given_splits)
         self._splits = functools.cache(self._split)
@@ -88,6 +88,10 @@ class Catalogue:
     def older_digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
         """What versions before 0.2 took for the digests of the same cases."""
         return {name: older for name, (_, older) in self._both(cases).items()}
+
+    def marked(self, cases: Iterable[CaseRef]) -> tuple[CaseRef, ...]:
+        """The same cases, with what stands for the content of their files."""
+        return tuple(case.model_copy(update={"mark": mark_of(self.digest(case)[0])}) for case in cases)
 
     def _both(self, cases: Iterable[CaseRef]) -> dict[str, tuple[str, str]]:
         with ThreadPoolExecutor(READERS) as pool:
@@ -165,10 +169,6 @@ class Catalogue:
         dataset = open_dataset(find_dataset(name, self._data))
         self.notes += dataset.notes
         return dataset
-
-    def _digest(self, case: CaseRef) -> tuple[str, str]:
-        files = [self._digests.of(path) for path in (case.image, case.label) if path is not None]
-        return "+".join(digest for digest, _ in files), "+".join(older for _, older in files)
 
     def _read_spacing(self, image: Path) -> Spacing:
         from hpcseg.volumes.scans import read_grid  # imports nibabel, which a fixed spacing does without

@@ -171,7 +171,7 @@ class Resolver:
         (test, test_classes, test_ignore), test_json, older_test = self._once(
             ("test", id(config.data), config.fold), lambda: self._test(config), config
         )
-        scans = self.catalogue.training_scans(config)
+        scans = self._once(("scans", pack.id), lambda: {case.name: case for case in pack.cases})
         labelled = self._source(pack, split.labelled)
         return _Material(
             needs=needs,
@@ -205,7 +205,7 @@ class Resolver:
         scans, classes, ignore = self.catalogue.test_set(config)
         digests, older = self.catalogue.digests(scans), self.catalogue.older_digests(scans)
         now, before = (canonical([[case.name, found[case.name]] for case in scans]) for found in (digests, older))
-        return TestSet(scans, classes, ignore), now, before if before != now else None
+        return TestSet(self.catalogue.marked(scans), classes, ignore), now, before if before != now else None
 
     def _seen(self, config: RunConfig, dataset: Dataset, pack: PackSpec, needs: Needs) -> tuple[SourceRef, ...]:
         """Every volume that is seen without its label: training cases, and by configuration the held-out fold, imagesTs
@@ -251,11 +251,11 @@ class Resolver:
                 cases = tuple(CaseRef(name=case.name, image=case.image) for case in unlabelled)
             spec = pack_spec(section, dataset, cases, spacing, classes).model_copy(update={"dataset": name})
             run_id, older = (
-                pack_id(spec, digests_of(spec.cases))
+                pack_id(spec, digests_of(cases))
                 for digests_of in (self.catalogue.digests, self.catalogue.older_digests)
             )
-            run_id = older if older != run_id and self.earlier.packed(older, spec.cases) else run_id
-            return spec.model_copy(update={"id": run_id})
+            run_id = older if older != run_id and self.earlier.packed(older, cases) else run_id
+            return spec.model_copy(update={"id": run_id, "cases": self.catalogue.marked(cases)})
 
         spec = self._once(("pack", name, spacing, classes, section.padding, section.pyramid_clip), make)
         if spec.id not in self.stages:

@@ -15,12 +15,13 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
+from hpcseg.spec import CaseRef
 
 _EDGE_BYTES = 512
 _HEADER_BYTES = 540  # of NIfTI-2
@@ -59,6 +60,11 @@ class Digests:
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror}); correct the path or dataset.json") from None
         return of_ends, of_ends
+
+    def of_case(self, case: CaseRef) -> tuple[str, str]:
+        """Both of a case's image and label."""
+        files = [self.of(path) for path in (case.image, case.label) if path is not None]
+        return "+".join(digest for digest, _ in files), "+".join(older for _, older in files)
 
     def save(self) -> None:
         """Keep what was found; a folder that cannot be written to costs the time of the next plan, nothing else."""
@@ -102,6 +108,27 @@ class Digests:
     def _file(self, folder: Path) -> Path:
         assert self._folder is not None
         return self._folder / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:20]}.json"
+
+
+def mark_of(digest: str) -> str:
+    """What a run keeps of a case's digest: enough to see that a file was changed."""
+    return hashlib.sha256(digest.encode()).hexdigest()[:16]
+
+
+def require_unchanged(cases: Iterable[CaseRef]) -> None:
+    """Look whether the files of cases are what they were when a run was planned; those that are gone say nothing.
+
+    Raises:
+        BadInput: one was changed since.
+    """
+    digests = Digests(cache_folder())
+    for case in cases:
+        if not case.mark or not all(path.is_file() for path in (case.image, case.label) if path is not None):
+            continue
+        if mark_of(digests.of_case(case)[0]) != case.mark:
+            both = f"{case.image}" + (f" or {case.label}" if case.label is not None else "")
+            raise BadInput(f"{both} was changed after this run was planned; hpcseg sweep plans another one from it")
+    digests.save()
 
 
 def scan_digest(path: Path) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.errors import BadInput, HpcsegError
+from hpcseg.errors import BadInput, HpcsegError, RankLost
 from hpcseg.jobs import entry
 from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import RunDir
+from hpcseg.spec import TrainSpec, spec_text
 from hpcseg.study.plan import Plan
 from tests.waiting import PATIENCE_S
 
@@ -173,3 +174,49 @@ def test_a_run_by_hand_heeds_no_old_pool_and_no_old_cancellation(pack_run: RunDi
     pack_run.write_submission(submission)
     assert run_stage(str(pack_run.path)) == "stopped"
     assert entry.execute(pack_run) == "done"
+
+
+def test_scans_that_were_changed_while_a_run_waited_are_neither_packed_nor_learnt_from_nor_measured(
+    plan_study: Callable[..., Plan], write_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data" / "Tiny")
+    plan = plan_study(data=data.parent)
+    (pack, train), labels = plan.stages, sorted((data / "labelsTr").iterdir())
+    for run_id in plan.stages:
+        plan.run(run_id).path.mkdir(parents=True)
+        (plan.run(run_id).path / "run.json").write_text(spec_text(plan.stages[run_id].spec))
+    spec = plan.stages[train].spec
+    assert isinstance(spec, TrainSpec)
+    validates = spec.validation_scans[0].label
+    learns = next(path for path in labels if path.name.removesuffix(".nii.gz") in spec.labelled.cases)
+    unread = next(path for path in labels if path.name.removesuffix(".nii.gz") not in spec.labelled.cases)
+    assert validates is not None
+
+    def refused(run_id: str, path: Path) -> None:
+        before = path.read_bytes()
+        path.write_bytes(labels[labels.index(path) - 1].read_bytes())
+        with pytest.raises(BadInput, match=rf"{path} was changed after this run was planned; hpcseg sweep plans"):
+            run_stage(str(plan.run(run_id).path))
+        path.write_bytes(before)
+
+    refused(pack, learns)
+    assert run_stage(str(plan.run(pack).path)) == "done"
+    refused(train, validates)
+    refused(train, learns)
+    assert not (plan.run(train).path / "history.jsonl").exists()
+    learns.unlink()  # the store has it
+    assert run_stage(str(plan.run(train).path)) == "done" and unread.exists()
+
+
+def test_a_lost_rank_is_no_failure_before_the_batch_script_has_said_what_follows(
+    pack_run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object) -> None:
+        raise RankLost("another rank ended")
+
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(entry, "run_spec", lose)
+    with pytest.raises(RankLost):
+        run_stage(str(pack_run.path))
+    assert pack_run.failure() is None and causes(pack_run) == ["killed"]
