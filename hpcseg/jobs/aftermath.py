@@ -26,7 +26,10 @@ SAVED: frozenset[Cause] = frozenset({"limit", "preempted", "requeued"})
 
 
 def main(arguments: list[str]) -> int:
-    """Look at how the array task of this batch script ended.
+    """Look at how the array task of this batch script ended; 0 if its run is done all the same, else 1 or 2.
+
+    A rank that is killed as the last thing that happens ends srun badly, and nothing else: what waits for the run may
+    begin.
 
     `arguments`: the array's folder, srun's exit code, and how long each file of output was when this start began.
     """
@@ -42,12 +45,13 @@ def main(arguments: list[str]) -> int:
     try:
         record = read_array(folder.parents[1], folder.name)
         if record is None or job.index not in record.tasks:
-            return 0
+            return 1
         run = RunDir.of(folder.parents[1], record.stage, record.runs[record.tasks.index(job.index)])
         look_after(run, job, record, code, logs)
+        return 0 if run.is_done() else 1
     except HpcsegError as error:
         print(error, file=sys.stderr)
-    return 0
+    return 1
 
 
 def look_after(run: RunDir, job: SlurmJob, record: ArrayRecord, code: int, logs: Mapping[str, int]) -> None:

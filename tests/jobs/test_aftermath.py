@@ -217,6 +217,19 @@ def test_a_cancelled_job_is_cancelled_whatever_killed_it() -> None:
     assert aftermath.corrected_end(End("preempted", "…"), JOB, RUNS, 1.0).cause == "preempted"
 
 
+def test_it_says_whether_the_run_is_done_all_the_same(
+    array: tuple[RunDir, ArrayRecord], scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, record = array
+    monkeypatch.setattr(aftermath, "slurm_job", lambda: JOB)
+    words = [str(run.runs_root / "slurm" / record.tag), "137"]
+    monkeypatch.setattr(aftermath.signal, "signal", lambda *_: None)
+    assert aftermath.main(words) == 1
+    (run.path / "store.h5").touch()
+    run.mark_done()
+    assert aftermath.main(words) == 0
+
+
 def test_outside_a_job_it_explains_itself_and_starts_fast(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hpcseg.jobs.aftermath", str(tmp_path), "1"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)

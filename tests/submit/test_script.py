@@ -84,8 +84,17 @@ def test_the_script_of_an_array_in_full() -> None:
         "",
         "",
         "# teardown",
-        f'code=$?; [ "$code$terminated" = 0 ] || /opt/python -m hpcseg.jobs.aftermath {at} $code $began; exit $code',
+        f'code=$?; [ "$code$terminated" = 0 ] || ! /opt/python -m hpcseg.jobs.aftermath {at} $code $began || code=0; '
+        "exit $code",
     ]
+
+
+@pytest.mark.parametrize(("srun", "aftermath", "code"), [(0, 1, 0), (137, 1, 137), (137, 0, 0)])
+def test_a_job_ends_well_where_srun_does_or_the_run_is_done_all_the_same(srun: int, aftermath: int, code: int) -> None:
+    text = script_text(profile_of(python="after"), record_of(), Path("/r"), lead_s=90)
+    teardown = text.rpartition("# teardown\n")[2]
+    script = f"after() {{ return {aftermath}; }}\n(exit {srun})\n{teardown}"
+    assert subprocess.run(["bash", "-c", script], check=False).returncode == code
 
 
 def test_a_container_stands_before_the_jobs_python_and_not_before_what_calls_slurm() -> None:
@@ -93,7 +102,7 @@ def test_a_container_stands_before_the_jobs_python_and_not_before_what_calls_slu
     text = script_text(profile_of(container="apptainer exec --nv x.sif"), record_of(), folder, lead_s=90)
     (srun,) = [line for line in text.splitlines() if line.startswith("srun")]
     assert "apptainer exec --nv x.sif python -u -m hpcseg.jobs.start '/r/a folder/train-0123abcd'" in srun
-    assert f"|| {shlex.quote(sys.executable)} -m hpcseg.jobs.aftermath" in text
+    assert f"|| ! {shlex.quote(sys.executable)} -m hpcseg.jobs.aftermath" in text
     own = profile_of(container="apptainer exec x.sif", python="/venv/bin/python")
     assert own.job_python == "apptainer exec x.sif /venv/bin/python"
     assert profile_of().job_python == profile_of().script_python == shlex.quote(sys.executable)
