@@ -124,6 +124,21 @@ class ArrayRecord(_Record):
     job_id: str | None = None  # Slurm's id of the array; None: not heard yet
     refused: str = ""  # why there is no such array: what sbatch said, and the queue did not contradict
 
+    @classmethod
+    def unread(cls, submission: Submission, stage: str, run_id: str, uid: int) -> ArrayRecord:
+        """What is known of the array of another user, number `uid`, by the submission of one of its runs."""
+        return cls(
+            tag=submission.array,
+            stage=stage,
+            runs=(run_id,),
+            tasks=(submission.task,),
+            submitted=submission.submitted,
+            host=submission.host,
+            submitter=submission.pool or Process(pid=0, pid_start=0.0),
+            asked=Asked(minutes=0, memory_mb=0),
+            uid=uid,
+        )
+
     @property
     def unconfirmed(self) -> bool:
         """Whether nobody has heard yet if Slurm took it."""

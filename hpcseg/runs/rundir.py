@@ -4,6 +4,7 @@ there about the run. Locks of it and of the folder of all runs."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -35,6 +36,15 @@ _DONE = {
     "train": {paths.RESULT_FILE},
 }
 ReadArray = Callable[[Path, str], ArrayRecord | None]
+
+
+class Judged:
+    """What was found out about results, remembered by whoever looks at many runs: several may be made from one."""
+
+    def __init__(self) -> None:
+        self.why_unusable = functools.cache(why_unusable)
+        self.fingerprint = functools.cache(fingerprint)
+        self.is_done: Callable[[Path], bool] = functools.cache(lambda path: RunDir(path).is_done(self))
 
 
 class RunDir:
@@ -100,31 +110,34 @@ class RunDir:
         """
         return read_record(f"{self.path}/{paths.ERROR_FILE}", Failure)
 
-    def is_done(self) -> bool:
+    def is_done(self, judged: Judged | None = None) -> bool:
         """Whether the stage is complete: its record is there and may be used, and so is what later stages read.
 
         What other runs have taught is complete as long as they are, and their networks and labels what they were.
         """
         names = self._names()
-        return self._complete(names) and not self._unusable(names)
+        return self._complete(names) and not self._unusable(names, judged or Judged())
 
-    def evidence(self, read: ReadArray = read_array, *, attempts: bool = False) -> Evidence:
+    def evidence(
+        self, read: ReadArray = read_array, *, attempts: bool = False, judged: Judged | None = None
+    ) -> Evidence:
         """Everything that the files of the run, and the processes of this host, say about its state.
 
         Args:
             read: an array's record; one that remembers, for whoever asks for many runs.
             attempts: read the history of attempts as well.
+            judged: what is known of results already.
         """
         names = self._names()
         planned = paths.RUN_FILE in names
         history = tuple(read_attempts(self.path)) if attempts and paths.ATTEMPTS_FILE in names else ()
-        unusable = self._unusable(names) if planned else ""
+        unusable = self._unusable(names, judged or Judged()) if planned else ""
         if planned and not unusable and self._complete(names):
             return Evidence(planned=True, done=True, attempts=history)
         try:
             submission = self.submission() if paths.JOB_FILE in names else None
             heartbeat = self.heartbeat() if paths.HEARTBEAT_FILE in names else None
-            array = None if submission is None else read(self.runs_root, submission.array)
+            array = None if submission is None else self._array(submission, read)
             return Evidence(
                 planned=planned,
                 submission=submission,
@@ -139,15 +152,26 @@ class RunDir:
         except BadInput as error:
             return Evidence(planned=planned, damage=str(error), attempts=history, unusable=unusable)
 
+    def _array(self, submission: Submission, read: ReadArray) -> ArrayRecord | None:
+        """The Slurm array of a submission; of another user's, whose record is not shown, what `job.json` says of it."""
+        try:
+            return read(self.runs_root, submission.array)
+        except BadInput:
+            if os.access(paths.array_folder(self.runs_root, submission.array), os.X_OK):
+                raise
+            owner = (self.path / paths.JOB_FILE).stat().st_uid
+            return ArrayRecord.unread(submission, self.stage, self.id, owner)
+
     def _complete(self, names: set[str]) -> bool:
         return _DONE.get(self.stage, _DONE["pretrain"]) <= names
 
-    def _unusable(self, names: set[str]) -> str:
+    def _unusable(self, names: set[str], judged: Judged) -> str:
         """Why the result that is there may not be used."""
-        found = why_unusable(self.path, self.id) if self.stage == "train" and paths.RESULT_FILE in names else ""
-        return found or (self._changed_parent() if paths.PARENTS_FILE in names and self._complete(names) else "")
+        has_result = self.stage == "train" and paths.RESULT_FILE in names
+        found = judged.why_unusable(self.path, self.id) if has_result else ""
+        return found or (self._changed_parent(judged) if paths.PARENTS_FILE in names and self._complete(names) else "")
 
-    def _changed_parent(self) -> str:
+    def _changed_parent(self, judged: Judged) -> str:
         """Which run that taught this one is not done, or was done anew since; "" if there is none."""
         try:
             parents = read_parents(self.path)
@@ -155,9 +179,9 @@ class RunDir:
             return str(error)
         for name, known in parents.items():
             file = self.runs_root / name
-            if not RunDir(file.parent).is_done():
+            if not judged.is_done(file.parent):
                 return f"was made from {file.parent.name}, which is not done"
-            if fingerprint(file) != known:
+            if judged.fingerprint(file) != known:
                 return f"was made from {file.parent.name}, which was done anew since"
         return ""
 

@@ -20,7 +20,7 @@ from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import Evidence, Moved, Verdict
 from hpcseg.runs.judge import judge_all
 from hpcseg.runs.records import read_array
-from hpcseg.runs.rundir import RunDir
+from hpcseg.runs.rundir import Judged, RunDir
 from hpcseg.slurm.calls import CallError
 from hpcseg.slurm.commands import read_cluster
 from hpcseg.slurm.queue import Queue, read_queue
@@ -94,10 +94,10 @@ def _is_missed(evidence: Mapping[str, Evidence], verdicts: Mapping[str, Verdict]
 
 def _read_evidence(runs: Iterable[RunDir], attempts: bool) -> dict[str, Evidence]:
     """Evidence by run: each directory is listed once, each array's record read once."""
-    read, moved = functools.cache(read_array), functools.cache(_moved)
+    read, moved, judged = functools.cache(read_array), functools.cache(_moved), Judged()
     found = {}
     for run in runs:
-        one = run.evidence(read, attempts=attempts)
+        one = run.evidence(read, attempts=attempts, judged=judged)
         if one.array is not None and one.array.root:
             one = replace(one, moved=moved(run.runs_root, one.array.root, one.array.tag))
         found[run.id] = one

@@ -37,6 +37,20 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def test_each_result_is_judged_once_however_many_runs_were_made_from_it(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [write(MODEL), write(STORE), *(write(Path(f"train/student{n}/model.pt")) for n in range(3))]
+    note_parents(runs[1], [MODEL])
+    for student in runs[2:]:
+        note_parents(student, [STORE, MODEL])
+    judged: list[str] = []
+    monkeypatch.setattr("hpcseg.runs.rundir.why_unusable", lambda path, name: judged.append(name) or "")
+    states = read_states([RunDir(path) for path in runs])
+    assert {verdict.state for verdict in states.verdicts.values()} == {"done"}
+    assert sorted(judged) == ["student0", "student1", "student2", "teacher"]
+
+
 def test_a_finished_run_is_not_done_once_who_taught_it_is_not_who_it_was(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
