@@ -15,6 +15,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import read_json
 from hpcseg.host import is_alive
 from hpcseg.paths import HEARTBEAT_FILE
+from hpcseg.text import in_words
 
 HeartbeatState = Literal["running", "stopped", "done", "failed"]
 
@@ -79,5 +80,5 @@ def read_heartbeat(run: Path) -> Heartbeat | None:
         raise
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+        what = f"{'.'.join(map(str, first['loc'])) or 'content'}: {in_words(first)}"
         raise BadInput(f"{path}: not a heartbeat ({what}); remove the file") from None

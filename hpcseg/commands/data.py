@@ -112,10 +112,10 @@ def _inspect(path: Path, label: Path | None, png: Path | None, force: bool, work
             raise BadInput(f"{path}: a run has no pictures; give --png with a dataset's folder or a store")
         return inspect_run(path.resolve())
     if path.is_dir():
-        from hpcseg.inspection.dataset_findings import inspect_dataset
         from hpcseg.inspection.foreign import refuse_folder
 
         refuse_folder(path)
+        from hpcseg.inspection.dataset_findings import inspect_dataset  # takes half a second
 
         with terminal.counting("reading scans") as progress:
             return inspect_dataset(
@@ -132,8 +132,9 @@ def _inspect(path: Path, label: Path | None, png: Path | None, force: bool, work
 
         return inspect_scan(path, label, pictures=png, force=force)
     from hpcseg.inspection.foreign import refuse_file
-    from hpcseg.inspection.store_findings import inspect_store
 
     refuse_file(path)
+    from hpcseg.inspection.store_findings import inspect_store
+
     with terminal.counting("checking") as progress:
         return inspect_store(path, progress, pictures=png, force=force)

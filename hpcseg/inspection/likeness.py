@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hpcseg.inspection.fingerprints import SAME_STEP, Fingerprint, Floats
 
@@ -152,6 +150,9 @@ def _same_steps(prints: Sequence[Fingerprint], cases: Sequence[int]) -> list[Lik
 
 def _joined(kind: str, names: Sequence[int], pairs: Sequence[tuple[int, int, float]]) -> list[Likeness]:
     """Sets of cases that pairs join; `names` gives the case of each index of a pair."""
+    from scipy.sparse import coo_array  # a third of what a look at one scan imports
+    from scipy.sparse.csgraph import connected_components
+
     ends = tuple(np.array([pair[:2] for pair in pairs], dtype=int).reshape(-1, 2).T)
     graph = coo_array((np.ones(len(pairs)), ends), shape=(len(names), len(names)))
     members, scores = defaultdict(list), defaultdict(list)

@@ -20,7 +20,7 @@ from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.runs.result_file import why_unusable
 from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
-from hpcseg.text import nearest
+from hpcseg.text import in_words, nearest
 
 _MANY = 1000  # runs
 
@@ -183,7 +183,7 @@ def _read_result(path: Path, run: str) -> tuple[Result | None, str | None]:
 
 def _first(error: ValidationError) -> str:
     problem = error.errors()[0]
-    return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {problem['msg']}"
+    return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {in_words(problem)}"
 
 
 def _sets(runs: Iterable[Run]) -> tuple[SetName, ...]:

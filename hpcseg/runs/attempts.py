@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from hpcseg.files import append_line, json_lines, leave_out
 from hpcseg.heartbeat import Moment
 from hpcseg.paths import ATTEMPTS_FILE
+from hpcseg.text import in_words
 
 # How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
 # that is not known; cancelled; stopped: asked to save and stop; node: its node failed; memory: the host's, used up;
@@ -96,7 +97,7 @@ def read_attempts(run: Path) -> list[Attempt]:
         try:
             attempt = _ADAPTER.validate_python(value)
         except ValidationError as error:
-            leave_out(f"{run / ATTEMPTS_FILE}: a line is no attempt ({error.errors()[0]['msg']})")
+            leave_out(f"{run / ATTEMPTS_FILE}: a line is no attempt ({in_words(error.errors()[0])})")
             continue
         found[attempt.number, attempt.job, attempt.restart] = attempt
     return list(found.values())

@@ -24,6 +24,7 @@ from hpcseg.volumes.scratch import slabs
 from hpcseg.volumes.voxels import Intensities
 
 MAX_VOXELS = 2**31  # of a resampled volume; more is a wrong spacing
+MAX_AXIS = 2**15  # the same of an axis: its matrix has as many rows
 
 Classes = Sequence[Sequence[int]]
 
@@ -76,7 +77,7 @@ def preprocess(
     outside = scan.extent[0] if padding == "minimum" else float(padding)
     crop = _box_above(scan, outside)
     shape = target_shape([axis.stop - axis.start for axis in crop], grid.spacing_zyx, spacing_zyx)
-    if math.prod(shape) > MAX_VOXELS:
+    if math.prod(shape) > MAX_VOXELS or max(shape) > MAX_AXIS:
         raise BadInput(
             f"{image}: {grid.spacing_zyx} mm resampled to {spacing_zyx} mm gives {shape} voxels, too many; "
             "correct the scan's header or preprocessing.spacing"

@@ -141,9 +141,9 @@ def resample_labels(label_zyx: NDArray[np.uint8], shape_zyx: Sequence[int], n_cl
 
 
 def target_shape(shape_zyx: Sequence[int], spacing_zyx: Spacing, target_zyx: Spacing) -> Triple:
-    """Voxels per axis that cover the same extent at the spacing `target_zyx` (mm), at least 1."""
+    """Voxels per axis that cover the same extent at the spacing `target_zyx` (mm), 1 to 2⁶²."""
     z, y, x = (
-        max(1, round(n * spacing / target))
+        max(1, round(min(n * spacing / target, 2.0**62)))
         for n, spacing, target in zip(shape_zyx, spacing_zyx, target_zyx, strict=True)
     )
     return z, y, x

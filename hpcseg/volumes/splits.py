@@ -144,8 +144,8 @@ def parse_splits(text: str, path: Path, groups: Mapping[str, str]) -> GivenSplit
 def _json_list(text: str) -> list[Any]:
     try:
         items = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"not valid JSON ({error})") from None
+    except (RecursionError, ValueError) as error:  # brackets in brackets, a number of thousands of digits
+        raise BadInput(f"not valid JSON ({str(error).split(';')[0]})") from None
     if not isinstance(items, list) or not items:
         raise BadInput('needs a list, of {"train": [...], "val": [...]} or of {"case": ..., "fold": ..., "role": ...}')
     return items

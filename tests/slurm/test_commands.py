@@ -105,6 +105,10 @@ def test_slurm_is_there_where_its_controller_answers(slurm_tools: Tools, monkeyp
     assert not slurm_available()
     with pytest.raises(SchedulerError, match=r"does not answer \(scontrol failed with exit code 1\); is Slurm up\?"):
         cluster_for_submission()
-    (tools / "sbatch").unlink()
+    for name in ("sbatch", "scontrol"):
+        (tools / name).unlink()
     monkeypatch.setenv("PATH", str(tools))
     assert not slurm_available()
+    with pytest.raises(SchedulerError, match=r"there is no Slurm here .*: leave out --on slurm, or log in") as said:
+        cluster_for_submission()
+    assert "is Slurm up?" not in str(said.value)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.study.grids import expand
+from hpcseg.study.identity import canonical, relevant
 from hpcseg.study.keys import nest
 from hpcseg.study.sweepfile import Grid, Sweep, read_sweep
 from hpcseg.study.tables import Heading
@@ -57,6 +58,25 @@ def test_cells_share_the_sections_that_they_have_in_common() -> None:
     assert len({id(config.patches) for config in configs}) == 1
     assert len({id(config.training) for config in configs}) == 2
     assert len({id(config.network) for config in configs}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("[run]\nmultitask.levels = 3\nnetwork.levels = 1\n", ()),
+        ("[run]\nnetwork.levels = 1\n[[grid]]\nmultitask.levels = [2, 3]\n", ()),
+        ("[run]\nnetwork.levels = 1\n", ("multitask.levels=3",)),
+        ("[run]\nnetwork.levels = 1\n", ("multitask.levels=[2, 3]",)),
+    ],
+)
+def test_what_a_strategy_does_not_read_refuses_none_of_its_runs(
+    write_sweep: Callable[[str], Path], text: str, overrides: Sequence[str]
+) -> None:
+    path = write_sweep(text)
+    configs = [cell.config for cell in expand(read_sweep(path, [*overrides, "strategy=baseline"]))]
+    assert len({canonical(relevant(config)) for config in configs}) == 1
+    with pytest.raises(BadInput, match=r"multitask.levels = [23] exceeds network.levels = 1"):
+        expand(read_sweep(path, [*overrides, "strategy=[baseline, multitask]"]))
 
 
 @pytest.mark.parametrize(

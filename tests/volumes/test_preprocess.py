@@ -182,9 +182,18 @@ def test_several_classes_stay_apart(ball: tuple[Path, Path]) -> None:
     assert set(np.unique(done.label_zyx)) == {0, 1, 2}
 
 
-def test_an_absurd_spacing_is_refused(ball: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("spacing", [(0.01, 0.01, 0.01), (1e-5, 1e6, 1e6), (5e-324, 1.0, 1.0)])
+def test_an_absurd_spacing_is_refused_before_memory_is_asked_for(
+    ball: tuple[Path, Path], spacing: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcseg.volumes.preprocess.resample_cubic", None)
     with pytest.raises(BadInput, match=r"image\.nii\.gz: .* too many; correct the scan's header"):
-        preprocess(ball[0], None, spacing_zyx=(0.01, 0.01, 0.01), classes=(), padding=-1000.0)
+        preprocess(ball[0], None, spacing_zyx=spacing, classes=(), padding=-1000.0)
+
+
+def test_voxels_of_a_kilometre_are_one_of_the_network(ball: tuple[Path, Path]) -> None:
+    done = preprocess(ball[0], None, spacing_zyx=(1e6, 1e6, 1e6), classes=(), padding=-1000.0)
+    assert done.volume_zyx.shape == (1, 1, 1) and np.isfinite(done.volume_zyx).all()
 
 
 def test_merge_labels() -> None:

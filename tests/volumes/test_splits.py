@@ -150,6 +150,8 @@ def test_mistakes_are_one_line(rows: list[tuple[Any, ...]], message: str) -> Non
     ("name", "text", "message"),
     [
         ("a.json", "[1", r"a\.json: not valid JSON"),
+        ("a.json", "[" * 100_000, r"a\.json: not valid JSON"),
+        ("a.json", "[" + "9" * 5000 + "]", r"a\.json: not valid JSON"),
         ("a.json", '{"val": []}', r"a\.json: needs a list, of "),
         ("a.json", "[]", r"a\.json: needs a list, of "),
         ("a.json", "[3]", r"a\.json: row 1 must be of case, fold, role and rank, not 3"),

@@ -17,6 +17,7 @@ from hpcseg.results.collection import Collection, Record
 from hpcseg.results.tables.axes import as_toml
 from hpcseg.results.tables.cells import Beside, Key
 from hpcseg.results.tables.tables import Table
+from hpcseg.text import in_words
 
 PAPER = "paper"
 Pair = tuple[float, float | None]  # mean, SD
@@ -163,7 +164,7 @@ def _from_toml(text: str, where: str) -> Publication:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
-        raise BadInput(f"--against {where}: {place}: {problem['msg']}; it should be as published.toml") from None
+        raise BadInput(f"--against {where}: {place}: {in_words(problem)}; it should be as published.toml") from None
     except ValueError as error:
         raise BadInput(f"--against {where}: a set has not one pair per row and column ({error})") from None
     return Publication(label=found.label, dataset=found.dataset, aliases=found.aliases, tables=tables)
