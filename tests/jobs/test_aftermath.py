@@ -223,7 +223,7 @@ def test_it_says_whether_the_run_is_done_all_the_same(
     run, record = array
     monkeypatch.setattr(aftermath, "slurm_job", lambda: JOB)
     words = [str(run.runs_root / "slurm" / record.tag), "137"]
-    monkeypatch.setattr(aftermath.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("hpcseg.jobs.aftermath.signal.signal", lambda *_: None)
     assert aftermath.main(words) == 1
     (run.path / "store.h5").touch()
     run.mark_done()

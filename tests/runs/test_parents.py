@@ -45,7 +45,12 @@ def test_each_result_is_judged_once_however_many_runs_were_made_from_it(
     for student in runs[2:]:
         note_parents(student, [STORE, MODEL])
     judged: list[str] = []
-    monkeypatch.setattr("hpcseg.runs.rundir.why_unusable", lambda path, name: judged.append(name) or "")
+
+    def judge(_run: Path, name: str) -> str:
+        judged.append(name)
+        return ""
+
+    monkeypatch.setattr("hpcseg.runs.rundir.why_unusable", judge)
     states = read_states([RunDir(path) for path in runs])
     assert {verdict.state for verdict in states.verdicts.values()} == {"done"}
     assert sorted(judged) == ["student0", "student1", "student2", "teacher"]
