@@ -89,7 +89,11 @@ def rehearse(
 def segment(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Run directories or model.pt files, then NIfTI scans.", metavar="RUN… IMAGE…"),
+        typer.Argument(
+            help="Run directories (also of trainings under way) or model.pt files, then NIfTI scans, folders of them, "
+            "'patterns*' or CSV lists.",
+            metavar="RUN… IMAGE…",
+        ),
     ],
     to: Annotated[Path, typer.Option("--to", help="Folder for the masks.", metavar="DIR")],
     mode: Annotated[
@@ -98,14 +102,22 @@ def segment(
     largest: Annotated[bool, typer.Option(help="Keep the largest connected component of each class only.")] = False,
     probabilities: Annotated[bool, typer.Option(help="Write NAME.p1.nii.gz, … too: a map of each class.")] = False,
     force: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave scans whose masks exist.")] = False,
 ) -> None:
     """Segment scans with a trained model, or with several whose probabilities are averaged.
 
     Each mask is on its scan's own grid.
     """
-    from hpcseg.inference.masks import Wanted, models_and_images, segment_files
+    from hpcseg.inference.outputs import Wanted, free_images, models_and_images
 
-    models, images = models_and_images(paths)
+    models, given = models_and_images(paths)
+    images = free_images(given, to, force=force, skip_existing=skip_existing)
+    if len(images) < len(given):
+        terminal.note(f"{len(given) - len(images)} of {len(given)} masks exist already")
+    if not images:
+        return
+    from hpcseg.inference.masks import segment_files  # loads torch
+
     wanted = Wanted(None if mode is None else mode.value, largest, probabilities)
     with terminal.bars() as bars:
         scans, tiles = (bars.add_task(name, total=None, says="") for name in ("segmenting", "tiles"))

@@ -62,11 +62,8 @@ class Stores:
         self.report = self._open_all(refs)
 
     def window(self, config: PreprocessingConfig, labelled: SourceRef) -> Pair | None:
-        """Clip window from the foreground of the labelled cases, where the intensity method takes one."""
-        if config.intensity != "percentile":
-            return None
-        store = self._store(labelled.store)
-        return percentile_window([store.case(name) for name in labelled.cases], config.percentiles)
+        """See `clip_window`."""
+        return clip_window(self._store(labelled.store), config, labelled) if config.intensity == "percentile" else None
 
     def sources(self, config: PreprocessingConfig, refs: Sequence[SourceRef], window: Pair | None) -> list[Source]:
         """Cases with the normalisation of each."""
@@ -129,6 +126,13 @@ class Stores:
     def _copying(self, done: int, size: int) -> None:
         self._control.beat(phase="copying to the node", step=done >> 20, steps=size >> 20)
         self._control.stop_here("stopped while a store was copied")
+
+
+def clip_window(store: Store, config: PreprocessingConfig, labelled: SourceRef) -> Pair | None:
+    """Clip window from the foreground of the labelled cases, where the intensity method takes one."""
+    if config.intensity != "percentile":
+        return None
+    return percentile_window([store.case(name) for name in labelled.cases], config.percentiles)
 
 
 def _free_memory(device: torch.device) -> int:

@@ -12,30 +12,9 @@ from typer.testing import CliRunner
 
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
-from hpcseg.inference.masks import Wanted, models_and_images, segment_files
+from hpcseg.inference.masks import segment_files
+from hpcseg.inference.outputs import Wanted
 from tests.inference.untrained import model, save
-
-
-def paths(*names: str) -> list[Path]:
-    return [Path(name) for name in names]
-
-
-def test_models_come_first_then_scans() -> None:
-    given = paths("runs/a", "b/model.pt", "c.nii.gz", "d.nii")
-    assert models_and_images(given) == (given[:2], given[2:])
-
-
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
-        (["a.nii.gz"], "no model before it"),
-        (["runs/a", "runs/b"], r"runs/b: no scan; give NIfTI scans"),
-        (["runs/a", "b.nii", "c.mha", "d.nii"], r"c\.mha: neither"),
-    ],
-)
-def test_what_is_neither_model_nor_scan_is_one_line(names: list[str], says: str) -> None:
-    with pytest.raises(BadInput, match=says):
-        models_and_images(paths(*names))
 
 
 def test_existing_masks_are_not_overwritten_unless_asked(image: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.inference.masks import Wanted, segment_files
+from hpcseg.inference.masks import segment_files
+from hpcseg.inference.outputs import Wanted
 from hpcseg.inference.segment import Segmenter, keep_largest, most_probable, restored
 from hpcseg.volumes import scratch
 from hpcseg.volumes.boxes import Box

@@ -1,0 +1,139 @@
+"""What `hpcseg segment` is given and what it is to write: all that is settled before a network is loaded."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcseg.errors import BadInput
+from hpcseg.files import read_bytes
+from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
+from hpcseg.volumes.scans import read_grid
+
+if TYPE_CHECKING:
+    from hpcseg.inference.predict import Mode
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to make of every scan.
+
+    Attributes:
+        mode: "paper" or "tiles", instead of the one that each model was configured with.
+        largest: keep the largest connected component of each class only.
+        probabilities: write a map of each class too.
+    """
+
+    mode: Mode | None = None
+    largest: bool = False
+    probabilities: bool = False
+
+
+AS_TRAINED = Wanted()
+
+
+def models_and_images(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Tell models, which come first, from scans: NIfTI files, folders of them, patterns with * and CSV lists.
+
+    A CSV list has a scan per line, in its column "image" or else the first, relative to its own folder.
+
+    Raises:
+        BadInput: no model or no scan, a model among the scans, or a list or pattern without a scan.
+    """
+    scans = [_scans(path) for path in paths]
+    count = next((index for index, found in enumerate(scans) if found is not None), len(paths))
+    if count == 0:
+        raise BadInput(f"{paths[0]}: a scan, and no model before it; give a run directory or a model.pt first")
+    if count == len(paths):
+        raise BadInput(f"{paths[-1]}: no scan; give NIfTI scans (.nii.gz or .nii) after the models")
+    images: list[Path] = []
+    for path, found in zip(paths[count:], scans[count:], strict=True):
+        if found is None:
+            raise BadInput(
+                f"{path}: neither .nii.gz nor .nii; convert it to NIfTI, or give it before the scans if a model"
+            )
+        images += found
+    return list(paths[:count]), images
+
+
+def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_existing: bool) -> list[Path]:
+    """Check the scans' headers and that nothing is replaced that should be kept; returns the scans that are left to do.
+
+    Args:
+        images: scans.
+        folder: of the masks.
+        force: masks that exist are replaced.
+        skip_existing: scans whose masks exist are left out.
+
+    Raises:
+        BadInput: a scan is not sound, two scans have one name, or a mask exists.
+    """
+    done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
+    left = [image for image in images if image not in done]
+    require_free(left, [[mask_path(folder, image)] for image in left], force=force)
+    return left
+
+
+def mask_path(folder: Path, image: Path) -> Path:
+    """Where a scan's mask is written."""
+    return folder / f"{stem(image)}.nii.gz"
+
+
+def map_path(folder: Path, image: Path, label: int) -> Path:
+    """Where a scan's probabilities of a class are written."""
+    return folder / f"{stem(image)}.p{label}.nii.gz"
+
+
+def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, force: bool) -> None:
+    """Check the scans' headers, that no two write to one file, and that nothing is replaced that should be kept.
+
+    Raises:
+        BadInput: see `free_images`.
+    """
+    scans = {image.resolve() for image in images}
+    taken: set[Path] = set()
+    for image, own in zip(images, files, strict=True):
+        read_grid(image)
+        for path in own:
+            if path in taken:
+                raise BadInput(f"{image}: a second scan named {stem(image)}; segment them into different folders")
+            taken.add(path)
+            if path.exists() and (not force or path.resolve() in scans):
+                raise BadInput(
+                    f"{path}: exists; choose another --to, --force to replace it, or --skip-existing to go on"
+                )
+
+
+def _scans(path: Path) -> list[Path] | None:
+    """The scans that a path stands for; None where it is no scan."""
+    if path.is_dir():
+        is_run = (path / RUN_FILE).exists() or (path / MODEL_FILE).exists()
+        return None if is_run else scans_in(path) or None
+    if path.suffix == ".csv":
+        return _listed(path)
+    if glob.has_magic(str(path)) and not path.exists():
+        found = [Path(name) for name in sorted(glob.glob(str(path))) if name.endswith(ENDINGS)]  # noqa: PTH207
+        if not found:
+            raise BadInput(f"{path}: no NIfTI scan matches this pattern; correct it")
+        return found
+    return [path] if path.name.endswith(ENDINGS) else None
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        rows = [row for row in csv.reader(read_bytes(path).decode("utf-8-sig").splitlines()) if any(row)]
+    except (UnicodeDecodeError, csv.Error):
+        raise BadInput(f"{path}: not a CSV list in UTF-8; write a scan per line") from None
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    column = header.index("image") if "image" in header else 0
+    names = [row[column] for row in rows[bool("image" in header) :] if len(row) > column]
+    odd = next((name for name in names if not name.endswith(ENDINGS)), None)
+    if odd is not None or not names:
+        what = "lists no scan" if odd is None else f"lists {odd!r}, which is no NIfTI scan (.nii.gz or .nii)"
+        raise BadInput(f"{path}: {what}; write one per line, or name the column image")
+    return [path.parent / name for name in names]

@@ -1,0 +1,90 @@
+"""What `hpcseg segment` is given, and what is refused or left out before a network is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcseg.errors import BadInput
+from hpcseg.inference.outputs import free_images, models_and_images
+from tests.inference.untrained import model, save
+
+
+def paths(*names: str) -> list[Path]:
+    return [Path(name) for name in names]
+
+
+def test_models_come_first_then_scans() -> None:
+    given = paths("runs/a", "b/model.pt", "c.nii.gz", "d.nii")
+    assert models_and_images(given) == (given[:2], given[2:])
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["a.nii.gz"], "no model before it"),
+        (["runs/a", "runs/b"], r"runs/b: no scan; give NIfTI scans"),
+        (["runs/a", "b.nii", "c.mha", "d.nii"], r"c\.mha: neither"),
+    ],
+)
+def test_what_is_neither_model_nor_scan_is_one_line(names: list[str], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        models_and_images(paths(*names))
+
+
+def test_scans_are_also_folders_patterns_and_lists_and_runs_are_models(image: Path, tmp_path: Path) -> None:
+    folder, run = image.parent, tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    scans = sorted(folder.glob("*.nii.gz"))
+    assert scans
+    (tmp_path / "named.csv").write_text(f"case,image\na,{image}\n\n")
+    (tmp_path / "plain.csv").write_text("".join(f"{path}\n" for path in scans))
+    for given, expected in (
+        ([folder], scans),
+        ([folder / "*.nii.gz"], scans),
+        ([tmp_path / "named.csv"], [image]),
+        ([tmp_path / "plain.csv", image], [*scans, image]),
+    ):
+        assert models_and_images([run, *given]) == ([run], expected)
+    (tmp_path / "bad.csv").write_text("image\nscan.png\n")
+    (tmp_path / "empty.csv").write_text("image\n")
+    for path, says in (
+        (folder / "absent*", "no NIfTI scan matches"),
+        (tmp_path / "bad.csv", r"lists 'scan\.png', which is no NIfTI"),
+        (tmp_path / "empty.csv", "lists no scan"),
+        (tmp_path / "absent.csv", "absent"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            models_and_images([run, path])
+
+
+def test_scans_whose_masks_exist_are_left_out_or_refused(image: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.nii.gz"
+    other.write_bytes(image.read_bytes())
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / image.name).touch()
+    both = [image, other]
+    with pytest.raises(BadInput, match=r"exists; choose another --to, --force .* --skip-existing"):
+        free_images(both, masks, force=False, skip_existing=False)
+    assert free_images(both, masks, force=True, skip_existing=False) == both
+    assert free_images(both, masks, force=False, skip_existing=True) == [other]
+
+
+def test_torch_is_not_loaded_to_find_that_masks_exist(image: Path, tmp_path: Path) -> None:
+    path, masks = save(model(), tmp_path), tmp_path / "masks"
+    masks.mkdir()
+    (masks / image.name).touch()
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom hpcseg.cli import app\n"
+        "for more in ([], ['--skip-existing']):\n"
+        "    done = CliRunner().invoke(app, ['segment', *sys.argv[1:], *more])\n"
+        "    print(type(done.exception).__name__, 'torch' in sys.modules)"
+    )
+    words = [str(path), str(image), "--to", str(masks)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["BadInput False", "NoneType False"]
