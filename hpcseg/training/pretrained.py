@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
+from hpcseg.paths import MODEL_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,5 +30,9 @@ def pretrained_weights(path: Path, *, level: int | None = None, strategy: str = 
             f"{path}: is not {wanted} ({plain.get('kind')}, of {found}); delete {path.parent} and run the sweep again"
         )
     require_own(path, plain)
+    folder = path.parent
+    in_its_place = path.name == MODEL_FILE and folder.parent.name == "pretrain"  # also where run.json was purged
+    if in_its_place and plain.get("run", folder.name) != folder.name:
+        raise BadInput(f"{path}: is the model of {plain['run']}; delete {folder} and run the sweep again")
     weights: dict[str, Any] = plain["weights"]
     return weights

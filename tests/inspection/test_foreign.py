@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -56,6 +58,30 @@ def test_a_folder_is_named_for_what_is_in_it(tmp_path: Path, tiny_dataset: Path)
     with pytest.raises(BadInput, match=f"holds the datasets .*{tiny_dataset.name}"):
         refuse_folder(tiny_dataset.parent)
     refuse_folder(tiny_dataset)
+
+
+def test_what_is_foreign_is_named_without_what_reads_scans_and_a_scan_is_shown_without_what_compares_them(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("words")
+    scan = next((tiny_dataset / "imagesTr").iterdir())
+    script = f"""
+import sys
+from pathlib import Path
+from hpcseg.commands.data import _inspect
+from hpcseg.errors import BadInput
+for name in ("{tmp_path}/notes.txt", "{tmp_path}"):
+    try:
+        _inspect(Path(name), None, None, False, 1)
+    except BadInput as error:
+        print(error)
+print({{"numpy", "nibabel", "h5py", "torch"}} & set(sys.modules))
+_inspect(Path("{scan}"), None, None, False, 1)
+print({{"scipy.sparse.csgraph", "h5py", "torch"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    text, folder, first, second = done.stdout.splitlines()
+    assert "a text file" in text and "no dataset.json" in folder and {first, second} == {"set()"}, done.stdout
 
 
 def test_a_scan_is_shown_with_its_label_or_without(tiny_dataset: Path, tmp_path: Path) -> None:

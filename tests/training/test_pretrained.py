@@ -57,6 +57,14 @@ def test_the_model_of_another_run_of_the_same_level_is_named_and_not_used(levels
         pretrained_weights(levels[1], strategy="masked")
 
 
+def test_the_model_of_another_run_is_seen_without_run_json_too(levels: list[Path]) -> None:
+    (levels[0].parent / RUN_FILE).unlink()
+    assert float(pretrained_weights(levels[0], level=0)["w"]) == 0.0
+    save_tensors(levels[0], load_tensors(levels[0]) | {"run": "level0-of-another-fold"})
+    with pytest.raises(BadInput, match="is the model of level0-of-another-fold; delete"):
+        pretrained_weights(levels[0], level=0)
+
+
 def test_models_of_earlier_versions_name_no_run_and_are_used(levels: list[Path], tmp_path: Path) -> None:
     state = load_tensors(levels[0])
     save_tensors(levels[0], {key: state[key] for key in ("kind", "level", "weights")})
