@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -41,6 +42,7 @@ for command in (
 
 def main() -> None:
     """Entry point: runs a command; every expected error is one line, and no traceback reaches the user."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # whatever Python is begun here finds no modules in the folder it begins in
     with terminal.guarded():
         _run()
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput, LeftOut
+from hpcseg.owners import no_link, regular
 
 SYNCS_AT_ONCE = 8
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
@@ -23,9 +23,10 @@ _ANY_SEAL = re.compile(rb'"seal"\s*:')
 
 @contextlib.contextmanager
 def replacing(path: Path, *, former: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success sync it to disk and rename it to `path`.
+    """Yield a temporary path in the same folder, where nothing is; on success sync it to disk and rename it to `path`.
 
-    On any exception the temporary file is removed and `path` is as it was.
+    On any exception the temporary file is removed and `path` is as it was. Whoever makes the file says that nothing may
+    be there, as far as the library in between can: then no link is followed that somebody lays there in time.
 
     Args:
         path: the file.
@@ -33,7 +34,6 @@ def replacing(path: Path, *, former: Path | None = None) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as temporary:
-        temporary.touch(exist_ok=False)
         yield temporary
         sync_file(temporary)
         if former is not None and path.exists():
@@ -78,22 +78,21 @@ def remove_leftovers(folder: Path, of: Collection[str]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` (UTF-8), atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be anything
+        _write_new(temporary, text)
 
 
 def replace_in_time(path: Path, text: str) -> None:
     """Replace `path` by `text`, atomically; the file's time stays."""
     known = path.stat()
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        _write_new(temporary, text)
         os.utime(temporary, ns=(known.st_atime_ns, known.st_mtime_ns))
 
 
 def write_unsynced(path: Path, text: str) -> None:
     """Replace `path` by `text` without waiting for the disk: after a power cut it may be empty. Makes no folder."""
     with _beside(path) as temporary:
-        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        _write_new(temporary, text)
         temporary.replace(path)
 
 
@@ -184,7 +183,7 @@ def read_bytes(path: Path | str) -> bytes:
         BadInput: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb", opener=regular) as file:
             return file.read()
     except FileNotFoundError:
         raise FileNotFound(f"{path}: no such file") from None
@@ -215,7 +214,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     written.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open(path, "rb", opener=regular) as file:
+            lines = file.read().split(b"\n")
     except FileNotFoundError:
         return []
     found = []
@@ -247,7 +247,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         OSError: also where `path` is a link.
     """
     line = json.dumps(value, ensure_ascii=False)
-    with open(path, "ab+", opener=_no_link) as file:
+    with open(path, "ab+", opener=no_link) as file:
         end = file.seek(0, os.SEEK_END)
         torn = False
         if end:
@@ -256,10 +256,6 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         file.write(("\n" if torn else "").encode() + line.encode(errors="backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def sync_file(path: Path) -> None:
@@ -277,26 +273,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def private_folder(folder: Path) -> None:
-    """Make a folder from which code is loaded, or in which files are removed: for nobody else to write in, or read.
-
-    Raises:
-        BadInput: it is there, and a link or another user's.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(0o700)
-    known = folder.lstat()
-    if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.geteuid():
-        raise BadInput(f"{folder}: is a link, or another user's; use a folder of runs of your own (docs/security.md)")
-    folder.chmod(0o700)
+def _write_new(path: Path, text: str, *, synced: bool = False) -> None:
+    with path.open("x", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be anything
+        file.write(text)
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _write_synced(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    _write_new(path, text, synced=True)
 
 
 def _make_folder(folder: Path) -> None:

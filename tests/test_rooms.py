@@ -18,7 +18,7 @@ ROOMS = (
     *("study", "jobs", "submit", "results", "screens", "commands"),
 )
 SHARED = {
-    *("config", "errors", "files", "heartbeat", "host", "kernels", "registry"),
+    *("config", "errors", "files", "heartbeat", "host", "kernels", "owners", "registry"),
     *("paths", "sections", "spec", "text", "threads", "version"),
 }
 SLURMS_COMMANDS = {"sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}

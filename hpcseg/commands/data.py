@@ -59,6 +59,7 @@ def pack(
     settings += [f"data.foreground=[{foreground}]", f"preprocessing.isotropic={str(not anisotropic).lower()}"]
     settings += [f"preprocessing.codec={codec}"]
     spec = dataset_pack(dataset, parse_config(settings))
+    to.parent.mkdir(parents=True, exist_ok=True)
     with terminal.counting(f"packing {spec.dataset}") as progress:
         packing.pack(spec, to, workers=workers or usable_cores(), progress=progress)
     z, y, x = spec.spacing_zyx

@@ -9,6 +9,7 @@ import typer
 
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.inference.metrics import METRICS
+from hpcseg.owners import require_own_ways
 from hpcseg.paths import RESULTS_FOLDER
 from hpcseg.screens import terminal
 from hpcseg.text import counted
@@ -56,7 +57,7 @@ def collect(
     if records is not None:
         _archive(collection, records, force=force)
         return
-    folder = to or runs / RESULTS_FOLDER / collection.sweep
+    folder = to or _own_results(runs, collection.sweep)
     paths = write_collection(collection, folder, tables=tables, figures=figures, note=terminal.note)
     if json:
         whole = summary(collection, tables) | {"tables": [json_module.loads(to_json(table)) for table in tables]}
@@ -105,11 +106,22 @@ def report(
     from hpcseg.results.page.report import write_report
 
     collection, tables = _collected(runs, sweep, against, metric)
-    path = to or runs / RESULTS_FOLDER / collection.sweep / "report.html"
+    path = to or _own_results(runs, collection.sweep) / "report.html"
     written = write_report(collection, path, tables=tables, force=force, note=terminal.note)
     if collection.missing:
         print(f"{len(collection.missing)} of {len(collection.runs)} runs have no result yet")
     print(written)
+
+
+def _own_results(runs: Path, sweep: str) -> Path:
+    """Where results go that nobody asked for elsewhere.
+
+    Raises:
+        BadInput: others may write there.
+    """
+    folder = runs / RESULTS_FOLDER / sweep
+    require_own_ways(runs, [folder], "name a folder of your own with --to")
+    return folder
 
 
 def _collected(

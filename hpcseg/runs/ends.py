@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpcseg.owners import regular
 from hpcseg.runs.attempts import Cause
 from hpcseg.runs.records import JOB_NAME
 from hpcseg.runs.rundir import RunDir
@@ -160,7 +161,7 @@ def _is_of(fate: Fate, run: RunDir) -> bool:
 
 def tail(path: Path, size: int = TAIL_BYTES) -> str:
     """The last bytes of a file, as text."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         file.seek(max(0, path.stat().st_size - size))
         return file.read().decode("utf-8", errors="replace")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hpcseg import paths
 from hpcseg.files import read_json, write_json
+from hpcseg.owners import regular
 from hpcseg.spec import AnySpec, LabelSpec, TrainSpec
 
 _HEAD = 512  # bytes: models and stores begin with the digest of all that follows
@@ -63,7 +64,7 @@ def read_parents(run: Path) -> dict[str, str | None]:
 def fingerprint(path: Path) -> str | None:
     """Of the content of a model or a store, by the digest at its beginning; None where there is none."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return hashlib.sha256(file.read(_HEAD)).hexdigest()
     except OSError:
         return None

@@ -17,9 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hpcseg import paths
-from hpcseg.errors import BadInput, HpcsegError, StageFailed, lack_of_space
+from hpcseg.errors import NO_SPACE, BadInput, HpcsegError, StageFailed, lack_of_space
 from hpcseg.files import write_json
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
+from hpcseg.owners import REMEDY
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.parents import fingerprint, read_parents
@@ -197,6 +198,7 @@ class RunDir:
 
     def mark_done(self, **facts: Any) -> None:
         """Write `done.json` (all stages but training)."""
+        self.path.stat()  # a folder that was renamed meanwhile is not made again
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_json(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
 
@@ -303,9 +305,15 @@ def _acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:
 
     Raises:
         HpcsegError: another process holds it for too long; with `busy` as message.
+        BadInput: what is there is a link, or another user's.
     """
     try:
         lock.acquire(timeout=timeout_s, poll_interval=0.1)
     except Timeout:
         raise HpcsegError(busy) from None
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        why = f"{lock.lock_file}: cannot be locked ({error.strerror or error})"
+        raise BadInput(f"{why}; {REMEDY}") from None
     return lock

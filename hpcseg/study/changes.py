@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
+from hpcseg.files import read_bytes
 from hpcseg.paths import STAGES, SWEEP_FILE, sweep_folder
 from hpcseg.runs.applied import Sections, applied_sweeps, not_a_record, read_runs, read_sweep_record
 from hpcseg.sections import flatten
@@ -96,7 +97,7 @@ def _require_same_file(sweep: Sweep, last: Mapping[str, Any], runs_root: Path) -
     path, other = sweep.source.path.resolve(), Path(last.get("file", ""))
     if not other.is_absolute() or other == path or not other.exists():
         return
-    if other.read_text(encoding="utf-8", errors="replace") != sweep.source.text:
+    if read_bytes(other).decode(errors="replace") != sweep.source.text:
         raise BadInput(
             f"{path}: sweep '{sweep.name}' was applied in {runs_root} from {other}; "
             "give one of the two another `name` in [sweep], or use another --runs"

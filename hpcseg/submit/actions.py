@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hpcseg.errors import BadInput, SchedulerError
 from hpcseg.heartbeat import Heartbeat
+from hpcseg.owners import require_own_ways
+from hpcseg.paths import sweep_folder
 from hpcseg.runs.applied import applied_sweeps, mark_cancelled, read_sweep_record
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import OPEN, Evidence, Verdict
@@ -33,7 +35,7 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
     when the run itself is named; `note` hears of either, and of nothing else.
 
     Raises:
-        BadInput: no run matches, or a process is on another host.
+        BadInput: no run matches, a process is on another host, or others may write where the runs are.
         SchedulerError: scancel failed, or squeue does not say which jobs are the runs'.
     """
     runs = select_runs(runs_root, pattern)
@@ -41,6 +43,8 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
     needed = _needed_by_others(runs_root, pattern if is_sweep else "")
     evidence, verdicts, queue = read_states(runs)
     chosen = [run for run in runs if _may_go_on(evidence[run.id], verdicts[run.id])]
+    swept = [sweep_folder(runs_root, pattern)] if is_sweep else []
+    require_own_ways(runs_root, [*swept, *(run.path for run in chosen)])
     if is_sweep:
         mark_cancelled(runs_root, pattern)
         _name_shared([run.id for run in chosen if run.id in needed], needed, "left", note)
@@ -129,9 +133,10 @@ def retry(runs_root: Path, pattern: str, cause: str = "") -> list[str]:
     another host knows is freed as well. `cause` leaves the runs that ended by it (memory, python, node, ...).
 
     Raises:
-        BadInput: no run matches.
+        BadInput: no run matches, or others may write where the runs are.
     """
     runs = select_runs(runs_root, pattern)
+    require_own_ways(runs_root, [run.path for run in runs])
     evidence, verdicts, _ = read_states(runs, ends=Ends() if cause else None, attempts=bool(cause))
     freed = []
     for run in runs:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from hpcseg.errors import BadInput
 from hpcseg.host import memory_gib, usable_cores
-from hpcseg.jobs.start import require_own_folder
+from hpcseg.owners import require_own_ways
 from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.records import Process, Submission
@@ -27,7 +27,7 @@ from hpcseg.submit.adoption import abandoned, adopt_or_give_up
 from hpcseg.submit.arrange import Backend, arrays_of, choose, needs_of
 from hpcseg.submit.outdated import changed_since
 from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, resolve
-from hpcseg.submit.record import record, write_intents
+from hpcseg.submit.record import record, write_intents, written_folders
 from hpcseg.submit.slots import Claimed, Notify, Pool, visible_gpus
 from hpcseg.training.strategy import check_shares
 
@@ -82,13 +82,14 @@ def apply(
     what takes time.
 
     Raises:
-        BadInput: a scan that is to be packed is bad, the ranks of a job cannot share a run, or (Slurm) the folder of
-            all runs has a name that a batch script cannot hold; nothing is written.
+        BadInput: others may write in the folder of all runs, or in one below it where something is to be written; a
+            scan that is to be packed is bad, the ranks of a job cannot share a run, or (Slurm) the folder of all runs
+            has a name that a batch script cannot hold; nothing is written.
         Interrupted: (local) stopped by Ctrl-C or a signal, after the jobs saved.
         SchedulerError: (Slurm) an array was refused, or Slurm does not answer; in the latter case nothing is written.
         HpcsegError: another process holds the lock for too long.
     """
-    require_own_folder(plan.runs_root)
+    require_own_ways(plan.runs_root, written_folders(plan))
     check_new(plan, profile.slurm.ranks_of if on == "slurm" else profile.local.ranks_of)
     if on == "slurm" and not str(plan.runs_root).isprintable():
         raise BadInput(

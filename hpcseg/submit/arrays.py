@@ -12,9 +12,9 @@ from pathlib import Path
 from submitit.helpers import DelayedSubmission
 
 from hpcseg.errors import SchedulerError
-from hpcseg.files import private_folder
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.jobs.task import run_task
+from hpcseg.owners import private_folder
 from hpcseg.paths import array_folder
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array

@@ -62,7 +62,7 @@ def detach(plan: Plan, data: Path, profile: Profile) -> Detached:
         "profile": profile.model_dump(mode="json"),
     }
     pool = subprocess.Popen(
-        [sys.executable, "-m", "hpcseg.submit.detach"],
+        [sys.executable, "-P", "-m", "hpcseg.submit.detach"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

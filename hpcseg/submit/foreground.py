@@ -13,6 +13,7 @@ from hpcseg.files import read_json
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.host import usable_cores
 from hpcseg.jobs.entry import execute
+from hpcseg.owners import require_own_ways
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
@@ -20,7 +21,7 @@ from hpcseg.spec import AS_IT_COMES, Reading
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.apply import check_new, claim
-from hpcseg.submit.record import record
+from hpcseg.submit.record import record, written_folders
 
 OnBeat = Callable[[Heartbeat], None]
 
@@ -79,6 +80,7 @@ def _run_sweep_of_one(plan: Plan, submission: Submission, do: Callable[[RunDir],
     if len(training) != 1:
         file = plan.sweep.source.path
         raise BadInput(f"{file}: has {len(training)} training runs; leave one with --set, e.g. --set fold=0")
+    require_own_ways(plan.runs_root, written_folders(plan))
     check_new(plan, lambda _: 1)
     record(plan)
     for run_id, planned in plan.stages.items():

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from hpcseg.errors import BadInput
+from hpcseg.owners import require_own_file
 from hpcseg.paths import STAGES
 from hpcseg.runs.records import Kernels
 from hpcseg.runs.recovery import Budgets
@@ -219,11 +220,14 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
     """Read a profile by path or by the name of a file in `jobs/`; None: `jobs/<on>.toml`, or the defaults without it.
 
     Raises:
-        BadInput: no such profile, or a key or value is wrong; the message names file, line and key.
+        BadInput: no such profile, or a key or value is wrong; the message names file, line and key. Or it is for Slurm,
+            was found and not named, and another user may have written it.
     """
     path = PROFILES / f"{on}.toml" if name is None else Path(name)
     if name is None and not path.exists():
         return Profile()
+    if name is None and on == "slurm":  # its commands are executed, and nobody has named it
+        require_own_file(path.absolute(), f"name it, --jobs {path}, if it may say what jobs execute")
     if not path.exists() and (PROFILES / f"{name}.toml").exists():
         path = PROFILES / f"{name}.toml"
     if not path.exists():

@@ -10,6 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hpcseg.config import RunConfig
@@ -55,6 +56,13 @@ def record(plan: Plan) -> None:
         write_text(folder / SWEEP_FILE, compact_json(value) + "\n")
         write_text(folder / sweep.source.path.name, sweep.source.text)
         follow_scans(plan)
+
+
+def written_folders(plan: Plan) -> list[Path]:
+    """Folders in which applying a plan writes: of its sweep, of its runs, of arrays."""
+    root = plan.runs_root
+    runs = [plan.run(run_id).log for run_id in plan.stages]
+    return [sweep_folder(root, plan.sweep.name), array_folder(root, ""), *runs]
 
 
 def follow_scans(plan: Plan) -> int:

@@ -48,9 +48,9 @@ def script_text(
     began = f'began=$(cd {at} && stat -c %n=%s "{TASK_IN_SHELL}"_*_log.err 2>/dev/null)'
     parameters["setup"] = [began, f"cp -n {at}/{PICKLE} {at}/{_TASK_PICKLE}", *profile.setup, trap]
     # A job that is asked to end (time limit, scancel, preemption) may leave srun with code 0.
-    aftermath = f"{profile.script_python} -m hpcseg.jobs.aftermath {at} $code $began"
+    aftermath = f"{profile.script_python} -P -m hpcseg.jobs.aftermath {at} $code $began"
     parameters["teardown"] = [f'code=$?; [ "$code$terminated" = 0 ] || ! {aftermath} || code=0; exit $code']
-    command = f"{profile.job_python} -u -m hpcseg.jobs.start {at}"
+    command = f"{profile.job_python} -P -u -m hpcseg.jobs.start {at}"
     # Any number makes submitit name the output by array and task; the indices are given with the other flags.
     # In names of output Slurm replaces what follows a percent sign.
     output = Path(str(folder).replace("%", "%%"))

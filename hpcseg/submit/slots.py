@@ -22,9 +22,9 @@ from types import FrameType
 from typing import Any
 
 from hpcseg.errors import Interrupted
-from hpcseg.files import private_folder
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import run_stage
+from hpcseg.owners import private_folder
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, State, Verdict
 from hpcseg.runs.records import Process
 from hpcseg.runs.rundir import RunDir
@@ -198,14 +198,15 @@ class Pool:
 
             @property
             def _submitit_command_str(self) -> str:
-                return f"{self.python} -u -m hpcseg.jobs.start {shlex.quote(str(self.folder))}"
+                return f"{self.python} -P -u -m hpcseg.jobs.start {shlex.quote(str(self.folder))}"
 
         private_folder(run.log)
         executor = Executor(folder=run.log)
         executor.update_parameters(timeout_min=NO_TIMEOUT_MIN, tasks_per_node=submission.ranks)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), submission.threads)
+        variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), submission.threads)
+        variables["PYTHONSAFEPATH"] = 1  # submitit's process finds no modules in the folder that the pool began in
         run.write_submission(submission.model_copy(update={"gpus": self.profile.gpus_of(slot, self.gpus)}))
-        with _out_of_the_terminals_reach(), environment_variables(**threads):
+        with _out_of_the_terminals_reach(), environment_variables(**variables):
             job = executor.submit(run_stage, str(run.path))
         latest = run.submission() or submission  # may have been cancelled meanwhile
         run.write_submission(latest.model_copy(update={"job_id": job.job_id}))

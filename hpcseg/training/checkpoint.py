@@ -31,7 +31,7 @@ def save_tensors(path: Path, state: dict[str, Any], *, former: Path | None = Non
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
-    with replacing(path, former=former) as temporary, temporary.open("wb") as file:
+    with replacing(path, former=former) as temporary, temporary.open("xb") as file:
         head = file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
         return head + file.write(payload)
 

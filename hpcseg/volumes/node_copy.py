@@ -138,7 +138,7 @@ def _copied(store: Path, copy: Path, progress: Progress) -> NodeCopy:
     began = time.monotonic()
     with replacing(copy) as temporary:
         done = 0
-        with store.open("rb", buffering=0) as source, temporary.open("wb") as file:
+        with store.open("rb", buffering=0) as source, temporary.open("xb") as file:
             while block := source.read(_BLOCK_BYTES):
                 done += file.write(block)
                 progress(done, store.stat().st_size)

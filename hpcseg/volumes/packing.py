@@ -25,7 +25,8 @@ import filelock
 import numpy as np
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError, lack_of_space
-from hpcseg.files import private_folder, replacing, sync_file, sync_folder
+from hpcseg.files import replacing, sync_file, sync_folder
+from hpcseg.owners import private_folder
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Progress
@@ -163,6 +164,7 @@ class _Part:
     def make(self) -> None:
         """Pack the case."""
         packed = pack_case(self.spec, self.case)
+        self.path.parent.stat()  # a folder that was renamed meanwhile is not made again
         with replacing(self.path) as temporary, contextlib.closing(StoreWriter(temporary, self.spec)) as writer:
             writer.add(packed)
             writer.finish()

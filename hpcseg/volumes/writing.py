@@ -14,6 +14,7 @@ from h5py import h5d, h5p
 from numpy.typing import NDArray
 
 from hpcseg.errors import StoreError
+from hpcseg.owners import no_link
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.chunks import CHUNK, CHUNK_ROW, ROW_ALIGNMENT
 from hpcseg.volumes.packed_case import PackedCase
@@ -27,7 +28,7 @@ class StoreWriter:
     Equal cases written in the same order give the same bytes.
 
     Args:
-        path: of the file, which is replaced.
+        path: of the file; nothing may be there.
         spec: whose spacing, classes, clip and codec the store has.
     """
 
@@ -37,7 +38,7 @@ class StoreWriter:
         self._codec = spec.codec
         self._file = h5py.File(
             path,
-            "w",
+            "x",
             locking=False,
             libver=("v110", "v110"),  # from then on, chunks that never change size stand in a row
             userblock_size=SEAL_BYTES,
@@ -100,7 +101,7 @@ class StoreWriter:
             index_size=len(text),
             index_digest=hashlib.sha256(text).hexdigest(),
         )
-        with self._path.open("r+b") as file:
+        with open(self._path, "r+b", opener=no_link) as file:
             file.write(seal.to_bytes())
 
     def _layout(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.jobs.start import WrittenByOthers, read_own
+from hpcseg.owners import WrittenByOthers, read_own
 from hpcseg.runs.rundir import RunDir
 
 NOBODY = 65534

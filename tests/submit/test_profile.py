@@ -49,6 +49,24 @@ def test_a_profile_is_found_by_name_in_jobs(tmp_path: Path, monkeypatch: pytest.
     assert read_profile("big", "local").local.slots == 3
 
 
+def test_what_jobs_execute_is_not_taken_from_a_file_that_others_may_write_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir(mode=0o755)
+    path = tmp_path / "jobs" / "slurm.toml"
+    path.write_text("[slurm]\nsetup = ['module load cuda']\n")
+    path.chmod(0o644)
+    monkeypatch.chdir(tmp_path)
+    assert read_profile(None, "slurm").slurm.setup == ("module load cuda",)
+    for place in (path, path.parent, tmp_path):
+        mode = place.stat().st_mode
+        place.chmod(0o777)
+        with pytest.raises(BadInput, match=rf"^{place}: others may write here .*; name it, --jobs jobs/slurm.toml, if"):
+            read_profile(None, "slurm")
+        assert read_profile("jobs/slurm.toml", "slurm").slurm.setup and read_profile(None, "local") == Profile()
+        place.chmod(mode)
+
+
 def test_who_names_no_profile_is_shown_which_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").mkdir()

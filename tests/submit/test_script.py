@@ -80,12 +80,12 @@ def test_the_script_of_an_array_in_full() -> None:
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         f"srun --unbuffered --output {at}/%A_%a_%t_log.out --error {at}/%A_%a_%t_log.err "
-        "--cpus-per-task=4 --export=ALL /opt/python -u -m hpcseg.jobs.start /r/slurm/train-0123abcd",
+        "--cpus-per-task=4 --export=ALL /opt/python -P -u -m hpcseg.jobs.start /r/slurm/train-0123abcd",
         "",
         "",
         "# teardown",
-        f'code=$?; [ "$code$terminated" = 0 ] || ! /opt/python -m hpcseg.jobs.aftermath {at} $code $began || code=0; '
-        "exit $code",
+        f'code=$?; [ "$code$terminated" = 0 ] || ! /opt/python -P -m hpcseg.jobs.aftermath {at} $code $began '
+        "|| code=0; exit $code",
     ]
 
 
@@ -101,8 +101,8 @@ def test_a_container_stands_before_the_jobs_python_and_not_before_what_calls_slu
     folder = Path("/r/a folder/train-0123abcd")
     text = script_text(profile_of(container="apptainer exec --nv x.sif"), record_of(), folder, lead_s=90)
     (srun,) = [line for line in text.splitlines() if line.startswith("srun")]
-    assert "apptainer exec --nv x.sif python -u -m hpcseg.jobs.start '/r/a folder/train-0123abcd'" in srun
-    assert f"|| ! {shlex.quote(sys.executable)} -m hpcseg.jobs.aftermath" in text
+    assert "apptainer exec --nv x.sif python -P -u -m hpcseg.jobs.start '/r/a folder/train-0123abcd'" in srun
+    assert f"|| ! {shlex.quote(sys.executable)} -P -m hpcseg.jobs.aftermath" in text
     own = profile_of(container="apptainer exec x.sif", python="/venv/bin/python")
     assert own.job_python == "apptainer exec x.sif /venv/bin/python"
     assert profile_of().job_python == profile_of().script_python == shlex.quote(sys.executable)
