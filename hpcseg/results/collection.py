@@ -82,7 +82,9 @@ class Result(Record):
     nsd_mm: float | None = None  # tolerance of the NSD
     finished: str = ""
     labelled_cases: tuple[str, ...] = ()  # of a record; else run.json has them
-    seal: str = ""  # of its file; earlier versions wrote none
+    digest: str = ""  # of what its run works on (`spec.spec_digest`)
+    model: str = ""  # digest of the weights that were measured
+    seal: str = ""  # of its file; earlier versions wrote neither of the three
 
     @property
     def version(self) -> str:

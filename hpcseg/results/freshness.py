@@ -11,9 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.paths import RESULT_FILE, RUN_FILE, TRAINING_FILE
+from hpcseg.errors import BadInput
+from hpcseg.owners import regular
+from hpcseg.paths import MODEL_FILE, RESULT_FILE, RUN_FILE, TRAINING_FILE
 from hpcseg.runs.parents import fingerprint, read_parents
 from hpcseg.sections import flatten
+from hpcseg.spec import read_spec, spec_digest
 from hpcseg.text import counted
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
 def _of_another_plan(folder: Path, run: str, config: Mapping[str, Any]) -> str:
     """What differs between `run.json` and the plan in what a result depends on."""
     try:
-        with open(f"{folder}/{RUN_FILE}", encoding="utf-8") as file:  # noqa: PTH123
+        with open(f"{folder}/{RUN_FILE}", encoding="utf-8", opener=regular) as file:
             text = file.read()
         named, there = (_decode(text, text.index(f'"{key}":') + len(key) + 3) for key in ("id", "config"))
     except (OSError, ValueError):
@@ -97,7 +100,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _overtaken(folder: Path, result: Result) -> str:
-    """Which file of the run is younger than its result."""
+    """Which file of the run is younger than its result, unless that says by digests that it is of what is there."""
     times = {name: _modified(folder / name) for name in (RESULT_FILE, RUN_FILE, TRAINING_FILE)}
     measured = times[RESULT_FILE]
     try:
@@ -108,9 +111,22 @@ def _overtaken(folder: Path, result: Result) -> str:
         return ""
     for name, what in ((RUN_FILE, "the run was planned again"), (TRAINING_FILE, "the run was trained again")):
         time = times[name]
-        if time is not None and time > measured + SAME_MOMENT_S:
+        if time is not None and time > measured + SAME_MOMENT_S and not _is_of(result, folder, name):
             return f"{what} after it was measured ({name} is younger)"
     return ""
+
+
+def _is_of(result: Result, folder: Path, name: str) -> bool:
+    """Whether a result was measured on what a file of its run says now, whatever the times of both: clocks jump, and
+    times change by copying. False where it does not say on what (earlier versions)."""
+    from hpcseg.training.checkpoint import digest_of
+
+    try:
+        if name == RUN_FILE:
+            return bool(result.digest) and spec_digest(read_spec(folder)) == result.digest
+        return bool(result.model) and digest_of(folder / MODEL_FILE) == result.model
+    except BadInput:
+        return False
 
 
 def _modified(path: Path) -> float | None:

@@ -16,7 +16,10 @@ from hpcseg.results.collect import collect
 from hpcseg.results.collection import Run
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import build_table
+from hpcseg.study.plan import Plan
 from hpcseg.study.tables import TableDefinition
+from hpcseg.submit.record import record
+from tests.planned import run_here
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Make = Callable[..., Run]
@@ -125,3 +128,20 @@ def test_results_of_two_commits_of_one_version_are_marked(sweep_files, as_scores
 def _only(files: Any, labelled: int) -> Path:
     files.record["runs"] = [run for run in files.record["runs"] if run["config"]["labelled"] == labelled]
     return files.save()
+
+
+def test_a_result_that_says_by_digests_what_it_is_of_is_not_judged_by_times(plan_study: Callable[..., Plan]) -> None:
+    """Clocks jump, and times change by copying."""
+    plan = plan_study()
+    run_here(plan, plan.stages)
+    record(plan)
+    (run_id,) = plan.of_stage("train")
+    run = plan.run(run_id).path
+    later = (run / "result.json").stat().st_mtime + 60
+    for name in ("run.json", "training.json"):
+        os.utime(run / name, (later, later))
+    (found,) = collect(plan.runs_root).runs
+    assert found.result is not None and found.stale == ""
+    head, rest = (run / "model.pt").read_bytes().split(b"\n", 1)
+    (run / "model.pt").write_bytes(head[:-4] + b"0000\n" + rest)  # trained anew, and not measured yet
+    assert "trained again" in collect(plan.runs_root).runs[0].stale
