@@ -105,6 +105,7 @@ def _pack(run: RunDir, spec: PackSpec, submission: Submission, control: Control)
         control.beat(phase="pack", step=done, steps=cases)
 
     def should_stop() -> bool:
+        run.path.stat()  # a folder that was renamed meanwhile is not made again
         control.pulse()
         return control.should_stop()
 

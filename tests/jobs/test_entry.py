@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, HpcsegError, RankLost
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs import entry
 from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.attempts import read_attempts
@@ -220,3 +221,17 @@ def test_a_lost_rank_is_no_failure_before_the_batch_script_has_said_what_follows
     with pytest.raises(RankLost):
         run_stage(str(pack_run.path))
     assert pack_run.failure() is None and causes(pack_run) == ["killed"]
+
+
+def test_a_pack_whose_folder_of_runs_is_renamed_meanwhile_ends_and_makes_no_second_one(pack_run: RunDir) -> None:
+    root = pack_run.runs_root
+
+    def rename(beat: Heartbeat) -> None:
+        if (beat.phase, beat.step) == ("pack", 1):
+            root.rename(root.with_name("renamed"))
+
+    with pytest.raises(FileNotFoundError):
+        entry.execute(pack_run, rename)
+    assert not root.exists()
+    again = RunDir.of(root.with_name("renamed"), "pack", pack_run.id)
+    assert entry.execute(again) == "done"
