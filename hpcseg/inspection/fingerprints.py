@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 SIDE = 16  # of a thumbnail and of its slices
 SLICE_MM = 10.0
+MOST_SLICES = 1000  # 10 m: what is longer has a wrong header, and would take all memory
 SAME_STEP = 1e-6  # relative
 _SAMPLE = 200_000  # voxels among which a step is sought
 
@@ -126,7 +127,7 @@ def _block_means(array: Floats, shape: Sequence[int]) -> Floats:
 
 def _body_slices(volume: Floats, spacing_zyx: Sequence[float], window: tuple[float, float]) -> Floats:
     low, high = window
-    count = max(1, round(volume.shape[0] * spacing_zyx[0] / SLICE_MM))
+    count = max(1, round(min(volume.shape[0] * spacing_zyx[0] / SLICE_MM, MOST_SLICES)))
     slabs = _block_means(volume, (count,))
     np.clip(slabs, low, high, out=slabs)
     found = []

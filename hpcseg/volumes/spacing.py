@@ -29,4 +29,9 @@ def plan_spacing(config: PreprocessingConfig, spacings: Sequence[Spacing]) -> Sp
     if config.isotropic:
         medians = np.full(3, medians.max())
     z, y, x = (round(float(value), 3) for value in medians)
+    if not min(z, y, x):
+        raise BadInput(
+            f"preprocessing.spacing: the median of the voxels is {min(medians):.3g} mm; correct the scans' headers, "
+            "or give a spacing in mm"
+        )
     return z, y, x

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.inspection.fingerprints import Fingerprint, content_digest, fingerprint, intensity_step, sample
+from hpcseg.inspection.fingerprints import MOST_SLICES, Fingerprint, content_digest, fingerprint, intensity_step, sample
 
 WINDOW = (-160.0, 240.0)
 
@@ -44,6 +44,11 @@ def test_the_bag_forgets_the_orientation(axes: list[int], flips: list[int]) -> N
 
 def test_brightness_and_contrast_do_not_matter(scan: np.ndarray) -> None:
     np.testing.assert_allclose(prints(scan * 0.5 + 300).thumbnail, prints(scan).thumbnail, atol=3e-3)
+
+
+def test_voxels_of_a_kilometre_take_no_more_memory(scan: np.ndarray) -> None:
+    for mm in (1e6, 3e38):
+        assert len(fingerprint(scan.astype(np.float32), (mm, mm, mm), WINDOW).slices) <= MOST_SLICES
 
 
 def test_slices_stand_for_10_mm(scan: np.ndarray) -> None:

@@ -380,6 +380,8 @@ def test_plan_spacing(keys: dict[str, object], expected: tuple[float, float, flo
 
 
 def test_plan_spacing_rounds_and_needs_cases() -> None:
+    with pytest.raises(BadInput, match=r"median of the voxels is 1e-06 mm; correct the scans' headers"):
+        plan_spacing(PreprocessingConfig(isotropic=False), [(1e-6, 1.0, 1.0)])
     assert plan_spacing(PreprocessingConfig(), [(0.7285156, 0.7, 0.7)]) == (0.729, 0.729, 0.729)
     with pytest.raises(BadInput, match="no labelled case"):
         plan_spacing(PreprocessingConfig(), [])
