@@ -190,6 +190,21 @@ class Cluster:
         shown = ("sinfo", "--noheader", f"--nodes={name}", "--partition=main", "--format=%T")
         self.wait(lambda: self.call(*shown, check=False).strip() in states)
 
+    def stop_controller(self) -> None:
+        """slurmctld writes down what it knows and ends; nobody answers until `start_controller`."""
+        self._daemons["slurmctld"].terminate()
+        self._daemons["slurmctld"].wait()
+
+    def start_controller(self) -> None:
+        """slurmctld is there, with what it had written down; waits until it answers."""
+        self._start("slurmctld", "slurmctld", "-D", "-i", "-f", str(self.folder / "slurm.conf"))
+        self.wait(lambda: "is UP" in self.call("scontrol", "ping", check=False))
+
+    def restart_daemon(self, name: str) -> None:
+        """The slurmd of a node dies and is there again, while jobs on the node live on."""
+        self._stop(name)
+        self._start(name, "slurmd", "-D", "-N", name)
+
     @contextlib.contextmanager
     def pause_controller(self) -> Iterator[None]:
         """slurmctld stands still: what is asked meanwhile it does afterwards."""
