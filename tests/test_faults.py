@@ -167,13 +167,14 @@ def visitor(place: Path, wanted: bool) -> Iterator[Callable[[Path], None] | None
     user = User(ATTACKER, place / "visitor")
 
     def visit(runs: Path) -> None:
-        if not (runs / "sweeps" / "study").is_dir():
+        if not (runs / "sweeps" / "study" / "sweep.json").exists():  # nothing is applied yet
             return
         there = ("--runs", runs)
         folder = runs.parents[1]
         sweep = ("sweep", folder / "study.toml", "--on", "local", "--data", next(folder.glob("data*")))
-        assert user.call(place, "status", *there).code == 0
-        assert user.call(place, "collect", "--no-figures", "--to", user.home / "tables", *there).code == 0
+        for allowed in (("status",), ("collect", "--no-figures", "--to", user.home / "tables")):
+            answer = user.call(place, *allowed, *there)
+            assert answer.code == 0, answer
         for refused in (sweep, ("cancel", "study")):
             answer = user.call(place, *refused, *there)
             assert answer.code == 2 or "nothing" in answer.out, answer
