@@ -189,11 +189,12 @@ def test_a_study_is_the_same_whatever_befalls_it(
     new_study: NewStudy, undisturbed: dict[str, Any], storm: Callable[[int, int], int]
 ) -> None:
     rounds = storm(1, 50)
-    with shared_place() as place, visitor(place, rounds > 1) as visit:
+    with shared_place() as place:
         for number in range(rounds):
             folder = place / str(number)
             folder.mkdir()
-            with small_disk(folder / "disk") as own_disk:
+            # The other user begins after the disk is there, or does not see it.
+            with small_disk(folder / "disk") as own_disk, visitor(folder, rounds > 1) as visit:
                 study = new_study(folder, number, own_disk)
                 study.visit = visit
                 try:
