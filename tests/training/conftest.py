@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "training": {"epochs": 3, "steps": 4, "validation_steps": 2, "batch": 2, "learning_rate": 3e-3},
     "autoencoder": {"epochs": 2, "steps": 4, "batch": 2},
     "multitask": {"batch": 2, "autoencoder_batch": 2},
-    "teacher": {"supervised_steps": 2, "ramp_steps": 4},
+    "teacher": {"supervised_steps": 2, "ramp_steps": 4, "confidence": 0.0},  # so small a network is never sure
     "masked": {"block": 4, "share": 0.5},
 }
 RECIPE: dict[str, Any] = {  # all of it

@@ -113,7 +113,7 @@ def test_nothing_is_mixed_before_pseudo_labels_count(
     found = []
     for mix in ("none", "copypaste"):
         run = new_run(mix)
-        teacher = {"mix": mix, "mix_pairs": 1.0, "supervised_steps": 2, "ramp_steps": 1}
+        teacher = {"mix": mix, "mix_pairs": 1.0, "supervised_steps": 2, "ramp_steps": 1, "confidence": 0.0}
         train(run, train_spec("teacher", training=settings, teacher=teacher), Control(run))
         found.append([json.loads(line)["losses"] for line in (run / HISTORY_FILE).open()])
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)

@@ -30,7 +30,7 @@ from tests.waiting import PATIENCE_S
 STEPS: dict[str, Any] = {
     "training": {"epochs": 6, "steps": 1, "validation_steps": 1, "batch": 5, "checkpoint_epochs": 2},
     "multitask": {"batch": 5, "autoencoder_batch": 3},
-    "teacher": {"supervised_steps": 2, "ramp_steps": 2},
+    "teacher": {"supervised_steps": 2, "ramp_steps": 2, "confidence": 0.51},
     "selftrain": {"confidence": 0.6},
 }
 RANK = """\

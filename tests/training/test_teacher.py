@@ -14,7 +14,7 @@ from torch import nn
 
 from hpcseg.config import RunConfig
 from hpcseg.paths import HISTORY_FILE, MODEL_FILE
-from hpcseg.spec import AS_IT_COMES, TrainSpec
+from hpcseg.spec import AS_IT_COMES, IGNORED, TrainSpec
 from hpcseg.study.keys import parse_config
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors
 from hpcseg.training.control import Control
@@ -99,9 +99,13 @@ def test_both_views_are_of_one_place_through_one_transform_and_differ_in_intensi
         assert len(next(batches)) == 2  # nothing changes intensities: one view is enough
 
 
-def test_the_network_learns_what_the_teacher_says_of_the_plain_view(runs: Path, train_spec: Make) -> None:
+@pytest.mark.parametrize("confidence", [0.0, 0.6])
+def test_the_network_learns_what_the_teacher_says_of_the_plain_view_where_it_is_sure(
+    confidence: float, runs: Path, train_spec: Make
+) -> None:
+    changes: Any = {"augmentation": RECIPE["augmentation"], "teacher": {"confidence": confidence}}
     with (
-        a_task(runs, train_spec("teacher", training=SETTINGS, **{"augmentation": RECIPE["augmentation"]})) as task,
+        a_task(runs, train_spec("teacher", training=SETTINGS, **changes)) as task,
         closing(task.batches(0)) as batches,
     ):
         labelled, plain, changed = next(batches)
@@ -114,7 +118,10 @@ def test_the_network_learns_what_the_teacher_says_of_the_plain_view(runs: Path, 
         target = plain.images[0][:, 0, edge : edge + 16, edge : edge + 16, edge : edge + 16]
         both = [torch.cat(pair) for pair in zip(labelled.images, changed.images, strict=True)]
         logits = task.network(both)
-        expected = task.loss_of(logits[2:], (target > target.median()).long())
+        pseudo, odds = (target > target.median()).long(), (target - target.median()).abs()
+        unsure = odds.sigmoid() < confidence
+        assert unsure.any() == (confidence > 0) and not unsure.all()
+        expected = task.loss_of(logits[2:], pseudo.masked_fill(unsure, IGNORED))
         known = task.loss_of(logits[:2], labelled.label_BDHW)
         torch.testing.assert_close(losses["unlabelled"], expected)
         torch.testing.assert_close(losses["segmentation"], known)
@@ -126,8 +133,16 @@ def test_the_teacher_is_validated_and_kept_and_labels_alone_count_before_its_tim
 ) -> None:
     settings = SETTINGS | {"select": "last"}
     silent, taught = new_run("silent"), new_run("taught")
-    train(silent, train_spec("teacher", training=settings, teacher={"supervised_steps": 99}), Control(silent))
-    train(taught, train_spec("teacher", training=settings, teacher={"supervised_steps": 4}), Control(taught))
+    train(
+        silent,
+        train_spec("teacher", training=settings, teacher={"supervised_steps": 99, "confidence": 0.0}),
+        Control(silent),
+    )
+    train(
+        taught,
+        train_spec("teacher", training=settings, teacher={"supervised_steps": 4, "confidence": 0.0}),
+        Control(taught),
+    )
     first, second = ([json.loads(line) for line in (run / HISTORY_FILE).open()] for run in (silent, taught))
     assert first[0]["losses"] == second[0]["losses"] and first[0]["losses"].keys() == {"segmentation", "unlabelled"}
     assert first[2]["losses"]["segmentation"] != second[2]["losses"]["segmentation"]
@@ -140,7 +155,8 @@ def test_the_teacher_is_validated_and_kept_and_labels_alone_count_before_its_tim
 
 def test_a_u_net_is_taught_too_and_goes_on_to_the_bit(new_run: NewRun, train_spec: Make) -> None:
     network = {"kind": "unet", "levels": 2, "kernel": 3, "maps": 4}
-    spec = train_spec("teacher", training=SETTINGS, network=network, augmentation=RECIPE["augmentation"])
+    changes: Any = {"augmentation": RECIPE["augmentation"], "teacher": {"supervised_steps": 2, "confidence": 0.55}}
+    spec = train_spec("teacher", training=SETTINGS, network=network, **changes)
     whole = new_run("whole")
     train(whole, spec, Control(whole))
     for stops in ([1] * 11, [3, 6]):

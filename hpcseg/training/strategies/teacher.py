@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field
 
 from hpcseg.config import RunConfig
-from hpcseg.sections import Positive, Section, key
+from hpcseg.sections import Fraction, Positive, Section, key
+from hpcseg.spec import IGNORED
 from hpcseg.training.strategy import AUTOENCODERS_ONLY, Needs, Strategy, part_of_batch, require_two_patches
 from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import SegmentationTask, unlabelled_batches
@@ -52,6 +53,13 @@ class TeacherConfig(Section):
     )
     ramp_steps: Steps = key(
         300, "steps in which their weight then rises to its height, evenly", unit="steps", source=_LITERATURE
+    )
+    confidence: Fraction = key(
+        0.9,
+        "voxels whose class is less probable are left out of the loss on pseudo-labels; at most ½ of one foreground "
+        "class: none are",
+        unit="probability",
+        source="ours: with all of them the labelled volume grows step by step (docs/study.md)",
     )
     mix: Literal["none", "copypaste"] = key(
         "none",
@@ -99,7 +107,7 @@ class Teacher(Strategy[TeacherConfig]):
 
     name, label, order = "teacher", "Mean teacher", 3
     section_type = TeacherConfig
-    free_keys = frozenset({"decay", "weight", "supervised_steps", "ramp_steps", "with_validation"}) | _MIX
+    free_keys = frozenset({"decay", "weight", "supervised_steps", "ramp_steps", "confidence", "with_validation"}) | _MIX
 
     def check(self, config: RunConfig) -> None:
         """Raise ValueError where a minibatch cannot be shared, or no cuboid fits a target."""
@@ -137,6 +145,9 @@ class TeacherTask(SegmentationTask):
     well. So each pseudo-label belongs to the very voxel that it was made for: labels of an untouched patch would have
     to be interpolated, and would be missing wherever the transform shows what lies outside of it.
 
+    Where the teacher is not sure nothing is learnt: Dice gains by too many voxels rather than too few where both are as
+    likely, the average follows, and the next labels are larger.
+
     With `mix` the network's views are mixed with the labelled patches, see `CopyPaste`, once pseudo-labels count; each
     loss is then of the voxels that have its labels, in whichever patch they are.
     """
@@ -151,6 +162,7 @@ class TeacherTask(SegmentationTask):
         count = section.patches(batch)
         super().__init__(inputs, batch=batch - count, average=section.decay)
         self.section = section
+        self.partly_labelled |= section.confidence > 0
         levels, dtype = range(geometry_of(inputs.config).levels), self.precision.input_dtype
         views = [augmentation.model_copy(update={"intensity_share": 0.0})]
         views += [augmentation] if augmentation.changes_intensity else []  # else both views are the same
@@ -181,7 +193,9 @@ class TeacherTask(SegmentationTask):
         labelled, plain, changed = cast("tuple[Batch, Batch, Batch]", (*batch[:count], batch[count - 1])[:3])
         assert self.average is not None and labelled.label_BDHW is not None
         with torch.no_grad():
-            pseudo_BDHW = self.logits(plain.images, self.average.network).argmax(dim=1)
+            answer_BCDHW = self.logits(plain.images, self.average.network)
+            sure_BDHW = answer_BCDHW.float().softmax(dim=1).amax(dim=1) >= self.section.confidence
+            pseudo_BDHW = answer_BCDHW.argmax(dim=1).masked_fill_(~sure_BDHW, IGNORED)
         self.network.train()
         pairs, known = list(zip(labelled.images, changed.images, strict=True)), len(labelled.label_BDHW)
         if self._mixing is None:
