@@ -11,7 +11,7 @@ from hpcseg.runs.ends import End
 from hpcseg.runs.records import ArrayRecord, Asked
 from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
 from hpcseg.runs.rundir import RunDir
-from hpcseg.slurm.job import JobFacts, SlurmJob, requeue
+from hpcseg.slurm.job import JobFacts, SlurmJob, ask_about, requeue
 from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
 
 
@@ -89,6 +89,9 @@ def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause
         try:
             how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
         except SchedulerError as error:
+            facts = ask_about(job.task)
+            if facts is not None and facts.restarts > job.restart:
+                return f"{decision.why}: Slurm has requeued it by itself"  # as when another of its nodes failed
             ended = "it saved" if decision.why == cause else f"it ended ({decision.why})"
             why = f"{ended}, and Slurm did not take it back: {error}; hpcseg sweep submits the run again"
             raise StageFailed(cause, why) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.errors import SchedulerError, StageFailed
 from hpcseg.jobs import aftermath, requeue
 from hpcseg.runs.attempts import Attempt, read_attempts, write_attempt
 from hpcseg.runs.ends import End
@@ -215,6 +216,25 @@ def test_a_cancelled_job_is_cancelled_whatever_killed_it() -> None:
     assert aftermath.corrected_end(killed, JOB, JobFacts("COMPLETING", "TimeLimit"), None).cause == "timeout"
     assert aftermath.corrected_end(limit, JOB, JobFacts("COMPLETING", "TimeLimit"), None) == limit
     assert aftermath.corrected_end(End("preempted", "…"), JOB, RUNS, 1.0).cause == "preempted"
+
+
+def test_a_job_that_slurm_has_requeued_by_itself_has_not_failed(
+    array: tuple[RunDir, ArrayRecord], scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a node fails, and the rank on another one sees only that its fellow is gone."""
+
+    def refuse(*_: object) -> str:
+        raise SchedulerError("7_2: Job is pending execution")
+
+    run, record = array
+    attempt = begun(run)
+    monkeypatch.setattr(requeue, "requeue", refuse)
+    monkeypatch.setattr(requeue, "ask_about", lambda task: replace(RUNS, state="PENDING", restarts=1))
+    assert "requeued it by itself" in requeue.requeue_or_fail(run, JOB, record, "killed")
+    assert run.failure() is None and attempt.cause is None
+    monkeypatch.setattr(requeue, "ask_about", lambda task: RUNS)
+    with pytest.raises(StageFailed, match="Slurm did not take it back"):
+        requeue.requeue_or_fail(run, JOB, record, "killed")
 
 
 def test_it_says_whether_the_run_is_done_all_the_same(
