@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput, LeftOut
-from hpcseg.owners import no_link, regular
+from hpcseg.owners import regular
 
 SYNCS_AT_ONCE = 8
-_SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
-_ANY_SEAL = re.compile(rb'"seal"\s*:')
 
 
 @contextlib.contextmanager
@@ -111,28 +108,6 @@ def compact_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def with_seal(text: str) -> str:
-    """A JSON object's text with one more key, `seal`: the SHA-256 of all that stands before it.
-
-    >>> seal_holds(with_seal('{\\n "dsc": 0.91\\n}\\n').encode())
-    True
-    """
-    body = text.rstrip().removesuffix("}").rstrip()
-    return f'{body},\n "seal": "{hashlib.sha256(body.encode(errors="backslashreplace")).hexdigest()}"\n}}\n'
-
-
-def seal_holds(content: bytes) -> bool | None:
-    """Whether a file is as `with_seal` made it; None where it has no seal, as those of earlier versions.
-
-    >>> seal_holds(with_seal('{"dsc": 0.91}').replace("0.91", "0.97").encode()), seal_holds(b'{"dsc": 0.97}')
-    (False, None)
-    """
-    found = _SEAL.search(content)
-    if found is None:
-        return False if _ANY_SEAL.search(content) else None
-    return hashlib.sha256(content[: found.start()]).hexdigest() == found[1].decode()
-
-
 def write_all(texts: Sequence[tuple[Path, str]]) -> None:
     """Replace many files as `write_text` does each, one after another in this order; waits for the disk only twice.
 
@@ -171,6 +146,14 @@ def read_json(path: Path | str, *, optional: bool = False) -> Any:
     return parse_json(path, content)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:  # a name of a thousand characters
+        return False
+
+
 class FileNotFound(BadInput):
     """There is no such file."""
 
@@ -207,55 +190,9 @@ def parse_json(path: Path | str, content: bytes) -> Any:
         raise BadInput(f"{path}: not valid JSON ({str(error).split(';')[0]})") from None
 
 
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a file that has one in each line; [] without the file.
-
-    A line that is none is left out with a warning, `LeftOut`; without one a last line that has no end, as it is being
-    written.
-    """
-    try:
-        with open(path, "rb", opener=regular) as file:
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate(lines, start=1):
-        value = _object(line)
-        if value is not None:
-            found.append(value)
-        elif line.strip() and number < len(lines):
-            leave_out(f"{path}: line {number} cannot be read")
-    return found
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(line.decode())
-        return value if isinstance(value, dict) else None
-    return None
-
-
 def leave_out(what: str) -> None:
     """Warn that something cannot be used, and that the work goes on without it."""
     warnings.warn(f"{what}; it is left out", LeftOut, stacklevel=2)
-
-
-def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append an object as a line that `json_lines` reads, synced; one that a crash tore is ended first.
-
-    Raises:
-        OSError: also where `path` is a link.
-    """
-    line = json.dumps(value, ensure_ascii=False)
-    with open(path, "ab+", opener=no_link) as file:
-        end = file.seek(0, os.SEEK_END)
-        torn = False
-        if end:
-            file.seek(end - 1)
-            torn = file.read(1) != b"\n"
-        file.write(("\n" if torn else "").encode() + line.encode(errors="backslashreplace") + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def sync_file(path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
+from hpcseg.files import leave_out
 from hpcseg.host import is_alive
 from hpcseg.paths import HEARTBEAT_FILE
+from hpcseg.seals import read_sealed
 from hpcseg.text import in_words
 
 HeartbeatState = Literal["running", "stopped", "done", "failed"]
@@ -72,10 +73,11 @@ def read_heartbeat(run: Path) -> Heartbeat | None:
     """
     path = f"{run}/{HEARTBEAT_FILE}"
     try:
-        value = read_json(path, optional=True)
+        value = read_sealed(path, optional=True)
         return None if value is None else _adapter().validate_python(value)
     except BadInput:
         if os.stat(path).st_size == 0:  # noqa: PTH116
+            leave_out(f"{path}: is empty")
             return None
         raise
     except ValidationError as error:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import Annotated, Any, Literal, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationInfo, field_validator
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 from pydantic_core.core_schema import no_info_after_validator_function
 
 Positive = Annotated[float, Field(gt=0)]
@@ -32,10 +32,24 @@ T = TypeVar("T")
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", dict: "table"}
 
 
-class Section(BaseModel):
-    """A frozen group of keys that refuses keys it does not know."""
+class Closed(BaseModel):
+    """A frozen model that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Section(Closed):
+    """A group of keys of a file that people write."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where numbers are asked for: as 1 and 0 they would be taken otherwise."""
+        if isinstance(value, bool | list) and _holds_bool(value):
+            wanted = _leaves(cls, str(info.field_name))
+            if bool not in wanted and wanted & {int, float}:
+                raise PydanticKnownError("int_type" if int in wanted else "float_type")
+        return value
 
 
 @overload
@@ -214,6 +228,22 @@ def _bounded(word: str, bounds: dict[str, Any]) -> str:
         if name in bounds:
             return f"{bounds[name]:g} {before} {word}{high}" if high else f"{word} {behind} {bounds[name]:g}"
     return word + high
+
+
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_holds_bool, value)))
+
+
+@functools.cache
+def _leaves(section: type[BaseModel], name: str) -> frozenset[Any]:
+    """The plain types that a key's type is made of."""
+    return frozenset(_parts(section.model_fields[name].annotation))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    if typing.get_origin(annotation) is not Literal:
+        inner = typing.get_args(annotation)
+        yield from (one for part in inner for one in _parts(part)) if inner else (annotation,)
 
 
 @functools.cache

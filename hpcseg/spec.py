@@ -18,9 +18,10 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
 from hpcseg.errors import BadInput
-from hpcseg.files import parse_json, read_bytes, seal_holds, with_seal
+from hpcseg.files import parse_json, read_bytes
 from hpcseg.paths import RUN_FILE, path_inside, plain_name
-from hpcseg.sections import Section, key
+from hpcseg.seals import seal_holds, with_seal
+from hpcseg.sections import Closed, Section, key
 from hpcseg.text import in_words
 
 Spacing = tuple[float, float, float]
@@ -29,7 +30,7 @@ Name = Annotated[str, AfterValidator(plain_name)]  # becomes part of a path
 Inside = Annotated[Path, AfterValidator(path_inside)]  # relative to the folder of all runs
 
 
-class CaseRef(Section):
+class CaseRef(Closed):
     """A scan on disk; `label` is None where there is none.
 
     `mark` stands for the content of both files when the run was planned; "": not known.
@@ -41,7 +42,7 @@ class CaseRef(Section):
     mark: str = ""
 
 
-class SourceRef(Section):
+class SourceRef(Closed):
     """Some cases of one store; `store` is relative to the folder of all runs.
 
     `labels` is a store of pseudo-labels that stand for the cases' own; None: there is none.
@@ -52,7 +53,7 @@ class SourceRef(Section):
     labels: Inside | None = None
 
 
-class PackSpec(Section):
+class PackSpec(Closed):
     """Pack one dataset at one spacing into `store.h5` in the run directory."""
 
     stage: Literal["pack"] = "pack"
@@ -67,7 +68,7 @@ class PackSpec(Section):
     ignore: int | None = None  # label value of voxels that are left out of everything
 
 
-class PretrainSpec(Section):
+class PretrainSpec(Closed):
     """Train the autoencoder of one level, or a network as the strategy says; leaves `model.pt` in the run directory."""
 
     stage: Literal["pretrain"] = "pretrain"
@@ -83,7 +84,7 @@ class PretrainSpec(Section):
         return self.config.autoencoder
 
 
-class LabelSpec(Section):
+class LabelSpec(Closed):
     """Segment packed cases with trained networks; leaves `store.h5` in the run directory, of labels alone."""
 
     stage: Literal["label"] = "label"
@@ -95,7 +96,7 @@ class LabelSpec(Section):
     confidence: float  # voxels whose class is less probable are no class
 
 
-class TrainSpec(Section):
+class TrainSpec(Closed):
     """Train and evaluate one F-Net; leaves `model.pt` and `result.json` in the run directory."""
 
     stage: Literal["train"] = "train"
@@ -134,11 +135,11 @@ AnySpec = PackSpec | PretrainSpec | LabelSpec | TrainSpec
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
 
 
-def read_spec(run: Path) -> AnySpec:
-    """Read the specification of the run directory `run`.
+def read_spec(run: Path, of: tuple[str, str] | None = None) -> AnySpec:
+    """Read the specification of the run directory `run`; `of` is the stage and id that it has to have.
 
     Raises:
-        BadInput: `run.json` is missing, not JSON, of another version, or was changed after it was written.
+        BadInput: `run.json` is missing, not JSON, of another version or run, or was changed after it was written.
     """
     path = run / RUN_FILE
     content = read_bytes(path)
@@ -148,7 +149,7 @@ def read_spec(run: Path) -> AnySpec:
     if isinstance(value, dict):
         value.pop("seal", None)
     try:
-        return _ADAPTER.validate_python(value)
+        spec = _ADAPTER.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -156,6 +157,9 @@ def read_spec(run: Path) -> AnySpec:
         if first["type"] == "unknown_name":
             remedy = f"'{first['input']}' is of a package that is not installed here"
         raise BadInput(f"{path}: {where}: {in_words(first)}; {remedy}") from None
+    if of not in (None, (spec.stage, spec.id)):
+        raise BadInput(f"{path}: is of run {spec.id}, not of {run.name}; apply the sweep again, which writes it anew")
+    return spec
 
 
 def spec_text(spec: AnySpec) -> str:

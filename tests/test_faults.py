@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from hpcseg.files import json_lines, read_json
+from hpcseg.files import read_json
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.rundir import RunDir
+from hpcseg.seals import json_lines
 from hpcseg.training.checkpoint import load_tensors
 from hpcseg.training.rehearsal import first_difference
 from hpcseg.volumes.seal import read_seal

@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hpcseg.errors import LeftOut
 from hpcseg.files import (
-    append_line,
-    json_lines,
     json_text,
     read_json,
     remove_leftovers,
-    seal_holds,
-    with_seal,
     write_all,
     write_text,
     write_unsynced,
@@ -77,13 +71,6 @@ def test_nothing_is_written_through_a_link_and_no_temporary_name_can_be_foretold
     assert path.read_text() == "2" and other.read_text() == "of others"
 
 
-def test_lines_are_appended_to_no_link(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").symlink_to(tmp_path / "other")
-    with pytest.raises(OSError, match="symbolic"):
-        append_line(tmp_path / "a.jsonl", {"n": 1})
-    assert not (tmp_path / "other").exists()
-
-
 def test_what_killed_processes_left_is_removed_where_it_is_a_regular_file_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,38 +85,3 @@ def test_what_killed_processes_left_is_removed_where_it_is_a_regular_file_of_our
     monkeypatch.undo()
     remove_leftovers(tmp_path, {"a.json"})
     assert sorted(tmp_path.iterdir()) == sorted(stays)
-
-
-def test_lines_are_read_as_they_were_appended_and_torn_ones_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    assert json_lines(path) == []
-    values: list[dict[str, object]] = [{"text": "two\nlines, \u2028, \udc80 and µ"}, {"n": 1.5}]
-    append_line(path, values[0])
-    with path.open("a") as file:
-        file.write('7\n{"n": ')
-    append_line(path, values[1])
-    with pytest.warns(LeftOut, match=r"a\.jsonl: line [23] cannot be read"):
-        assert json_lines(path) == values
-
-
-@pytest.mark.parametrize("bad", [b"\xff", b"\0", b'{"n": "\xe9"}', b"null", b"[" * 100_000, b"1" * 5000])
-def test_a_bad_line_costs_that_line(tmp_path: Path, bad: bytes) -> None:
-    path = tmp_path / "a.jsonl"
-    append_line(path, {"n": 1})
-    with path.open("ab") as file:
-        file.write(bad)
-    assert json_lines(path) == [{"n": 1}]  # it may be being written
-    append_line(path, {"n": 2})
-    with pytest.warns(LeftOut, match="line 2"):
-        assert json_lines(path) == [{"n": 1}, {"n": 2}]
-
-
-def test_a_sealed_text_keeps_its_content_and_shows_any_change() -> None:
-    text = with_seal('{\n "dsc": 0.91,\n "name": "\udc80"\n}\n')
-    content = text.encode(errors="backslashreplace")
-    assert json.loads(content)["dsc"] == 0.91 and seal_holds(content) is True
-    for index in range(len(content)):
-        changed = bytearray(content)
-        changed[index] ^= 1
-        assert seal_holds(bytes(changed)) is not True
-    assert seal_holds(b'{"dsc": 0.91}') is None and seal_holds(json.dumps(json.loads(content)).encode()) is False

@@ -19,7 +19,7 @@ ROOMS = (
 )
 SHARED = {
     *("config", "errors", "files", "heartbeat", "host", "kernels", "owners", "registry"),
-    *("paths", "sections", "spec", "text", "threads", "version"),
+    *("paths", "seals", "sections", "spec", "text", "threads", "version"),
 }
 SLURMS_COMMANDS = {"sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"}
 MODULES = {

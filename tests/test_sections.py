@@ -9,8 +9,10 @@ import pytest
 from pydantic import Field
 
 from hpcseg import sections
+from hpcseg.errors import BadInput
 from hpcseg.screens.keys import every_group
 from hpcseg.sections import Section, key, keys_of
+from hpcseg.study.keys import parse_config
 
 PURE_NUMBERS = {"seed", "data.split_seed", "preprocessing.window_range", "augmentation.log_scale", "table.baseline"}
 
@@ -46,3 +48,16 @@ def test_every_key_is_explained(known: sections.Key) -> None:
     assert known.source.startswith(("paper", "ours: ", "sbatch"))
     numbers = re.search(r"number|integer|^\d", known.kind)
     assert bool(known.unit) or not numbers or known.name in PURE_NUMBERS
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.epochs", "network.maps", "fold", "transfer.phi_steps", "data.foreground"]
+)
+@pytest.mark.parametrize("value", ["true", "[true]", "[[true]]"])
+def test_true_is_no_number(setting: str, value: str) -> None:
+    with pytest.raises(BadInput, match=rf"{setting}.* is not allowed"):
+        parse_config([f"{setting}={value}"])
+
+
+def test_true_is_true_where_that_is_asked_for() -> None:
+    assert parse_config(["training.compile=true"]).training.compile is True

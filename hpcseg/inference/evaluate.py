@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpcseg.errors import BadInput, Interrupted
-from hpcseg.files import append_line, json_lines, json_text, read_json, with_seal, write_text
+from hpcseg.files import json_text, write_text
 from hpcseg.inference.metrics import measure
 from hpcseg.inference.segment import Segmenter
 from hpcseg.paths import (
@@ -23,6 +23,7 @@ from hpcseg.paths import (
     RESULT_FILE,
     TRAINING_FILE,
 )
+from hpcseg.seals import append_line, json_lines, read_sealed, with_seal
 from hpcseg.spec import CaseRef, TrainSpec, spec_digest
 from hpcseg.training.checkpoint import digest_of, remove_checkpoints
 from hpcseg.training.control import Control
@@ -50,7 +51,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
     measured_as = {"model": digest_of(run / MODEL_FILE), "nsd_mm": spec.config.inference.nsd_mm}
     left = ranks.of_leader(lambda: _left(run, scans, measured_as))
     partial = run / (EVALUATION_FILE if ranks.leads else RANK_EVALUATION_FILE.format(ranks.rank))
-    trained = int(read_json(run / TRAINING_FILE)["steps"])
+    trained = int(_training(run)["steps"])
     for first in range(0, len(left), ranks.world):
         finished = len(scans) - len(left) + first
         control.beat(phase="evaluating", step=finished, steps=len(scans))
@@ -128,9 +129,17 @@ def _mean_dsc(result: Mapping[str, Any]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
+def _training(run: Path) -> dict[str, Any]:
+    """How the run was trained."""
+    found: dict[str, Any] = read_sealed(run / TRAINING_FILE)
+    if not all(isinstance(found.get(key), int | float) for key in ("steps", "ranks", "rank_seconds")):
+        raise BadInput(f"{run / TRAINING_FILE}: not what a training leaves; delete {run} and run the sweep again")
+    return found
+
+
 def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> dict[str, Any]:
     config = spec.config
-    training = read_json(run / TRAINING_FILE)
+    training = _training(run)
     sets = {group: [line for scan in scans for line in done[group, scan.name]] for group, scans in _scans(spec).items()}
     return {
         "id": spec.id,

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, read_json, with_seal, write_text
+from hpcseg.files import compact_json, read_json, write_text
 from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.collect import ancestors_seconds
 from hpcseg.results.collection import Collection, Run
 from hpcseg.runs.applied import described, read_runs, read_sweep_record
+from hpcseg.seals import sealed_text, with_seal
 
 _FOLDERS = re.compile(r"""(?<=["'=])(?:/|~/|\$\w+/)(?:[^"'/\n]+/)*(?=[^"'/\n]+)""")
 
@@ -114,10 +115,10 @@ def _write_sweep(collection: Collection, records: Path) -> None:
         earlier = read_sweep_record(records, name)
         runs = merged(runs, read_runs(records, name))
         needs, seconds = earlier["needs"] | needs, earlier.get("seconds", {}) | seconds
-    source = sweep_folder(collection.root, name) / Path(own.get("file", "")).name
+    source = sweep_folder(collection.root, name) / Path(str(own.get("file", ""))).name
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
-    write_text(folder / RUNS_FILE, portable(_lines(described(runs))))
-    write_text(folder / SWEEP_FILE, portable(_lines(own)))
+    write_text(folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, portable(_lines(described(runs)))))
+    write_text(folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, portable(_lines(own))))
     if source.is_file() and not source.is_symlink():
         write_text(folder / source.name, portable(source.read_text(encoding="utf-8")))
 
@@ -147,4 +148,4 @@ def _lines(value: Mapping[str, Any]) -> str:
             "[\n" + ",\n".join(map(compact_json, part)) + "]" if isinstance(part, list) and part else compact_json(part)
         )
 
-    return "{" + ",\n".join(f'"{key}":{text(part)}' for key, part in value.items()) + "}\n"
+    return "{" + ",\n".join(f"{compact_json(key)}:{text(part)}" for key, part in value.items()) + "}\n"

@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
 from hpcseg.paths import DONE_FILE, RESULT_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
 from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.runs.result_file import why_unusable
+from hpcseg.seals import read_sealed
 from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 from hpcseg.text import in_words, nearest
@@ -46,7 +46,9 @@ class _SweepRecord(Record):
     def _keys_of_today(cls, blocks: Any, info: ValidationInfo) -> Any:
         """Definitions of another version: without keys that are unknown here, kinds under their present names."""
         known = (TableDefinition if info.field_name == "tables" else FigureDefinition).model_fields
-        found = [{key: value for key, value in dict(block).items() if key in known} for block in blocks]
+        if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+            raise ValueError("a list of objects is missing")
+        found = [{key: value for key, value in block.items() if key in known} for block in blocks]
         return [block | {"kind": "filters"} if block.get("kind") == "kernels" else block for block in found]
 
 
@@ -123,7 +125,7 @@ def ancestors_seconds(runs_root: Path, record: Mapping[str, Any]) -> dict[str, f
     for stage, file in files.items():
         for run_id in (record.get("stages") or {}).get(stage, ()):
             with contextlib.suppress(BadInput):
-                found = read_json(runs_root / stage / run_id / file, optional=True)
+                found = read_sealed(runs_root / stage / run_id / file, optional=True)
                 known = found.get("seconds") if isinstance(found, dict) else None
                 seconds[run_id] = known if isinstance(known, int | float) else None
     return seconds

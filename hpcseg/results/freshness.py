@@ -87,14 +87,12 @@ def _decode(text: str, start: int) -> Any:
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted keys in which two configurations differ, of those that a result depends on."""
-    from pydantic import ValidationError
-
     from hpcseg.config import RunConfig
     from hpcseg.study.identity import canonical, relevant
 
     try:
         values = [flatten(json.loads(canonical(relevant(RunConfig.model_validate(config))))) for config in (one, other)]
-    except ValidationError:
+    except ValueError:  # also what no JSON has, as NaN
         return ["keys of another version of hpcseg"]
     return sorted(key for key in values[0].keys() | values[1].keys() if values[0].get(key) != values[1].get(key))
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, read_json, write_text
+from hpcseg.files import compact_json, write_text
 from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, plain_name, sweep_folder
+from hpcseg.seals import read_sealed, sealed_text
 
 
 def applied_sweeps(runs_root: Path) -> list[str]:
@@ -35,7 +37,7 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         there = ", ".join(applied_sweeps(runs_root)) or "none"
         raise BadInput(f"{runs_root}: no sweep '{name}' was applied here (there are: {there})")
-    record = read_json(path)
+    record = read_sealed(path)
     if not isinstance(record, dict):
         raise not_a_record(path, "an object is missing")
     record.setdefault("needs", {})
@@ -47,16 +49,19 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
 
 
 def _check_ids(record: dict[str, Any]) -> None:
-    """Raise ValueError or the like where `stages` or `needs`, if there, are not of ids, of which paths are made."""
+    """Raise ValueError or the like where `stages` or `needs`, if there, are not of ids, of which paths are made, or
+    runs need each other."""
     for kind in ("stages", "needs"):
         for run_id in (name for ids in record.get(kind, {}).values() for name in ids):
             plain_name(run_id)
+    TopologicalSorter(record["needs"]).prepare()
 
 
 def mark_cancelled(runs_root: Path, name: str) -> None:
     """Note that a sweep was cancelled: until it is applied again, it needs nothing that it shares with others."""
     record = read_sweep_record(runs_root, name) | {"cancelled": time.time()}
-    write_text(sweep_folder(runs_root, name) / SWEEP_FILE, compact_json(record) + "\n")
+    path = sweep_folder(runs_root, name) / SWEEP_FILE
+    write_text(path, sealed_text(path, compact_json(record)))
 
 
 def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
@@ -66,7 +71,7 @@ def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
         BadInput: the record is missing or damaged.
     """
     path = sweep_folder(runs_root, name) / RUNS_FILE
-    kept = read_json(path, optional=True)
+    kept = read_sealed(path, optional=True)
     if kept is None:
         raise BadInput(f"{path}: no such file; apply the sweep again with `hpcseg sweep FILE`")
     try:
@@ -74,7 +79,7 @@ def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:
             {"id": run["id"], "config": _whole(kept["base"], run["differs"]), "cells": run["cells"]}
             for run in kept["runs"]
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path}: not a record of runs ({error!r}); apply the sweep again") from None
 
 

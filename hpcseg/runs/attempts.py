@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from hpcseg.files import append_line, json_lines, leave_out
+from hpcseg.files import leave_out
 from hpcseg.heartbeat import Moment
 from hpcseg.paths import ATTEMPTS_FILE
+from hpcseg.seals import append_line, json_lines
 from hpcseg.text import in_words
 
 # How an attempt ended: done; limit: saved before its time limit; preempted; requeued: scontrol requeue, or a reason
@@ -86,21 +87,23 @@ _ADAPTER = TypeAdapter(Attempt)
 def write_attempt(run: Path, attempt: Attempt) -> None:
     """Append what is known of an attempt at the run directory `run`, its beginning or its end, synced."""
     event = "begin" if attempt.ended is None else "end"
-    append_line(run / ATTEMPTS_FILE, {"event": event, **asdict(attempt)})
+    append_line(run / ATTEMPTS_FILE, {"event": event, **asdict(attempt)}, run.name)
 
 
 def read_attempts(run: Path) -> list[Attempt]:
     """All attempts of a run in their order, each as it is known last; lines that are none are left out, with a note."""
     found: dict[tuple[int, str, int], Attempt] = {}
-    for value in json_lines(run / ATTEMPTS_FILE):
+    for value in json_lines(run / ATTEMPTS_FILE, run.name):
         value.pop("event", None)
         try:
             attempt = _ADAPTER.validate_python(value)
         except ValidationError as error:
             leave_out(f"{run / ATTEMPTS_FILE}: a line is no attempt ({in_words(error.errors()[0])})")
             continue
-        found[attempt.number, attempt.job, attempt.restart] = attempt
-    return list(found.values())
+        key = attempt.number, attempt.job, attempt.restart
+        if attempt.ended is not None or key not in found:  # a beginning that stands behind its end says nothing new
+            found[key] = attempt
+    return sorted(found.values(), key=lambda attempt: attempt.number)
 
 
 def gpu_seconds(attempts: Sequence[Attempt], now: float) -> tuple[float, float]:

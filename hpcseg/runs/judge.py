@@ -56,7 +56,7 @@ def judge_all(
             failed = [name for name in needs.get(run_id, ()) if name in verdicts and verdicts[name].state in dead]
             if failed:
                 verdict = replace(verdict, state="blocked", why=f"{failed[0]}: {verdicts[failed[0]].why}")
-        verdicts[run_id] = verdict
+        verdicts[run_id] = replace(verdict, why=" ".join(verdict.why.splitlines()))
     return {run_id: verdicts[run_id] for run_id in evidence}
 
 

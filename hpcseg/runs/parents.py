@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hpcseg import paths
-from hpcseg.files import read_json, write_json
+from hpcseg.errors import BadInput
 from hpcseg.owners import regular
+from hpcseg.seals import read_sealed, write_sealed
 from hpcseg.spec import AnySpec, LabelSpec, TrainSpec
 
 _HEAD = 512  # bytes: models and stores begin with the digest of all that follows
@@ -48,7 +49,7 @@ def note_parents(run: Path, files: Iterable[Path]) -> None:
     if before:
         _remove_products(run)
     if now:
-        write_json(run / paths.PARENTS_FILE, now)
+        write_sealed(run / paths.PARENTS_FILE, now)
 
 
 def read_parents(run: Path) -> dict[str, str | None]:
@@ -57,8 +58,16 @@ def read_parents(run: Path) -> dict[str, str | None]:
     Raises:
         BadInput: `parents.json` cannot be read.
     """
-    found: dict[str, str | None] | None = read_json(f"{run}/{paths.PARENTS_FILE}", optional=True)
-    return found or {}
+    path = f"{run}/{paths.PARENTS_FILE}"
+    found: dict[str, str | None] = read_sealed(path, optional=True) or {}
+    for file, known in found.items():
+        try:
+            paths.path_inside(Path(file))
+        except ValueError as error:
+            raise BadInput(f"{path}: {error}; remove the file") from None
+        if not isinstance(known, str | None):
+            raise BadInput(f"{path}: {file!r} has no fingerprint; remove the file")
+    return found
 
 
 def fingerprint(path: Path) -> str | None:

@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json, write_json
+from hpcseg.heartbeat import Moment
 from hpcseg.host import is_alive, process_start
 from hpcseg.paths import ARRAY_FILE, array_folder
 from hpcseg.runs.recovery import Budgets
+from hpcseg.seals import read_sealed, write_sealed
 from hpcseg.spec import AS_IT_COMES, Name, Reading
 from hpcseg.text import in_words
 
@@ -57,7 +58,7 @@ class Submission(_Record):
     """
 
     backend: Literal["local", "slurm", "foreground"]
-    submitted: float  # Unix seconds
+    submitted: Moment  # Unix seconds
     attempt: int = 1
     host: str = ""  # where it was submitted
     pool: Process | None = None  # local: who runs the slots; Slurm: who submits
@@ -70,7 +71,7 @@ class Submission(_Record):
     reading: Reading = AS_IT_COMES  # how stores are read
     kernels: Kernels = "auto"  # what computes
     gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
-    cancelled: float | None = None  # Unix seconds of `hpcseg cancel`
+    cancelled: Moment | None = None  # Unix seconds of `hpcseg cancel`
 
     def submitter_alive(self, array: ArrayRecord | None) -> bool | None:
         """Whether who submitted it is still at it: the local pool, or the hpcseg that is calling sbatch for `array`.
@@ -88,7 +89,7 @@ class Submission(_Record):
 class Failure(_Record):
     """`error.json`: why the last attempt failed."""
 
-    time: float  # Unix seconds
+    time: Moment  # Unix seconds
     cause: str
     message: str
     traceback: str
@@ -112,7 +113,7 @@ class ArrayRecord(_Record):
     stage: Name
     runs: tuple[Name, ...]
     tasks: tuple[int, ...]
-    submitted: float  # Unix seconds
+    submitted: Moment  # Unix seconds
     host: str
     submitter: Process
     asked: Asked
@@ -157,7 +158,7 @@ def read_record(path: str, model: type[ModelT]) -> ModelT | None:
         BadInput: it is damaged.
     """
     try:
-        value = read_json(path, optional=True)
+        value = read_sealed(path, optional=True)
         return None if value is None else model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
@@ -177,4 +178,4 @@ def read_array(runs_root: Path, tag: str) -> ArrayRecord | None:
 
 def write_array(runs_root: Path, record: ArrayRecord) -> None:
     """Replace `array.json` of an array, synced."""
-    write_json(array_folder(runs_root, record.tag) / ARRAY_FILE, record.model_dump(mode="json"))
+    write_sealed(array_folder(runs_root, record.tag) / ARRAY_FILE, record.model_dump(mode="json"))

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import FileNotFound, parse_json, read_bytes, seal_holds
+from hpcseg.files import FileNotFound, parse_json, read_bytes
 from hpcseg.paths import RESULT_FILE, RUN_FILE
+from hpcseg.seals import seal_holds
 from hpcseg.spec import read_spec, spec_digest
 
 

@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 
 from hpcseg import paths
 from hpcseg.errors import NO_SPACE, BadInput, HpcsegError, StageFailed, lack_of_space
-from hpcseg.files import write_json
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
 from hpcseg.owners import REMEDY
 from hpcseg.runs.attempts import read_attempts
@@ -26,6 +25,7 @@ from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.parents import fingerprint, read_parents
 from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
 from hpcseg.runs.result_file import why_unusable
+from hpcseg.seals import write_sealed
 from hpcseg.spec import AnySpec, read_spec
 
 LOCK_WAIT_S = 300.0  # for the folder of all runs
@@ -83,9 +83,9 @@ class RunDir:
         """What the run has to do.
 
         Raises:
-            BadInput: `run.json` is missing, not JSON, or of another version.
+            BadInput: `run.json` is missing, not JSON, of another version, or of another run.
         """
-        return read_spec(self.path)
+        return read_spec(self.path, of=(self.stage, self.id))
 
     def submission(self) -> Submission | None:
         """How the run was last submitted; None if it never was.
@@ -97,7 +97,7 @@ class RunDir:
 
     def write_submission(self, submission: Submission) -> None:
         """Replace `job.json`."""
-        write_json(self.path / paths.JOB_FILE, submission.model_dump(mode="json"))
+        write_sealed(self.path / paths.JOB_FILE, submission.model_dump(mode="json"))
 
     def heartbeat(self) -> Heartbeat | None:
         """The last heartbeat; None before the first."""
@@ -200,7 +200,7 @@ class RunDir:
         """Write `done.json` (all stages but training)."""
         self.path.stat()  # a folder that was renamed meanwhile is not made again
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_json(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
+        write_sealed(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
 
     def write_error(self, error: BaseException) -> None:
         """Write `error.json` from an exception; where that cannot be written, both are said on standard error."""
@@ -212,7 +212,7 @@ class RunDir:
         failure = Failure(time=time.time(), cause=cause_of(error), message=message, traceback=story)
         try:
             self.path.stat()  # a folder that was renamed meanwhile is not made again
-            write_json(self.path / paths.ERROR_FILE, failure.model_dump())
+            write_sealed(self.path / paths.ERROR_FILE, failure.model_dump())
         except OSError as unwritten:  # most likely the same full disk
             print(f"{story}{self.path}: error.json cannot be written ({unwritten})", file=sys.stderr, flush=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from hpcseg.files import is_file
 from hpcseg.paths import ARRAY_FILE, array_folder
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import Evidence, Moved, Verdict
@@ -107,7 +108,7 @@ def _read_evidence(runs: Iterable[RunDir], attempts: bool) -> dict[str, Evidence
 def _moved(runs_root: Path, known: str, tag: str) -> Moved:
     """Whether the folder of all runs is another than the one that an array's jobs know."""
     there = Path(known)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a null in the path
         if there.samefile(runs_root):
             return ""
-    return "copied" if (array_folder(there, tag) / ARRAY_FILE).exists() else "renamed"
+    return "copied" if is_file(array_folder(there, tag) / ARRAY_FILE) else "renamed"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcseg.files import read_json
 from hpcseg.paths import STAGES, TRAINING_FILE
 from hpcseg.runs.applied import applied_sweeps, read_sweep_record
 from hpcseg.runs.ends import Ends, tail
@@ -17,6 +16,7 @@ from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.selection import select_run
 from hpcseg.runs.states import States, read_states
 from hpcseg.runs.status import gpu_seconds_of
+from hpcseg.seals import read_sealed
 from hpcseg.slurm.queue import Queue
 from hpcseg.spec import PackSpec
 
@@ -88,7 +88,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
         known |= {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}
     if evidence.submission is not None:
         known["submission"] = evidence.submission.model_dump(mode="json", exclude_none=True)
-    training = read_json(run.path / TRAINING_FILE, optional=True)
+    training = read_sealed(run.path / TRAINING_FILE, optional=True)
     if training is not None:
         known["reading"] = training.get("reading", [])
     broken = verdict.state in {"failed", "lost"} or evidence.damage

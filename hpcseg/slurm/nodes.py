@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcseg.files import append_line, json_lines
 from hpcseg.paths import ARRAYS_FOLDER, NODES_FILE
+from hpcseg.seals import append_line, json_lines
 from hpcseg.slurm.calls import CallError, call
 
 REMEMBERED_S = 24 * 3600.0

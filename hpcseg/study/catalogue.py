@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.paths import plain_name
 from hpcseg.spec import CaseRef, PackSpec, Spacing
 from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset
 from hpcseg.volumes.digests import Digests, cache_folder, mark_of
@@ -236,7 +237,7 @@ def pack_spec(
     clip = config.pyramid_clip if config.pyramid_clip != "none" else None
     labelled = any(case.label is not None for case in cases)
     return PackSpec(
-        id=dataset.name,
+        id=_name_of_file(dataset),
         dataset=dataset.name,
         cases=cases,
         spacing_zyx=spacing,
@@ -259,6 +260,14 @@ def dataset_pack(root: Path, config: RunConfig) -> PackSpec:
     dataset, section = catalogue.main(config), config.preprocessing
     spacings = [catalogue.spacing(case.image) for case in dataset.training] if section.spacing == "median" else ()
     return pack_spec(section, dataset, dataset.training, plan_spacing(section, spacings), catalogue.classes(config))
+
+
+def _name_of_file(dataset: Dataset) -> str:
+    """The dataset's name, or its folder's where no file can be called so."""
+    try:
+        return plain_name(dataset.name)
+    except ValueError:
+        return dataset.root.resolve().name
 
 
 def _listed(labels: dict[int, str]) -> str:

@@ -18,9 +18,9 @@ from hpcseg.config import (
     TrainingConfig,
 )
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
 from hpcseg.paths import TRAINING_FILE
 from hpcseg.runs.rundir import RunDir
+from hpcseg.seals import read_sealed
 from hpcseg.sections import Section
 from hpcseg.study.identity import remembered
 from hpcseg.training.strategy import strategy_of
@@ -177,7 +177,7 @@ def measure(run: RunDir, epochs: int) -> Measured | None:
     """What can be read of a run of `epochs` epochs that is trained or in training; None where nothing was measured."""
     try:
         if (run.path / TRAINING_FILE).exists():
-            trained = read_json(run.path / TRAINING_FILE)
+            trained = read_sealed(run.path / TRAINING_FILE)
             done = trained["epochs"]
             return Measured(trained["rank_seconds"] / done, done / epochs, trained["precision"]["device"])
         heartbeat, submission = run.heartbeat(), run.submission()

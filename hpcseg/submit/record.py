@@ -21,6 +21,7 @@ from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
 from hpcseg.runs.records import ArrayRecord, Submission
 from hpcseg.runs.rundir import RunDir, locked
+from hpcseg.seals import sealed_text
 from hpcseg.spec import CaseRef, read_spec, spec_digest, spec_text
 from hpcseg.study.plan import Plan
 
@@ -52,8 +53,8 @@ def record(plan: Plan) -> None:
         "runs": [{"id": i, "differs": differs, "cells": plan.cells.get(i, [])} for i, differs in runs.items()],
     }
     with locked(plan.runs_root):
-        write_text(folder / RUNS_FILE, compact_json(kept) + "\n")
-        write_text(folder / SWEEP_FILE, compact_json(value) + "\n")
+        write_text(folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, compact_json(kept)))
+        write_text(folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, compact_json(value)))
         write_text(folder / sweep.source.path.name, sweep.source.text)
         follow_scans(plan)
 
@@ -114,7 +115,8 @@ def write_intents(
         submissions: the new ones.
         arrays: Slurm arrays that they are tasks of; their records come before the runs that name them.
     """
-    texts = [(array_folder(plan.runs_root, r.tag) / ARRAY_FILE, json_text(r.model_dump(mode="json"))) for r in arrays]
+    records = {array_folder(plan.runs_root, one.tag) / ARRAY_FILE: one for one in arrays}
+    texts = [(path, sealed_text(path, json_text(one.model_dump(mode="json")))) for path, one in records.items()]
     for run_id, submission in submissions.items():
         run, evidence = plan.run(run_id), found[run_id]
         run.clear_failure()
@@ -126,7 +128,7 @@ def write_intents(
         if before is not None:
             update["threads"] = before.threads
         value = submission.model_copy(update=update).model_dump(mode="json")
-        texts.append((run.path / JOB_FILE, json_text(value)))
+        texts.append((run.path / JOB_FILE, sealed_text(run.path / JOB_FILE, json_text(value))))
     write_all(texts)
 
 

@@ -25,6 +25,7 @@ from hpcseg.files import write_unsynced
 from hpcseg.heartbeat import Heartbeat, HeartbeatState, read_heartbeat
 from hpcseg.host import process_start
 from hpcseg.paths import HEARTBEAT_FILE
+from hpcseg.seals import sealed_text
 
 
 class Control:
@@ -193,12 +194,13 @@ class Control:
         heartbeat = self._beat = replace(self._beat, time=time.time())
         if self._silent:
             return
+        path = self._run / HEARTBEAT_FILE
         try:  # not synced to disk: a heartbeat lost with the machine was no longer true anyway
-            write_unsynced(self._run / HEARTBEAT_FILE, json.dumps(asdict(heartbeat)) + "\n")
+            write_unsynced(path, sealed_text(path, json.dumps(asdict(heartbeat))))
             self._can_write = True
         except OSError as error:  # a full disk, for instance: no reason to end a run that may yet get space
             if self._can_write:
-                print(f"{self._run / HEARTBEAT_FILE}: cannot be written ({error}); the run goes on", file=sys.stderr)
+                print(f"{path}: cannot be written ({error}); the run goes on", file=sys.stderr)
             self._can_write = False
         if self._on_beat is not None:
             self._on_beat(heartbeat)

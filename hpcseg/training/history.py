@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcseg.files import append_line, json_lines, write_text
+from hpcseg.files import write_text
 from hpcseg.paths import HISTORY_FILE
+from hpcseg.seals import append_line, json_lines, line_of
 from hpcseg.text import duration
 
 
@@ -39,7 +39,7 @@ def cut_history(run: Path, epochs: int) -> None:
     path = run / HISTORY_FILE
     if path.exists():
         lines = [line for line in json_lines(path) if isinstance(line.get("epoch"), int) and line["epoch"] <= epochs]
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(path, b"".join(line_of(line) for line in lines).decode())
 
 
 def mean_dice(record: Mapping[str, Any]) -> float | None:

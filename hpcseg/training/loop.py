@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpcseg.config import TrainingConfig
-from hpcseg.errors import Interrupted, TrainingError
+from hpcseg.errors import BadInput, Interrupted, TrainingError
 from hpcseg.files import sync_file
-from hpcseg.paths import HISTORY_FILE, RUN_FILE
+from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, RUN_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.deferred import DeferredLosses, StopFlag
@@ -149,13 +151,41 @@ class Checkpointer:
 
 
 def _resume(task: Task, run: Path, schedule: Schedule, digest: str) -> Progress:
-    """Take up the newest checkpoint; a new run begins with the weights of rank 0 on all ranks."""
+    """Take up the newest checkpoint; a new run begins with the weights of rank 0 on all ranks.
+
+    Raises:
+        BadInput: none of them is sound, or the newest does not fit the run.
+    """
     state = task.ranks.of_leader(lambda: load_checkpoint(run, digest))
-    if task.ranks.leads:
-        cut_history(run, 0 if state is None else state["progress"]["epoch"])
     if state is None:
         task.ranks.align(task.modules)
-        return Progress()
+        progress = Progress()
+    else:
+        try:
+            progress = _restore(task, schedule, state)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+                raise
+            why = " ".join(str(error).split())[:120]
+            raise BadInput(
+                f"{run / CHECKPOINT_FILE}: does not fit the run ({why}); delete {run} and run the sweep again"
+            ) from None
+    if task.ranks.leads:
+        cut_history(run, progress.epoch)
+    return progress
+
+
+def _restore(task: Task, schedule: Schedule, state: Mapping[str, Any]) -> Progress:
+    """Take back what a checkpoint has.
+
+    Raises:
+        Exception: of the kinds that `_resume` expects: it is of other networks, or made on purpose.
+    """
+    progress = Progress(**state["progress"])
+    if not all(type(number) is int for number in (progress.epoch, progress.step, progress.best_epoch)):
+        raise TypeError("epochs and steps are no whole numbers")
+    if not all(isinstance(weight, Tensor) for weight in progress.best_weights.values()):
+        raise TypeError("the best weights are no tensors")
     for name, module in task.modules.items():
         module.load_state_dict(state["modules"][name])
     for name, optimizer in task.optimizers.items():
@@ -163,7 +193,7 @@ def _resume(task: Task, run: Path, schedule: Schedule, digest: str) -> Progress:
     schedule.restore(state)
     task.update.restore(state["update"])
     task.load_extra_state(state["extra"])
-    return Progress(**state["progress"])
+    return progress
 
 
 def _record_step(task: Task, control: Control, progress: Progress, step: int, numbers: dict[str, float]) -> None:

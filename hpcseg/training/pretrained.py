@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,5 +35,19 @@ def pretrained_weights(path: Path, *, level: int | None = None, strategy: str = 
     in_its_place = path.name == MODEL_FILE and folder.parent.name == "pretrain"  # also where run.json was purged
     if in_its_place and plain.get("run", folder.name) != folder.name:
         raise BadInput(f"{path}: is the model of {plain['run']}; delete {folder} and run the sweep again")
-    weights: dict[str, Any] = plain["weights"]
-    return weights
+    return sound_weights(path, plain)
+
+
+def sound_weights(path: Path, plain: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of what was read from a model's file.
+
+    Raises:
+        BadInput: there are none, or they are no finite numbers.
+    """
+    import torch
+
+    weights = plain.get("weights")
+    named = weights.items() if isinstance(weights, dict) else ()
+    if not named or not all(isinstance(one, torch.Tensor) and bool(torch.isfinite(one).all()) for _, one in named):
+        raise BadInput(f"{path}: its weights are missing, or no finite numbers; delete {path.parent} and train it anew")
+    return dict(named)

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
-from hpcseg.files import read_json, write_text
+from hpcseg.files import write_text
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.paths import HISTORY_FILE, KERNELS_FILE, RUN_FILE, TRAINING_FILE
+from hpcseg.seals import read_sealed
 from hpcseg.spec import PretrainSpec, Reading, TrainSpec, read_spec, runs_root, spec_digest, spec_text
 from hpcseg.training import stages
 from hpcseg.training.checkpoint import load_checkpoint
@@ -143,7 +144,7 @@ class _Play:
         """Train to the end; returns the seconds of a step."""
         run = self._folder / "undisturbed"
         self._until(self._start(run), run, self._total + 1, 0)
-        seconds: float = read_json(run / TRAINING_FILE)["seconds"]
+        seconds: float = read_sealed(run / TRAINING_FILE)["seconds"]
         return seconds / self._total
 
     def interrupted(self, draw: random.Random, count: int, step_s: float) -> tuple[Interruption, ...]:

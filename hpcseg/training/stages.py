@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpcseg.files import write_json
 from hpcseg.paths import MODEL_FILE, TRAINING_FILE
+from hpcseg.seals import write_sealed
 from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, SourceRef, TrainSpec, runs_root, spec_digest
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
@@ -94,7 +94,7 @@ def train(
             save_tensors(run / MODEL_FILE, model)
         else:
             TrainedModel.of(spec, window, progress.best_weights).save(run / MODEL_FILE)
-        write_json(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
+        write_sealed(run / TRAINING_FILE, _summary(progress, task, stores, control) | {"kernels": chosen})
     ranks.wait()
 
 

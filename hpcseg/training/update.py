@@ -58,7 +58,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     """Take back an optimizer's state, from whatever device; by which kernel it steps stays this device's choice."""
     for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         group["fused"] = own["fused"]
+        if not all(isinstance(group[name], float) for name in own.keys() & {"lr", "initial_lr"}):
+            raise TypeError("a rate is no number")
     optimizer.load_state_dict(state)
+    for weight, kept in optimizer.state.items():
+        if any(isinstance(one, Tensor) and one.dim() and one.shape != weight.shape for one in kept.values()):
+            raise ValueError("an optimizer's state has other shapes than the weights")
 
 
 class LossScale:

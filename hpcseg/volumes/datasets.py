@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
+from hpcseg.files import is_file, read_json
 from hpcseg.spec import CaseRef
 from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_empty, with_channel
 
@@ -139,7 +141,7 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
     group_of: dict[str, str] = {}
     for group, cases in listed.items():
         for name in cases:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise BadInput(f"{path}: patient_groups lists {name!r}, which is no case of the dataset; correct it")
             if name in group_of:
                 raise BadInput(f"{path}: patient_groups lists {name!r} twice; leave it in one group")
@@ -178,15 +180,23 @@ def _msd_cases(root: Path, description: Mapping[str, Any]) -> tuple[list[CaseRef
         if not (isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label"), str)):
             raise BadInput(f'{path}: training must list {{"image": ..., "label": ...}}, not {item!r}; correct it')
         image = root / item["image"]
-        training.append(CaseRef(name=scan_name(image), image=image, label=root / item["label"]))
+        training.append(_case(path, image, root / item["label"]))
     for item in _listed(path, description, "test"):
         entry = item.get("image") if isinstance(item, dict) else item
         if not isinstance(entry, str):
             raise BadInput(f"{path}: test must list paths of images, not {item!r}; correct it")
         image = root / entry
         label = root / "labelsTs" / image.name
-        test.append(CaseRef(name=scan_name(image), image=image, label=label if label.is_file() else None))
+        test.append(_case(path, image, label if is_file(label) else None))
     return training, test
+
+
+def _case(path: Path, image: Path, label: Path | None) -> CaseRef:
+    """A case of a description, by its image's name."""
+    try:
+        return CaseRef(name=scan_name(image), image=image, label=label)
+    except ValidationError:
+        raise BadInput(f"{path}: {str(image)!r} cannot be an image's path; correct it") from None
 
 
 def _listed(path: Path, description: Mapping[str, Any], key: str) -> list[Any]:
@@ -225,7 +235,7 @@ def _require_own_names(path: Path, dataset: Dataset) -> None:
     """Refuse nnU-Net's first layout, which lists images without the channel that their names have."""
     for case in dataset.training[:1]:
         channel = with_channel(case.image)
-        if not case.image.is_file() and channel.is_file():
+        if not is_file(case.image) and is_file(channel):
             raise BadInput(
                 f"image missing: {case.image}, but {channel.name} is there, as in nnU-Net's layout; in {path} write "
                 '"channel_names" in place of "modality", and "file_ending"'
@@ -233,9 +243,9 @@ def _require_own_names(path: Path, dataset: Dataset) -> None:
 
 
 def _require_files(path: Path, case: CaseRef) -> None:
-    if not case.image.is_file():
+    if not is_file(case.image):
         raise BadInput(f"image missing: {case.image}; add the file or remove the case from {path}")
-    if case.label is not None and not case.label.is_file():
+    if case.label is not None and not is_file(case.label):
         raise BadInput(f"label missing: {case.label}; add the file or remove the case from {path}")
 
 

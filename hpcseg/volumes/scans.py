@@ -39,6 +39,7 @@ _READ_ERRORS = (
     zlib.error,
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,  # of a file that is shorter than a header
 )
 
 

@@ -193,6 +193,8 @@ def _number(where: str, key: str, value: Any) -> int | None:
 
 def _folds(rows: Sequence[Row]) -> list[GivenFold]:
     count = max((row.fold + 1 for row in rows if row.fold is not None), default=1)
+    if count > max(len(rows), 1):
+        raise BadInput(f"fold {count - 1} is the last, in {len(rows)} rows; number folds from 0 without a gap")
     folds = []
     for number in range(count):
         here = [row for row in rows if row.fold in (None, number)]

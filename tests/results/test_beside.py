@@ -141,3 +141,9 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         read_publication(str(tmp_path / "none.toml"))
     with pytest.raises(BadInput, match="no tables there"):
         read_publication(str(tmp_path))
+
+
+def test_brackets_in_brackets_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text("a = " + "[" * 3000 + "]" * 3000)
+    with pytest.raises(BadInput, match="not valid TOML"):
+        read_publication(str(tmp_path / "other.toml"))

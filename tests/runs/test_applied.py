@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json, write_json
+from hpcseg.files import write_json
 from hpcseg.results.collect import collect
 from hpcseg.runs.applied import applied_sweeps, described, read_runs, read_sweep_record
+from hpcseg.seals import read_sealed
 from hpcseg.study.plan import Plan
 from hpcseg.submit.record import record
 
@@ -88,6 +89,15 @@ def test_ids_that_are_none_are_refused(plan_study: Planner, change: dict[str, An
     plan = plan_study()
     record(plan)
     path = plan.runs_root / "sweeps" / "study" / "sweep.json"
-    write_json(path, read_json(path) | change)
+    write_json(path, read_sealed(path) | change)
     with pytest.raises(BadInput, match=r"sweep\.json: not the record of a sweep"):
+        read_sweep_record(plan.runs_root, "study")
+
+
+def test_runs_that_need_each_other_are_refused(plan_study: Planner) -> None:
+    plan = plan_study()
+    record(plan)
+    path = plan.runs_root / "sweeps" / "study" / "sweep.json"
+    write_json(path, read_sealed(path) | {"needs": {"a": ["b"], "b": ["a"]}})
+    with pytest.raises(BadInput, match=r"sweep\.json: not the record of a sweep \(.*cycle"):
         read_sweep_record(plan.runs_root, "study")

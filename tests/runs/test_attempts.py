@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.errors import LeftOut
-from hpcseg.files import append_line
 from hpcseg.paths import ATTEMPTS_FILE
 from hpcseg.runs.attempts import Attempt, gpu_seconds, read_attempts, write_attempt
+from hpcseg.seals import append_line
 
 FIRST = Attempt(1, "4_2", "n1", 100.0, gpus=2, logs={"4_2_0_log.err": 12})
 SECOND = Attempt(2, "4_2", "n2", 300.0, restart=1, gpus=2)
@@ -40,7 +40,7 @@ def test_a_torn_line_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("began", [None, "x", 1e300, -1.0, [1]])
 def test_a_line_with_values_of_other_kinds_is_left_out(tmp_path: Path, began: object) -> None:
     write_attempt(tmp_path, FIRST)
-    append_line(tmp_path / ATTEMPTS_FILE, {**asdict(SECOND), "event": "begin", "began": began})
+    append_line(tmp_path / ATTEMPTS_FILE, {**asdict(SECOND), "event": "begin", "began": began}, tmp_path.name)
     with pytest.warns(LeftOut, match=r"attempts\.jsonl: a line is no attempt"):
         assert read_attempts(tmp_path) == [FIRST]
 
@@ -57,3 +57,10 @@ def test_a_job_that_is_requeued_without_a_heartbeat_keeps_its_attempts_apart(tmp
     write_attempt(tmp_path, FIRST)
     write_attempt(tmp_path, replace(FIRST, restart=1))
     assert len(read_attempts(tmp_path)) == 2
+
+
+def test_a_beginning_behind_its_end_says_nothing_new(tmp_path: Path) -> None:
+    ended = replace(FIRST, cause="node", detail="n1 failed", ended=200.0, lost_s=30.0)
+    for attempt in (SECOND, ended, FIRST):
+        write_attempt(tmp_path, attempt)
+    assert read_attempts(tmp_path) == [ended, SECOND]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.errors import BadInput
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.paths import PARENTS_FILE
 from hpcseg.runs.parents import fingerprint, note_parents, read_parents
@@ -97,3 +98,10 @@ def test_what_was_made_from_other_files_is_removed_before_it_is_made_anew(write:
     assert {path.name for path in run.iterdir()} == kept
     note_parents(teacher, [])
     assert not (teacher / PARENTS_FILE).exists() and fingerprint(teacher / "absent") is None
+
+
+@pytest.mark.parametrize("value", [True, "x", [], 7, {"a": {}}, {"a": [1]}, {"../a": "0"}, {"/a": "0"}, {"a\0b": "0"}])
+def test_what_names_no_parents_is_one_line(tmp_path: Path, value: object) -> None:
+    (tmp_path / PARENTS_FILE).write_text(json.dumps(value))
+    with pytest.raises(BadInput, match=r"parents\.json: .*remove the file"):
+        read_parents(tmp_path)

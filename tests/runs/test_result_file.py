@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.files import json_text, with_seal
+from hpcseg.files import json_text
 from hpcseg.runs.evidence import TO_SUBMIT
 from hpcseg.runs.records import Submission
 from hpcseg.runs.result_file import why_unusable
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
+from hpcseg.seals import with_seal
 from hpcseg.spec import TrainSpec, spec_digest, spec_text
 from hpcseg.study.plan import Plan
 from hpcseg.submit.record import write_intents

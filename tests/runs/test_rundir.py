@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from hpcseg.errors import BadInput, HpcsegError
 from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir, cause_of, find_runs
+from hpcseg.spec import spec_text
+from hpcseg.study.plan import Plan
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_damaged_records_are_named_with_a_remedy(run: RunDir) -> None:
     with pytest.raises(BadInput, match=r"job\.json: not a submission \(backend: .*remove the file"):
         run.submission()
     (run.path / "error.json").write_text("[]")
-    with pytest.raises(BadInput, match=r"error\.json: not a failure \(content: .*remove the file"):
+    with pytest.raises(BadInput, match=r"error\.json: not what hpcseg writes there .*remove the file"):
         run.failure()
     with pytest.raises(BadInput, match=r"run\.json: .*apply the sweep again"):
         run.spec()
@@ -113,3 +116,17 @@ def test_causes_are_told_apart() -> None:
     assert cause_of(MemoryError()) == "memory"
     assert cause_of(OSError(errno.ENOSPC, "full")) == "disk"
     assert cause_of(OSError(errno.ENOENT, "none")) == "python"
+
+
+def test_what_another_run_has_to_do_is_not_done_here(run: RunDir, plan_study: Callable[..., Plan]) -> None:
+    spec = next(planned.spec for planned in plan_study().stages.values())
+    (run.path / "run.json").write_text(spec_text(spec))
+    with pytest.raises(BadInput, match=rf"run\.json: is of run {spec.id}, not of {run.id}"):
+        run.spec()
+
+
+@pytest.mark.parametrize("moment", [1e300, -1.0, None])
+def test_a_time_that_no_calendar_has_is_named(run: RunDir, moment: object) -> None:
+    (run.path / "job.json").write_text(json.dumps({"backend": "local", "submitted": moment}))
+    with pytest.raises(BadInput, match=r"job\.json: not a submission \(submitted"):
+        run.submission()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.files import json_text, seal_holds, with_seal
+from hpcseg.files import json_text
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.results.collect import collect
 from hpcseg.runs.result_file import why_unusable
+from hpcseg.seals import seal_holds, with_seal
 from hpcseg.spec import TrainSpec, read_spec, spec_digest, spec_text
 from hpcseg.study.plan import Plan
 from hpcseg.submit.record import follow_scans, record

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hpcseg.config import TrainingConfig
-from hpcseg.errors import Interrupted, LeftOut, TrainingError
+from hpcseg.errors import BadInput, Interrupted, LeftOut, TrainingError
 from hpcseg.heartbeat import read_heartbeat
 from hpcseg.paths import HISTORY_FILE
-from hpcseg.training.checkpoint import load_checkpoint
+from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.loop import fit
 from hpcseg.training.precision import Precision
@@ -204,3 +204,25 @@ def test_a_line_of_the_history_that_is_torn_or_damaged_costs_that_line(tmp_path:
     with pytest.warns(LeftOut, match="line 1 cannot be read"):
         fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, Control(tmp_path), config())
     assert [line["epoch"] for line in history(tmp_path)] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"modules": {}},
+        {"modules": {"network": {"weight": torch.zeros(2, 1)}}},
+        {"optimizers": {"segmentation": {"state": {0: {}}, "param_groups": [{"params": [0]}]}}},
+        {"progress": {"epoch": "1"}},
+        {"progress": {"best_weights": {"weight": 1}}},
+        {"plateaus": []},
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    task = Scripted([1.0, 1.0], [1.0, 1.0])
+    with pytest.raises(Interrupted):
+        fit(task, tmp_path, StopAfter(tmp_path, 1), config())
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    save_checkpoint(tmp_path, state | change)
+    with pytest.raises(BadInput, match=r"checkpoint\.pt: does not fit the run"):
+        fit(Scripted([1.0, 1.0], [1.0, 1.0]), tmp_path, Control(tmp_path), config())

@@ -71,3 +71,10 @@ def test_models_of_earlier_versions_name_no_run_and_are_used(levels: list[Path],
     assert float(pretrained_weights(levels[0], level=0)["w"]) == 0.0
     shutil.copy(levels[1], tmp_path / "elsewhere.pt")
     assert float(pretrained_weights(tmp_path / "elsewhere.pt", level=1)["w"]) == 1.0
+
+
+@pytest.mark.parametrize("weights", [None, 7, {}, {"w": "x"}, {"w": torch.tensor([1.0, torch.nan])}])
+def test_weights_that_are_none_are_named(levels: list[Path], weights: object) -> None:
+    save_tensors(levels[0], load_tensors(levels[0]) | {"weights": weights})
+    with pytest.raises(BadInput, match=r"level0/model\.pt: its weights are missing, or no finite numbers"):
+        pretrained_weights(levels[0], level=0)

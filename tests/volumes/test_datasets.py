@@ -168,3 +168,25 @@ def test_real_datasets_open(shared_data: Path) -> None:
 def test_scan_name_drops_the_nifti_ending_only() -> None:
     assert scan_name(Path("a/b.c.nii.gz")) == "b.c"
     assert scan_name(Path("b.nii")) == "b"
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"image": "x" * 300, "label": "y"}, "image missing"),
+        ({"image": "imagesTr/case_001.nii.gz", "label": "y" * 300}, "label missing"),
+        ({"image": "..", "label": "y"}, "cannot be an image's path"),
+        ({"image": "a\0b", "label": "y"}, "cannot be an image's path"),
+    ],
+)
+def test_paths_that_no_file_has_are_one_line(dataset: Path, item: dict[str, str], message: str) -> None:
+    path = dataset / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"training": [item]}))
+    with pytest.raises(BadInput, match=message):
+        open_dataset(dataset)
+
+
+def test_groups_of_what_is_no_name_are_one_line(dataset: Path) -> None:
+    (dataset / "groups.json").write_text('{"patient_groups": {"a": [["case_001"]]}}')
+    with pytest.raises(BadInput, match="which is no case of the dataset"):
+        case_groups(open_dataset(dataset), "groups.json")

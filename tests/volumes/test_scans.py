@@ -470,3 +470,11 @@ def test_no_grid_is_larger_than_its_file(tmp_path: Path, ending: str) -> None:
     path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
     with pytest.raises(BadInput, match="the file is too small for 27000000000000 voxels"):
         read_grid(path)
+
+
+@pytest.mark.parametrize("size", [4, 100, 347])
+def test_a_file_that_ends_in_its_header_is_one_line(tmp_path: Path, write_scan, size: int) -> None:
+    path = write_scan(tmp_path / "scan.nii", ramp())
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(BadInput, match=r"scan\.nii: not a readable NIfTI scan"):
+        read_grid(path)

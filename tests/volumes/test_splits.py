@@ -180,3 +180,16 @@ def test_a_fold_or_a_number_that_is_not_there_is_refused() -> None:
         splits.split(fold=1, labelled=1, **ANY)
     with pytest.raises(BadInput, match=r"labelled = 2: splits\.json: fold 0 has 1 to 1 training cases"):
         splits.split(fold=0, labelled=2, **ANY)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"case": ' + "1" * 5000 + "}]"])
+def test_json_that_python_cannot_hold_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "splits.json").write_text(text)
+    with pytest.raises(BadInput, match="not valid JSON"):
+        read_splits(tmp_path / "splits.json", {})
+
+
+def test_a_fold_beyond_all_rows_is_refused_before_that_many_are_made(tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text('[{"case": "a", "fold": 2147483648, "role": "labelled"}]')
+    with pytest.raises(BadInput, match="fold 2147483648 is the last, in 1 rows; number folds from 0 without a gap"):
+        read_splits(tmp_path / "splits.json", {"a": "a"})

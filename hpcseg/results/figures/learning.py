@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.files import json_lines, leave_out
+from hpcseg.files import leave_out
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.results.collection import Collection
 from hpcseg.results.figures import style
@@ -16,6 +16,7 @@ from hpcseg.results.figures.legends import labels_of, runs_note
 from hpcseg.results.figures.scores import line_handles
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import select_runs
+from hpcseg.seals import json_lines
 from hpcseg.study.tables import FigureDefinition
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     sound = [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in kinds.items())]
     if len(sound) < len(lines):
         leave_out(f"{path}: a line is no epoch")
-    return sound
+    return [*{line["epoch"]: line for line in sound}.values()]  # one that stands twice counts once
 
 
 def _loss_axes(axes: Axes) -> None:

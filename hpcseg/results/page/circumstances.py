@@ -10,10 +10,10 @@ from typing import Any
 
 from hpcseg.config import key_groups
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json
-from hpcseg.paths import RUN_FILE, STORE_FILE
+from hpcseg.paths import STORE_FILE
 from hpcseg.results.collection import Collection, Result, Run
 from hpcseg.runs.applied import read_sweep_record
+from hpcseg.runs.rundir import RunDir
 from hpcseg.sections import flatten, toml_text
 
 
@@ -95,11 +95,10 @@ def read_data(collection: Collection) -> Data:
 
     def read(stage: str, run_id: str) -> Mapping[str, Any]:
         try:
-            value = read_json(collection.root / stage / run_id / RUN_FILE)
+            return RunDir.of(collection.root, stage, run_id).spec().model_dump(mode="json")
         except BadInput as error:
             problems.append(str(error))
             return {}
-        return value if isinstance(value, Mapping) else {}
 
     packs = {run_id: read("pack", run_id) for run_id in (record.get("stages") or {}).get("pack", ())}
     folder = collection.root / "pack"

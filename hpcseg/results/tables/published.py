@@ -161,6 +161,8 @@ def _from_toml(text: str, where: str) -> Publication:
         tables = {name: PublishedTable(metric=grid.metric, cells=grid.cells()) for name, grid in found.tables.items()}
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"--against {where}: not valid TOML ({error})") from None
+    except RecursionError as error:  # brackets in brackets
+        raise BadInput(f"--against {where}: not valid TOML ({error})") from None
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
