@@ -1,7 +1,9 @@
 """Datasets on disk: the layout of the Medical Segmentation Decathlon (MSD) and nnU-Net's raw layout.
 
-MSD: `dataset.json` lists images and labels ("training", "test", "modality"). nnU-Net: `dataset.json` has
-"channel_names" and "file_ending"; images are `imagesTr/CASE_0000.nii.gz`, labels `labelsTr/CASE.nii.gz`.
+MSD: `dataset.json` lists images and labels ("training", "test", "modality"), and may name each case ("name") where
+names of files do not. nnU-Net: `dataset.json` has "channel_names" and "file_ending"; images are
+`imagesTr/CASE_0000.nii.gz`, labels `labelsTr/CASE.nii.gz`. nnU-Net's first layout lists images as MSD does, and leaves
+the channel out.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_emp
 
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
 DESCRIPTION = "dataset.json"
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Dataset:
         modality: of the one channel ("CT", "MRI", ...).
         labels: label value -> name, background included.
         training: labelled cases, sorted by name.
-        test: cases of imagesTs, sorted by name; their label is labelsTs/<the image's name> where there is one.
+        test: cases of imagesTs, sorted by name; their label is labelsTs/<the image's name> where there is one, or as
+            listed.
         notes: what else its files and `dataset.json` say that does not go together.
     """
 
@@ -66,7 +70,7 @@ def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
     """
     path = root / DESCRIPTION
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; give a folder in MSD or nnU-Net layout")
+        raise BadInput(f"{path}: no such file; give a folder in MSD or nnU-Net layout, or look with hpcseg init {root}")
     description = read_json(path)
     if not isinstance(description, dict):
         raise BadInput(f"{path}: must hold an object ({{...}}), as in MSD or nnU-Net datasets")
@@ -86,8 +90,6 @@ def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
     _require_distinct_names(dataset)
     if not training and not test:
         raise BadInput(f"{root}: no case found: {why_empty(root, description, is_nnunet=is_nnunet)}")
-    if not is_nnunet:
-        _require_own_names(path, dataset)
     if files_must_exist:
         for case in (*dataset.training, *dataset.test):
             _require_files(path, case)
@@ -179,24 +181,33 @@ def _msd_cases(root: Path, description: Mapping[str, Any]) -> tuple[list[CaseRef
     for item in _listed(path, description, "training"):
         if not (isinstance(item, dict) and isinstance(item.get("image"), str) and isinstance(item.get("label"), str)):
             raise BadInput(f'{path}: training must list {{"image": ..., "label": ...}}, not {item!r}; correct it')
-        image = root / item["image"]
-        training.append(_case(path, image, root / item["label"]))
+        training.append(_msd_case(path, item))
     for item in _listed(path, description, "test"):
-        entry = item.get("image") if isinstance(item, dict) else item
-        if not isinstance(entry, str):
+        entry = item if isinstance(item, dict) else {"image": item}
+        if not isinstance(entry.get("image"), str) or not isinstance(entry.get("label", ""), str):
             raise BadInput(f"{path}: test must list paths of images, not {item!r}; correct it")
-        image = root / entry
-        label = root / "labelsTs" / image.name
-        test.append(_case(path, image, label if is_file(label) else None))
+        beside = Path("labelsTs") / Path(entry["image"]).name
+        test.append(_msd_case(path, ({"label": str(beside)} if is_file(root / beside) else {}) | entry))
+    first = training[0].image if training else None
+    if first is not None and not is_file(first) and is_file(with_channel(first)):  # nnU-Net's first layout
+        training, test = ([_with_channel(case) for case in cases] for cases in (training, test))
     return training, test
 
 
-def _case(path: Path, image: Path, label: Path | None) -> CaseRef:
-    """A case of a description, by its image's name."""
+def _msd_case(path: Path, item: Mapping[str, Any]) -> CaseRef:
+    """A case of a description, by its own name or by its image's."""
+    image, name = path.parent / item["image"], item.get("name")
+    if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name)):
+        raise BadInput(f"{path}: name = {name!r} must be of letters, digits, - _ and .; correct it")
+    label = path.parent / item["label"] if "label" in item else None
     try:
-        return CaseRef(name=scan_name(image), image=image, label=label)
+        return CaseRef(name=scan_name(image) if name is None else name, image=image, label=label)
     except ValidationError:
         raise BadInput(f"{path}: {str(image)!r} cannot be an image's path; correct it") from None
+
+
+def _with_channel(case: CaseRef) -> CaseRef:
+    return case.model_copy(update={"image": with_channel(case.image)})
 
 
 def _listed(path: Path, description: Mapping[str, Any], key: str) -> list[Any]:
@@ -229,17 +240,6 @@ def _require_distinct_names(dataset: Dataset) -> None:
                 f"{case.image}: {images[case.name]} has the same case name {case.name!r}; rename one of them"
             )
         images[case.name] = case.image
-
-
-def _require_own_names(path: Path, dataset: Dataset) -> None:
-    """Refuse nnU-Net's first layout, which lists images without the channel that their names have."""
-    for case in dataset.training[:1]:
-        channel = with_channel(case.image)
-        if not is_file(case.image) and is_file(channel):
-            raise BadInput(
-                f"image missing: {case.image}, but {channel.name} is there, as in nnU-Net's layout; in {path} write "
-                '"channel_names" in place of "modality", and "file_ending"'
-            )
 
 
 def _require_files(path: Path, case: CaseRef) -> None:

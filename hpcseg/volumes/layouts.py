@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from hpcseg.text import listed
@@ -14,7 +14,7 @@ CHANNEL = "_0000"  # of nnU-Net's images
 _OTHER_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
-def stem(path: Path) -> str:
+def stem(path: PurePath) -> str:
     """Name of a scan without its NIfTI ending."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
 

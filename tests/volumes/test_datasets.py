@@ -47,6 +47,23 @@ def test_nnunet_layout_gives_the_same_cases(tiny_dataset: Path, tmp_path: Path) 
     assert all(case.label is not None and case.label.is_file() for case in (*other.training, *other.test))
 
 
+def test_cases_may_have_names_and_test_labels_a_place(dataset: Path) -> None:
+    """As `hpcseg init` lists the scans of a folder for each case, which are all called alike."""
+    entries = []
+    for case in ("a", "b-2"):
+        for part in ("image", "label"):
+            (dataset / case).mkdir(exist_ok=True)
+            shutil.copy(dataset / f"{part}sTr" / "case_001.nii.gz", dataset / case / f"{part}.nii.gz")
+        entries.append({"name": case, "image": f"{case}/image.nii.gz", "label": f"{case}/label.nii.gz"})
+    change(dataset, training=entries[:1], test=[entries[1], "imagesTs/case_007.nii.gz"])
+    found = open_dataset(dataset)
+    assert [case.name for case in (*found.training, *found.test)] == ["a", "b-2", "case_007"]
+    assert found.test[0].label == dataset / "b-2/label.nii.gz"
+    change(dataset, training=[entries[0] | {"name": "../a"}])
+    with pytest.raises(BadInput, match=r"name = '\.\./a' must be of letters"):
+        open_dataset(dataset)
+
+
 def test_test_cases_may_lack_labels(dataset: Path) -> None:
     (dataset / "labelsTs" / "case_008.nii.gz").unlink()
     assert open_dataset(dataset).test[1].label is None

@@ -49,12 +49,14 @@ def test_images_without_a_channel_are_named_with_what_they_should_be_called(make
     assert "c2.nii.gz and 1 more; rename them (c0.nii.gz -> c0_0000.nii.gz)" in said
 
 
-def test_keys_of_the_first_version_are_named(make) -> None:
+def test_the_first_version_is_read_where_it_lists_its_cases(make) -> None:
     old = {"channel_names": None, "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "f"}}
     assert 'write "channel_names" in place of "modality"' in only_problem(make(**old))
     listed = [{"image": f"./imagesTr/c{case}.nii.gz", "label": f"./labelsTr/c{case}.nii.gz"} for case in range(4)]
-    said = only_problem(make(**old, training=listed))
-    assert "imagesTr/c0.nii.gz, but c0_0000.nii.gz is there, as in nnU-Net's layout" in said
+    root = make(**old, training=listed)
+    cases = open_dataset(root).training
+    assert [case.name for case in cases] == ["c0", "c1", "c2", "c3"]
+    assert cases[0].image == root / "imagesTr/c0_0000.nii.gz" and cases[0].label == root / "labelsTr/c0.nii.gz"
 
 
 def test_another_ending_and_an_empty_folder_are_named(make, tmp_path: Path) -> None:
