@@ -60,6 +60,8 @@ class FovealGeometry:
     >>> paper = FovealGeometry(patch=72, kernel=5, levels=4)
     >>> paper.features, paper.inputs, paper.origins
     ((72, 40, 24, 16), (84, 52, 36, 28), (-6, -16, -36, -76))
+    >>> paper.reach
+    224
 
     Attributes:
         patch: edge of the target, in level-0 voxels.
@@ -108,6 +110,11 @@ class FovealGeometry:
                 corner -= margin << level
             origins.append(corner - (ENCODER_CONVOLUTIONS * margin << level))
         return tuple(origins)
+
+    @property
+    def reach(self) -> int:
+        """Edge of what the coarsest level sees, in level-0 voxels."""
+        return self.inputs[-1] << (self.levels - 1)
 
     @property
     def period(self) -> int:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
@@ -20,6 +20,9 @@ from hpcseg.volumes.digests import Digests, cache_folder, mark_of
 from hpcseg.volumes.folds import Split
 from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.splits import GivenSplits, read_splits
+
+if TYPE_CHECKING:
+    from hpcseg.volumes.scan_grid import ScanGrid
 
 Classes = tuple[tuple[int, ...], ...]
 READERS = 16  # files that are opened at once
@@ -51,6 +54,7 @@ class Catalogue:
         # Caches live and die with this catalogue: a later plan sees changed files.
         self.dataset = functools.cache(self._open)
         self.digest = functools.cache(self._digests.of_case)
+        self.grid = functools.cache(self._read_grid)
         self.spacing = functools.cache(self._read_spacing)
         self._given = functools.cache(self._given_splits)
         self._splits = functools.cache(self._split)
@@ -171,10 +175,13 @@ class Catalogue:
         self.notes += dataset.notes
         return dataset
 
-    def _read_spacing(self, image: Path) -> Spacing:
-        from hpcseg.volumes.scans import read_grid  # imports nibabel, which a fixed spacing does without
+    def _read_grid(self, image: Path) -> ScanGrid:
+        from hpcseg.volumes.scans import read_grid  # imports nibabel, which takes a while
 
-        z, y, x = (float(value) for value in read_grid(image).spacing_zyx)
+        return read_grid(image)
+
+    def _read_spacing(self, image: Path) -> Spacing:
+        z, y, x = (float(value) for value in self.grid(image).spacing_zyx)
         return z, y, x
 
     def _scans_of(self, name: str) -> dict[str, CaseRef]:

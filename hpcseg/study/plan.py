@@ -15,6 +15,7 @@ from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
+from hpcseg.study.advice import advice
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare
 from hpcseg.study.earlier import EarlierRuns
@@ -44,7 +45,7 @@ class PlannedStage(Stage):
 @dataclass(frozen=True)
 class Plan:
     """All stages of a sweep by id, ancestors first, the cells of the grids that each training run fills, what changed
-    since the sweep was last applied, and notes on its datasets."""
+    since the sweep was last applied, and notes on its datasets and on what does not suit them."""
 
     sweep: Sweep
     runs_root: Path
@@ -113,7 +114,8 @@ def make_plan(sweep: Sweep, data: Path, runs_root: Path, *, verify_data: bool = 
 
 def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
     cells: dict[str, list[dict[str, Any]]] = {}
-    for number, cell in enumerate(expand(sweep)):
+    expanded = expand(sweep)
+    for number, cell in enumerate(expanded):
         try:
             run_id = resolver.train(cell.config)
         except BadInput as error:
@@ -129,4 +131,5 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
         run_id: PlannedStage(one.id, one.stage, one.needs, one.config, one.level, one.write, verdicts[run_id])
         for run_id, one in found.items()
     }
-    return Plan(sweep, runs_root, stages, cells, changes, tuple(resolver.catalogue.notes))
+    notes = (*resolver.catalogue.notes, *advice([cell.config for cell in expanded], resolver.catalogue))
+    return Plan(sweep, runs_root, stages, cells, changes, notes)
