@@ -8,7 +8,7 @@ import time
 
 import typer
 
-from hpcseg.commands import data, keys, models, results, runs, sweeps
+from hpcseg.commands import data, init, keys, models, results, runs, sweeps
 from hpcseg.errors import HpcsegError
 from hpcseg.screens import terminal
 
@@ -25,6 +25,7 @@ for command in (
     data.phantom,
     data.pack,
     data.inspect,
+    init.init,
     keys.keys,
     sweeps.sweep,
     runs.status,

@@ -29,7 +29,7 @@ Part = tuple[str, CaseRef]  # "training", "test" or "scan"
 
 
 def inspect_dataset(
-    root: Path,
+    root: Path | Dataset,
     progress: Progress | None = None,
     *,
     workers: int = 1,
@@ -39,7 +39,7 @@ def inspect_dataset(
     """Read every scan and label of a dataset.
 
     Args:
-        root: folder of the dataset.
+        root: folder of the dataset, or the dataset, whose labels need not be known.
         progress: called after every case with cases done, cases in all, name.
         workers: threads that read; each holds one volume.
         pictures: folder for a PNG of each case and contact sheets; None: none.
@@ -53,10 +53,11 @@ def inspect_dataset(
     Raises:
         BadInput: a picture exists, without `force`.
     """
-    findings: dict[str, Any] = {"kind": "dataset", "root": str(root), "training": [], "test": []}
+    folder = root.root if isinstance(root, Dataset) else root
+    findings: dict[str, Any] = {"kind": "dataset", "root": str(folder), "training": [], "test": []}
     findings |= {"problems": [], "warnings": [], "duplicates": [], "pictures": []}
     try:
-        dataset = open_dataset(root, files_must_exist=False)
+        dataset = root if isinstance(root, Dataset) else open_dataset(root, files_must_exist=False)
     except BadInput as error:
         findings["problems"].append(str(error))
         return findings

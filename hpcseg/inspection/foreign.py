@@ -82,11 +82,11 @@ def refuse_folder(folder: Path) -> None:
         names = listed([path.name for path in scans])
         raise BadInput(
             f"{folder}: has no {DESCRIPTION}, but the scans {names}; inspect one of them, "
-            f"or write a {DESCRIPTION} in MSD or nnU-Net layout"
+            f"or see what hpcseg init {folder} takes them for"
         )
     if _has_dicom(folder):
         raise BadInput(f"{folder}: holds DICOM slices; convert the series to NIfTI, as with dcm2niix, and inspect that")
-    raise BadInput(f"{folder}: has no {DESCRIPTION}, so that it is no dataset; {_WANTED}")
+    raise BadInput(f"{folder}: has no {DESCRIPTION}, so that it is no dataset; {_WANTED}, or see hpcseg init")
 
 
 def _has_dicom(folder: Path) -> bool:
