@@ -55,7 +55,7 @@ ORDINARY = {
     "running": _JOB + r"(RUNNING( on n\S+)?|CONFIGURING|COMPLETING|SIGNALING)|process \d+ on \S+ is alive",
     "done": "its result is there",
 }
-ENDED = r"Slurm job \d+_\d+ (was cancelled|saved and stopped) (at \w+ \d+/\d+|in \w+|before it began)"
+ENDED = r"Slurm job \d+_\d+ (was cancelled|saved and stopped) (at [\w ]+ \d+/\d+|in [\w ]+|before it began)"
 BLOCKED = rf"\S+-\S+: ({ENDED}|\S+-\S+: {ENDED})|{_JOB}PENDING \(Dependency(NeverSatisfied)?\): a job .*"
 
 
