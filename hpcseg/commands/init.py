@@ -44,7 +44,7 @@ def init(
     dataset, report = _open(root, folder, write_dataset, workers)
     memory = _seen_memory() if gpu_memory is None else gpu_memory or None
     command = f"hpcseg sweep {shlex.quote(str(to))} --data {shlex.quote(str(root.parent))}"
-    facts = read_facts(dataset, report, root.name, memory)
+    facts = read_facts(dataset, report, memory)
     write_text(to, draft_sweep(facts, command))
     for note in facts.notes:
         terminal.note(f"note: {note}")

@@ -11,9 +11,9 @@ import numpy as np
 
 from hpcseg.errors import BadInput
 from hpcseg.inspection.fingerprints import sample
-from hpcseg.inspection.layout_guess import HINT, Guess, guess_cases, read_pairs
+from hpcseg.inspection.layout_guess import Guess, guess_cases, read_pairs
 from hpcseg.spec import CaseRef
-from hpcseg.text import listed
+from hpcseg.text import counted, listed
 from hpcseg.volumes.datasets import DESCRIPTION, Dataset
 from hpcseg.volumes.layouts import ENDINGS
 from hpcseg.volumes.scans import read_image
@@ -73,7 +73,7 @@ def describe(guess: Guess, dataset: Dataset, report: Mapping[str, Any]) -> tuple
         report: of `inspect_dataset` on it.
 
     Raises:
-        BadInput: no labelled case is left.
+        BadInput: fewer than two patients with labels are left.
     """
     read = {
         case["case"]: case for part in ("training", "test") for case in report[part] if "problem" not in case["remarks"]
@@ -87,11 +87,15 @@ def describe(guess: Guess, dataset: Dataset, report: Mapping[str, Any]) -> tuple
         if case.name in read and case.name not in empty:
             entry = {"name": case.name, "image": case.image} | ({} if case.label is None else {"label": case.label})
             entries["training" if case.part == "training" else "test"].append(entry)
-    if not entries["training"]:
-        raise BadInput(f"{dataset.root}: no labelled scan that can be read; {HINT}")
+    groups = patient_groups([entry["name"] for entry in entries["training"]], report["duplicates"])
+    patients = len(entries["training"]) - sum(len(group) - 1 for group in groups.values())
+    if patients < 2:
+        raise BadInput(
+            f"{dataset.root}: {counted(patients, 'patient')} with a label that can be read and has voxels; two are "
+            f"needed, one to learn from and one to measure by{''.join(f'; {line}' for line in report['problems'][:1])}"
+        )
     notes = [f"left out: {problem}" for problem in report["problems"]]
     notes += [f"left out, no label in them: {listed(empty)}"] if empty else []
-    groups = patient_groups([entry["name"] for entry in entries["training"]], report["duplicates"])
     return {
         "name": dataset.name,
         "description": f"written by hpcseg init; {guess.layout}",

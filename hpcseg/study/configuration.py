@@ -62,7 +62,7 @@ class Scale:
 SCALES = (  # the last one whose memory is there; the first is for CPUs
     Scale("a CPU", -1.0, 32, 3, 16, 4, 100, 3e-3, 45.0, 6.0),
     Scale("a small GPU", 0.0, 48, 3, 16, 4, 300, 3e-3, 90.0, 8.0),
-    Scale("a GPU as the paper's (11 GB)", 10.0, 72, 5, 32, 8, 500, 1e-3, 130.0, 10.0),
+    Scale("a GPU of 10 GiB or more", 10.0, 72, 5, 32, 8, 500, 1e-3, 130.0, 10.0),
 )
 
 
@@ -207,8 +207,8 @@ def _patches(facts: DatasetFacts, scale: Scale, shape: list[float]) -> Iterator[
         why = ""
     seen = FovealGeometry(size, scale.kernel, levels).reach
     yield Choice("network.levels", levels, f"the coarsest sees {seen} voxels of the longest side's {longest:.0f}")
-    yield Choice("network.kernel", scale.kernel, f"for {scale.name}; the paper's is 5")
-    yield Choice("network.maps", scale.maps, f"for {scale.name}; the paper's is 32")
+    yield Choice("network.kernel", scale.kernel, f"for {scale.name}; the paper has 5")
+    yield Choice("network.maps", scale.maps, f"for {scale.name}; the paper has 32")
     yield Choice("network.init_gain", 1.0, "the recipe: a usual start")
 
 

@@ -58,13 +58,12 @@ class DatasetFacts:
     notes: tuple[str, ...] = ()
 
 
-def read_facts(dataset: Dataset, report: Mapping[str, Any], name: str, gpu_gib: float | None) -> DatasetFacts:
+def read_facts(dataset: Dataset, report: Mapping[str, Any], gpu_gib: float | None) -> DatasetFacts:
     """The facts of a dataset.
 
     Args:
         dataset: that was inspected.
         report: of `inspect_dataset`.
-        name: of its folder.
         gpu_gib: memory of the GPU that will train; None for a CPU.
 
     Raises:
@@ -84,7 +83,7 @@ def read_facts(dataset: Dataset, report: Mapping[str, Any], name: str, gpu_gib: 
     standing = [_standing(case) for case in filled]
     key, reason, notes = _groups(dataset, report["duplicates"])
     return DatasetFacts(
-        name=name,
+        name=dataset.root.name,
         is_ct=dataset.is_ct,
         labels=labels,
         label_ml={value: median(volumes[value]) for value in labels},

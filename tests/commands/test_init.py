@@ -125,8 +125,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(fill: Fill, here: Cli, tmp
     assert "list.csv: line 2: no scan 'a3_seg.nii.gz'" in here("init", folder, "--to", "x.toml", code=2).stderr
     (folder / "list.csv").write_text("image,label\na1.nii.gz,a1_seg.nii.gz\na2.nii.gz,\n")
     one = here("init", folder, "--to", "x.toml", "--write-dataset", code=2).stderr
-    assert "1 of 1 labelled cases can be read and have foreground; two are needed" in one
-    assert not (tmp_path / "x.toml").exists()
+    assert "1 patient with a label that can be read and has voxels; two are needed" in one
+    assert not (tmp_path / "x.toml").exists() and not (folder / "dataset.json").exists()
 
 
 @pytest.mark.slow

@@ -65,13 +65,14 @@ def test_two_lists_and_datasets_below_are_refused(tmp_path: Path, write_scan) ->
 def test_a_description_leaves_out_what_cannot_be_used(tmp_path: Path, write_scan) -> None:
     mask = np.zeros((9, 9, 9), np.uint8)
     mask[3:6, 3:6, 3:6] = 4
-    for name, label in (("a", mask), ("b", mask * 0), ("c", mask[:8])):
+    for name, label in (("a", mask), ("b", mask * 0), ("c", mask[:8]), ("d", mask)):
         image = np.random.default_rng(ord(name)).normal(0, 9, (9, 9, 9)).astype(np.float32)
         write_scan(tmp_path / f"{name}.nii", image)
         write_scan(tmp_path / f"{name}_seg.nii", label)
     guess = guess_folder(tmp_path)
     dataset = undescribed_dataset(tmp_path, guess)
     made, notes = describe(guess, dataset, inspect_dataset(dataset))
-    assert made["training"] == [{"name": "a", "image": "a.nii", "label": "a_seg.nii"}] and made["test"] == []
+    assert made["training"][0] == {"name": "a", "image": "a.nii", "label": "a_seg.nii"} and made["test"] == []
+    assert [entry["name"] for entry in made["training"]] == ["a", "d"]
     assert made["labels"] == {"0": "background", "4": "label 4"} and made["modality"] == {"0": "MRI"}
     assert len(notes) == 2 and "c_seg.nii" in notes[0] and notes[1] == "left out, no label in them: b"
