@@ -130,7 +130,7 @@ def test_what_is_open_is_refused_with_what_to_do(names: str, message: str) -> No
     assert "pairs.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     st.lists(st.integers(0, 999).map("case{}".format), min_size=2, max_size=6, unique=True),
     st.sampled_from(["{}_seg", "seg_{}", "{}-label", "masks/{}", "{}.mask", "{0}/{0}_gt"]),
