@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -56,9 +57,11 @@ def write(run: RunDir, text: str) -> None:
 
 
 def undisturbed(run: RunDir, text: str) -> dict[str, torch.Tensor]:
-    """Weights of the same run in a folder beside it."""
-    other = RunDir(run.path.with_name("undisturbed"))
-    other.path.mkdir()
+    """Weights of the same run in another folder of runs."""
+    root = run.runs_root.with_name("undisturbed")
+    shutil.copytree(run.runs_root / "pack", root / "pack")
+    other = RunDir.of(root, run.stage, run.id)
+    other.path.mkdir(parents=True)
     write(other, text)
     assert execute(other) == "done"
     return weights_of(other)

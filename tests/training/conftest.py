@@ -74,6 +74,7 @@ def runs(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         padding=-1000.0,
         pyramid_clip=(-200.0, 400.0),
     )
+    (root / STORE).parent.mkdir(parents=True)
     pack(spec, root / STORE)
     return root
 
