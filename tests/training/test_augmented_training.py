@@ -51,8 +51,9 @@ def test_every_strategy_trains_on_augmented_patches(
     models: tuple[Path, ...] = ()
     if strategy == "transfer":
         for level in (0, 1):
-            weights(runs, f"{tmp_path.name}-level{level}", augmented(pretrain_spec(level)))
-        models = tuple(Path("pretrain") / f"{tmp_path.name}-level{level}" / MODEL_FILE for level in (0, 1))
+            name = f"{tmp_path.name}-level{level}"
+            weights(runs, name, augmented(pretrain_spec(level)).model_copy(update={"id": name}))
+            models += (Path("pretrain") / name / MODEL_FILE,)
     plain = train_spec(strategy, models)
     first = weights(runs, f"{tmp_path.name}-1", augmented(plain))
     assert same(first, weights(runs, f"{tmp_path.name}-2", augmented(plain)))

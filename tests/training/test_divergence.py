@@ -101,7 +101,8 @@ def test_a_rate_that_throws_the_weights_out_of_range_stops_the_run_before_anythi
 
 
 def test_as_the_user_sees_it(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
-    run, spec = new_run("seen"), train_spec(training=SETTINGS)
+    run = new_run("seen")
+    spec = train_spec(training=SETTINGS).model_copy(update={"id": run.name})
     write_text(run / RUN_FILE, spec.model_dump_json())
     with pytest.raises(Interrupted):
         train(run, spec, StopAfter(run, 12))

@@ -218,7 +218,7 @@ def test_losses_of_masked_pretraining_and_fine_tuning_are_those_pinned(
     runs: Path, train_spec: Callable[..., TrainSpec], pretrain_spec: Callable[..., PretrainSpec]
 ) -> None:
     before, after = new(runs, "pretrain", "masked"), new(runs, "train", "masked")
-    plain = pretrain_spec(None, autoencoder=SCHEDULE)
+    plain = pretrain_spec(None, autoencoder=SCHEDULE).model_copy(update={"id": before.name})
     found = {"pretrain masked": trained(before, partial(train, before, plain))}
     tuned = train_spec("masked", (before.relative_to(runs) / MODEL_FILE,), training=SCHEDULE | {"validation_steps": 2})
     check(found | {"masked": trained(after, lambda control: train(after, tuned, control))})
@@ -232,7 +232,8 @@ def test_losses_of_pretraining_and_transfer_are_those_pinned(
         run = new(runs, "pretrain", f"level{level}")
         plain = pretrain_spec(level)
         autoencoder = plain.config.autoencoder.model_copy(update=SCHEDULE)
-        spec = plain.model_copy(update={"config": plain.config.model_copy(update={"autoencoder": autoencoder})})
+        config = plain.config.model_copy(update={"autoencoder": autoencoder})
+        spec = plain.model_copy(update={"id": run.name, "config": config})
         found[f"pretrain {level}"] = trained(run, partial(train, run, spec))
         models.append(run.relative_to(runs) / MODEL_FILE)
     papers = {"phi": "fresh", "fine_tune_rate": 8e-5}

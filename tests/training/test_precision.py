@@ -22,6 +22,7 @@ from hpcseg.networks.fnet import FNet
 from hpcseg.networks.losses import reconstruction_error, segmentation_loss
 from hpcseg.networks.winners import top_winners
 from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.paths import HEARTBEAT_FILE
 from hpcseg.spec import TrainSpec
 from hpcseg.training import update
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
@@ -179,7 +180,7 @@ def test_a_float16_run_with_overflows_resumes_to_the_bit(
     assert state is not None
     state["update"]["scale"] = 2.0**120  # some steps from here overflow
     save_checkpoint(whole, state)
-    shutil.copytree(whole, parts, dirs_exist_ok=True)
+    shutil.copytree(whole, parts, ignore=shutil.ignore_patterns(HEARTBEAT_FILE), dirs_exist_ok=True)
     train(whole, spec, Control(whole))
     train_in_parts(parts, spec, (1, 2, 4))
     assert compare(whole, parts) is None

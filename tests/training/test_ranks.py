@@ -95,7 +95,7 @@ def pretrained(runs: Path, pretrain_spec: Callable[..., PretrainSpec]) -> Callab
         for level in BEFORE.get(strategy, ()):
             run = runs / "pretrain" / f"ranks-level{level}"
             run.mkdir(parents=True, exist_ok=True)
-            train(run, pretrain_spec(level), Control(run))
+            train(run, pretrain_spec(level).model_copy(update={"id": run.name}), Control(run))
             paths.append(run.relative_to(runs) / MODEL_FILE)
         return tuple(paths)
 

@@ -244,7 +244,8 @@ def test_a_damaged_newest_checkpoint_falls_back_and_the_run_ends_as_undisturbed(
 def test_damaged_checkpoints_as_the_user_sees_them(
     new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
 ) -> None:
-    run, spec = new_run("seen"), train_spec(training=EVERY_EPOCH)
+    run = new_run("seen")
+    spec = train_spec(training=EVERY_EPOCH).model_copy(update={"id": run.name})
     write_text(run / RUN_FILE, spec.model_dump_json())
     with pytest.raises(Interrupted):
         train(run, spec, StopAfter(run, 10))
