@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 # Threads of torch that wait for one another sleep, also in all processes that tests start: where other programs want
@@ -81,6 +81,18 @@ def storm(pytestconfig: pytest.Config) -> Storm:
     Random numbers are drawn as before, so that the few are the first of the many.
     """
     return lambda few, full: full if pytestconfig.getoption("--all") else few
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Put back what listens to signals: a job that Slurm requeues ignores them for good, and so would all after it."""
+    del item
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        return (yield)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
