@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+LONGEST_NAME = 255  # bytes of a file's name
 STAGES = ("pack", "pretrain", "label", "train")
 
 # One run.
@@ -62,8 +63,9 @@ def plain_name(name: str) -> str:
     Raises:
         ValueError: it could lead elsewhere.
     """
-    if name in {"", ".", ".."} or "/" in name or "\0" in name:
-        raise ValueError(f"{name!r} cannot be the name of a file")
+    too_long = len(name.encode(errors="replace")) > LONGEST_NAME
+    if name in {"", ".", ".."} or "/" in name or "\0" in name or too_long:
+        raise ValueError(f"{name[:LONGEST_NAME]!r} cannot be the name of a file")
     return name
 
 

@@ -13,6 +13,7 @@ import difflib
 import functools
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,12 +44,17 @@ class Section(Closed):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where numbers are asked for: as 1 and 0 they would be taken otherwise."""
-        if isinstance(value, bool | list) and _holds_bool(value):
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where numbers are asked for, which would be taken for 1 and 0, and what is not finite,
+        of which no identity can be made."""
+        if isinstance(value, bool | list) and _any(value, lambda one: isinstance(one, bool)):
             wanted = _leaves(cls, str(info.field_name))
             if bool not in wanted and wanted & {int, float}:
                 raise PydanticKnownError("int_type" if int in wanted else "float_type")
+        if isinstance(value, float | list) and _any(
+            value, lambda one: isinstance(one, float) and not math.isfinite(one)
+        ):
+            raise PydanticKnownError("finite_number")
         return value
 
 
@@ -230,8 +236,9 @@ def _bounded(word: str, bounds: dict[str, Any]) -> str:
     return word + high
 
 
-def _holds_bool(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list) and any(map(_holds_bool, value)))
+def _any(value: Any, holds: Callable[[Any], bool]) -> bool:
+    """Whether something holds of a value, or of one in its lists."""
+    return any(_any(one, holds) for one in value) if isinstance(value, list) else holds(value)
 
 
 @functools.cache

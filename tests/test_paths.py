@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from hpcseg import paths
 
 ROOT = Path(__file__).parents[1]
@@ -32,3 +34,9 @@ def test_no_module_names_a_file_of_a_run_itself() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
         assert path.name == "paths.py" or not files & texts, path
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "x" * 256, "é" * 128, "\ud800" * 300])
+def test_what_no_file_can_be_called_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        paths.plain_name(name)

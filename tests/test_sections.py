@@ -59,5 +59,11 @@ def test_true_is_no_number(setting: str, value: str) -> None:
         parse_config([f"{setting}={value}"])
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_what_is_not_finite_is_no_number(value: str) -> None:
+    with pytest.raises(BadInput, match=r"weight_decay.* is not allowed: should be a finite number"):
+        parse_config([f"training.weight_decay={value}"])
+
+
 def test_true_is_true_where_that_is_asked_for() -> None:
     assert parse_config(["training.compile=true"]).training.compile is True

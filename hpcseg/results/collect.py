@@ -107,7 +107,8 @@ def _read_runs(runs_root: Path, record: _SweepRecord) -> tuple[list[Run], list[s
         if problem:
             problems.append(problem)
         runs.append(Run(run.id, folder, run.config, run.cells, result, stale))
-        seconds[run.id] = result.training.get("seconds") if result else None
+        known = result.training.get("seconds") if result else None
+        seconds[run.id] = known if isinstance(known, int | float) else None
     return [replace(run, seconds=_with_ancestors(run.id, record.needs, seconds)) for run in runs], problems
 
 

@@ -185,7 +185,7 @@ def measure(run: RunDir, epochs: int) -> Measured | None:
             return None
         step_s = heartbeat.eta_s / (heartbeat.steps - heartbeat.step)
         return Measured(step_s * heartbeat.steps / epochs * (1 if submission is None else submission.ranks))
-    except (BadInput, KeyError, TypeError, ZeroDivisionError):  # a damaged file is status' affair: here it says nothing
+    except (ArithmeticError, BadInput, KeyError, TypeError):  # a damaged file is status' affair: here it says nothing
         return None
 
 

@@ -102,14 +102,14 @@ def find_dataset(name: str, data: Path) -> Path:
     Raises:
         BadInput: there is none; the message lists what is there.
     """
-    if name and (data / name / DESCRIPTION).is_file():
+    if name and is_file(data / name / DESCRIPTION):
         return data / name
-    if name and (data / DESCRIPTION).is_file() and data.resolve().name == name:
+    if name and is_file(data / DESCRIPTION) and data.resolve().name == name:
         return data
     if not data.is_dir():
         raise BadInput(f"{data}: no such folder; give the folder of the datasets with --data")
     there = sorted(path.parent.name for path in data.glob(f"*/{DESCRIPTION}"))
-    if (data / DESCRIPTION).is_file():
+    if is_file(data / DESCRIPTION):
         raise BadInput(
             f"{data}: is the dataset {data.resolve().name!r}, not {name!r}; set data.dataset to its folder's name "
             f"(--set data.dataset={data.resolve().name})"

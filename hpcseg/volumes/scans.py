@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.files import replacing
+from hpcseg.files import is_file, replacing
 from hpcseg.volumes import scratch
 from hpcseg.volumes.headers import mm_per, notes_of, rounding_mm, unit_of
 from hpcseg.volumes.layouts import ENDINGS
@@ -168,7 +168,7 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
 
     A gzip stream is read to its end if its voxels were read, so that its checksum is compared.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise BadInput(f"{path}: no such scan; correct the path")
     if not path.name.endswith(ENDINGS):
         raise BadInput(f"{path}: not a .nii.gz or .nii file; convert it to NIfTI")

@@ -33,7 +33,7 @@ class Words(list[str]):
         try:
             return read()
         except BadInput as error:
-            self.append(str(error))
+            self.append(" ".join(str(error).split()))  # as the terminal has it
             return None
 
 
@@ -147,10 +147,9 @@ def judge(chosen: Format, study: Study, reference: tuple[Any, list[str]], *, for
 
 def _is_shorter(content: bytes, whole: bytes) -> bool:
     """Whether a file of lines only lacks some, or the end of the last."""
-    rest = iter(whole.splitlines(keepends=True))
-    lines = content.splitlines(keepends=True)
-    complete = lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
-    return all(any(line == other for other in rest) for line in complete)
+    *lines, _ = content.split(b"\n")
+    rest = iter(whole.split(b"\n"))
+    return all(any(line == other for other in rest) for line in lines)
 
 
 def is_part(found: Any, whole: Any) -> bool:

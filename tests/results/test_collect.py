@@ -139,3 +139,10 @@ def test_results_are_collected_without_importing_torch_or_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_seconds_that_are_no_number_are_not_known(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    run = files.run(as_scores(validation=[0.5]), strategy="baseline", labelled=2, fold=0)
+    files.write(run, {"id": run, "sets": as_scores(validation=[0.5]), "training": {"seconds": "12"}})
+    assert [one.seconds for one in collect(files.save()).runs] == [None]

@@ -190,7 +190,7 @@ def test_scan_name_drops_the_nifti_ending_only() -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"image": "x" * 300, "label": "y"}, "image missing"),
+        ({"image": "x" * 300, "label": "y"}, "cannot be an image's path"),
         ({"image": "imagesTr/case_001.nii.gz", "label": "y" * 300}, "label missing"),
         ({"image": "..", "label": "y"}, "cannot be an image's path"),
         ({"image": "a\0b", "label": "y"}, "cannot be an image's path"),
@@ -207,3 +207,8 @@ def test_groups_of_what_is_no_name_are_one_line(dataset: Path) -> None:
     (dataset / "groups.json").write_text('{"patient_groups": {"a": [["case_001"]]}}')
     with pytest.raises(BadInput, match="which is no case of the dataset"):
         case_groups(open_dataset(dataset), "groups.json")
+
+
+def test_a_dataset_of_a_name_that_no_folder_has_is_one_line(dataset: Path) -> None:
+    with pytest.raises(BadInput, match="no dataset 'xxx"):
+        find_dataset("x" * 300, dataset.parent)
