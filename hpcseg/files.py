@@ -192,7 +192,7 @@ def parse_json(path: Path | str, content: bytes) -> Any:
 
 def leave_out(what: str) -> None:
     """Warn that something cannot be used, and that the work goes on without it."""
-    warnings.warn(f"{what}; it is left out", LeftOut, stacklevel=2)
+    warnings.warn(f"{' '.join(what.split())}; it is left out", LeftOut, stacklevel=2)
 
 
 def sync_file(path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.errors import LeftOut
 from hpcseg.files import (
     json_text,
+    leave_out,
     read_json,
     remove_leftovers,
     write_all,
@@ -85,3 +87,8 @@ def test_what_killed_processes_left_is_removed_where_it_is_a_regular_file_of_our
     monkeypatch.undo()
     remove_leftovers(tmp_path, {"a.json"})
     assert sorted(tmp_path.iterdir()) == sorted(stays)
+
+
+def test_what_is_left_out_is_said_in_one_line() -> None:
+    with pytest.warns(LeftOut, match="^run.json: a b; it is left out$"):
+        leave_out("run.json: a\nb")

@@ -68,7 +68,7 @@ def _of_another_plan(folder: Path, run: str, config: Mapping[str, Any]) -> str:
         with open(f"{folder}/{RUN_FILE}", encoding="utf-8", opener=regular) as file:
             text = file.read()
         named, there = (_decode(text, text.index(f'"{key}":') + len(key) + 3) for key in ("id", "config"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return ""  # nothing to compare with
     if named != run:
         return f"{RUN_FILE} is of run {named}"

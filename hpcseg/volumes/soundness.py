@@ -56,6 +56,8 @@ def read_index(path: Path, content: NDArray[np.uint8], seal: Seal) -> tuple[dict
         raise ValueError(f"codec {parsed['attributes']['codec']!r}")
     if not all(0 < n < math.inf for n in parsed["attributes"]["spacing_zyx"]):
         raise ValueError("no voxel has its spacing")
+    if not all(isinstance(text, str) for text in parsed["cases"].values()):
+        raise TypeError("a case is no text")
     offset, rows = parsed["chunks"]
     return parsed, part_of(content, offset, rows * CHUNK_ROW.itemsize).view(CHUNK_ROW)
 

@@ -145,3 +145,10 @@ def test_a_result_that_says_by_digests_what_it_is_of_is_not_judged_by_times(plan
     head, rest = (run / "model.pt").read_bytes().split(b"\n", 1)
     (run / "model.pt").write_bytes(head[:-4] + b"0000\n" + rest)  # trained anew, and not measured yet
     assert "trained again" in collect(plan.runs_root).runs[0].stale
+
+
+def test_a_plan_of_brackets_without_end_makes_nothing_stale_and_nothing_fail(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    run = files.run(as_scores(validation=[0.5]), strategy="baseline", labelled=4, fold=0)
+    (files.root / "train" / run / "run.json").write_text('{"id":"x","config":' + "[" * 100_000)
+    assert [one.stale for one in collect(files.save()).runs] == [""]

@@ -346,6 +346,7 @@ CRAFTED: dict[str, Callable[[Index, Index], object]] = {
     "chunks before": lambda index, case: index.update(chunks=[-16, 1]),
     "chunks of text": lambda index, case: index.update(chunks=["0", "1"]),
     "no cases": lambda index, case: json.dumps(index | {"cases": 7}),
+    "cases in a list": lambda index, case: json.dumps(index | {"cases": [["large"]]}),
     "a case is no text": lambda index, case: json.dumps(index | {"cases": {"large": 7}}),
     "a case is cut": lambda index, case: json.dumps(index | {"cases": {"large": "{"}}),
     "no slope": lambda index, case: case["attributes"].update(slope=0.0),
