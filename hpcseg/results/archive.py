@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, read_json, write_text
+from hpcseg.files import compact_json, is_file, read_json, write_text
 from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.collect import ancestors_seconds
 from hpcseg.results.collection import Collection, Run
@@ -119,7 +119,7 @@ def _write_sweep(collection: Collection, records: Path) -> None:
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
     write_text(folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, portable(_lines(described(runs)))))
     write_text(folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, portable(_lines(own))))
-    if source.is_file() and not source.is_symlink():
+    if is_file(source) and not source.is_symlink():
         write_text(folder / source.name, portable(source.read_text(encoding="utf-8")))
 
 

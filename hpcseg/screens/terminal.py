@@ -96,7 +96,7 @@ def fail(message: str) -> None:
 
 def note(message: str) -> None:
     """One line on standard error that is no error."""
-    print(printable(message), file=sys.stderr)
+    print(printable(" ".join(message.splitlines())), file=sys.stderr)
 
 
 def _show_what_is_left_out() -> None:

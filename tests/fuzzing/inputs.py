@@ -138,7 +138,7 @@ def _as_given(given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         found: Any = config
         for part in key.split("."):
             found = found[part]
-        if isinstance(found, bool) != isinstance(value, bool) or (isinstance(found, int) and found != value):
+        if (isinstance(value, bool) and not isinstance(found, bool)) or (isinstance(found, int) and found != value):
             raise AssertionError(f"{key} = {value!r}, but {found!r}")
 
 

@@ -126,3 +126,9 @@ def test_of_a_cell_that_both_have_the_later_run_counts() -> None:
         ],
     )
     assert [(run["id"], run["cells"]) for run in runs] == [("new", [cell, other])]
+
+
+def test_a_sweep_file_of_a_name_that_no_file_has_is_left_out(files: SweepFiles, tmp_path: Path) -> None:
+    files.record["file"] = "x" * 300
+    archive(collect(files.save()), tmp_path / "records")
+    assert {path.name for path in (tmp_path / "records" / "sweeps" / "study").iterdir()} == {"sweep.json", "runs.json"}

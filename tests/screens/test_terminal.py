@@ -61,3 +61,9 @@ def test_colours_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         terminal.console().print(f"[red]{EVIL}[/red]")
     text = streams["stdout"].getvalue()
     assert "\x1b[31m" in text and "\x1b]0" not in text and "\x9b" not in text
+
+
+def test_errors_and_notes_are_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.fail("run.json: a\nb\r: is not known")
+    terminal.note("result.json: a\nb\r: is not known")
+    assert capsys.readouterr().err == "error: run.json: a b : is not known\nresult.json: a b : is not known\n"
