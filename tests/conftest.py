@@ -85,14 +85,20 @@ def storm(pytestconfig: pytest.Config) -> Storm:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Put back what listens to signals: a job that Slurm requeues ignores them for good, and so would all after it."""
+    """Put back what commands and jobs leave of a process: handlers of signals, and where it looks for modules.
+
+    A job that Slurm requeues ignores signals for good, and so would all after it.
+    """
     del item
+    safe_path = os.environ.get("PYTHONSAFEPATH")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     try:
         return (yield)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if safe_path is None:
+            os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
