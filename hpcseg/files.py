@@ -137,13 +137,8 @@ def read_json(path: Path | str, *, optional: bool = False) -> Any:
     Raises:
         BadInput: the file is missing, unreadable or not JSON.
     """
-    try:
-        content = read_bytes(path)
-    except FileNotFound:
-        if optional:
-            return None
-        raise
-    return parse_json(path, content)
+    content = read_bytes(path) if not optional else read_if_there(path)
+    return None if content is None else parse_json(path, content)
 
 
 def is_file(path: Path) -> bool:
@@ -172,6 +167,18 @@ def read_bytes(path: Path | str) -> bytes:
         raise FileNotFound(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null in the path
         raise BadInput(f"{path}: cannot be read ({error})") from None
+
+
+def read_if_there(path: Path | str) -> bytes | None:
+    """All of a file; None where there is none.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    try:
+        return read_bytes(path)
+    except FileNotFound:
+        return None
 
 
 def parse_json(path: Path | str, content: bytes) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import FileNotFound, json_text, leave_out, parse_json, read_bytes, write_text
+from hpcseg.files import json_text, leave_out, parse_json, read_bytes, read_if_there, write_text
 from hpcseg.owners import no_link, regular
 
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
@@ -77,12 +77,9 @@ def read_sealed(path: Path | str, *, optional: bool = False) -> Any:
         BadInput: the file is missing, unreadable, no object in JSON, was changed after it was written, or is of another
             folder.
     """
-    try:
-        content = read_bytes(path)
-    except FileNotFound:
-        if optional:
-            return None
-        raise
+    content = read_bytes(path) if not optional else read_if_there(path)
+    if content is None:
+        return None
     value = parse_json(path, content)
     if seal_holds(content, os.path.basename(os.path.dirname(os.path.abspath(path)))) is False:  # noqa: PTH100, PTH119, PTH120
         raise BadInput(f"{path}: was changed after it was written, or is of another folder: its seal does not match")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import FileNotFound, parse_json, read_bytes
+from hpcseg.files import parse_json, read_bytes, read_if_there
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.seals import seal_holds
 from hpcseg.spec import read_spec, spec_digest
@@ -60,9 +60,9 @@ def _head(content: bytes) -> dict[str, Any] | None:
 def _require_plan(run: Path, digest: str) -> None:
     """Raise BadInput where `run.json` is not the one that a result was made from, as far as that can be known."""
     path = f"{run}/{RUN_FILE}"
-    try:
-        seal = seal_holds(read_bytes(path))
-    except FileNotFound:
+    content = read_if_there(path)
+    if content is None:
         return
+    seal = seal_holds(content)
     if seal is False or (seal is None and digest and spec_digest(read_spec(run)) != digest):
         raise BadInput(f"{path}: was changed after the run was planned")
