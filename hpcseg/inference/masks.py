@@ -11,7 +11,7 @@ from hpcseg.inference.segment import Segmenter
 from hpcseg.training.early import is_under_way, model_so_far
 from hpcseg.training.model import TrainedModel
 from hpcseg.volumes.datasets import Progress
-from hpcseg.volumes.scans import write_mask, write_shares
+from hpcseg.volumes.scans import read_grid, write_mask, write_shares
 
 
 def segment_files(
@@ -46,6 +46,8 @@ def segment_files(
     classes = range(1, trained[0].class_count + 1) if wanted.probabilities else ()
     files = [[mask_path(folder, image), *(map_path(folder, image, label) for label in classes)] for image in images]
     require_free(images, files, force=force)
+    for image in images:
+        read_grid(image)
     segmenter = Segmenter(*trained, mode=wanted.mode)
     for done, (image, (mask, *maps)) in enumerate(zip(images, files, strict=True)):
         if progress:

@@ -13,7 +13,6 @@ from hpcseg.errors import BadInput
 from hpcseg.files import read_bytes
 from hpcseg.paths import MODEL_FILE, RUN_FILE
 from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
-from hpcseg.volumes.scans import read_grid
 
 if TYPE_CHECKING:
     from hpcseg.inference.predict import Mode
@@ -62,7 +61,7 @@ def models_and_images(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_existing: bool) -> list[Path]:
-    """Check the scans' headers and that nothing is replaced that should be kept; returns the scans that are left to do.
+    """Check that nothing is replaced that should be kept; returns the scans that are left to do.
 
     Args:
         images: scans.
@@ -71,7 +70,7 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
         skip_existing: scans whose masks exist are left out.
 
     Raises:
-        BadInput: a scan is not sound, two scans have one name, or a mask exists.
+        BadInput: two scans have one name, or a mask exists.
     """
     done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
     left = [image for image in images if image not in done]
@@ -90,7 +89,7 @@ def map_path(folder: Path, image: Path, label: int) -> Path:
 
 
 def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, force: bool) -> None:
-    """Check the scans' headers, that no two write to one file, and that nothing is replaced that should be kept.
+    """Check that no two scans write to one file, and that nothing is replaced that should be kept.
 
     Raises:
         BadInput: see `free_images`.
@@ -98,7 +97,6 @@ def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, for
     scans = {image.resolve() for image in images}
     taken: set[Path] = set()
     for image, own in zip(images, files, strict=True):
-        read_grid(image)
         for path in own:
             if path in taken:
                 raise BadInput(f"{image}: a second scan named {stem(image)}; segment them into different folders")
