@@ -91,13 +91,14 @@ def read_sealed(path: Path | str, *, optional: bool = False) -> Any:
     return value
 
 
-def append_line(path: Path, value: Mapping[str, Any], of: str = "") -> None:
-    """Append an object as a line that `json_lines` reads, synced; one that a crash tore is ended first.
+def append_line(path: Path, value: Mapping[str, Any], of: str = "", *, synced: bool = True) -> None:
+    """Append an object as a line that `json_lines` reads; one that a crash tore is ended first.
 
     Args:
         path: of the file.
         value: the object.
         of: what the line belongs to, by name: for no other one is it read. "": equal lines are equal in all files.
+        synced: whether it is on the disk when this returns.
 
     Raises:
         OSError: also where `path` is a link.
@@ -110,8 +111,9 @@ def append_line(path: Path, value: Mapping[str, Any], of: str = "") -> None:
             file.seek(end - 1)
             torn = file.read(1) != b"\n"
         file.write(b"\n" * torn + line)
-        file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def line_of(value: Mapping[str, Any], of: str = "") -> bytes:

@@ -30,8 +30,8 @@ def epoch_record(
 
 
 def append_record(run: Path, record: Mapping[str, Any]) -> None:
-    """Add an epoch's record."""
-    append_line(run / HISTORY_FILE, record)
+    """Add an epoch's record; whoever saves a checkpoint syncs it, as without one it will be cut off."""
+    append_line(run / HISTORY_FILE, record, synced=False)
 
 
 def cut_history(run: Path, epochs: int) -> None:
