@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hpcseg.results.collection import Collection
     from hpcseg.results.tables.tables import Table
 
+PATIENCE_S = 0.5  # before progress is shown
+
 Against = Annotated[
     str | None,
     typer.Option(help="Set published tables beside: paper, a TOML file or a folder that collect wrote."),
@@ -58,7 +60,10 @@ def collect(
         _archive(collection, records, force=force)
         return
     folder = to or _own_results(runs, collection.sweep)
-    paths = write_collection(collection, folder, tables=tables, figures=figures, note=terminal.note)
+    with terminal.counting("collecting", PATIENCE_S) as progress:
+        paths = write_collection(
+            collection, folder, tables=tables, figures=figures, note=terminal.note, progress=progress
+        )
     if json:
         whole = summary(collection, tables) | {"tables": [json_module.loads(to_json(table)) for table in tables]}
         terminal.print_json(whole | {"files": [str(path) for path in paths]})
@@ -107,7 +112,8 @@ def report(
 
     collection, tables = _collected(runs, sweep, against, metric)
     path = to or _own_results(runs, collection.sweep) / "report.html"
-    written = write_report(collection, path, tables=tables, force=force, note=terminal.note)
+    with terminal.counting("writing the report", PATIENCE_S) as progress:
+        written = write_report(collection, path, tables=tables, force=force, note=terminal.note, progress=progress)
     if collection.missing:
         print(f"{len(collection.missing)} of {len(collection.runs)} runs have no result yet")
     print(written)
@@ -133,9 +139,11 @@ def _collected(
     from hpcseg.results.tables.published import read_publication
 
     beside = None if against is None else read_publication(against)
-    collection = collect_runs(runs, sweep)
+    with terminal.counting("reading results", PATIENCE_S) as progress:
+        collection = collect_runs(runs, sweep, progress)
+        tables = make_tables(collection, metrics=metric or (), beside=beside)
     for problem in collection.problems:
         terminal.note(problem)
     if unsealed := len(collection.unsealed):
         terminal.note(f"{counted(unsealed, 'result')} of an earlier hpcseg: no seal says whether it was changed")
-    return collection, make_tables(collection, metrics=metric or (), beside=beside)
+    return collection, tables

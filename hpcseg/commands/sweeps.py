@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hpcseg.submit.apply import Outcome
     from hpcseg.submit.arrange import Backend
     from hpcseg.submit.profile import Profile
+    from hpcseg.submit.slots import Event
 
 CONFIRM_ABOVE = 500  # stages
 
@@ -67,7 +69,8 @@ def sweep(
     if detach and backend == "local":
         _detach(made, data, profile, json)
         return
-    with following(made) as notify:
+    shown = following(made, profile.local) if backend == "local" else nullcontext(_silent)
+    with shown as notify:
         outcome = apply(made, backend, profile, notify, say=terminal.note)
     submitted, total = len(outcome.submitted), len(made.stages)
     if json:
@@ -93,6 +96,10 @@ def sweep(
         )
         raise typer.Exit(1)
     _report_failures(made, outcome.failed, runs)
+
+
+def _silent(event: Event) -> None:
+    """Slurm's jobs bring no news to who submits them."""
 
 
 def _standing(outcome: Outcome, total: int) -> str:

@@ -21,6 +21,7 @@ from hpcseg.seals import read_sealed
 from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 from hpcseg.text import in_words, nearest
+from hpcseg.volumes.datasets import Progress
 
 _MANY = 1000  # runs
 
@@ -52,8 +53,8 @@ class _SweepRecord(Record):
         return [block | {"kind": "filters"} if block.get("kind") == "kernels" else block for block in found]
 
 
-def collect(runs_root: Path, sweep: str | None = None) -> Collection:
-    """Read the results of `sweep`, or of the sweep applied last.
+def collect(runs_root: Path, sweep: str | None = None, progress: Progress | None = None) -> Collection:
+    """Read the results of `sweep`, or of the sweep applied last; `progress` is called with every run.
 
     Raises:
         BadInput: no such sweep, or its record cannot be read. A run's unreadable result is no error but a line in
@@ -62,7 +63,7 @@ def collect(runs_root: Path, sweep: str | None = None) -> Collection:
     name, chosen = _choose(runs_root, sweep)
     record = _read_sweep(runs_root, name)
     with _without_collector(len(record.runs)):
-        runs, problems = _read_runs(runs_root, record)
+        runs, problems = _read_runs(runs_root, record, progress)
     grids = tuple(dict.fromkeys(place.grid for run in runs for place in run.places))
     return Collection(
         root=runs_root,
@@ -93,12 +94,14 @@ def _without_collector(runs: int) -> Iterator[None]:
             gc.enable()
 
 
-def _read_runs(runs_root: Path, record: _SweepRecord) -> tuple[list[Run], list[str]]:
+def _read_runs(runs_root: Path, record: _SweepRecord, progress: Progress | None) -> tuple[list[Run], list[str]]:
     """The runs with their results, and a line for each file that cannot be used or is stale."""
     runs: list[Run] = []
     problems: list[str] = []
     seconds = ancestors_seconds(runs_root, record.model_dump(include={"stages", "seconds"}))
-    for run in record.runs:
+    for done, run in enumerate(record.runs):
+        if progress:
+            progress(done, len(record.runs), run.id)
         folder = runs_root / "train" / run.id
         result, problem = _read_result(folder / RESULT_FILE, run.id)
         stale = why_stale(folder, run.config, result) if result else ""

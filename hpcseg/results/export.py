@@ -18,6 +18,7 @@ from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
 from hpcseg.study.tables import TableDefinition
 from hpcseg.text import nearest
+from hpcseg.volumes.datasets import Progress
 
 RENDERERS: dict[str, Callable[[Table], str]] = {
     ".txt": to_text,
@@ -69,6 +70,7 @@ def write_collection(
     tables: Sequence[Table] | None = None,
     figures: bool = True,
     note: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Write every table (text, Markdown, CSV, JSON, LaTeX) and figure (PNG, PDF) of a sweep, each file atomically.
 
@@ -78,6 +80,7 @@ def write_collection(
         tables: as `make_tables` made them; None: the sweep's own.
         figures: draw them, too.
         note: called with one line for each figure that cannot be drawn yet.
+        progress: called before each figure.
 
     Raises:
         BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
@@ -93,7 +96,7 @@ def write_collection(
         return paths
     from hpcseg.results.figures.figures import draw_figures
 
-    for drawing in draw_figures(collection, folder):
+    for drawing in draw_figures(collection, folder, progress):
         paths += drawing.files
         if drawing.remark:
             note(drawing.remark)

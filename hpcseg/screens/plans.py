@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.screens.terminal import STYLES, advance, bars, table
-from hpcseg.text import counted, listed
+from hpcseg.text import counted, duration, listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpcseg.study.plan import Plan
     from hpcseg.submit.arrange import Array
     from hpcseg.submit.outlook import Outlook
+    from hpcseg.submit.profile import LocalProfile
     from hpcseg.submit.slots import Event
 
 SHOWN_RUNS = 40
@@ -129,30 +130,39 @@ def _hours(hours: float | None) -> str:
 
 
 @contextmanager
-def following(plan: Plan) -> Iterator[Callable[[Event], None]]:
-    """Shows the stages of a plan while they run: a bar for each running one, a line for each that ended."""
-    from collections import Counter
-
+def following(plan: Plan, profile: LocalProfile) -> Iterator[Callable[[Event], None]]:
+    """Shows a plan's stages while a pool of this machine runs them: a bar for all of their work and one for each that
+    is running, a line for each that ended."""
     from rich.markup import escape
 
-    done = Counter(planned.verdict.state for planned in plan.stages.values())["done"]
+    from hpcseg.submit.apply import resolved_for
+    from hpcseg.submit.workload import Workload
+
+    work = Workload.of(plan, max(resolved_for(plan, profile).slots, 1), profile.ranks)
     with bars() as progress:
-        whole = progress.add_task(plan.sweep.name, total=len(plan.stages), completed=done, says="")
+        whole = progress.add_task(escape(plan.sweep.name), total=work.total, says="", left="")
         tasks: dict[str, Any] = {}
+
+        def show_work() -> None:
+            left_s = work.left_s
+            left = "" if left_s is None else f"about {duration(left_s)} left"
+            says = f"epochs and cases, {work.ended_stages} of {counted(len(plan.stages), 'stage')}"
+            progress.update(whole, completed=int(work.done), left=left, says=says)
 
         def notify(event: Event) -> None:
             if event.heartbeat is not None:
                 if event.run_id not in tasks:
                     tasks[event.run_id] = progress.add_task(escape(event.run_id), total=None, says="")
                 advance(progress, tasks[event.run_id], event.heartbeat)
-                return
-            if event.state in {"done", "failed", "stopped", "lost", "blocked"}:
+                work.beat(event.run_id, event.heartbeat)
+            elif event.state in {"done", "failed", "stopped", "lost", "blocked"}:
                 task = tasks.pop(event.run_id, None)
                 if task is not None:
                     progress.remove_task(task)
-                if event.state == "done":
-                    progress.advance(whole)
+                work.ended(event.run_id, event.state)
                 line = f"{event.state:8}{event.stage:9}{event.run_id}" + (f"  {event.message}" if event.message else "")
                 progress.console.print(line, style=STYLES[event.state], markup=False, highlight=False)
+            show_work()
 
+        show_work()
         yield notify

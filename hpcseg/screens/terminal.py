@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,33 +140,54 @@ def quiet_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """Progress bars on standard error, with the time left; on something that is no terminal, they are not drawn."""
+def bars(patience_s: float = 0.0) -> Iterator[Progress]:
+    """Progress bars on standard error, until the work inside is done; on something that is no terminal, none are drawn.
+
+    They appear after `patience_s` seconds. The time left is taken from the bar's speed, or from its field `left`.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["left"], "progress.remaining") if "left" in task.fields else super().render(task)
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeft(),
         TextColumn("{task.fields[says]}"),
     )
-    with Progress(*columns, console=console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    on_screen = console(stderr=True)
+    progress = Progress(*columns, console=on_screen, disable=not sys.stderr.isatty(), transient=True)
+    starter = threading.Timer(patience_s, progress.start)
+    if patience_s:
+        starter.start()
+    else:
+        progress.start()
+    try:
         yield progress
+    finally:
+        starter.cancel()
+        if patience_s:
+            starter.join()  # or it might start what was stopped
+        progress.stop()
 
 
 @contextmanager
-def counting(description: str) -> Iterator[Callable[[int, int, str], None]]:
-    """One bar for work that reports (done, in all, name)."""
-    with bars() as progress:
+def counting(description: str, patience_s: float = 0.0) -> Iterator[Callable[[int, int, str], None]]:
+    """One bar for work that reports (done, in all, name); see `bars`."""
+    with bars(patience_s) as progress:
         task = progress.add_task(description, total=None, says="")
 
         def report(done: int, total: int, name: str) -> None:
@@ -204,13 +226,17 @@ def table(
 
 
 def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:
-    """One bar per phase of a run in the foreground."""
-    tasks: dict[str, Any] = {}
+    """One bar for the phases of runs in the foreground, one after the other."""
+    shown: tuple[str, Any] = "", None
 
     def show(beat: Heartbeat) -> None:
-        task = tasks.get(beat.phase)
-        if task is None:
-            task = tasks[beat.phase] = progress.add_task(beat.phase, total=None, says="")
+        nonlocal shown
+        phase, task = shown
+        if beat.phase != phase:
+            if task is not None:
+                progress.remove_task(task)
+            task = progress.add_task(beat.phase, total=None, says="")
+            shown = beat.phase, task
         advance(progress, task, beat)
 
     return show
@@ -218,6 +244,7 @@ def beat_bar(progress: Progress) -> Callable[[Heartbeat], None]:
 
 def advance(progress: Progress, task: Any, beat: Heartbeat) -> None:
     """Move a bar to what a heartbeat says."""
-    loss = "" if beat.loss is None else f"  loss {beat.loss:.4f}"
-    dice = "" if beat.dice is None or beat.loss is None else f"  Dice {beat.dice:.3f}"
-    progress.update(task, completed=beat.step, total=beat.steps or None, says=f"{beat.phase}{loss}{dice}")
+    numbers = {"loss": (beat.loss, 4), "Dice": (beat.dice, 3), "DSC": (beat.dsc, 3)}
+    words = [f"{name} {value:.{digits}f}" for name, (value, digits) in numbers.items() if value is not None]
+    says = "  ".join((beat.phase, *(words if beat.loss is not None else ())))
+    progress.update(task, completed=beat.step, total=beat.steps or None, says=says)

@@ -15,7 +15,6 @@ from typing import Literal
 from hpcseg.errors import BadInput
 from hpcseg.host import memory_gib, usable_cores
 from hpcseg.owners import require_own_ways
-from hpcseg.paths import STAGES
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import locked
@@ -99,16 +98,7 @@ def apply(
         return _apply_slurm(plan, profile.slurm, say)
     with locked(plan.runs_root):
         record(plan)
-    gpus = visible_gpus()
-    counts = {stage: len(plan.of_stage(stage)) for stage in STAGES}
-    local = resolve(
-        profile.local,
-        runs=counts["train"],
-        packs=counts["pack"],
-        cores=usable_cores(),
-        gpus=len(gpus),
-        memory_gib=memory_gib(),
-    )
+    local, gpus = resolved_for(plan, profile.local), visible_gpus()
 
     def take(run_ids: list[str]) -> list[str]:
         return claim(plan, run_ids, lambda stage: _local_submission(local, stage))
@@ -116,6 +106,18 @@ def apply(
     pool = Pool(plan, local, gpus, take, notify, claimed)
     verdicts = pool.run()
     return Outcome(tuple(pool.taken), verdicts)
+
+
+def resolved_for(plan: Plan, profile: LocalProfile) -> LocalProfile:
+    """The profile of a pool on this machine for `plan`, with everything resolved."""
+    return resolve(
+        profile,
+        runs=len(plan.of_stage("train")),
+        packs=len(plan.of_stage("pack")),
+        cores=usable_cores(),
+        gpus=len(visible_gpus()),
+        memory_gib=memory_gib(),
+    )
 
 
 def check_new(plan: Plan, ranks: Callable[[str], int]) -> None:

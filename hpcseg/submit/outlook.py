@@ -89,12 +89,7 @@ def predict(plan: Plan, taken: Collection[str]) -> Forecast:
         for run_id, planned in plan.stages.items()
         if planned.config is not None
     ]
-    measured: dict[Kind, list[Measured]] = {kind: [] for run, _, kind, _ in trains if run.id in taken}
-    for run, planned, kind, config in trains:
-        siblings = measured.get(kind)
-        if planned.verdict.state in _MEASURABLE and siblings is not None and len(siblings) < MEASURED_SIBLINGS:
-            one = measure(run, epochs_of(planned.stage, config))
-            siblings += [] if one is None else [one]
+    measured = measured_siblings(plan, {kind for run, _, kind, _ in trains if run.id in taken})
     todo = []
     for run, planned, kind, config in trains:
         if run.id in taken:
@@ -102,6 +97,19 @@ def predict(plan: Plan, taken: Collection[str]) -> Forecast:
             done = epochs_done(run) if begun else 0.0
             todo.append(Epochs(planned.stage, kind, epochs_of(planned.stage, config), done))
     return forecast(todo, measured)
+
+
+def measured_siblings(plan: Plan, kinds: Collection[Kind]) -> dict[Kind, list[Measured]]:
+    """What a few runs of each kind took that are trained, or in training."""
+    measured: dict[Kind, list[Measured]] = {kind: [] for kind in kinds}
+    for run_id, planned in plan.stages.items():
+        if planned.config is None or planned.verdict.state not in _MEASURABLE:
+            continue
+        siblings = measured.get(kind_of(planned.stage, planned.config, planned.level))
+        if siblings is not None and len(siblings) < MEASURED_SIBLINGS:
+            one = measure(plan.run(run_id), epochs_of(planned.stage, planned.config))
+            siblings += [] if one is None else [one]
+    return measured
 
 
 def _wall_hours(cost: Forecast, jobs: Callable[[str], tuple[int, int]]) -> float | None:

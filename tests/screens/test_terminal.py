@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.screens import terminal
 
 EVIL = "x\x1b]0;title\x07\x9b2J\u202egpj.exe"
@@ -67,3 +68,21 @@ def test_errors_and_notes_are_one_line_each(capsys: pytest.CaptureFixture[str]) 
     terminal.fail("run.json: a\nb\r: is not known")
     terminal.note("result.json: a\nb\r: is not known")
     assert capsys.readouterr().err == "error: run.json: a b : is not known\nresult.json: a b : is not known\n"
+
+
+def test_bars_come_when_work_takes_longer_than_a_moment_and_are_gone_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with guarded(monkeypatch) as streams:
+        monkeypatch.setattr(streams["stderr"], "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        with terminal.counting("short", 60.0) as report:
+            report(1, 2, "one")
+        assert streams["stderr"].getvalue() == ""
+        with terminal.bars() as progress:
+            show = terminal.beat_bar(progress)
+            for phase in ("pack", "reading", "training"):
+                show(Heartbeat("running", phase, 1, 2, 1, 0.5, 1.0, 0.0, "", 1, 0.0, 1, dice=0.75))
+            (task,) = progress.tasks  # those of phases that are over do not stay
+            assert (task.description, task.fields["says"]) == ("training", "training  loss 0.5000  Dice 0.750")
+    assert streams["stderr"].getvalue().endswith("\x1b[2K")  # the line is cleared

@@ -19,6 +19,7 @@ from hpcseg.results.figures.reconstructions import draw_reconstructions
 from hpcseg.results.figures.scores import draw_boxes, draw_curve
 from hpcseg.results.figures.style import SETTINGS, save
 from hpcseg.study.tables import FigureDefinition, FigureKind
+from hpcseg.volumes.datasets import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,8 +94,8 @@ class Drawing:
         return text.format(set=self.definition.set, x=x, hue=hue)
 
 
-def draw_figures(collection: Collection, folder: Path) -> list[Drawing]:
-    """Draw every figure of the sweep into `folder`.
+def draw_figures(collection: Collection, folder: Path, progress: Progress | None = None) -> list[Drawing]:
+    """Draw every figure of the sweep into `folder`; `progress` is called before each.
 
     Histories, specifications, weights and predicted masks are read from the folders of the runs.
 
@@ -103,9 +104,11 @@ def draw_figures(collection: Collection, folder: Path) -> list[Drawing]:
     """
     import matplotlib
 
-    drawings = []
+    drawings: list[Drawing] = []
     with matplotlib.rc_context(SETTINGS):
         for definition in collection.figures:
+            if progress:
+                progress(len(drawings), len(collection.figures), f"figure {definition.name}")
             figure = draw(definition, collection)
             if isinstance(figure, str):
                 drawings.append(Drawing(definition, why_not=figure))

@@ -34,6 +34,7 @@ from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.tables import Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.training.strategy import strategies
+from hpcseg.volumes.datasets import Progress
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,6 +66,7 @@ def write_report(
     tables: Sequence[Table] | None = None,
     force: bool = False,
     note: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the page of a sweep to `path`, atomically.
 
@@ -73,6 +75,7 @@ def write_report(
         tables: to show; by default those of the sweep (`export.make_tables`).
         force: replace whatever is there; otherwise only an earlier report of the same sweep.
         note: called with one line for each figure that cannot be drawn yet.
+        progress: called before each figure.
 
     Raises:
         BadInput: another file is there; or a table or figure names an axis or grid that the sweep does not have.
@@ -80,7 +83,7 @@ def write_report(
     path = path / "report.html" if path.is_dir() else path
     if not force:
         refuse_foreign(path, collection.sweep)
-    write_text(path, render_report(collection, tables=tables, note=note))
+    write_text(path, render_report(collection, tables=tables, note=note, progress=progress))
     return path
 
 
@@ -105,6 +108,7 @@ def render_report(
     *,
     tables: Sequence[Table] | None = None,
     note: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -127,7 +131,7 @@ def render_report(
         tables=tables,
         improved=improved_in_all(tables, least=1),
         stale={run.id: run.stale for run in collection.runs if run.stale},
-        pictures=_pictures(collection, note),
+        pictures=_pictures(collection, note, progress),
         entries=entries,
         axes=_axes(entries),
         sets=_sets(entries),
@@ -152,13 +156,13 @@ def render_report(
     )
 
 
-def _pictures(collection: Collection, note: Callable[[str], None]) -> list[Picture]:
+def _pictures(collection: Collection, note: Callable[[str], None], progress: Progress | None) -> list[Picture]:
     """Every figure of the sweep, drawn as `collect` draws it."""
     from hpcseg.results.figures.figures import draw_figures
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for drawing in draw_figures(collection, Path(folder)):
+        for drawing in draw_figures(collection, Path(folder), progress):
             name = drawing.definition.name
             if drawing.files:
                 png = next(path for path in drawing.files if path.suffix == ".png").read_bytes()
