@@ -25,7 +25,7 @@ def test_epochs_and_cases_are_counted_and_the_rest_estimated_as_soon_as_a_speed_
     work = Workload.of(plan, at_once=2)
     cases = {run_id: parts["cases"].units for run_id, parts in work.parts.items() if "cases" in parts}
     assert work.total == 4 + 4 + 10 + 10 + sum(cases.values()) and work.done == 0
-    assert cases[pack] == len(plan.stages[pack].spec.cases) and work.left_s is None  # type: ignore[union-attr]
+    assert cases[pack] == len(plan.stages[pack].spec.cases) and work.left_s is None
     work.beat(pack, beat("pack", 3, cases[pack], eta_s=3.0))
     assert work.done == 3 and work.left_s is None  # of packs alone nothing follows for training
     work.ended(pack, "done")
