@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | lint | docs | keys | bench | bench-peers | gpu | lock
+# make setup | demo | test | test-all | lint | docs | keys | dist | bench | bench-peers | gpu | lock
 # make study-records | study-tables | nnunet | versus
 # PYTHON=python3.12 chooses another interpreter
 PYTHON ?= python3
@@ -24,7 +24,7 @@ STUDY := docs/study
 FROM ?= runs
 SWEEPS ?= $(notdir $(wildcard $(FROM)/sweeps/*))
 
-.PHONY: setup demo test pytest test-all lowest lint docs keys bench bench-peers gpu lock clean-demo study-records study-tables nnunet versus
+.PHONY: setup demo test pytest test-all lowest lint docs keys dist bench bench-peers gpu lock clean-demo study-records study-tables nnunet versus
 .DELETE_ON_ERROR:
 
 setup: .venv/ready
@@ -115,6 +115,13 @@ $(DOCS)/ready: pyproject.toml constraints.txt
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check $(PINS) \
 	  $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
+
+# sdist and wheel in dist/, as an index takes them. REPOSITORY is where the code is published: links of its README lead there.
+REPOSITORY ?= $(filter http%,$(shell git remote get-url origin 2>/dev/null))
+dist: $(UV)
+	@test -n "$(REPOSITORY)" || { echo "where is it published? make dist REPOSITORY=https://…"; exit 2; }
+	@rm -rf dist && HPCSEG_REPOSITORY=$(REPOSITORY) $(UV) build --quiet
+	@$(UV) tool run --quiet twine check --strict dist/*
 
 # make bench ONLY=patches measures one room, benchmark or figure.
 bench: setup

@@ -27,6 +27,7 @@ for command in (
     data.inspect,
     init.init,
     keys.keys,
+    sweeps.sweeps,
     sweeps.sweep,
     runs.status,
     runs.logs,

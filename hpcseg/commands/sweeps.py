@@ -1,4 +1,4 @@
-"""sweep: from a sweep file to jobs."""
+"""sweep, sweeps: from a sweep file to jobs; the sweep files that come with hpcseg."""
 
 from __future__ import annotations
 
@@ -27,8 +27,35 @@ if TYPE_CHECKING:
 CONFIRM_ABOVE = 500  # stages
 
 
+def sweeps(
+    name: Annotated[str | None, typer.Argument(help="One of them: what its file says of it.")] = None,
+    json: Json = False,
+) -> None:
+    """List the sweep files that come with hpcseg: what each answers, and what it costs."""
+    from hpcseg.study.shipped import describe, shipped_sweeps
+
+    found = shipped_sweeps() if name is None else [describe(name)]
+    if json:
+        terminal.print_json_lines([vars(one) for one in found])
+    elif name is not None:
+        print(found[0].header)
+    else:
+        rows = [{"sweep": one.name, "what": one.title, "cost": one.cost} for one in found]
+        terminal.console().print(terminal.table(rows))
+        print("hpcseg sweeps NAME: all that one says; hpcseg sweep NAME --plan; hpcseg sweep --copy NAME my.toml")
+
+
+def _copy(given: tuple[str, Path] | None) -> None:
+    from hpcseg.study.shipped import copy_sweep
+
+    if given is not None:
+        for path in copy_sweep(Path(given[0]), given[1]):
+            print(path)
+        raise typer.Exit
+
+
 def sweep(
-    file: Annotated[Path, typer.Argument(help="Sweep file.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="Sweep file, or a name of hpcseg sweeps.", metavar="FILE")],
     on: Annotated[Where, typer.Option(help="auto: Slurm where there is one, else this machine.")] = Where.auto,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; write nothing.")] = False,
     detach: Annotated[
@@ -40,12 +67,19 @@ def sweep(
     verify_data: Annotated[
         bool, typer.Option("--verify-data", help="Read every byte of the scans, to find what file times do not show.")
     ] = False,
-    jobs: Annotated[str | None, typer.Option("--jobs", help="Job profile: a file, or a name in jobs/.")] = None,
+    jobs: Annotated[
+        str | None, typer.Option("--jobs", help="Job profile: a file, a name in jobs/, or local, slurm or gpu.")
+    ] = None,
     stage: Stage = None,
     runs: Runs = DEFAULT_RUNS,
+    copy: Annotated[
+        tuple[str, Path] | None,
+        typer.Option("--copy", metavar="NAME FILE", callback=_copy, is_eager=True, help="Copy a sweep; end."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Do what a sweep file says and is not done yet: pack, pretrain, train, evaluate."""
+    del copy
     from hpcseg.slurm.calls import ignored_wishes
     from hpcseg.study.plan import make_plan
     from hpcseg.study.sweepfile import read_sweep

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.sections import Section, flatten
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
+from hpcseg.study.shipped import find_sweep
 from hpcseg.study.tables import CHOICE, CLASS, GRID, FigureDefinition, GridHeading, Heading, TableDefinition
 from hpcseg.study.tomlfile import TomlFile, explain, read_toml
 from hpcseg.text import nearest
@@ -60,18 +61,18 @@ class Sweep:
 
 
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file and apply overrides (`key=value`).
+    """Read a sweep file, or the one of that name that comes with hpcseg, and apply overrides (`key=value`).
 
     Raises:
         BadInput: with the file, the line, the key and what is allowed.
     """
-    source = read_toml(path)
+    source = read_toml(find_sweep(path))
     for name in source.data:
         if name not in TABLES:
             raise BadInput(f"{source.where(name, 0, '')}: unknown table '{name}'{nearest(name, TABLES)}")
     run = _read_run(source)
     grids = _read_grids(source)
-    heading = _model(source, "sweep", 0, Heading, {"name": path.stem} | _table(source, "sweep"))
+    heading = _model(source, "sweep", 0, Heading, {"name": source.path.stem} | _table(source, "sweep"))
     tables = _definitions(source, "table", TableDefinition, run, grids)
     figures = _definitions(source, "figure", FigureDefinition, run, grids)
     sweep = Sweep(source, heading, run, tuple(grids), tables, figures, {})

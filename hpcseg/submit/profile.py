@@ -21,6 +21,7 @@ from hpcseg.runs.records import Kernels
 from hpcseg.runs.recovery import Budgets
 from hpcseg.sections import Count, Section, key, keys_of
 from hpcseg.spec import Reading
+from hpcseg.study.shipped import find_shipped, names_of
 from hpcseg.study.tomlfile import explain, read_toml
 from hpcseg.submit.notations import Flags, Line, Minutes
 
@@ -217,7 +218,9 @@ class Profile(Section):
 
 
 def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
-    """Read a profile by path or by the name of a file in `jobs/`; None: `jobs/<on>.toml`, or the defaults without it.
+    """Read a profile: a file, by the name of one in `jobs/`, or by that of one that comes with hpcseg.
+
+    None: `jobs/<on>.toml`, or the defaults without it.
 
     Raises:
         BadInput: no such profile, or a key or value is wrong; the message names file, line and key. Or it is for Slurm,
@@ -228,11 +231,16 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
         return Profile()
     if name is None and on == "slurm":  # its commands are executed, and nobody has named it
         require_own_file(path.absolute(), f"name it, --jobs {path}, if it may say what jobs execute")
-    if not path.exists() and (PROFILES / f"{name}.toml").exists():
-        path = PROFILES / f"{name}.toml"
-    if not path.exists():
-        there = ", ".join(sorted(one.stem for one in PROFILES.glob("*.toml"))) or "none"
-        raise BadInput(f"{name}: no such job profile; name a file, or one of {PROFILES.absolute()}: {there}")
+    if not path.is_file():
+        own = PROFILES / f"{name}.toml"
+        found = own if own.exists() else find_shipped(path, "jobs")
+        if found is None:
+            there = ", ".join(sorted(one.stem for one in PROFILES.glob("*.toml"))) or "none"
+            raise BadInput(
+                f"{name}: no such job profile; name a file, one of {PROFILES.absolute()}: {there}, or one of hpcseg's "
+                f"own: {', '.join(names_of('jobs'))}"
+            )
+        path = found
     source = read_toml(path)
     try:
         return Profile.model_validate(source.data)

@@ -72,7 +72,7 @@ def test_who_names_no_profile_is_shown_which_there_are(tmp_path: Path, monkeypat
     (tmp_path / "jobs").mkdir()
     for name in ("small", "big"):
         (tmp_path / "jobs" / f"{name}.toml").touch()
-    with pytest.raises(BadInput, match=r"nosuch: no such job profile; name a file, or one of \S+/jobs: big, small"):
+    with pytest.raises(BadInput, match=r"nosuch: no such job profile; name a file, one of \S+/jobs: big, small, or"):
         read_profile("nosuch", "slurm")
 
 
