@@ -53,6 +53,22 @@ class SourceRef(Closed):
     labels: Inside | None = None
 
 
+class StartRef(Closed):
+    """Weights of a trained model that a run begins with (`training.start`).
+
+    `digest` is that of the model's file when the run was planned.
+    """
+
+    path: Path
+    digest: str
+    layers: Literal["all", "features", "encoders"]
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What of it is part of a run's identity: its content, wherever it lies."""
+        return self.digest, self.layers
+
+
 class PackSpec(Closed):
     """Pack one dataset at one spacing into `store.h5` in the run directory."""
 
@@ -77,6 +93,7 @@ class PretrainSpec(Closed):
     level: int | None  # of the autoencoder; None: the strategy's own pretraining
     statistics: SourceRef  # the labelled cases: the clip window, and the place of the organ, come from them
     sources: tuple[SourceRef, ...]  # every volume that is seen
+    start: StartRef | None = None
 
     @property
     def length(self) -> AutoencoderConfig:
@@ -107,6 +124,7 @@ class TrainSpec(Closed):
     autoencoder_sources: tuple[SourceRef, ...] = ()  # of a strategy that reads them
     pseudo_labelled: tuple[SourceRef, ...] = ()  # of a strategy that learns from what another run has labelled
     pretrained: tuple[Inside, ...] = ()  # model.pt of what was trained before
+    start: StartRef | None = None
     spacing_zyx: Spacing
     classes: tuple[tuple[int, ...], ...]
     padding: Literal["minimum"] | float
@@ -171,6 +189,7 @@ _PLACES = {"image", "label", "mark"}  # of scans, which may move; `id` stands fo
 _UNSIGNED: dict[str, Any] = {
     "config": True,  # of one that is shared, it is that of the first run that asked for it; `id` stands for it
     "statistics": True,
+    "start": {"path"},
     **{scans: {"__all__": _PLACES} for scans in ("cases", "validation_scans", "test_scans")},
 }
 

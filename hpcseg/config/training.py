@@ -115,6 +115,24 @@ class TrainingConfig(Section):
         unit="share",
         source="ours: steadier with few volumes (Polyak averaging, mean teacher)",
     )
+    start: str = key(
+        "",
+        "model that training begins with: a model.pt, or a run's folder, as seen from the sweep file or from here; its "
+        'digest is part of the run; "": fresh weights',
+        source="ours: a study goes on from an earlier one, or from another organ's",
+    )
+    start_layers: Literal["all", "features", "encoders"] = key(
+        "all",
+        "with start: which weights are the model's; features: all but the classifier's, for other classes; encoders: "
+        "those of the F-Net's levels, or of the U-Net's way down; the others are fresh",
+        source="ours",
+    )
+    start_share: Annotated[float, Field(gt=0, le=1)] = key(
+        1.0,
+        "with start: of learning_rate, at which the model's weights are tuned",
+        unit="share",
+        source="ours: as masked.fine_tune_share, but off until it is asked for",
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto",
         "number type of convolutions; auto: bfloat16 on CUDA, float32 on CPU",

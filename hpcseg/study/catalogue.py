@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hpcseg.config import Labels, PreprocessingConfig, RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.paths import plain_name
-from hpcseg.spec import CaseRef, PackSpec, Spacing
+from hpcseg.paths import MODEL_FILE, plain_name
+from hpcseg.spec import CaseRef, PackSpec, Spacing, StartRef
 from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset
 from hpcseg.volumes.digests import Digests, cache_folder, mark_of
 from hpcseg.volumes.folds import Split
@@ -22,6 +22,7 @@ from hpcseg.volumes.spacing import plan_spacing
 from hpcseg.volumes.splits import GivenSplits, read_splits
 
 if TYPE_CHECKING:
+    from hpcseg.training.model import TrainedModel
     from hpcseg.volumes.scan_grid import ScanGrid
 
 Classes = tuple[tuple[int, ...], ...]
@@ -56,6 +57,7 @@ class Catalogue:
         self.digest = functools.cache(self._digests.of_case)
         self.grid = functools.cache(self._read_grid)
         self.spacing = functools.cache(self._read_spacing)
+        self._model = functools.cache(self._load_model)
         self._given = functools.cache(self._given_splits)
         self._splits = functools.cache(self._split)
         self._scans = functools.cache(self._scans_of)
@@ -169,6 +171,31 @@ class Catalogue:
                     f"({self.main(config).root / 'dataset.json'} lists {_listed(labels)})"
                 )
         return classes
+
+    def start(self, config: RunConfig) -> StartRef | None:
+        """The model that a run begins with, see `training.start`.
+
+        Raises:
+            BadInput: there is none, it is damaged, or its network is not the run's.
+        """
+        if not config.training.start:
+            return None
+        from hpcseg.training.pretrained import start_of
+
+        path, model = self._model(config.training.start)
+        return start_of(path, model, config, max(len(self.classes(config)), 1))
+
+    def _load_model(self, start: str) -> tuple[Path, TrainedModel]:
+        from hpcseg.training.model import TrainedModel  # imports torch
+
+        given = Path(start).expanduser()
+        places = [place / given for place in (self._beside, Path.cwd()) if place is not None]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            looked = " or ".join(dict.fromkeys(map(str, places)))
+            raise BadInput(f"training.start = {start!r}: there is no {looked}; give the model.pt of a run that is done")
+        file = (found / MODEL_FILE if found.is_dir() else found).resolve()
+        return file, TrainedModel.load(file)
 
     def _open(self, name: str) -> Dataset:
         dataset = open_dataset(find_dataset(name, self._data))

@@ -35,7 +35,7 @@ _FREE: dict[type[Section], set[str]] = {
     TrainingConfig: {
         *("epochs", "learning_rate", "weight_decay", "ema_training", "ema_validation", "focal_gamma", "rate_floor"),
         *("plateau_drop", "plateau_epochs", "plateau_factor", "stop_epochs", "select", "checkpoint_epochs"),
-        *("schedule", "polynomial_exponent", "average"),
+        *("schedule", "polynomial_exponent", "average", "start", "start_layers", "start_share"),
     },
     AutoencoderConfig: {
         *("epochs", "learning_rate", "huber_delta", "sampling", "sigma", "with_validation", "with_supplementary"),

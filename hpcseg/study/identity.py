@@ -28,12 +28,12 @@ from hpcseg.config import (
 from hpcseg.config.data import INTENSITIES
 from hpcseg.patches.geometry import PaddedGeometry
 from hpcseg.sections import Section
-from hpcseg.spec import PackSpec, SourceRef, Spacing
+from hpcseg.spec import PackSpec, SourceRef, Spacing, StartRef
 from hpcseg.training.strategy import strategy_of
 
 _F_NET_ONLY = (
     *("epochs", "steps", "validation_steps", "batch", "loss", "focal_gamma"),
-    *("learning_rate", "ema_validation", "stop_epochs", "average"),
+    *("learning_rate", "ema_validation", "stop_epochs", "average", "start_share"),
 )
 
 # Of the other mode of inference: as ids have always had them, so that no finished run gets another name.
@@ -102,8 +102,9 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Canonical]:
 def relevant(config: RunConfig) -> dict[str, Any]:
     """The resolved values that a training run of this strategy depends on, without its data; sections as JSON.
 
-    Left out: `data` and the geometry of preprocessing (they enter as cases and pack), what the strategy or another key
-    leaves unused, and what changes no mask (`inference.save_masks`, `inference.nsd_mm`, `training.checkpoint_epochs`).
+    Left out: `data` and the geometry of preprocessing (they enter as cases and pack), which model it begins with
+    (likewise), what the strategy or another key leaves unused, and what changes no mask (`inference.save_masks`,
+    `inference.nsd_mm`, `training.checkpoint_epochs`).
     """
     strategy = strategy_of(config)
     unused = strategy.unused(config)
@@ -175,10 +176,11 @@ def _training(section: TrainingConfig, *unused: str) -> dict[str, Any]:
         "focal_gamma": section.loss != "focal",
         "compile": not section.compile,
         "average": section.average == 0,
+        "start_share": not section.start,
         **dict.fromkeys(("schedule", "polynomial_exponent"), plateau),
         **dict.fromkeys(_PLATEAU_ONLY, not plateau),
     }
-    return _without(_values(section), "checkpoint_epochs", *unused, *_where(conditions))
+    return _without(_values(section), "checkpoint_epochs", "start", "start_layers", *unused, *_where(conditions))
 
 
 @remembered
@@ -239,7 +241,9 @@ def is_shared(config: RunConfig) -> bool:
     return config.preprocessing.intensity != "percentile" and config.autoencoder.sampling != "organ"
 
 
-def pretrain_id(config: RunConfig, level: int | None, statistics: SourceRef, sources: Sequence[SourceRef]) -> str:
+def pretrain_id(
+    config: RunConfig, level: int | None, statistics: SourceRef, sources: Sequence[SourceRef], start: StartRef | None
+) -> str:
     """Id of the pretraining of one level, or with None of the strategy's own.
 
     The labelled cases count, and show in its name, unless `is_shared`.
@@ -264,6 +268,7 @@ def pretrain_id(config: RunConfig, level: int | None, statistics: SourceRef, sou
         "autoencoder": _autoencoder(config.autoencoder, *unused),
         "statistics": None if shared else _source(statistics),
         "sources": Canonical(f"[{','.join(map(_source, sources))}]"),
+        **({} if start is None else {"start": start.identity}),
     }
     slug = config.strategy if level is None else f"level{level}"
     return run_id(slug if shared else f"{slug}-n{config.labelled}-f{config.fold}", payload)

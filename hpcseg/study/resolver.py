@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE, STORE_FILE
-from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, Spacing, TrainSpec
+from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, Spacing, StartRef, TrainSpec
 from hpcseg.study.catalogue import Catalogue, Classes, TestSet, pack_spec
 from hpcseg.study.earlier import EarlierRuns
 from hpcseg.study.identity import Canonical, canonical, is_shared, label_id, pack_id, pretrain_id, train_id
@@ -100,9 +100,11 @@ class Resolver:
         shown = id(config.autoencoder) if needs.sees_unlabelled else None
         key = ("material", id(config.data), id(config.preprocessing), config.fold, config.labelled, needs, shown)
         material = self._once(key, lambda: self._material(config, needs), config)
-        pretrained = tuple([self._pretrain(config, level, material) for level in needs.levels])
+        start = self.catalogue.start(config)
+        pretrained = tuple([self._pretrain(config, level, material, start) for level in needs.levels])
         before: dict[str, Path] = {name: Path("pretrain") / name / MODEL_FILE for name in pretrained}
         identity: dict[str, Any] = {**material.identity, "pretrained": pretrained}
+        identity |= {} if start is None else {"start": start.identity}
         pseudo: dict[str, SourceRef] = {}
         if parents:
             teachers = {name: Path("train") / name / MODEL_FILE for name in map(self.train, parents)}
@@ -115,7 +117,7 @@ class Resolver:
             older = train_id(config, identity | {"test": material.older_test})
             run_id = older if self.earlier.measured(older, material.fields["test_scans"]) else run_id
         if run_id not in self.stages:
-            made = functools.partial(TrainSpec, pseudo_labelled=tuple(pseudo.values()), **material.fields)
+            made = functools.partial(TrainSpec, pseudo_labelled=tuple(pseudo.values()), start=start, **material.fields)
             write = functools.partial(made, id=run_id, config=config, pretrained=tuple(before.values()))
             packs = material.packs if needs.unlabelled or needs.pseudo_labels else material.packs[:1]
             self.stages[run_id] = Stage(run_id, "train", (*packs, *before, *pseudo), config, None, write)
@@ -144,8 +146,12 @@ class Resolver:
         found: _Made = self._known[key][0]
         return found
 
-    def _pretrain(self, config: RunConfig, level: int | None, material: _Material) -> str:
-        """The pretraining of one level, or the strategy's own; returns its id."""
+    def _pretrain(self, config: RunConfig, level: int | None, material: _Material, start: StartRef | None) -> str:
+        """The pretraining of one level, or the strategy's own; returns its id. It begins with that of a model which it
+        has, too."""
+        if start is not None:
+            layers = "encoders" if level is not None or start.layers == "encoders" else "features"
+            start = start.model_copy(update={"layers": layers})
         sections = (config.network, config.patches, config.augmentation, config.preprocessing, config.training)
         own = material.seen if is_shared(config) else (*material.seen, material.labelled)
         place = () if is_shared(config) else (config.labelled, config.fold)
@@ -153,8 +159,8 @@ class Resolver:
         ids = [*strategy, *(id(one) for one in (*sections, config.autoencoder, *own))]
 
         def make() -> str:
-            run_id = pretrain_id(config, level, material.labelled, material.seen)
-            own = functools.partial(PretrainSpec, id=run_id, config=config, level=level)
+            run_id = pretrain_id(config, level, material.labelled, material.seen, start)
+            own = functools.partial(PretrainSpec, id=run_id, config=config, level=level, start=start)
             write = functools.partial(own, statistics=material.labelled, sources=material.seen)
             self.stages.setdefault(run_id, Stage(run_id, "pretrain", material.packs, config, level, write))
             return run_id

@@ -17,6 +17,7 @@ from hpcseg.training.kernel_choice import choose_kernels
 from hpcseg.training.loop import Progress, fit
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
+from hpcseg.training.pretrained import start_weights
 from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.training.stores import Stores, around_organ
 from hpcseg.training.strategy import strategy_of
@@ -41,6 +42,7 @@ def train(
         ranks: who trains together.
 
     Raises:
+        BadInput: the model that training begins with is missing, damaged, or another one than when it was planned.
         Interrupted: the job was asked to stop; the checkpoint is written.
         StoreError: an ancestor's store is missing or damaged.
         TrainingError: a loss is not a number.
@@ -72,6 +74,7 @@ def train(
             validation=validation,
             unlabelled=unlabelled,
             pseudo_labelled=pseudo_labelled,
+            start=start_weights(spec.start) if spec.start is not None else {},
             run=run,
             control=control,
         )

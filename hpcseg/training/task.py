@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Inputs:
         unlabelled: what autoencoders see; empty where the strategy does not need it.
         pseudo_labelled: volumes with the labels of another run's network.
         pretrained: model of all that was trained before; of autoencoders, the finest level's first.
+        start: weights of another model that training begins with, as a network names them.
         run: the run directory, for what is worked out once and kept; None: nothing is.
         control: shows how far that is, and asks to stop.
     """
@@ -47,6 +48,7 @@ class Inputs:
     unlabelled: Sequence[Source] = ()
     pseudo_labelled: Sequence[Source] = ()
     pretrained: Sequence[Path] = ()
+    start: Mapping[str, Tensor] = field(default_factory=dict)
     run: Path | None = None
     control: Control | None = None
 

@@ -6,7 +6,7 @@ Shape legend: B batch, C classes, D/H/W the axes z, y, x of a patch; an input ha
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ class SegmentationTask(NetworkTask):
     Args:
         inputs: configuration, volumes, and where and with whom to train.
         network: None for a fresh one.
-        groups: its weights with their rates; None: all at the configured one.
+        groups: its weights with their rates; None: see `rate_groups`.
         batch: patches of a training minibatch; None: as configured.
         average: what a step leaves of the average of the weights, which is validated and kept; 0: there is none; None:
             as configured.
@@ -117,7 +117,7 @@ class SegmentationTask(NetworkTask):
         from hpcseg.training.precision import Precision
 
         config, network = inputs.config.training, network or fresh_network(inputs)
-        groups = groups or [{"params": list(network.parameters()), "lr": config.learning_rate}]
+        groups = groups or rate_groups(inputs, network.named_parameters())
         kind, decay, averaged = inputs.config.network.kind, config.average if average is None else average, None
         if decay > 0:
             averaged = WeightAverage(network, decay, Precision.of(config, inputs.device))
@@ -216,7 +216,9 @@ class AutoencoderTask(NetworkTask):
     phase = "pretraining"
 
     def __init__(self, inputs: Inputs, level: int) -> None:
-        config, network = inputs.config.autoencoder, new_autoencoder(inputs.config, level)
+        config, network, own = inputs.config.autoencoder, new_autoencoder(inputs.config, level), f"encoders.{level}."
+        start = {name.removeprefix(own): w for name, w in inputs.start.items() if name.startswith(own)}
+        network.encoder.load_state_dict(network.encoder.state_dict() | start)
         groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
         super().__init__(inputs, network, module="autoencoder", loss="reconstruction", groups=groups, length=config)
         self._training = unlabelled_batches(inputs, [level], config.batch)
@@ -229,12 +231,25 @@ class AutoencoderTask(NetworkTask):
 
 
 def fresh_network(inputs: Inputs) -> SegmentationNetwork:
-    """The network of a run as its seed makes it."""
+    """The network of a run as its seed makes it, but for what another model gives it (`training.start`)."""
     import torch
 
     from hpcseg.training.model import new_network
 
-    return new_network(inputs.config, inputs.classes, torch.Generator().manual_seed(inputs.config.seed))
+    network = new_network(inputs.config, inputs.classes, torch.Generator().manual_seed(inputs.config.seed))
+    network.load_state_dict({**network.state_dict(), **inputs.start})
+    return network
+
+
+def rate_groups(inputs: Inputs, named: Iterable[tuple[str, nn.Parameter]]) -> list[ParameterGroup]:
+    """Weights at the configured learning rate, and those that another model gave at their share of it."""
+    config, named = inputs.config.training, list(named)
+    taken = inputs.start.keys() if config.start_share < 1 else ()
+    groups: list[ParameterGroup] = []
+    for of_model, rate in ((False, config.learning_rate), (True, config.learning_rate * config.start_share)):
+        own = [weight for name, weight in named if (name in taken) is of_model]
+        groups += [{"params": own, "lr": rate}] if own else []
+    return groups
 
 
 def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) -> WTAutoencoder:

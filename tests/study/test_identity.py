@@ -22,7 +22,7 @@ def config(**values: Any) -> RunConfig:
 
 
 def pretraining(settings: RunConfig, statistics: SourceRef = SOURCE, level: int = 0) -> str:
-    return pretrain_id(settings, level, statistics, [SOURCE])
+    return pretrain_id(settings, level, statistics, [SOURCE], None)
 
 
 def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys() -> None:
@@ -185,7 +185,7 @@ def test_pretraining_ignores_what_only_the_f_net_reads() -> None:
 
 def test_a_pretraining_of_a_strategy_s_own_is_what_the_strategy_makes_it() -> None:
     def own(**values: Any) -> str:
-        return pretrain_id(config(strategy="masked", **values), None, SOURCE, [SOURCE])
+        return pretrain_id(config(strategy="masked", **values), None, SOURCE, [SOURCE], None)
 
     assert own().startswith("masked-n4-f0-") and own(preprocessing={"intensity": "zscore"}).startswith("masked-")
     assert own() == own(masked={"fine_tune_share": 1.0, "with_validation": True})

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from hpcseg.config import RunConfig
 from hpcseg.sections import Count, Section, key
+from hpcseg.training.pretrained import CLASSIFIER, pretrained_weights
 from hpcseg.training.strategy import Needs, Strategy
 from hpcseg.training.task import Inputs, Task
-from hpcseg.training.tasks import NetworkTask, SegmentationTask, fresh_network, unlabelled_batches
+from hpcseg.training.tasks import NetworkTask, SegmentationTask, fresh_network, rate_groups, unlabelled_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-_HEAD = "classifier."  # of either network: the last convolution, whose channels are what it is trained for
 
 
 class MaskedConfig(Section):
@@ -82,17 +81,15 @@ class Masked(Strategy[MaskedConfig]):
 
     def task(self, inputs: Inputs) -> SegmentationTask:
         """The pretrained network with a fresh last convolution, and the rates of its weights."""
-        from hpcseg.training.pretrained import pretrained_weights
-
         network, rate = fresh_network(inputs), inputs.config.training.learning_rate
         (path,) = inputs.pretrained
         weights = pretrained_weights(path, strategy=self.name)
-        learned = {name: w for name, w in weights.items() if not name.startswith(_HEAD)}
+        learned = {name: w for name, w in weights.items() if not name.startswith(CLASSIFIER)}
         network.load_state_dict(network.state_dict() | learned)
-        head = [*network.classifier.parameters()]
-        rest = [weight for name, weight in network.named_parameters() if not name.startswith(_HEAD)]
+        head = rate_groups(inputs, network.classifier.named_parameters(prefix=CLASSIFIER[:-1]))
+        rest = [weight for name, weight in network.named_parameters() if not name.startswith(CLASSIFIER)]
         tuned = {"params": rest, "lr": rate * self.section(inputs.config).fine_tune_share}
-        return SegmentationTask(inputs, network, [{"params": head, "lr": rate}, tuned])
+        return SegmentationTask(inputs, network, [*head, tuned])
 
 
 class MaskedTask(NetworkTask):
@@ -105,13 +102,10 @@ class MaskedTask(NetworkTask):
     phase = "pretraining"
 
     def __init__(self, inputs: Inputs, section: MaskedConfig) -> None:
-        import torch
-
         from hpcseg.patches.blocks import blocks_along
-        from hpcseg.training.model import geometry_of, new_network
+        from hpcseg.training.model import geometry_of
 
-        config = inputs.config.autoencoder
-        network = new_network(inputs.config, 0, torch.Generator().manual_seed(inputs.config.seed))  # one channel
+        config, network = inputs.config.autoencoder, fresh_network(replace(inputs, classes=0))  # one channel
         groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
         super().__init__(inputs, network, module="network", loss="reconstruction", groups=groups, length=config)
         self.section, self._geometry = section, geometry_of(inputs.config)

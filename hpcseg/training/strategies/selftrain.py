@@ -6,6 +6,7 @@ Lee 2013 (pseudo-labels); with noise on what the second network sees, and severa
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -44,7 +45,8 @@ class SelftrainConfig(Section):
     )
     start: Literal["fresh", "teacher"] = key(
         "fresh",
-        "which weights training begins with: fresh ones, or those of the (first) network that labelled",
+        "which weights training begins with: fresh ones, or training.start's; or those of the (first) network that "
+        "labelled",
         source="ours: Lee 2013",
     )
     pseudo_labelled: Annotated[float, Field(gt=0, lt=1)] = key(
@@ -121,6 +123,7 @@ class SelftrainTask(SegmentationTask):
         from hpcseg.patches.sampling import Stream
         from hpcseg.training.model import TrainedModel
 
+        inputs = replace(inputs, start={}) if section.start == "teacher" else inputs
         network, batch = fresh_network(inputs), inputs.config.training.batch
         if section.start == "teacher":
             network.load_state_dict(TrainedModel.load(inputs.pretrained[0]).weights)

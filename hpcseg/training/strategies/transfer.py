@@ -14,9 +14,10 @@ from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_json
 from hpcseg.paths import SIZES_FILE
 from hpcseg.sections import Count, Positive, Section, key
+from hpcseg.training.pretrained import pretrained_weights
 from hpcseg.training.strategy import Needs, Strategy
 from hpcseg.training.task import Inputs
-from hpcseg.training.tasks import SegmentationTask, fresh_network
+from hpcseg.training.tasks import SegmentationTask, fresh_network, rate_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,8 +128,6 @@ class Transfer(Strategy[TransferConfig]):
 
     def task(self, inputs: Inputs) -> SegmentationTask:
         """The F-Net with what was transferred, and the rates of its weights."""
-        from hpcseg.training.pretrained import pretrained_weights
-
         section, prefix = self.section(inputs.config), "encoder."
         sizes = trained_sizes(inputs, section.brief_steps(inputs.config.training)) if section.phi == "trained" else None
         network = cast("FNet", fresh_network(inputs))
@@ -140,8 +139,7 @@ class Transfer(Strategy[TransferConfig]):
             [{name.removeprefix(prefix): w for name, w in m.items() if name.startswith(prefix)} for m in models],
             sizes,
         )
-        groups = parameter_groups(section, network, inputs.config.training.learning_rate)
-        return SegmentationTask(inputs, network, groups)
+        return SegmentationTask(inputs, network, parameter_groups(section, network, inputs))
 
 
 def trained_sizes(inputs: Inputs, steps: int) -> Sizes:
@@ -222,8 +220,8 @@ def transfer(
                 fresh.copy_(phi * learned)
 
 
-def parameter_groups(section: TransferConfig, network: FNet, rate: float) -> list[ParameterGroup]:
-    """Freeze what the scheme freezes; return all the rest (at `rate`) and the fine-tuned convolutions.
+def parameter_groups(section: TransferConfig, network: FNet, inputs: Inputs) -> list[ParameterGroup]:
+    """Freeze what the scheme freezes; return all the rest (see `rate_groups`) and the fine-tuned convolutions.
 
     Batch norms train at the full rate even where convolutions are frozen.
     """
@@ -237,9 +235,9 @@ def parameter_groups(section: TransferConfig, network: FNet, rate: float) -> lis
                 tuned.append(weight)
             else:
                 weight.requires_grad_(False)
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in transferred]
-    groups = [{"params": rest, "lr": rate}]
-    return [*groups, {"params": tuned, "lr": section.rate(rate)}] if tuned else groups
+    groups = rate_groups(inputs, (pair for pair in network.named_parameters() if id(pair[1]) not in transferred))
+    rate = section.rate(inputs.config.training.learning_rate)
+    return [*groups, {"params": tuned, "lr": rate}] if tuned else groups
 
 
 def _transferred_levels(section: TransferConfig, network: FNet) -> int:
