@@ -28,7 +28,7 @@ SMALL = {
 INSTALLERS = {  # of a wheel, without what it needs, into the environment at `env`; those that are here are tried
     "pip": "{python} -m pip --python {env}/bin/python install --quiet --no-deps --no-index {wheel}",
     "uv": "uv pip install --quiet --no-deps --offline --python {env}/bin/python {wheel}",
-    "pipx": "pipx install --quiet --pip-args='--no-deps --no-index' {wheel}",
+    "pipx": "pipx install --quiet --force --pip-args='--no-deps --no-index' {wheel}",
 }
 
 
@@ -125,8 +125,8 @@ def test_a_study_from_an_empty_folder(
     if installer != "pip" and shutil.which(installer) is None:
         pytest.skip(f"no {installer} here")
     environment = tmp_path / ("pipx/venvs/hpcseg" if installer == "pipx" else "env")
-    if installer != "pipx":
-        venv.create(environment)
+    venv.create(environment)
+    borrow_packages(site_of(environment))  # pipx looks for them
     (folder := tmp_path / "empty").mkdir()
     words = INSTALLERS[installer].format(python=sys.executable, env=environment, wheel=wheel)
     own = {
@@ -135,7 +135,6 @@ def test_a_study_from_an_empty_folder(
         "UV_CACHE_DIR": str(tmp_path / "uv"),
     }
     run(["sh", "-c", words], folder, **own)
-    borrow_packages(site_of(environment))
 
     def hpcseg(*arguments: str) -> str:
         return run([environment / "bin" / "hpcseg", *arguments], folder, OMP_NUM_THREADS="1")
