@@ -21,6 +21,7 @@ from hpcseg.results.figures.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, S
 from hpcseg.sections import spelled
 from hpcseg.spec import CaseRef, SourceRef, TrainSpec
 from hpcseg.study.tables import FigureDefinition
+from hpcseg.training.strategy import strategies
 from tests.results.artists import contents, drawn, problems, texts
 
 STRATEGIES = ("baseline", "transfer", "multitask")
@@ -174,6 +175,47 @@ def test_a_curve_shows_means_with_intervals_and_hollow_markers_where_runs_are_mi
     assert any("Hollow: some runs are missing." in said.replace("\n", " ") for said, _, _ in texts(figure))
 
 
+def test_curves_cross_where_means_do_however_far_apart_their_points_are(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for n, score in ((2, 0.4), (4, 0.6), (8, 0.9)):
+        for better, strategy in enumerate(("transfer", "baseline")):  # better everywhere, by little on a steep line
+            files.run(as_scores(test=[score + 0.005 * better] * 2), strategy=strategy, labelled=n, fold=0)
+    axes = drawn(collect(files.save()), kind="curve").axes[0]
+    baseline, transfer = [line for line in axes.lines if len(np.asarray(line.get_xdata())) > 2]
+    at = np.linspace(1, 3, 99)
+    heights = [
+        np.interp(at, np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in (baseline, transfer)
+    ]
+    assert (heights[0] > heights[1]).all()
+    marks = [axes.transData.transform((line.get_xdata()[0], 0))[0] for line in axes.lines if line.get_marker() in "os"]
+    assert len({round(mark) for mark in marks}) == 6  # beside each other
+
+
+def test_what_has_no_result_at_all_is_named_and_takes_no_room(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for strategy in ("baseline", "transfer", "multitask"):
+        for n in (2, 4):
+            lost = strategy == "transfer" or n == 4
+            files.run(None if lost else as_scores(test=[0.5, 0.7]), strategy=strategy, labelled=n, fold=0)
+    collection = collect(files.save())
+    for kind in ("box", "curve"):
+        figure = drawn(collection, kind=kind)
+        assert [text for text in _legend(figure) if text != "mean"] == ["Baseline", "S-MTL"]
+        assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["2"]
+        assert any("No results yet: S-TL, n = 4." in said.replace("\n", " ") for said, _, _ in texts(figure))
+
+
+@pytest.mark.parametrize("count", [24, 25])
+def test_the_scores_of_small_boxes_are_all_shown(sweep_files, as_scores, count: int) -> None:
+    files = sweep_files()
+    scores = [0.5 + 0.01 * rank for rank in range(count)]
+    files.run(as_scores(test=scores), strategy="baseline", labelled=2, fold=0)
+    figure = drawn(collect(files.save()), kind="box")
+    points = [list(line.get_ydata()) for line in figure.axes[0].lines if line.get_markersize() == 1.8]
+    assert points == ([pytest.approx(scores)] if count == 24 else [])
+    assert any("Points: single scores." in said.replace("\n", " ") for said, _, _ in texts(figure)) is bool(points)
+
+
 def test_numbers_of_volumes_stand_on_a_logarithmic_axis_with_all_in_its_place() -> None:
     assert x_positions((2, 4, 64, "all"), {"all": 105}) == pytest.approx({2: 1, 4: 2, 64: 6, "all": 6.714}, abs=1e-3)
     assert x_positions((2, 4, "all"), {}) == {2: 0, 4: 1, "all": 2}
@@ -208,12 +250,20 @@ def test_learning_curves_are_means_over_the_runs_that_reached_the_epoch(sweep_fi
         run = files.run(None, strategy="transfer", labelled=2, fold=fold)
         path = files.root / "train" / run / "history.jsonl"
         path.parent.mkdir(parents=True)
-        lines = [{"epoch": epoch, "training_loss": loss} for epoch, loss in enumerate(losses, start=1)]
+        dice = [0.2 + 0.4 * fold, None, 0.4]
+        lines = [{"epoch": e, "training_loss": loss, "validation_dice": dice} for e, loss in enumerate(losses, start=1)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     figure = drawn(collect(files.save()), kind="learning")
     assert np.asarray(figure.axes[0].lines[0].get_ydata()).tolist() == pytest.approx([0.8, 0.5])
     assert figure.axes[0].get_title(loc="left") == "n = 2"  # one panel needs no letter
     assert all(tick.is_integer() for tick in figure.axes[0].get_xticks())
+    loss, patches = figure.axes
+    assert (loss.get_yscale(), patches.get_yscale()) == ("log", "linear")
+    assert np.asarray(patches.lines[0].get_ydata()).tolist() == pytest.approx([0.4, 0.3])  # of classes that are there
+    assert (loss.get_ylabel(), patches.get_ylabel(), loss.get_xlabel(), patches.get_xlabel()) == (
+        *("Loss", "Dice of patches"),
+        *("", "Epoch"),
+    )
 
 
 def test_a_figure_may_show_another_metric_in_its_unit(sweep_files, as_scores) -> None:
@@ -236,11 +286,17 @@ def test_no_text_is_cut_covered_or_too_small(sweep_files, as_scores, scan) -> No
     for run in files.record["runs"]:
         _write_scan(files.root, run["id"], *scan)
         path = files.root / "train" / run["id"] / "history.jsonl"
-        path.write_text("".join(json.dumps({"epoch": e, "training_loss": 1 / e}) + "\n" for e in range(1, 400)))
+        lines = [{"epoch": e, "training_loss": 1 / e, "validation_dice": [1 - 1 / e]} for e in range(1, 400)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     collection = collect(files.save())
     title = "DSC on the test set, with supplementary volumes and a title that does not end soon"
     for kind in ("box", "curve", "learning", "examples"):
-        assert problems(drawn(collection, kind=kind, title=title)) == []
+        figure = drawn(collection, kind=kind, title=title)
+        assert problems(figure) == []
+    (bar,) = (line for axes in figure.axes for line in axes.lines)
+    low, high = bar.get_xdata()
+    assert "10 mm" in {said for said, _, _ in texts(figure)}
+    assert (high - low) * bar.axes.viewLim.width == pytest.approx(-10 / 2)  # voxels of 2 mm, front to the left
 
 
 @pytest.mark.parametrize("names", [("Method 1, iso", "Method 2, aniso"), ("autoencoder.with_validation",) * 2])
@@ -266,6 +322,8 @@ def test_what_differs_in_colour_differs_in_grey_too() -> None:
 def test_a_strategy_has_one_colour_everywhere_and_no_two_values_share_one() -> None:
     assert looks(("baseline", "multitask"))["multitask"] == looks(STRATEGIES)["multitask"]
     assert len({looks(("baseline", 3, 5))[value].colour for value in ("baseline", 3, 5)}) == 3
+    eight = ("plain", "recipe", *strategies())
+    assert len({looks(eight)[value] for value in eight}) == len(eight) == 8
     assert SETTINGS["pdf.fonttype"] == 42
 
 

@@ -21,6 +21,7 @@ from hpcseg.results.collect import collect
 from hpcseg.results.export import make_tables
 from hpcseg.results.page import report as report_module
 from hpcseg.results.page.report import render_report, write_report
+from hpcseg.results.page.sheets import direction_of
 from hpcseg.results.tables.published import read_publication
 from tests.results.browser import Browser, browsing, missing_programs
 from tests.results.conftest import SweepFiles
@@ -132,6 +133,22 @@ def test_the_published_numbers_stand_beside(study: Path, page: str) -> None:
     tables = make_tables(collect(study), beside=read_publication("paper"))
     assert "0.815 ± 0.028" in render_report(collect(study), tables=tables)
     assert "0.815 ± 0.028" not in page
+
+
+def test_a_difference_has_a_colour_only_where_its_interval_leaves_zero_out(sweep_files: Any, as_scores: Any) -> None:
+    files = sweep_files()
+    for strategy, scores in (
+        ("baseline", [0.50, 0.60, 0.70]),
+        ("transfer", [0.52, 0.63, 0.71]),
+        ("multitask", [0.55, 0.57, 0.72]),
+        ("masked", [0.48, 0.57, 0.69]),
+        ("teacher", [0.5002, 0.6003, 0.7001]),  # for certain, by nothing that is printed
+    ):
+        files.run(as_scores(test=scores), strategy=strategy, labelled=2, fold=0)
+    files.record["tables"] = [{"name": "t", "sets": ["test"], "baseline": "baseline"}]
+    (table,) = make_tables(collect(files.save()))
+    found = [direction_of(table, ("test", 2, column)) for column in ("transfer", "multitask", "masked", "teacher")]
+    assert found == ["better", "", "worse", ""]
 
 
 def test_it_loads_nothing(page: str) -> None:
@@ -321,6 +338,18 @@ def test_a_telephone_scrolls_tables_in_their_boxes(browser: Browser, page: str, 
       return box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX""")
         == "auto"
     )
+    shown = """const box = document.querySelector("#all-runs").parentNode;
+      return [box.hasAttribute("data-more"), getComputedStyle(box.previousElementSibling).visibility]"""
+    assert browser.run(shown) == [True, "visible"]  # that there is more to the right
+    browser.run("""const box = document.querySelector("#all-runs").parentNode; box.scrollLeft = box.scrollWidth;
+      box.dispatchEvent(new Event("scroll"));""")
+    assert browser.run(shown) == [False, "hidden"]
+
+
+def test_it_is_as_wide_as_the_window(browser: Browser, page: str, tmp_path: Path) -> None:
+    open_page(browser, page, tmp_path)
+    browser.look(1600, 900)
+    assert browser.run("return document.querySelector('main').clientWidth") > 1500
 
 
 def test_it_can_be_read_without_scripts_and_printed(browser: Browser, page: str, tmp_path: Path) -> None:

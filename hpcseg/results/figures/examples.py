@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,18 @@ from hpcseg.inspection.views import CT_WINDOW
 from hpcseg.paths import PREDICTIONS_FOLDER
 from hpcseg.results.collection import Collection, Run
 from hpcseg.results.figures.legends import labels_of, seeds_note
-from hpcseg.results.figures.style import PAGE, SKY, SMALL, TALLEST, YELLOW, arrange, bare, finish, new_figure
+from hpcseg.results.figures.style import (
+    PAGE,
+    SKY,
+    SMALL,
+    TALLEST,
+    YELLOW,
+    arrange,
+    bare,
+    finish,
+    new_figure,
+    wrapped,
+)
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.cells import Replicate
 from hpcseg.results.tables.tables import select_runs
@@ -74,7 +86,11 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
         return str(error)
     if exemplar is None:
         return f"the runs have no case of the {name} set with a mask and a reference in common"
-    figure = _empty_grid(exemplar, len(rows), len(columns))
+    where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
+    note = (
+        f"{case}, the {name} case of median DSC, sagittal, with its DSC; {where}, {seeds_note(definition, collection)}."
+    )
+    figure = _empty_grid(exemplar, len(rows), len(columns), note)
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
         for axes, column in zip(line, columns, strict=True):
@@ -82,18 +98,19 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
         line[0].set_ylabel(labels.hue(row))
     for axes, column in zip(panels[0], columns, strict=True):
         axes.set_title(labels.panel(column), fontsize=7)
-    where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
-    note = f"{case}, the {name} case of median DSC, sagittal, with its DSC"
-    finish(figure, _legend(), f"{note}; {where}, {seeds_note(definition, collection)}.")
+    _scale_bar(panels[-1][0], exemplar)
+    finish(figure, _legend(), note)
     return figure
 
 
-def _empty_grid(exemplar: Exemplar, rows: int, columns: int) -> Figure:
-    """A figure with room for panels of the slice's shape, not higher than a page."""
+def _empty_grid(exemplar: Exemplar, rows: int, columns: int, note: str) -> Figure:
+    """A figure with room for panels of the slice's shape, not higher than a page, and for the note."""
     height, width = exemplar.image_zy.shape
     ratio = height / width * exemplar.aspect
     panel = min(1.4, (PAGE - 0.3) / columns, (TALLEST - 0.7) / (rows * ratio))
-    figure = new_figure(max(panel * columns + 0.3, 2.2), panel * ratio * rows + 0.6)
+    whole = max(panel * columns + 0.3, 2.2)
+    lines = len(wrapped(note, whole, SMALL).splitlines())
+    figure = new_figure(whole, panel * ratio * rows + 0.5 + 0.1 * lines)
     arrange(figure, w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
     return figure
 
@@ -164,32 +181,68 @@ def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, name: str) -> None:
     image: Any = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "bilinear", "origin": "lower"}
     axes.imshow(exemplar.image_zy, aspect=exemplar.aspect, **image)
     bare(axes).invert_xaxis()  # front to the left
-    _contours(axes, exemplar.reference_zy, YELLOW, 1.4)
+    lines = _lines()
+    _contours(axes, exemplar.reference_zy, lines["reference"])
     if run is None:
         _write(axes, 0.5, 0.5, "missing", "center")
         return
     mask_zyx = read_label(_mask(run, name, exemplar.case), exemplar.grid)
-    _contours(axes, mask_zyx[exemplar.at], SKY, 0.7)
+    _contours(axes, mask_zyx[exemplar.at], lines["prediction"])
     _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}", "right")
 
 
-def _write(axes: Axes, x: float, y: float, text: str, align: Literal["center", "right"]) -> None:
+def _scale_bar(axes: Axes, exemplar: Exemplar) -> None:
+    """A bar of a round length in the lower left corner, with its millimetres."""
+    from matplotlib.lines import Line2D
+
+    whole = exemplar.image_zy.shape[1] * exemplar.grid.spacing_zyx[1]
+    length = round_length(whole / 3)
+    bar = Line2D([0.05, 0.05 + length / whole], [0.06, 0.06], transform=axes.transAxes, color="white", lw=1.5)
+    bar.set(solid_capstyle="butt", path_effects=_edged(2.5))
+    axes.add_artist(bar)
+    _write(axes, 0.05, 0.09, f"{length:g} mm", "left")
+
+
+def round_length(most: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is no longer.
+
+    >>> [round_length(most) for most in (73.0, 20.0, 0.19)]
+    [50.0, 20.0, 0.1]
+    """
+    power = 10.0 ** math.floor(math.log10(most))
+    return max(step * power for step in (1, 2, 5) if step * power <= most)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, align: Literal["center", "left", "right"]) -> None:
     """White on dark, with a dark edge where the image is bright."""
-    from matplotlib.patheffects import withStroke
-
     written = axes.text(x, y, text, transform=axes.transAxes, color="white", ha=align, fontsize=SMALL)
-    written.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
+    written.set_path_effects(_edged(1.2))
 
 
-def _contours(axes: Axes, classes_zy: NDArray[np.uint8], colour: str, width: float) -> None:
+def _contours(axes: Axes, classes_zy: NDArray[np.uint8], line: Mapping[str, Any]) -> None:
     for class_ in np.unique(classes_zy[classes_zy > 0]):
         inside = (classes_zy == class_).astype(np.float32)
         if inside.min() < inside.max():
-            axes.contour(inside, levels=[0.5], colors=[colour], linewidths=width)
+            drawn = axes.contour(inside, levels=[0.5], colors=[line["color"]], linewidths=line["lw"])
+            drawn.set_path_effects(line["path_effects"])
+
+
+def _edged(width: float) -> list[Any]:
+    """A black edge, for a whole width in points: light lines are lost on bright ground without, in grey most of all."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=width, foreground="black")]
+
+
+def _lines() -> dict[str, dict[str, Any]]:
+    """How each contour is drawn, by what it is of: a broad band, and a thin line with an edge upon it."""
+    return {
+        "reference": {"color": YELLOW, "lw": 2.2, "path_effects": []},
+        "prediction": {"color": SKY, "lw": 0.7, "path_effects": _edged(1.2)},
+    }
 
 
 def _legend() -> list[Any]:
     from matplotlib.lines import Line2D
 
-    entries = (("reference", YELLOW, 2.0), ("prediction", SKY, 1.0))
-    return [Line2D([], [], color=colour, lw=width, label=text) for text, colour, width in entries]
+    return [Line2D([], [], label=text, **line) for text, line in _lines().items()]

@@ -58,7 +58,11 @@ KINDS: Mapping[FigureKind, Kind] = {
         "Slices of one case of the {set} set with contours of reference and segmentation by {x} and {hue}.",
     ),
     "filters": Kind(draw_filters, "Learned filters", "Slices through the filters that the networks have learned."),
-    "learning": Kind(draw_learning, "Learning curves", "Loss by epoch, a panel for each {x}, a colour for each {hue}."),
+    "learning": Kind(
+        draw_learning,
+        "Learning curves",
+        "Loss and Dice of validation patches by epoch, a panel for each {x}, a colour for each {hue}.",
+    ),
     "reconstructions": Kind(
         draw_reconstructions, "Reconstructions", "Patches beside what the autoencoders make of them."
     ),

@@ -1,9 +1,10 @@
-"""Learning curves: losses by epoch."""
+"""Learning curves: losses and the Dice of validation patches by epoch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,47 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOSSES = {"training": "-", "validation": ":"}  # line styles
+LINES = {"training": "-", "validation": ":"}
+Histories = Sequence[Sequence[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What is drawn of an epoch: a key for each kind of line, and of which height in inches its panels are."""
+
+    title: str
+    keys: Mapping[str, str]
+    height: float
+    log: bool = False
+
+    def values(self, histories: Mapping[Any, Histories]) -> list[float]:
+        """All that there is of it."""
+        lines = (line for found in histories.values() for history in found for line in history)
+        return [value for line in lines for key in self.keys.values() if (value := _number(line.get(key))) is not None]
+
+    def plot(self, axes: Axes, histories: Histories, look: style.Look) -> None:
+        """The lines of one hue."""
+        for kind, key in self.keys.items():
+            by_epoch: dict[int, list[float]] = {}
+            for line in (line for history in histories for line in history):
+                if (value := _number(line.get(key))) is not None:
+                    by_epoch.setdefault(line["epoch"], []).append(value)
+            epochs = sorted(by_epoch)
+            means = [fmean(by_epoch[epoch]) for epoch in epochs]
+            marked = kind == "training" or len(self.keys) == 1
+            marks: Any = {"marker": look.marker, "ms": 2.4, "markevery": max(1, len(epochs) // 6)} if marked else {}
+            axes.plot(epochs, means, LINES[kind], color=look.colour, lw=0.8, **marks)
+
+
+_LOSS = _Measure("Loss", {kind: f"{kind}_loss" for kind in LINES}, 1.5, log=True)
+_DICE = _Measure("Dice of patches", {"validation": "validation_dice"}, 1.1)
 
 
 def draw_learning(definition: FigureDefinition, collection: Collection) -> Figure | str:
-    """Loss by epoch, or why there is none: a panel per x, a colour and marker per hue; validation is dotted.
+    """Loss by epoch on a logarithmic axis, below it the Dice of validation patches; or why there is none.
 
-    A line is the mean over the runs that reached the epoch.
+    A panel per x, a colour and marker per hue; validation is dotted. A line is the mean over the runs that reached the
+    epoch.
     """
     histories = {
         key: [read_history(run.folder / HISTORY_FILE) for _, run in found]
@@ -39,23 +74,30 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
     if not counts:
         return "no run has a history yet"
     labels = labels_of(definition, collection)
-    rows, columns = sort_axis(row for row, _ in histories), sort_axis(column for _, column in histories)
-    look = style.looks(columns)
+    known = sort_axis(column for _, column in histories)
+    rows, columns = (sort_axis(key[at] for key, found in histories.items() if any(found)) for at in (0, 1))
+    measures = [measure for measure in (_LOSS, _DICE) if measure.values(histories)]
     across = min(4, len(rows))
     down = math.ceil(len(rows) / across)
     width = style.COLUMN if across == 1 else style.PAGE
-    figure = style.new_figure(width, 0.55 + 1.5 * down + (0.5 if down == 1 else 0))
-    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for number, (row, axes) in enumerate(zip(rows, panels, strict=False)):
-        style.set_title(axes, style.lettered(number, len(rows), labels.panel(row)), (width - 0.4) / across)
-        _loss_axes(axes)
-        for column in columns:
-            _losses(axes, histories.get((row, column), []), look[column])
-    for axes in panels[::across]:
-        axes.set_ylabel("Loss")
-    for axes in panels[len(rows) :]:
-        axes.set_visible(False)
-    handles = line_handles(labels, columns, solid=True) + _loss_handles()
+    each = sum(measure.height for measure in measures) + (0.5 if down == len(measures) == 1 else 0)
+    figure = style.new_figure(width, 0.55 + each * down)
+    heights = [measure.height for _ in range(down) for measure in measures]
+    grid = figure.subplots(len(heights), across, squeeze=False, gridspec_kw={"height_ratios": heights})
+    looks = style.looks(known)
+    for kind, measure in enumerate(measures):
+        panels = grid[kind :: len(measures)].ravel()
+        for number, (row, axes) in enumerate(zip(rows, panels, strict=False)):
+            if kind == 0:
+                style.set_title(axes, style.lettered(number, len(rows), labels.panel(row)), (width - 0.4) / across)
+            for column in columns:
+                measure.plot(axes, histories.get((row, column), []), looks[column])
+            if number:
+                axes.sharey(panels[0])
+            _dress(axes, measure, first=number % across == 0, last=measure is measures[-1])
+        for axes in panels[len(rows) :]:
+            axes.set_visible(False)
+    handles = line_handles(labels, columns, known, solid=True) + _line_handles()
     style.finish(figure, handles, f"Lines: {runs_note(definition, counts, collection)}")
     return figure
 
@@ -63,34 +105,35 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Lines of history.jsonl, [] where there is none; one that is damaged is left out with a note."""
     lines = json_lines(path)
-    kinds = {"epoch": int} | {f"{name}_loss": int | float | None for name in LOSSES}
+    kinds = {"epoch": int, "validation_dice": list | None} | {f"{name}_loss": int | float | None for name in LINES}
     sound = [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in kinds.items())]
     if len(sound) < len(lines):
         leave_out(f"{path}: a line is no epoch")
     return [*{line["epoch"]: line for line in sound}.values()]  # one that stands twice counts once
 
 
-def _loss_axes(axes: Axes) -> None:
+def _number(value: Any) -> float | None:
+    """A value of a history; of several classes the mean of those that have one."""
+    values = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]
+    return fmean(values) if values else None
+
+
+def _dress(axes: Axes, measure: _Measure, *, first: bool, last: bool) -> None:
+    """Scales and titles of a panel; `first`: of its line of panels, `last`: of the measures, one below the other."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    style.set_scale(axes)
-    axes.set_xlabel("Epoch")
+    style.set_scale(axes, log=measure.log)
+    axes.tick_params(labelleft=first, labelbottom=last)
+    if measure is _DICE:
+        axes.set_ylim(0, 1)
+    if first:
+        axes.set_ylabel(measure.title)
+    if last:
+        axes.set_xlabel("Epoch")
 
 
-def _losses(axes: Axes, histories: Sequence[Sequence[dict[str, Any]]], look: style.Look) -> None:
-    for key, line_style in LOSSES.items():
-        by_epoch: dict[int, list[float]] = {}
-        for line in (line for history in histories for line in history):
-            if line.get(f"{key}_loss") is not None:
-                by_epoch.setdefault(line["epoch"], []).append(line[f"{key}_loss"])
-        epochs = sorted(by_epoch)
-        means = [fmean(by_epoch[epoch]) for epoch in epochs]
-        marks: Any = {"marker": look.marker, "ms": 2.4, "markevery": max(1, len(epochs) // 6)}
-        axes.plot(epochs, means, line_style, color=look.colour, lw=0.8, **(marks if key == "training" else {}))
-
-
-def _loss_handles() -> list[Any]:
+def _line_handles() -> list[Any]:
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color=style.GREY, lw=0.9, ls=line, label=text) for text, line in LOSSES.items()]
+    return [Line2D([], [], color=style.GREY, lw=0.9, ls=line, label=text) for text, line in LINES.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -21,37 +22,44 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDEST = 0.45  # inches for a box
-_APART = 0.1  # between the means of hues at one x, in steps of x
+_APART, _SPREAD = 5.0, 0.35  # between the means of hues at one x: points, and of all of them at most, in steps of x
+_GOLDEN = 0.618034  # multiples of it are spread evenly over a unit, however many there are
+_FEW = 24  # scores of a box up to which each is shown
 _MEAN: Any = {"marker": "^", "ms": 4, "mfc": style.YELLOW, "mec": "black", "mew": 0.4}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a figure shows: rows of the table along x, a column for each hue.
+    """What a figure shows: rows of the table along x, a column for each hue, as far as there are results.
 
     Attributes:
+        rows, columns: those with any result.
         sizes: number that a value of x that is none stands for ("all": the volumes of its runs).
         note: how many scores there are, of which seeds.
     """
 
     definition: FigureDefinition
     table: Table
+    rows: tuple[Axis, ...]
+    columns: tuple[Axis, ...]
     labels: Labels
     sizes: Mapping[Axis, float]
     note: str
 
     def cells(self) -> Iterator[tuple[Axis, Axis, float, Cell]]:
         """Every cell with its x, its hue, and how far right of the middle of the hues that stands, in hues."""
-        columns = self.table.columns
-        for row in self.table.rows:
-            for index, column in enumerate(columns):
+        for row in self.rows:
+            for index, column in enumerate(self.columns):
                 cell = self.table.cells.get((self.definition.set, row, column))
                 if cell is not None:
-                    yield row, column, index - (len(columns) - 1) / 2, cell
+                    yield row, column, index - (len(self.columns) - 1) / 2, cell
 
     def missing_note(self, mark: str) -> str:
-        """What `mark` means, where a run is missing; else ""."""
-        return f" {mark}" if any(cell.present < cell.expected for cell in self.table.cells.values()) else ""
+        """What `mark` means, where a run is missing, and which values are not there at all; else ""."""
+        waiting = [self.labels.hue(column) for column in self.table.columns if column not in self.columns]
+        waiting += [self.labels.panel(row) for row in self.table.rows if row not in self.rows]
+        note = f" {mark}" if any(cell.present < cell.expected for *_, cell in self.cells()) else ""
+        return note + (f" No results yet: {', '.join(waiting)}." if waiting else "")
 
 
 def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure | str:
@@ -59,11 +67,11 @@ def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure |
     scores = _read_scores(definition, collection)
     if isinstance(scores, str):
         return scores
-    table, look = scores.table, style.looks(scores.table.columns)
-    page = style.PAGE if len(table.rows) * len(table.columns) > 9 else style.COLUMN
-    where = {row: float(position) for position, row in enumerate(table.rows)}
+    rows, columns, look = scores.rows, scores.columns, style.looks(scores.table.columns)
+    page = style.PAGE if len(rows) * len(columns) > 9 else style.COLUMN
+    where = {row: float(position) for position, row in enumerate(rows)}
     figure, axes = _axes(scores, page, 2.7, where)
-    width = min(0.8 / len(table.columns), WIDEST * len(table.rows) / (page - 0.6))
+    width = min(0.8 / len(columns), WIDEST * len(rows) / (page - 0.6))
     for row, column, shift, cell in scores.cells():
         x = where[row] + shift * width
         if cell.values:
@@ -71,10 +79,13 @@ def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure |
         if cell.present < cell.expected:
             text, inside = f"{cell.present}/{cell.expected}", axes.get_xaxis_transform()
             axes.text(x, 0.01, text, transform=inside, ha="center", va="bottom", fontsize=style.SMALL)
-    _limits(axes, table)
+    _limits(axes, scores)
     note = f"Boxes: {scores.note} Whiskers: 1.5 IQR."
+    counts = {len(cell.values) for *_, cell in scores.cells() if cell.values}
+    if min(counts) <= _FEW:
+        note += " Points: single scores" + (f" of boxes with {_FEW} at most." if max(counts) > _FEW else ".")
     note += scores.missing_note("k/m: k of m runs have results.")
-    style.finish(figure, _box_handles(scores.labels, table.columns), note)
+    style.finish(figure, _box_handles(scores), note)
     return figure
 
 
@@ -83,18 +94,26 @@ def draw_curve(definition: FigureDefinition, collection: Collection) -> Figure |
     scores = _read_scores(definition, collection)
     if isinstance(scores, str):
         return scores
-    table, look = scores.table, style.looks(scores.table.columns)
-    where = x_positions(table.rows, scores.sizes)
+    columns, look = scores.columns, style.looks(scores.table.columns)
+    where = x_positions(scores.rows, scores.sizes)
     figure, axes = _axes(scores, style.COLUMN, 2.6, where)
-    points: dict[Axis, list[tuple[float, Cell]]] = {column: [] for column in table.columns}
+    apart = _apart(list(where.values()), len(columns), style.COLUMN)
+    points: dict[Axis, list[tuple[float, float, Cell]]] = {column: [] for column in columns}
     for row, column, shift, cell in scores.cells():
-        points[column].append((where[row] + shift * _APART, cell))
+        points[column].append((where[row], where[row] + shift * apart, cell))
     for column, found in points.items():
-        _curve(axes, found, look[column])
+        _curve(axes, found, apart * (len(columns) - 1) / 2, look[column])
     note = f"Means with 95 % bootstrap intervals over cases; {scores.note}"
     note += scores.missing_note("Hollow: some runs are missing.")
-    style.finish(figure, line_handles(scores.labels, table.columns), note)
+    style.finish(figure, line_handles(scores.labels, columns, scores.table.columns), note)
     return figure
+
+
+def _apart(places: Sequence[float], hues: int, width: float) -> float:
+    """How far hues stand from each other at one x, in units of x, on axes that leave 0.6 of `width` inches beside."""
+    steps = [after - before for before, after in pairwise(sorted(places))]
+    unit = (max(places) - min(places) + 1) / (width - 0.6) / 72  # of a point
+    return min(_APART * unit, _SPREAD * min(steps, default=1.0) / max(hues - 1, 1))
 
 
 def x_positions(values: Sequence[Axis], sizes: Mapping[Axis, float]) -> dict[Axis, float]:
@@ -107,11 +126,13 @@ def x_positions(values: Sequence[Axis], sizes: Mapping[Axis, float]) -> dict[Axi
     return {value: math.log2(float(n)) for value, n in numbers.items() if isinstance(n, int | float)}
 
 
-def line_handles(labels: Labels, columns: Sequence[Axis], *, solid: bool = False) -> list[Artist]:
-    """A legend of the hues' lines with their markers."""
+def line_handles(
+    labels: Labels, columns: Sequence[Axis], known: Sequence[Axis], *, solid: bool = False
+) -> list[Artist]:
+    """A legend of the lines of some of the hues `known`, with their markers."""
     from matplotlib.lines import Line2D
 
-    look = style.looks(columns)
+    look = style.looks(known)
 
     def handle(value: Axis, text: str) -> Artist:
         one = look[value]
@@ -124,10 +145,13 @@ def line_handles(labels: Labels, columns: Sequence[Axis], *, solid: bool = False
 def _read_scores(definition: FigureDefinition, collection: Collection) -> Scores | str:
     """What there is to show, or why there is nothing."""
     table = build_table(definition.as_table(), collection)
-    if not any(cell.values for cell in table.cells.values()):
+    there = {(row, column) for (_, row, column), cell in table.cells.items() if cell.values}
+    if not there:
         return f"no run has results for the {definition.set} set yet"
+    rows = tuple(row for row in table.rows if any(row == one for one, _ in there))
+    columns = tuple(column for column in table.columns if any(column == one for _, one in there))
     labels, sizes = labels_of(definition, collection), _sizes_of_all(definition, collection)
-    return Scores(definition, table, labels, sizes, cells_note(definition, table, collection))
+    return Scores(definition, table, rows, columns, labels, sizes, cells_note(definition, table, collection))
 
 
 def _sizes_of_all(definition: FigureDefinition, collection: Collection) -> dict[Axis, float]:
@@ -159,13 +183,14 @@ def _axes(scores: Scores, width: float, height: float, where: Mapping[Axis, floa
     return figure, axes
 
 
-def _limits(axes: Axes, table: Table) -> None:
+def _limits(axes: Axes, scores: Scores) -> None:
     """A share ends at 1 and begins on a twentieth below the data; marks of missing runs have room below the boxes."""
-    if table.metric.highest != 1:
+    if scores.table.metric.highest != 1:
         axes.margins(y=0.12)
         return
-    lowest = min(value for cell in table.cells.values() for value in cell.values.values())
-    missing = any(cell.present < cell.expected for cell in table.cells.values())
+    cells = [cell for *_, cell in scores.cells()]
+    lowest = min(value for cell in cells for value in cell.values.values())
+    missing = any(cell.present < cell.expected for cell in cells)
     floor = max(0.0, math.floor(20 * (lowest - 0.01)) / 20)
     axes.set_ylim(floor - (0.07 * (1 - floor) if missing else 0), 1.0)
 
@@ -174,34 +199,42 @@ def _box(axes: Axes, x: float, width: float, values: list[float], look: style.Lo
     line: Any = {"color": look.colour, "linewidth": 0.8}
     box = {"facecolor": style.pale(look.colour), "edgecolor": look.colour, "linewidth": 0.8, "hatch": look.hatch}
     outlier = {"marker": "o", "markersize": 1.6, "markerfacecolor": look.colour, "markeredgecolor": "none"}
-    median = {"color": "black", "linewidth": 1.0, "solid_capstyle": "butt"}
+    median = {"color": "black", "linewidth": 1.2, "solid_capstyle": "butt"}
     parts: Any = {"boxprops": box, "whiskerprops": line, "capprops": line, "medianprops": median}
     parts |= {"meanprops": _MEAN, "flierprops": outlier}
     layout: Any = {"positions": [x], "widths": width, "manage_ticks": False, "patch_artist": True}
-    axes.boxplot(values, whis=1.5, showmeans=True, **layout, **parts)
+    few = len(values) <= _FEW
+    axes.boxplot(values, whis=1.5, showmeans=True, showfliers=not few, **layout, **parts)
+    if few:
+        places = [x + width * (rank * _GOLDEN % 1 - 0.5) * 0.7 for rank in range(len(values))]
+        axes.plot(places, values, "o", ms=1.8, mfc=look.colour, mec="white", mew=0.3, zorder=3)
 
 
-def _box_handles(labels: Labels, columns: Sequence[Axis]) -> list[Artist]:
+def _box_handles(scores: Scores) -> list[Artist]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    look = style.looks(columns)
+    look = style.looks(scores.table.columns)
 
     def handle(value: Axis, text: str) -> Artist:
         one = look[value]
         return Patch(facecolor=style.pale(one.colour), edgecolor=one.colour, hatch=one.hatch, lw=0.8, label=text)
 
-    return [*hue_handles(labels, columns, handle), Line2D([], [], ls="", label="mean", **_MEAN)]
+    return [*hue_handles(scores.labels, scores.columns, handle), Line2D([], [], ls="", label="mean", **_MEAN)]
 
 
-def _curve(axes: Axes, found: Sequence[tuple[float, Cell]], look: style.Look) -> None:
-    cells = [(x, cell, cell.mean) for x, cell in found if cell.mean is not None]
-    axes.plot(
-        [x for x, _, _ in cells], [mean for _, _, mean in cells], color=look.colour, lw=1.0, ls=look.line, zorder=2
-    )
-    for x, cell, mean in cells:
+def _curve(axes: Axes, found: Sequence[tuple[float, float, Cell]], ledge: float, look: style.Look) -> None:
+    """A hue's means and intervals, each moved aside, on a line that is level for `ledge` on both sides of x.
+
+    So lines cross where the means do: between two values of x all of them begin and end at the same two places.
+    """
+    cells = [(x, aside, cell, cell.mean) for x, aside, cell in found if cell.mean is not None]
+    ends = (-ledge, ledge) if ledge else (0.0,)
+    line = [(x + end, mean) for x, _, _, mean in cells for end in ends]
+    axes.plot([x for x, _ in line], [mean for _, mean in line], color=look.colour, lw=1.0, ls=look.line, zorder=2)
+    for _, aside, cell, mean in cells:
         interval = bootstrap_interval(cell)
         if interval is not None:
-            axes.plot([x, x], interval, color=look.colour, lw=0.9, solid_capstyle="butt", zorder=2)
+            axes.plot([aside, aside], interval, color=look.colour, lw=0.9, solid_capstyle="butt", zorder=2)
         face = look.colour if cell.present == cell.expected else "white"
-        axes.plot(x, mean, look.marker, ms=3.5, color=look.colour, mfc=face, mew=0.9, zorder=3)
+        axes.plot(aside, mean, look.marker, ms=3.5, color=look.colour, mfc=face, mew=0.9, zorder=3)

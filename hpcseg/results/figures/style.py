@@ -5,6 +5,7 @@ Whatever differs in colour differs in marker, line or hatch, too, so that figure
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (1, 1))
 HATCHES = ("", "/////", ".....", "xxxxx", "-----", "|||||", "+++++", "ooo")
 YELLOW, SKY, GREY = "#F0E442", "#56B4E9", "#555555"
 SMALL = 6  # points: the smallest text of all
-DPI = 200
+DPI = 300  # what printers and journals ask for
 _EDGE = 0.04  # inches between what stands below the axes
 
 SETTINGS: Any = {
@@ -66,21 +67,21 @@ class Look:
 
 
 def looks(values: Sequence[Axis]) -> dict[Axis, Look]:
-    """A look for each value; a strategy has the same one in every figure."""
-    ranks: dict[Axis, int] = {strategy: n for n, strategy in enumerate(strategies())}
-    others = [value for value in values if value not in ranks]
-    start = len(ranks) if len(others) < len(values) else 0
-    ranks |= {value: start + n for n, value in enumerate(others)}
+    """A look for each value; a strategy has the same one in every figure, and other values those that are left."""
+    known: dict[Axis, int] = {strategy: n for n, strategy in enumerate(strategies())}
+    ranks = {value: known[value] for value in values if value in known}
+    left = (rank for rank in itertools.count() if rank not in ranks.values())
+    ranks |= {value: next(left) for value in values if value not in known}
     kinds: tuple[Sequence[Any], ...] = (COLOURS, MARKERS, LINES, HATCHES)
     return {value: Look(*(kind[rank % len(kind)] for kind in kinds)) for value, rank in ranks.items()}
 
 
 def pale(colour: str) -> tuple[float, float, float]:
-    """The colour as a filling: half way to white."""
+    """The colour as a filling: two thirds of the way to white, so that a black line shows on black's, too."""
     from matplotlib.colors import to_rgb
 
-    red, green, blue = to_rgb(colour)
-    return (1 + red) / 2, (1 + green) / 2, (1 + blue) / 2
+    red, green, blue = ((2 + part) / 3 for part in to_rgb(colour))
+    return red, green, blue
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
@@ -155,12 +156,18 @@ def set_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], inches
         axes.set_xticks(places, [wrapped(text, share) for text in labels])
 
 
-def set_scale(axes: Axes) -> None:
+def set_scale(axes: Axes, *, log: bool = False) -> None:
     """A y axis with few round numbers and lines at them."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y")
+    if not log:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def lettered(panel: int, panels: int, text: str) -> str:

@@ -25,6 +25,7 @@ from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
 from hpcseg.results.collection import Collection
 from hpcseg.results.export import make_tables
+from hpcseg.results.figures.style import DPI
 from hpcseg.results.page import sheets
 from hpcseg.results.page.circumstances import environments, read_data, settings
 from hpcseg.results.page.ledger import Cost, Entry, add_costs, clock, lasted, read_ledger
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 MARKER = "<!-- a report of hpcseg -->"
 HEAD = 4096  # characters in which a report says what it is
-SCREEN_SCALE = 0.6  # CSS pixels per pixel of a figure
+SCREEN_DPI = 120  # CSS pixels per printed inch of a figure: a little larger than in print
 FEW = 60  # rows that are shown unasked; more stand folded
 MANY = 300  # runs that are listed of a state in which they wait for attention
 PAPER_DATA = "Task03_Liver"  # on which the paper's hours were measured
@@ -174,9 +175,9 @@ def _pictures(collection: Collection, note: Callable[[str], None], progress: Pro
 
 
 def _size(png: bytes) -> tuple[int, int]:
-    """Width and height at which a PNG of 200 dpi is shown: a little larger than in print."""
+    """Width and height at which a figure's PNG is shown."""
     width, height = struct.unpack(">II", png[16:24])
-    return round(width * SCREEN_SCALE), round(height * SCREEN_SCALE)
+    return round(width * SCREEN_DPI / DPI), round(height * SCREEN_DPI / DPI)
 
 
 def _asked(root: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:

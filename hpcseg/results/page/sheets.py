@@ -27,9 +27,12 @@ def colour_of(table: Table, column: Axis) -> str:
 
 
 def direction_of(table: Table, key: Key) -> str:
-    """Whether a cell is "better" or "worse" than the baseline's; "" where neither is, or the difference prints as 0."""
-    contrast, text = table.contrasts.get(key), rendering.format_contrast(table, key)
-    if contrast is None or not table.metric.better or not any(n in text.partition(" ")[0] for n in "123456789"):
+    """Whether a cell is "better" or "worse" than the baseline's; "" where the interval has 0 in it as printed."""
+    contrast = table.contrasts.get(key)
+    if contrast is None or not table.metric.better or contrast.by_case.interval is None:
+        return ""
+    low, high = (round(bound, table.metric.decimals) for bound in contrast.by_case.interval)
+    if low <= 0 <= high:
         return ""
     return "better" if contrast.improved else "worse"
 

@@ -38,6 +38,24 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A table that goes on to the right fades there, and says so, until it was scrolled to its end.
+for (const box of document.querySelectorAll(".scroll")) {
+  const hint = document.createElement("div");
+  hint.className = "more";
+  hint.setAttribute("aria-hidden", "true");
+  hint.textContent = "more to the right →";
+  box.before(hint);
+  const show = () => {
+    const more = box.scrollLeft + box.clientWidth < box.scrollWidth - 1;
+    box.toggleAttribute("data-more", more);
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+    hint.style.visibility = more ? "" : "hidden";
+  };
+  box.addEventListener("scroll", show, { passive: true });
+  new ResizeObserver(show).observe(box);
+  show();
+}
+
 for (const place of document.querySelectorAll("[data-filter]")) {
   const rows = document.getElementById(place.dataset.filter).tBodies[0].rows;
   const label = document.createElement("label");
