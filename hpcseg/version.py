@@ -7,7 +7,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from hpcseg import __version__
+__version__ = "0.1.0"
 
 TIMEOUT_S = 60
 LENGTH = 12  # of a commit, as results have it

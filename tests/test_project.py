@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import hpcseg
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TEXTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -33,7 +35,7 @@ def test_every_dependency_has_one_pin_within_its_range() -> None:
 
 
 def test_citation_and_changelog_are_of_this_version() -> None:
-    assert found(r"^version: (\S+)$", "CITATION.cff") == [PROJECT["version"]]
+    assert found(r"^version: (\S+)$", "CITATION.cff") == [PROJECT["version"]] == [hpcseg.__version__]
     assert found(r"^## \[(\d\S*)\]", "CHANGELOG.md")[0] == PROJECT["version"]
 
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "hpcseg"
 # From the ground floor up: a module imports from its own room, from rooms before it, and from what all share.
 ROOMS = (
     *("networks", "slurm", "volumes", "patches", "inspection", "phantoms", "runs", "training", "inference"),
-    *("study", "jobs", "submit", "results", "screens", "commands"),
+    *("study", "jobs", "submit", "results", "api", "screens", "commands"),
 )
 SHARED = {
     *("config", "errors", "files", "heartbeat", "host", "kernels", "owners", "registry"),

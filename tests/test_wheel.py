@@ -28,7 +28,7 @@ SMALL = {
 INSTALLERS = {  # of a wheel, without what it needs, into the environment at `env`; those that are here are tried
     "pip": "{python} -m pip --python {env}/bin/python install --quiet --no-deps --no-index {wheel}",
     "uv": "uv pip install --quiet --no-deps --offline --python {env}/bin/python {wheel}",
-    "pipx": "pipx install --quiet --force --pip-args='--no-deps --no-index' {wheel}",
+    "pipx": "pipx install --quiet --force --pip-args=--no-deps {wheel}",
 }
 
 

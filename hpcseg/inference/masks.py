@@ -8,8 +8,7 @@ from pathlib import Path
 from hpcseg.inference.outputs import AS_TRAINED, Wanted, map_path, mask_path, require_free
 from hpcseg.inference.predict import Advance
 from hpcseg.inference.segment import Segmenter
-from hpcseg.training.early import is_under_way, model_so_far
-from hpcseg.training.model import TrainedModel
+from hpcseg.training.early import load_any
 from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.scans import read_grid, write_mask, write_shares
 
@@ -42,7 +41,7 @@ def segment_files(
         BadInput: no such model, models of other classes, a scan is not sound, two scans have one name, or a file
             exists already.
     """
-    trained = [model_so_far(model) if is_under_way(model) else TrainedModel.load(model) for model in models]
+    trained = [load_any(model) for model in models]
     classes = range(1, trained[0].class_count + 1) if wanted.probabilities else ()
     files = [[mask_path(folder, image), *(map_path(folder, image, label) for label in classes)] for image in images]
     require_free(images, files, force=force)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.inference.predict import Advance, Mode, Predictor
@@ -26,12 +28,13 @@ from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.resample import linear_slabs
 from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scan_volume import ScanVolume
-from hpcseg.volumes.scans import WHOLE, read_grid
+from hpcseg.volumes.scans import WHOLE, as_file, read_grid
 from hpcseg.volumes.store import LEVELS
 
 NEIGHBOURS: Literal[26] = 26  # voxels that share a face, an edge or a corner are connected
 
 Slab = tuple[slice, NDArray[np.float32]]
+Scan = str | PathLike[str] | nib.spatialimages.SpatialImage | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,23 @@ class Segmentation:
     mask_zyx: NDArray[np.uint8]
     grid: ScanGrid
     share_CZYX: NDArray[np.uint16] | None = None
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """The mask with the axes of the scan as it was given: of its file, image or array."""
+        return self.grid.to_file(self.mask_zyx)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """Probabilities of the classes (C, and the axes of the scan as it was given), where they were asked for."""
+        if self.share_CZYX is None:
+            return None
+        shares = np.stack([self.grid.to_file(share_zyx) for share_zyx in self.share_CZYX])
+        return np.divide(shares, WHOLE, dtype=np.float32)
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """The mask as a NIfTI image, in mm, to look at or to save."""
+        return nib.Nifti1Image(self.mask, self.grid.affine)
 
 
 class Segmenter:
@@ -73,19 +93,30 @@ class Segmenter:
         self.predictors = [Predictor(model, self.device, mode) for model in models]
 
     def segment(
-        self, image: Path, advance: Advance | None = None, *, probabilities: bool = False, largest: bool = False
+        self,
+        image: Scan,
+        advance: Advance | None = None,
+        *,
+        affine: ArrayLike | None = None,
+        probabilities: bool = False,
+        largest: bool = False,
     ) -> Segmentation:
-        """Segment one NIfTI scan.
+        """Segment one scan.
 
         Args:
-            image: the scan.
+            image: path of a NIfTI file; a nibabel image; or an array (x, y, z) with its `affine`.
             advance: called after every tile of every model.
+            affine: (4, 4) of an array: voxel -> mm.
             probabilities: keep them.
             largest: keep the largest connected component of each class only; probabilities stay as they are.
 
         Raises:
-            BadInput: the file is not a sound three-dimensional scan.
+            BadInput: it is not a sound three-dimensional scan.
         """
+        with as_file(image, affine) as path:
+            return self._segment(path, advance, probabilities, largest)
+
+    def _segment(self, image: Path, advance: Advance | None, probabilities: bool, largest: bool) -> Segmentation:
         grid, classes, count = read_grid(image), self.model.class_count, len(self.predictors)
         mask_zyx = scratch.empty(grid.shape_zyx, np.uint8)
         share_CZYX = scratch.empty((classes, *grid.shape_zyx), np.uint16) if probabilities else None

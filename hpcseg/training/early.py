@@ -14,6 +14,15 @@ from hpcseg.training.stores import clip_window
 from hpcseg.volumes.store import Store
 
 
+def load_any(path: Path) -> TrainedModel:
+    """The model of a file or a run directory, also of a run that still trains.
+
+    Raises:
+        BadInput: there is none; see `TrainedModel.load` and `model_so_far`.
+    """
+    return model_so_far(path) if is_under_way(path) else TrainedModel.load(path)
+
+
 def is_under_way(run: Path) -> bool:
     """Whether a run directory holds a checkpoint and no model yet."""
     return (run / RUN_FILE).exists() and (run / CHECKPOINT_FILE).exists() and not (run / MODEL_FILE).exists()

@@ -14,7 +14,6 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hpcseg import __version__
 from hpcseg.config import Pair, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.networks.fnet import FNet
@@ -24,6 +23,7 @@ from hpcseg.paths import MODEL_FILE, RUN_FILE
 from hpcseg.spec import Spacing, TrainSpec, read_spec, spec_digest
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
+from hpcseg.version import __version__
 from hpcseg.volumes.datasets import open_dataset
 
 MOST_CLASSES = 255

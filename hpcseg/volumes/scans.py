@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
@@ -15,7 +17,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.files import is_file, replacing
@@ -127,6 +129,32 @@ def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
             f"{path}: label values are not whole numbers ({odd:.6g}, {cause}); give a label that was not interpolated"
         )
     return np.ascontiguousarray(grid.to_canonical(label))
+
+
+@contextlib.contextmanager
+def as_file(scan: Any, affine: ArrayLike | None = None) -> Iterator[Path]:
+    """A scan that may be in memory as a file, which is gone afterwards.
+
+    Args:
+        scan: a path; a nibabel image; or an array whose axes are those of `affine`, as nibabel has them: x, y, z.
+        affine: (4, 4) of an array: voxel -> mm.
+
+    Raises:
+        BadInput: an array without an affine, or what is no scan at all.
+    """
+    if isinstance(scan, str | os.PathLike):
+        yield Path(scan)
+        return
+    if not isinstance(scan, nib.spatialimages.SpatialImage):
+        if affine is None or np.shape(affine) != (4, 4) or np.ndim(scan) < 3:
+            what = f"an object of type {type(scan).__name__}" if np.ndim(scan) < 3 else "an array"
+            raise BadInput(f"{what}: give a path, a nibabel image, or a 3-D array with its affine, 4 × 4, voxel to mm")
+        values = np.asarray(scan)
+        plain = values.dtype.kind in "iuf" and values.dtype not in {np.dtype(kind) for kind in ("i8", "u8", "f2")}
+        scan = nib.Nifti1Image(values if plain else values.astype(np.float32), np.asarray(affine, float))
+    with tempfile.TemporaryDirectory(prefix="hpcseg-") as folder:
+        nib.save(scan, path := Path(folder) / "scan.nii")
+        yield path
 
 
 def write_mask(path: Path, mask_zyx: NDArray[np.uint8], *, like: Path) -> None:

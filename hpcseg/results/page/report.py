@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcseg import __version__
 from hpcseg.errors import BadInput
 from hpcseg.files import write_text
 from hpcseg.inference.metrics import DSC
@@ -35,6 +34,7 @@ from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.tables import Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.training.strategy import strategies
+from hpcseg.version import __version__
 from hpcseg.volumes.datasets import Progress
 
 if TYPE_CHECKING:

@@ -1,0 +1,75 @@
+"""hpcseg from Python: apply trained models, read results; docs/api.md shows it.
+
+`import hpcseg` loads none of it; `hpcseg.load_model` and the like do, when they are first asked for. What stands here
+changes with a new version only where the changelog says so; all other modules are the command line's own.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from hpcseg.files import leave_out
+from hpcseg.inference.predict import Mode
+from hpcseg.inference.segment import Segmentation, Segmenter
+from hpcseg.training.early import load_any
+from hpcseg.volumes.store import Store
+
+__all__ = ["Segmentation", "Segmenter", "Store", "load_model", "read_results"]
+
+AnyPath = str | PathLike[str]
+
+
+def load_model(path: AnyPath, *others: AnyPath, device: str | None = None, mode: Mode | None = None) -> Segmenter:
+    """Load a trained model, or several whose probabilities are averaged.
+
+    Args:
+        path: a model.pt, or a run directory: of a run that is done, or of one that still trains (its best weights).
+        others: more of them, with the same classes.
+        device: "cpu", "cuda", "cuda:1"; None: the GPU, if there is one.
+        mode: "tiles" or "paper", instead of the one that each model was configured with.
+
+    Raises:
+        BadInput: there is no model, it is damaged, or the classes of two differ.
+    """
+    import torch
+
+    models = [load_any(Path(one)) for one in (path, *others)]
+    return Segmenter(*models, device=None if device is None else torch.device(device), mode=mode)
+
+
+def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[str, Any]]:
+    """Read what was measured, as records for `pandas.DataFrame`.
+
+    Args:
+        runs: folder of all runs, or of records that `hpcseg collect --records` wrote.
+        sweep: its name; None: the one that was applied last.
+
+    Returns:
+        A record for each case and class of each set of each finished run: `run`, `strategy`, `labelled`, `fold`, `seed`
+        and every axis of the sweep's grids, `set`, `case`, `class`, and every metric (None: undefined), lengths in mm,
+        volumes in ml. `stale` says why a result may not be of what the sweep asks for; "" otherwise.
+
+    Raises:
+        BadInput: no such sweep, or its record cannot be read. A result that cannot be used is a warning, `LeftOut`.
+    """
+    from hpcseg.inference.metrics import METRICS
+    from hpcseg.results.collect import collect
+
+    collection = collect(Path(runs), sweep)
+    for problem in collection.problems:
+        leave_out(problem)
+    axes = ["strategy", "labelled", "fold", "seed"]
+    axes = list(dict.fromkeys([*axes, *(key for run in collection.runs for place in run.places for key in place.axes)]))
+    return [
+        {"run": run.id}
+        | {key: run.axis(run.places[0], key) for key in axes}
+        | {"set": name, "case": score.case, "class": score.class_}
+        | {metric.key: score.value(metric) for metric in METRICS.values()}
+        | {"stale": run.stale}
+        for run in collection.runs
+        if run.result is not None
+        for name, scores in run.result.sets.items()
+        for score in scores
+    ]
