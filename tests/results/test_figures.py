@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import nibabel as nib
@@ -140,6 +141,12 @@ def _legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def _points(line) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The points of a line, x and y."""
+    found: np.ndarray[Any, np.dtype[np.float64]] = np.asarray(line.get_xydata())
+    return found
+
+
 def _means_shown(figure) -> list[float]:
     lines = figure.axes[0].lines
     return [float(line.get_ydata()[0]) for line in lines if line.get_markerfacecolor() == YELLOW]
@@ -181,14 +188,11 @@ def test_curves_cross_where_means_do_however_far_apart_their_points_are(sweep_fi
         for better, strategy in enumerate(("transfer", "baseline")):  # better everywhere, by little on a steep line
             files.run(as_scores(test=[score + 0.005 * better] * 2), strategy=strategy, labelled=n, fold=0)
     axes = drawn(collect(files.save()), kind="curve").axes[0]
-    baseline, transfer = [line for line in axes.lines if len(np.asarray(line.get_xdata())) > 2]
+    baseline, transfer = [_points(line) for line in axes.lines if len(_points(line)) > 2]
     at = np.linspace(1, 3, 99)
-    heights = [
-        np.interp(at, np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in (baseline, transfer)
-    ]
-    assert (heights[0] > heights[1]).all()
-    marks = [axes.transData.transform((line.get_xdata()[0], 0))[0] for line in axes.lines if line.get_marker() in "os"]
-    assert len({round(mark) for mark in marks}) == 6  # beside each other
+    assert (np.interp(at, *baseline.T) > np.interp(at, *transfer.T)).all()
+    marks = [_points(line)[0, 0] for line in axes.lines if line.get_marker() in {"o", "s"}]
+    assert len({round(mark, 2) for mark in marks}) == 6  # beside each other
 
 
 def test_what_has_no_result_at_all_is_named_and_takes_no_room(sweep_files, as_scores) -> None:
@@ -211,7 +215,7 @@ def test_the_scores_of_small_boxes_are_all_shown(sweep_files, as_scores, count: 
     scores = [0.5 + 0.01 * rank for rank in range(count)]
     files.run(as_scores(test=scores), strategy="baseline", labelled=2, fold=0)
     figure = drawn(collect(files.save()), kind="box")
-    points = [list(line.get_ydata()) for line in figure.axes[0].lines if line.get_markersize() == 1.8]
+    points = [_points(line)[:, 1].tolist() for line in figure.axes[0].lines if line.get_markersize() == 1.8]
     assert points == ([pytest.approx(scores)] if count == 24 else [])
     assert any("Points: single scores." in said.replace("\n", " ") for said, _, _ in texts(figure)) is bool(points)
 
@@ -294,8 +298,9 @@ def test_no_text_is_cut_covered_or_too_small(sweep_files, as_scores, scan) -> No
         figure = drawn(collection, kind=kind, title=title)
         assert problems(figure) == []
     (bar,) = (line for axes in figure.axes for line in axes.lines)
-    low, high = bar.get_xdata()
+    low, high = _points(bar)[:, 0]
     assert "10 mm" in {said for said, _, _ in texts(figure)}
+    assert bar.axes is not None
     assert (high - low) * bar.axes.viewLim.width == pytest.approx(-10 / 2)  # voxels of 2 mm, front to the left
 
 
