@@ -62,7 +62,7 @@ class Segmentation:
         if self.share_CZYX is None:
             return None
         shares = np.stack([self.grid.to_file(share_zyx) for share_zyx in self.share_CZYX])
-        return np.divide(shares, WHOLE, dtype=np.float32)
+        return (shares / WHOLE).astype(np.float32)
 
     def to_nibabel(self) -> nib.Nifti1Image:
         """The mask as a NIfTI image, in mm, to look at or to save."""
