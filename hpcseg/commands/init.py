@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections import Counter
@@ -38,6 +39,8 @@ def init(
 
     if to.exists() and not force:
         raise BadInput(f"{to}: exists; give another name with --to, or --force to replace it")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", to.stem):
+        raise BadInput(f"{to}: a sweep has its file's name: of letters, digits, - _ and .; give another one with --to")
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; give one with scans in it")
     root = folder.resolve()

@@ -42,7 +42,8 @@ class DataConfig(Section):
     groups: str = key(
         "",
         'cases of one patient, never on both sides of a fold: "": each case for itself; "pairs": cases 2k-1 and 2k; '
-        'or a JSON file in the dataset with {"patient_groups": {group: [cases]}}',
+        '"names": cases whose names differ in a word of a time or a side alone (visit2, frame01, left), or of one BIDS '
+        'subject; or a JSON file in the dataset with {"patient_groups": {group: [cases]}}',
         source="ours: a patient on both sides would be no test",
     )
     splits: str = key(

@@ -35,6 +35,7 @@ _TEST = {"test", "testing", "imagests", "labelsts"}
 _GLUED = re.compile(r"(img|image|label|seg|mask|volume|scan|gt)(\d+)")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _BIDS = re.compile(r"(.*/)?sub-[^/_]+(_[^/]*)?")
+_VISITS = 8  # scans of a patient, at most, in a folder of its own
 _COLUMNS = (("image", "img", "scan", "volume"), ("label", "seg", "segmentation", "mask"))
 
 
@@ -60,6 +61,17 @@ class Guess:
     def of(self, part: Part) -> list[FoundCase]:
         """The cases of one part."""
         return [case for case in self.cases if case.part == part]
+
+    def in_one_folder(self) -> list[list[str]]:
+        """Names of training cases that lie in one folder with their labels, where there is one for each patient.
+
+        That is taken for so where there are three such folders or more, of a few cases each.
+        """
+        folders: defaultdict[tuple[PurePosixPath, ...], list[str]] = defaultdict(list)
+        for case in self.of("training"):
+            folders[tuple({PurePosixPath(path).parent for path in (case.image, case.label) if path})].append(case.name)
+        one_each = all(len(places) == 1 and len(names) <= _VISITS for places, names in folders.items())
+        return [*folders.values()] if one_each and len(folders) > 2 else []
 
 
 def guess_cases(paths: Sequence[str], is_label: Callable[[str], bool], pairs: Pairs | None = None) -> Guess:

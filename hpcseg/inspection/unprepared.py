@@ -14,7 +14,7 @@ from hpcseg.inspection.fingerprints import sample
 from hpcseg.inspection.layout_guess import Guess, guess_cases, read_pairs
 from hpcseg.spec import CaseRef
 from hpcseg.text import counted, listed
-from hpcseg.volumes.datasets import DESCRIPTION, Dataset
+from hpcseg.volumes.datasets import DESCRIPTION, Dataset, patient_of
 from hpcseg.volumes.layouts import ENDINGS
 from hpcseg.volumes.scans import read_image
 
@@ -22,6 +22,7 @@ HU_BELOW = -200.0  # intensities of air and fat; MR has none so low, z-scores ne
 _LABEL_VALUES = 64
 _SAMPLE = 1 << 18
 _LOOKED_AT = 3  # scans that tell the modality
+_VISITS = 16  # scans of a patient, at most, by their names: times and sides
 _CROWD = 0.45  # of the cases: where fewer groups are left, scans are alike for another reason than one patient
 
 
@@ -37,7 +38,9 @@ def guess_folder(root: Path) -> Guess:
     scans, others = _files(root)
     if not scans:
         kinds = listed(sorted({Path(path).suffix or Path(path).name for path in others})) or "nothing"
-        raise BadInput(f"{root}: no NIfTI scan (.nii.gz, .nii) in it, but {kinds}; convert scans, as with dcm2niix")
+        capitals = any(path.lower().endswith(ENDINGS) for path in others)
+        remedy = "rename them to .nii and .nii.gz" if capitals else "convert scans, as with dcm2niix"
+        raise BadInput(f"{root}: no NIfTI scan (.nii.gz, .nii) in it, but {kinds}; {remedy}")
     lists: dict[str, dict[str, str | None]] = {}
     for name in (path for path in others if path.endswith(".csv") and "/" not in path):
         try:
@@ -87,7 +90,8 @@ def describe(guess: Guess, dataset: Dataset, report: Mapping[str, Any]) -> tuple
         if case.name in read and case.name not in empty:
             entry = {"name": case.name, "image": case.image} | ({} if case.label is None else {"label": case.label})
             entries["training" if case.part == "training" else "test"].append(entry)
-    groups = patient_groups([entry["name"] for entry in entries["training"]], report["duplicates"])
+    names = [entry["name"] for entry in entries["training"]]
+    groups = patient_groups(names, report["duplicates"], guess.in_one_folder())
     patients = len(entries["training"]) - sum(len(group) - 1 for group in groups.values())
     if patients < 2:
         raise BadInput(
@@ -108,28 +112,37 @@ def describe(guess: Guess, dataset: Dataset, report: Mapping[str, Any]) -> tuple
     }, notes
 
 
-def patient_groups(names: Sequence[str], alike: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Cases of likely one patient: those of one `sub-`, and those that `inspect` finds alike.
+def patient_groups(
+    names: Sequence[str], alike: Iterable[Mapping[str, Any]], together: Iterable[Iterable[str]] = ()
+) -> dict[str, list[str]]:
+    """Cases of likely one patient: by their names, by where they lie, and those that `inspect` finds alike.
 
-    Likely ones are not believed where most of the cases would be one patient's: scans that were registered to each
-    other, or made by a program, are all alike.
+    Names are not believed where they leave less than three patients, or a crowd as one. Nor are scans that are alike
+    where most of the cases would be one patient's: scans that were registered to each other, or made by a program, are
+    all alike.
 
-    >>> patient_groups(["sub-1_ses-1", "sub-1_ses-2", "sub-2"], [])
+    >>> patient_groups(["sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"], [])
     {'1': ['sub-1_ses-1', 'sub-1_ses-2']}
 
     Args:
         names: of the training cases.
         alike: `duplicates` of `inspect_dataset`.
+        together: sets of names whose scans lie in one patient's folder.
     """
-    subjects: dict[str, list[str]] = {}
-    for name in names:
-        if name.startswith("sub-"):
-            subjects.setdefault(name.split("_")[0], []).append(name)
-    sure = [*subjects.values(), *(item["cases"] for item in alike if item["score"] is None)]
+    sure = [*named_patients(names), *together, *(item["cases"] for item in alike if item["score"] is None)]
     likely = [item["cases"] for item in alike if item["score"] is not None]
     groups = _joined(names, [*sure, *likely])
     groups = groups if len(groups) >= _CROWD * len(names) else _joined(names, sure)
     return {str(n): group for n, group in enumerate((g for g in groups if len(g) > 1), start=1)}
+
+
+def named_patients(names: Sequence[str]) -> list[list[str]]:
+    """Names of each patient, as `data.groups = "names"` takes them; none where that can hardly be meant."""
+    patients: dict[str, list[str]] = {}
+    for name in names:
+        patients.setdefault(patient_of(name), []).append(name)
+    found = [*patients.values()]
+    return found if len(found) > 2 and max(map(len, found)) <= _VISITS else []
 
 
 def _joined(names: Sequence[str], sets: Iterable[Iterable[str]]) -> list[list[str]]:

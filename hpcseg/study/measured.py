@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcseg.errors import BadInput
-from hpcseg.inspection.unprepared import patient_groups
+from hpcseg.inspection.unprepared import named_patients, patient_groups
 from hpcseg.spec import Spacing
 from hpcseg.volumes.datasets import Dataset, case_groups
 
@@ -119,8 +119,11 @@ def _groups(dataset: Dataset, alike: Iterable[Mapping[str, Any]]) -> tuple[str, 
             groups = case_groups(dataset, path.name)
             if len({*groups.values()}) < len(groups):
                 return path.name, f"its patient_groups; {len({*groups.values()})} patients", ()
-    sets = [*patient_groups([case.name for case in dataset.training], alike).values()]
-    if len(sets) >= _PAIRS_SAY and all(re.search(r"\d$", case.name) for case in dataset.training):
+    names = [case.name for case in dataset.training]
+    if 0 < (patients := len(named_patients(names))) < len(names):
+        return "names", f"{patients} patients by the names of the cases", ()
+    sets = [*patient_groups(names, alike).values()]
+    if len(sets) >= _PAIRS_SAY and all(re.search(r"\d$", name) for name in names):
         pairs = case_groups(dataset, "pairs")
         if sum(len({pairs[name] for name in found}) == 1 for found in sets) >= 0.9 * len(sets):
             return "pairs", f"{len(sets)} sets of scans are likely one patient's, numbered 2k-1 and 2k", ()

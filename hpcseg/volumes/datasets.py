@@ -24,6 +24,11 @@ from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_emp
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
 DESCRIPTION = "dataset.json"
 _NAME = re.compile(r"\w[\w.-]*")
+_TIMES = "frame|phase|time|timepoint|tp|visit|ses|session|followup|fu|week|month|year|t"
+_VISIT = re.compile(
+    rf"[_.\s-](?:(?:{_TIMES})[_-]?\d+|baseline|followup|pre|post|ed|es|left|right|lh|rh|l|r)(?=[_.\s-]|$)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,9 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
 
     Args:
         dataset: whose training cases are grouped.
-        how: "": every case for itself; "pairs": cases with trailing number 2k − 1 and 2k; otherwise a JSON file in the
-            dataset with "patient_groups" (group -> cases); cases that it does not list stay by themselves.
+        how: "": every case for itself; "pairs": cases with trailing number 2k − 1 and 2k; "names": see `patient_of`;
+            otherwise a JSON file in the dataset with "patient_groups" (group -> cases); cases that it does not list
+            stay by themselves.
 
     Raises:
         BadInput: no trailing number; the JSON file is missing, malformed, lists a case twice or one that is not there.
@@ -134,6 +140,8 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
         return {name: name for name in names}
     if how == "pairs":
         return {name: _pair(dataset, name) for name in names}
+    if how == "names":
+        return {name: patient_of(name) for name in names}
     path = dataset.root / how
     content = read_json(path)
     listed = content.get("patient_groups") if isinstance(content, dict) else None
@@ -149,6 +157,16 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
                 raise BadInput(f"{path}: patient_groups lists {name!r} twice; leave it in one group")
             group_of[name] = f"group {group}"
     return {name: group_of.get(name, name) for name in names}
+
+
+def patient_of(name: str) -> str:
+    """What a case's name says of its patient: BIDS's subject, else the name without words of a time or a side.
+
+    >>> [patient_of(name) for name in ("sub-01_ses-2_run-1", "patient007_frame12", "knee-9-left", "baseline_3")]
+    ['sub-01', 'patient007', 'knee-9', 'baseline_3']
+    """
+    subject = re.match(r"sub-[^_.\s]+", name)
+    return subject.group() if subject else _VISIT.sub("", name)
 
 
 def scan_name(path: Path) -> str:

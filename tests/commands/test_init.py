@@ -121,6 +121,9 @@ def test_mistakes_are_one_line_and_nothing_is_written(fill: Fill, here: Cli, tmp
         "no NIfTI scan (.nii.gz, .nii) in it, but .dcm"
         in here("init", tmp_path / "empty", "--to", "x.toml", code=2).stderr
     )
+    assert "of letters, digits, - _ and ." in here("init", folder, "--to", "my study.toml", code=2).stderr
+    (tmp_path / "empty" / "1.dcm").rename(tmp_path / "empty" / "1.NII")
+    assert "rename them" in here("init", tmp_path / "empty", "--to", "x.toml", code=2).stderr
     (folder / "list.csv").write_text("image,label\na1.nii.gz,a3_seg.nii.gz\n")
     assert "list.csv: line 2: no scan 'a3_seg.nii.gz'" in here("init", folder, "--to", "x.toml", code=2).stderr
     (folder / "list.csv").write_text("image,label\na1.nii.gz,a1_seg.nii.gz\na2.nii.gz,\n")

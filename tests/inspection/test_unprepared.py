@@ -23,6 +23,13 @@ def test_sets_of_one_patient_are_joined() -> None:
     assert patient_groups(names, alike("sub-2 sub-1_ses-2")) == {"1": ["sub-1_ses-1", "sub-1_ses-2", "sub-2"]}
 
 
+def test_names_and_folders_tell_patients_unless_they_leave_hardly_one() -> None:
+    times = [f"patient{n}_frame{frame}" for n in (1, 2, 3) for frame in ("01", "12")]
+    assert patient_groups(times, []) == {str(n): times[2 * n - 2 : 2 * n] for n in (1, 2, 3)}
+    assert patient_groups([f"heart_frame{n:02d}" for n in range(9)], []) == {}
+    assert patient_groups([*"abcd"], [], [["a", "b"], ["c"], ["d"]]) == {"1": ["a", "b"]}
+
+
 def test_scans_that_are_all_alike_are_not_one_patient() -> None:
     assert patient_groups([*"abcdef"], alike("a b c d e f")) == {}
     assert patient_groups([*"abcdef"], alike("a b c d e f") + alike("a f", score=None)) == {"1": ["a", "f"]}

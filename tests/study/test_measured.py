@@ -54,3 +54,13 @@ def test_labels_that_never_occur_are_no_class_and_one_case_is_too_few(dataset: P
     few = report | {"training": report["training"][:1]}
     with pytest.raises(BadInput, match="1 of 6 labelled cases can be read and have foreground; two are needed"):
         read_facts(open_dataset(dataset, files_must_exist=False), few, None)
+
+
+def test_names_tell_patients_before_content_does(dataset: Path) -> None:
+    path = dataset / "dataset.json"
+    content = json.loads(path.read_text())
+    for n, case in enumerate(content["training"]):
+        case["name"] = f"patient{n // 2}_frame{n % 2}"
+    path.write_text(json.dumps(content))
+    facts = read_facts(open_dataset(dataset), report_of(dataset), None)
+    assert (facts.groups_key, {*facts.groups.values()}) == ("names", {"patient0", "patient1", "patient2"})
