@@ -30,6 +30,7 @@ for command in (
     sweeps.sweeps,
     sweeps.sweep,
     runs.status,
+    runs.watch,
     runs.logs,
     runs.cancel,
     runs.retry,

@@ -1,4 +1,4 @@
-"""status, logs, cancel, retry: what became of the runs."""
+"""status, watch, logs, cancel, retry: what became of the runs."""
 
 from __future__ import annotations
 
@@ -61,6 +61,27 @@ def status(
         terminal.print_json_lines([vars(line) for line in lines])
     else:
         print_status([] if totals else lines, sums, every=every)
+
+
+def watch(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(help="Runs or sweeps, as for cancel; by default all that train just now.", metavar="RUN"),
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Draw the learning curves of runs, and draw them anew with every epoch; q or Ctrl-C ends.
+
+    Where the output is no terminal, a line for each epoch is printed.
+    """
+    from hpcseg.screens.plots import watch_curves
+    from hpcseg.training.curves import read_curves
+
+    found, goes_on = read_curves(runs, patterns or ())
+    if not (found or goes_on):
+        raise BadInput(f"{runs}: no run trains or waits to; name those to be drawn: hpcseg watch RUN")
+    with terminal.quiet_interrupt():
+        watch_curves(lambda: read_curves(runs, patterns or ()))
 
 
 def logs(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcseg.files import write_text
+from hpcseg.files import leave_out, write_text
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.seals import append_line, json_lines, line_of
 from hpcseg.text import duration
@@ -42,19 +42,33 @@ def cut_history(run: Path, epochs: int) -> None:
         write_text(path, b"".join(line_of(line) for line in lines).decode())
 
 
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Lines of history.jsonl, [] where there is none; one that is damaged is left out with a note."""
+    lines = json_lines(path)
+    kinds = {"epoch": int, "validation_dice": list | None} | dict.fromkeys(
+        ("training_loss", "validation_loss"), int | float | None
+    )
+    sound = [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in kinds.items())]
+    if len(sound) < len(lines):
+        leave_out(f"{path}: a line is no epoch")
+    return [*{line["epoch"]: line for line in sound}.values()]  # one that stands twice counts once
+
+
 def mean_dice(record: Mapping[str, Any]) -> float | None:
     """Of the foreground classes in the validation minibatches; None where none was measured."""
     known = [value for value in record.get("validation_dice") or () if value is not None]
     return statistics.fmean(known) if known else None
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int, seconds: float, left_s: float | None) -> str:
+def epoch_line(
+    record: Mapping[str, Any], epochs: int, seconds: float | None = None, left_s: float | None = None
+) -> str:
     """An epoch in words, for the log.
 
     Args:
         record: see `epoch_record`.
         epochs: of the whole training.
-        seconds: that the epoch took, its validation included.
+        seconds: that the epoch took, its validation included; None: not known.
         left_s: seconds until the training ends; None: not known.
 
     >>> record = epoch_record(4, {"segmentation": 0.25}, 0.3, 1e-3, {"validation_dice": [0.8, None, 0.5]})
@@ -67,6 +81,7 @@ def epoch_line(record: Mapping[str, Any], epochs: int, seconds: float, left_s: f
     if "validation_dice" in record:
         values = ["–" if value is None else f"{value:.3f}" for value in record["validation_dice"]]
         parts.append(f"Dice {' '.join(values)}")
-    parts += [f"rate {record['learning_rate']:.3g}", f"{seconds:.1f} s"]
+    parts.append(f"rate {record['learning_rate']:.3g}")
+    parts += [f"{seconds:.1f} s"] if seconds is not None else []
     parts += [f"{duration(left_s)} left"] if left_s is not None else []
     return f"epoch {record['epoch']} of {epochs}: {', '.join(parts)}"

@@ -16,7 +16,6 @@ from hpcseg.jobs.journal import log_since
 from hpcseg.results.archive import archive
 from hpcseg.results.collect import collect
 from hpcseg.results.export import make_tables, summary, write_collection
-from hpcseg.results.figures.learning import read_history
 from hpcseg.results.page.circumstances import environments, read_data, settings
 from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.parents import fingerprint
@@ -31,7 +30,7 @@ from hpcseg.seals import line_of, sealed_text, with_seal
 from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.study.forecast import epochs_done, measure
 from hpcseg.training.checkpoint import digest_of
-from hpcseg.training.history import cut_history
+from hpcseg.training.history import cut_history, read_history
 from tests.fuzzing.judging import Format, Words
 from tests.fuzzing.mutations import BYTES, JSON, Mutation, changed_json, changed_json_line, changed_lines
 from tests.fuzzing.study import EVALUATED, Study

@@ -16,12 +16,12 @@ from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput, LeftOut
 from hpcseg.results.collect import collect
 from hpcseg.results.figures.figures import KINDS, draw, draw_figures
-from hpcseg.results.figures.learning import read_history
 from hpcseg.results.figures.scores import x_positions
 from hpcseg.results.figures.style import COLOURS, DPI, HATCHES, MARKERS, PAGE, SETTINGS, YELLOW, looks
 from hpcseg.sections import spelled
 from hpcseg.spec import CaseRef, SourceRef, TrainSpec
 from hpcseg.study.tables import FigureDefinition
+from hpcseg.training.history import read_history
 from hpcseg.training.strategy import strategies
 from tests.results.artists import contents, drawn, problems, texts
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hpcseg.files import leave_out
 from hpcseg.paths import HISTORY_FILE
 from hpcseg.results.collection import Collection
 from hpcseg.results.figures import style
@@ -17,8 +15,8 @@ from hpcseg.results.figures.legends import labels_of, runs_note
 from hpcseg.results.figures.scores import line_handles
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.tables import select_runs
-from hpcseg.seals import json_lines
 from hpcseg.study.tables import FigureDefinition
+from hpcseg.training.history import read_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,16 +98,6 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
     handles = line_handles(labels, columns, known, solid=True) + _line_handles()
     style.finish(figure, handles, f"Lines: {runs_note(definition, counts, collection)}")
     return figure
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Lines of history.jsonl, [] where there is none; one that is damaged is left out with a note."""
-    lines = json_lines(path)
-    kinds = {"epoch": int, "validation_dice": list | None} | {f"{name}_loss": int | float | None for name in LINES}
-    sound = [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in kinds.items())]
-    if len(sound) < len(lines):
-        leave_out(f"{path}: a line is no epoch")
-    return [*{line["epoch"]: line for line in sound}.values()]  # one that stands twice counts once
 
 
 def _number(value: Any) -> float | None:
