@@ -206,20 +206,31 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
             stream = stack.enter_context(gzip.GzipFile(fileobj=plain)) if path.name.endswith(".gz") else plain
             kind = _checked_kind(path, stream.read(_HEADER_BYTES))
             stream.seek(0)
-            image: Any = kind.from_stream(stream)
+            with nib.imageglobals.LoggingOutputSuppressor():  # the error says it
+                image: Any = kind.from_stream(stream)
             yield image, stream
             if isinstance(stream, gzip.GzipFile) and stream.tell() > image.dataobj.offset:
                 while stream.read(1 << 20):
                     pass
     except _READ_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"{path}: not a readable NIfTI scan ({reason}); copy or convert it again") from None
+        raise BadInput(f"{path}: not a readable NIfTI scan ({reason}); {_remedy(path)}") from None
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a scan that cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start, is_named_packed = file.read(4), path.name.endswith(".gz")
+        if start.startswith(b"\x1f\x8b") and not is_named_packed:
+            return "it is compressed: name it .nii.gz"
+        if is_named_packed and _kinds(start):
+            return "it is not compressed: name it .nii"
+    return "copy or convert it again"
 
 
 def _checked_kind(path: Path, start: bytes) -> Any:
     """Class of the image, NIfTI-1 or -2; refuse voxel sizes of the raw header that nibabel would silently repair."""
-    size_field = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
-    kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.sizeof_hdr in size_field]
+    kinds = _kinds(start)
     if not kinds:
         raise ValueError("no NIfTI header")
     header = kinds[0].header_class(start[: kinds[0].header_class.sizeof_hdr], check=False)
@@ -256,3 +267,9 @@ def _grid(path: Path, image: Any) -> ScanGrid:
         rounding_mm=rounding_mm(image.header, affine, shape),
         notes=notes_of(image.header, affine, shape),
     )
+
+
+def _kinds(start: bytes) -> list[Any]:
+    """Classes of images whose header begins so."""
+    sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
+    return [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.sizeof_hdr in sizes]

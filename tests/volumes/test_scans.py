@@ -478,3 +478,24 @@ def test_a_file_that_ends_in_its_header_is_one_line(tmp_path: Path, write_scan, 
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(BadInput, match=r"scan\.nii: not a readable NIfTI scan"):
         read_grid(path)
+
+
+@pytest.mark.parametrize(("name", "packed"), [("scan.nii", True), ("scan.nii.gz", False)])
+def test_a_scan_whose_name_and_compression_differ_is_named_as_it_should_be(
+    tmp_path: Path, name: str, packed: bool
+) -> None:
+    content = nib.Nifti1Image(ramp(), np.eye(4)).to_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(BadInput, match="compressed: name it .nii" + ("[.]gz" if packed else "$")):
+        read_grid(tmp_path / name)
+
+
+def test_an_unknown_type_of_voxels_is_one_line_without_nibabels_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(nib.Nifti1Image(ramp(), np.eye(4)).to_bytes())
+    content[70:72] = np.int16(9999).tobytes()
+    (tmp_path / "scan.nii").write_bytes(content)
+    with pytest.raises(BadInput, match="data code 9999"):
+        read_grid(tmp_path / "scan.nii")
+    assert capfd.readouterr() == ("", "")
