@@ -182,13 +182,13 @@ def read_if_there(path: Path | str) -> bytes | None:
 
 
 def parse_json(path: Path | str, content: bytes) -> Any:
-    """The value of a JSON file that was read.
+    """The value of a JSON file that was read; Windows' mark before UTF-8 is passed over.
 
     Raises:
         BadInput: it is not JSON; the message names `path`.
     """
     try:
-        return json.loads(content.decode())
+        return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:

@@ -51,7 +51,7 @@ def read_toml(path: Path) -> TomlFile:
         BadInput: the file is missing, unreadable or not TOML; the message names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' mark before it is passed over
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

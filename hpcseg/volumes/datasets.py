@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.files import is_file, read_json
 from hpcseg.spec import CaseRef
+from hpcseg.text import listed
 from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_empty, with_channel
 
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
@@ -144,12 +145,12 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
         return {name: patient_of(name) for name in names}
     path = dataset.root / how
     content = read_json(path)
-    listed = content.get("patient_groups") if isinstance(content, dict) else None
-    if not isinstance(listed, dict) or not all(isinstance(cases, list) for cases in listed.values()):
+    patients = content.get("patient_groups") if isinstance(content, dict) else None
+    if not isinstance(patients, dict) or not all(isinstance(cases, list) for cases in patients.values()):
         raise BadInput(f'{path}: needs "patient_groups": {{"group": ["case", ...]}}; correct it or data.groups')
     known = {case.name for case in (*dataset.training, *dataset.test)}
     group_of: dict[str, str] = {}
-    for group, cases in listed.items():
+    for group, cases in patients.items():
         for name in cases:
             if not isinstance(name, str) or name not in known:
                 raise BadInput(f"{path}: patient_groups lists {name!r}, which is no case of the dataset; correct it")
@@ -186,6 +187,12 @@ def _modality(path: Path, description: Mapping[str, Any], key: str) -> str:
 def _labels(path: Path, description: Mapping[str, Any]) -> dict[int, str]:
     """MSD has value -> name, nnU-Net name -> value."""
     labels = description.get("labels", {})
+    regions = [name for name, value in labels.items() if isinstance(value, list)] if isinstance(labels, dict) else []
+    if regions:
+        raise BadInput(
+            f"{path}: labels {listed(regions)} are regions of several values, as nnU-Net has them; give each value one "
+            "name there, and merge values by data.foreground: [1, 2] is one class"
+        )
     try:
         pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in labels.items()]
     except (AttributeError, TypeError, ValueError, OverflowError):

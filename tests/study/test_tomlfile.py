@@ -89,3 +89,8 @@ def test_nearest_finds_misspelt_names_and_leaves() -> None:
 
 def test_flatten_joins_nested_tables() -> None:
     assert flatten({"a": 1, "b": {"c": [2], "d": {"e": 3}}}) == {"a": 1, "b.c": [2], "b.d.e": 3}
+
+
+def test_windows_mark_before_utf_8_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text("[sweep]\n", encoding="utf-8-sig")
+    assert read_toml(tmp_path / "study.toml").data == {"sweep": {}}

@@ -77,7 +77,8 @@ def test_test_cases_may_lack_labels(dataset: Path) -> None:
         ({"training": ["./imagesTr/case_001.nii.gz"]}, "training must list"),
         ({"training": "all"}, "training must be a list"),
         ({"test": [3]}, "test must list"),
-        ({"labels": {"liver": [1, 2]}}, "labels must pair"),
+        ({"labels": {"liver": ["1", "2"]}}, "labels liver are regions of several values"),
+        ({"labels": ["liver"]}, "labels must pair"),
         ({"test": ["./imagesTr/case_001.nii.gz"]}, "same case name 'case_001'"),
         ({"channel_names": {"0": "CT"}, "file_ending": ".png"}, "convert the dataset"),
     ],
@@ -87,6 +88,13 @@ def test_a_malformed_description_is_refused(dataset: Path, keys: dict[str, Any],
     with pytest.raises(BadInput, match=message) as caught:
         open_dataset(dataset)
     assert "\n" not in str(caught.value)
+
+
+def test_windows_mark_before_utf_8_is_passed_over(dataset: Path) -> None:
+    path = dataset / "dataset.json"
+    before = open_dataset(dataset)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf") and open_dataset(dataset) == before
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
