@@ -145,6 +145,18 @@ class TrainingConfig(Section):
         unit="epochs",
         source="ours: what a killed job may lose",
     )
+    dsc_epochs: Annotated[int, Field(ge=0)] = key(
+        0,
+        "epochs between measurements of whole validation scans, for watching; 0: none; no part of a run's identity",
+        unit="epochs",
+        source="ours: patches do not tell what becomes of whole scans",
+    )
+    dsc_cases: Count = key(
+        2,
+        "how many validation scans these are, the first ones; no part of a run's identity",
+        unit="scans",
+        source="ours: each takes as long as a segmentation",
+    )
 
 
 class AutoencoderConfig(Section):

@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import json_text, write_text
-from hpcseg.inference.metrics import measure
+from hpcseg.inference.metrics import dsc_of_classes, measure
+from hpcseg.inference.predict import Advance
 from hpcseg.inference.segment import Segmenter
 from hpcseg.paths import (
     EVALUATION_FILE,
@@ -32,6 +35,7 @@ from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.version import code_version
 from hpcseg.volumes.digests import require_unchanged
 from hpcseg.volumes.preprocess import merge_labels
+from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scans import read_label, write_mask
 
 _Scores = dict[tuple[str, str], list[dict[str, Any]]]
@@ -72,22 +76,58 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         remove_checkpoints(run)
 
 
-def _measure(
-    segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef, control: Control
-) -> list[dict[str, Any]]:
+def measure_scans(model: TrainedModel, spec: TrainSpec, control: Control, ranks: Ranks) -> list[float | None] | None:
+    """DSC of each class, mean over the first `training.dsc_cases` validation scans; None where a rank has to stop.
+
+    As in the evaluation at the end, of a network of its own: nothing of the training is touched, nothing is drawn.
+    Several ranks take the scans in turn.
+
+    Raises:
+        BadInput: a scan or its label is not sound.
+    """
+    with torch.random.fork_rng(devices=[]):  # a network begins with random weights, whatever it gets then
+        segmenter = Segmenter(model)
+
+    def go_on(_done: int, _tiles: int) -> None:
+        control.pulse()
+        control.stop_here()
+
+    sums = torch.zeros((2, model.class_count + 1), dtype=torch.float64)  # DSC and how many; last: ranks that stopped
+    try:
+        for scan in spec.validation_scans[: spec.config.training.dsc_cases][ranks.rank :: ranks.world]:
+            mask_zyx, reference_zyx, _ = _compared(segmenter, spec, "validation", scan, go_on)
+            for label, dsc in enumerate(dsc_of_classes(mask_zyx, reference_zyx, model.class_count)):
+                if dsc is not None:
+                    sums[:, label] += torch.tensor([dsc, 1.0], dtype=torch.float64)
+    except Interrupted:
+        sums[1, -1] = 1.0
+    found, counts = ranks.add_up(sums.to(ranks.device)).tolist()
+    return [a / b if b else None for a, b in zip(found[:-1], counts[:-1], strict=True)] if not counts[-1] else None
+
+
+def _compared(
+    segmenter: Segmenter, spec: TrainSpec, group: str, scan: CaseRef, advance: Advance
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], ScanGrid]:
+    """The mask of a scan and what is true, (z, y, x) on its own grid."""
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
     require_unchanged([scan])
-    found = segmenter.segment(scan.image, advance=lambda _done, _tiles: control.pulse())
+    found = segmenter.segment(scan.image, advance)
     label_zyx = read_label(scan.label, found.grid)
-    reference_zyx = merge_labels(label_zyx, spec.classes_in(group), spec.ignored_in(group))
+    return found.mask_zyx, merge_labels(label_zyx, spec.classes_in(group), spec.ignored_in(group)), found.grid
+
+
+def _measure(
+    segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef, control: Control
+) -> list[dict[str, Any]]:
+    mask_zyx, reference_zyx, grid = _compared(segmenter, spec, group, scan, lambda _done, _tiles: control.pulse())
     if spec.config.inference.save_masks:
-        write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, like=scan.image)
+        write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", mask_zyx, like=scan.image)
     found_values = measure(
-        found.mask_zyx,
+        mask_zyx,
         reference_zyx,
         segmenter.model.class_count,
-        found.grid.steps_zyx,
+        grid.steps_zyx,
         spec.config.inference.nsd_mm,
         threads=torch.get_num_threads(),
     )

@@ -178,6 +178,18 @@ def measure(
     return tuple({key: metric.compute(pair) for key, metric in METRICS.items()} for pair in pairs)
 
 
+def dsc_of_classes(mask_zyx: Classes, reference_zyx: Classes, class_count: int) -> list[float | None]:
+    """DSC of classes 1 … `class_count` as in `measure`, without the time that surfaces take."""
+    from hpcseg.spec import IGNORED
+
+    known, found = reference_zyx != IGNORED, []
+    for label in range(1, class_count + 1):
+        mine, true = (mask_zyx == label) & known, reference_zyx == label
+        total = int(mine.sum()) + int(true.sum())
+        found.append(2 * int((mine & true).sum()) / total if total else None)
+    return found
+
+
 def _pair(
     mask_zyx: Mask, reference_zyx: Mask, ignored_zyx: Mask | None, spacing_zyx: Steps, nsd_mm: float, threads: int
 ) -> MaskPair:

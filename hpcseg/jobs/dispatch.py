@@ -64,7 +64,9 @@ def _train(
 
             pseudo_labels.label(run.path, spec, control, ranks)
         else:
-            stages.train(run.path, spec, control, submission.reading, ranks)
+            from hpcseg.inference.evaluate import measure_scans
+
+            stages.train(run.path, spec, control, submission.reading, ranks, measure_scans)
         if isinstance(spec, TrainSpec):
             from hpcseg.inference import evaluate
 

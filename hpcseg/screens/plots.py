@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
     look: int  # place among `COLOURS`
     points: Sequence[Point]
-    dotted: bool = False
+    mark: Literal["line", "dot", "ring"] = "line"
 
 
 class Panel(NamedTuple):
@@ -99,10 +99,10 @@ def _legend(runs: Sequence[Curves], colours: bool) -> RenderableType:
         state = f"[{STYLES[line.state]}]{line.state if run.history or not line.phase else line.phase}[/]"
         losses = (last.get("training_loss", line.loss), last.get("validation_loss"))
         cells = ["" if value is None else f"{value:.4f}" for value in losses]
-        cells.append(f"{run.dice[-1][1]:.3f}" if run.dice else "")
+        cells += [f"{points[-1][1]:.3f}" if points else "" for points in (run.dice, run.dsc)]
         rows.append([name, state, f"{len(run.history)}/{run.epochs}", *cells, duration(line.eta_s)])
     found = Table(box=None, padding=(0, 2, 0, 0))
-    names = ("run", "state", "epoch", "loss", "valid.", "Dice", "left")
+    names = ("run", "state", "epoch", "loss", "valid.", "Dice", "DSC", "left")
     for name, column in zip(names, zip(*rows, strict=True), strict=True):
         words = name in {"run", "state"}
         width = 0 if words else max(map(len, (name, *column)))  # where there is little room, names are cut
@@ -115,14 +115,16 @@ def _legend(runs: Sequence[Curves], colours: bool) -> RenderableType:
 def _panels(runs: Sequence[Curves]) -> list[Panel]:
     """Of one run both losses, of several that of validation; Dice where it was measured."""
     if len(runs) == 1:
-        losses = [Series(0, runs[0].loss("training"), dotted=True), Series(0, runs[0].loss("validation"))]
+        losses = [Series(0, runs[0].loss("training"), "dot"), Series(0, runs[0].loss("validation"))]
         title = "loss: training dotted, validation solid" if losses[1].points else "training loss"
     else:
         losses = [Series(look, run.loss("validation") or run.loss("training")) for look, run in enumerate(runs)]
         title = "validation loss" + ("" if all(run.loss("validation") for run in runs) else ", or training loss")
     dice = [Series(look, run.dice) for look, run in enumerate(runs) if run.dice]
+    dsc = [Series(look, run.dsc, "ring") for look, run in enumerate(runs) if run.dsc]
+    shares = "Dice of validation patches" + ("; o: DSC of whole scans" if dsc else "")
     scale: Literal["log", "linear"] = "log" if all(value > 0 for one in losses for _, value in one.points) else "linear"
-    return [Panel(title, losses, scale), *([Panel("Dice of validation patches", dice, "share")] if dice else [])]
+    return [Panel(title, losses, scale), *([Panel(shares, [*dice, *dsc], "share")] if dice else [])]
 
 
 def _plot(panel: Panel, width: int, height: int, colours: bool) -> str:
@@ -134,11 +136,12 @@ def _plot(panel: Panel, width: int, height: int, colours: bool) -> str:
     plot.plotsize(width, height)
     plot.title(panel.title)
     points = [point for one in panel.series for point in one.points]
-    for look, found, dotted in panel.series:
+    for look, found, mark in panel.series:
         if found:
-            mark = ("·" if dotted else "braille") if colours else LETTERS[look].upper() if dotted else LETTERS[look]
-            draw = plot.scatter if dotted or len(found) == 1 else plot.plot
-            draw(*zip(*found, strict=True), color=COLOURS[look], marker=mark)
+            letter = {"line": LETTERS[look], "dot": LETTERS[look].upper(), "ring": "o"}[mark]
+            marker = {"line": "braille", "dot": "·", "ring": "o"}[mark] if colours else letter
+            draw = plot.plot if mark == "line" and len(found) > 1 else plot.scatter
+            draw(*zip(*found, strict=True), color=COLOURS[look], marker=marker)
     last = max((epoch for epoch, _ in points), default=1)
     plot.xlim(1, max(last, 2))
     plot.xticks(sorted({1 + round((max(last, 2) - 1) * share / 4) for share in range(5)}))

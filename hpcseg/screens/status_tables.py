@@ -97,7 +97,9 @@ def _cells(line: RunStatus) -> tuple[str, ...]:
     share = f"{line.step}/{line.steps}" if line.steps else ""
     progress = f"{line.phase} {share}".strip()
     if line.state == "done":
-        progress = "" if line.dsc is None else f"DSC {line.dsc:.3f}"
+        progress = ""
+    if line.dsc is not None:
+        progress = f"{progress}, DSC {line.dsc:.3f}".removeprefix(", ")
     loss = "" if line.loss is None else f"{line.loss:.4f}"
     return line.stage, line.id, line.state, progress, loss, "" if line.dice is None else f"{line.dice:.3f}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hpcseg.runs.selection import runs_of, select_runs
 from hpcseg.runs.states import read_states
 from hpcseg.runs.status import RunStatus, line_of
 from hpcseg.spec import PretrainSpec, TrainSpec
-from hpcseg.training.history import mean_dice, read_history
+from hpcseg.training.history import class_mean, read_history
 
 TRAINS = {"pretrain", "train"}
 Point = tuple[int, float]  # epoch from 1, value
@@ -44,10 +44,15 @@ class Curves:
     @property
     def dice(self) -> list[Point]:
         """Mean of the classes in validation minibatches."""
-        return self._means(mean_dice)
+        return self._means("validation_dice")
 
-    def _means(self, mean: Callable[[dict[str, Any]], float | None]) -> list[Point]:
-        return [(line["epoch"], value) for line in self.history if (value := mean(line)) is not None]
+    @property
+    def dsc(self) -> list[Point]:
+        """Mean of the classes in whole validation scans, of the epochs in which they were measured."""
+        return self._means("validation_dsc")
+
+    def _means(self, key: str) -> list[Point]:
+        return [(line["epoch"], value) for line in self.history if (value := class_mean(line, key)) is not None]
 
 
 def read_curves(runs_root: Path, names: Sequence[str] = ()) -> tuple[list[Curves], bool]:

@@ -45,7 +45,7 @@ def cut_history(run: Path, epochs: int) -> None:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Lines of history.jsonl, [] where there is none; one that is damaged is left out with a note."""
     lines = json_lines(path)
-    kinds = {"epoch": int, "validation_dice": list | None} | dict.fromkeys(
+    kinds = {"epoch": int, **dict.fromkeys(("validation_dice", "validation_dsc"), list | None)} | dict.fromkeys(
         ("training_loss", "validation_loss"), int | float | None
     )
     sound = [line for line in lines if all(isinstance(line.get(key), kind) for key, kind in kinds.items())]
@@ -54,9 +54,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return [*{line["epoch"]: line for line in sound}.values()]  # one that stands twice counts once
 
 
-def mean_dice(record: Mapping[str, Any]) -> float | None:
-    """Of the foreground classes in the validation minibatches; None where none was measured."""
-    known = [value for value in record.get("validation_dice") or () if value is not None]
+def class_mean(record: Mapping[str, Any], key: str) -> float | None:
+    """Mean of the foreground classes that have a value, of "validation_dice" (of minibatches) or "validation_dsc" (of
+    whole scans); None where none was measured."""
+    known = [value for value in record.get(key) or () if value is not None]
     return statistics.fmean(known) if known else None
 
 
@@ -78,9 +79,9 @@ def epoch_line(
     parts = [f"{name} {value:.4f}" for name, value in record["losses"].items()]
     if record["validation_loss"] is not None:
         parts.append(f"validation {record['validation_loss']:.4f}")
-    if "validation_dice" in record:
-        values = ["–" if value is None else f"{value:.3f}" for value in record["validation_dice"]]
-        parts.append(f"Dice {' '.join(values)}")
+    for name, key in {"Dice": "validation_dice", "DSC of whole scans": "validation_dsc"}.items():
+        values = ["–" if value is None else f"{value:.3f}" for value in record.get(key) or ()]
+        parts += [f"{name} {' '.join(values)}"] if values else []
     parts.append(f"rate {record['learning_rate']:.3g}")
     parts += [f"{seconds:.1f} s"] if seconds is not None else []
     parts += [f"{duration(left_s)} left"] if left_s is not None else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, RUN_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.deferred import DeferredLosses, StopFlag
-from hpcseg.training.history import append_record, cut_history, epoch_line, epoch_record, mean_dice
+from hpcseg.training.history import append_record, class_mean, cut_history, epoch_line, epoch_record
 from hpcseg.training.schedule import Schedule
 from hpcseg.training.task import Task
 from hpcseg.training.update import restore_optimizer
@@ -51,7 +51,28 @@ class Progress:
     rank_seconds: float = 0.0  # the same, times the ranks of each
 
 
-def fit(task: Task, run: Path, control: Control, config: TrainingConfig, digest: str = "") -> Progress:
+@dataclass(frozen=True)
+class Watching:
+    """What watches a training, and changes nothing of it.
+
+    Attributes:
+        measure: called with each epoch, from 0, after its validation; returns what `history.jsonl` gets of it.
+    """
+
+    measure: Callable[[int], dict[str, Any]] = lambda epoch: {}
+
+
+UNWATCHED = Watching()
+
+
+def fit(
+    task: Task,
+    run: Path,
+    control: Control,
+    config: TrainingConfig,
+    digest: str = "",
+    watching: Watching = UNWATCHED,
+) -> Progress:
     """Train until the task's epochs are done or the early stop ends it; `progress.best_weights` is the result.
 
     Checkpoints are saved with `digest`, that of `run.json`, and only those are taken up that have the same or none.
@@ -84,10 +105,12 @@ def fit(task: Task, run: Path, control: Control, config: TrainingConfig, digest:
                 _require_finite(validation, "validation", task, progress.epoch, task.steps)
             progress.ended = schedule.on_epoch_end(means, validation)
             _keep_best(task, progress, config, schedule.watched)
-            measured = task.measure(progress.epoch)
+            measured = task.measure(progress.epoch) | watching.measure(progress.epoch)
             task.on_epoch_end(progress.epoch, means)
             record = epoch_record(progress.epoch, means, validation, schedule.rate, measured)
-            control.validated(mean_dice(record))
+            control.validated(class_mean(record, "validation_dice"))
+            if (dsc := class_mean(record, "validation_dsc")) is not None:
+                control.measured(dsc)
             if task.ranks.leads:
                 append_record(run, record)
                 print(epoch_line(record, task.epochs, time.monotonic() - began, control.eta_s), flush=True)

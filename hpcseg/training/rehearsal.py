@@ -119,7 +119,7 @@ def rehearse(
 def shortened(spec: PretrainSpec | TrainSpec, epochs: int, steps: int) -> PretrainSpec | TrainSpec:
     """The specification with at most so many epochs and steps, saved after every epoch."""
     config = spec.config
-    often = {"validation_steps": 1, "checkpoint_epochs": 1}
+    often = {"validation_steps": 1, "checkpoint_epochs": 1, "dsc_epochs": 0}
     parts: dict[str, Any] = {"training": config.training.model_copy(update=often), "autoencoder": config.autoencoder}
     for name, part in parts.items():
         lengths = {"epochs": min(epochs, part.epochs), "steps": min(steps, part.steps)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import choose_kernels
-from hpcseg.training.loop import Progress, fit
+from hpcseg.training.loop import Progress, Watching, fit
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
 from hpcseg.training.pretrained import start_weights
@@ -24,6 +25,8 @@ from hpcseg.training.strategy import strategy_of
 from hpcseg.training.task import Inputs, Task
 from hpcseg.training.tasks import AutoencoderTask
 
+MeasureScans = Callable[[TrainedModel, TrainSpec, Control, Ranks], list[float | None] | None]
+
 
 def train(
     run: Path,
@@ -31,6 +34,7 @@ def train(
     control: Control,
     reading: Reading = AS_IT_COMES,
     ranks: Ranks = ALONE,
+    measure: MeasureScans | None = None,
 ) -> None:
     """Train an autoencoder, or a network by its strategy, and leave it in `model.pt`; what is trained is left as it is.
 
@@ -40,6 +44,8 @@ def train(
         control: shows how far it is, and asks to stop.
         reading: how its stores are read.
         ranks: who trains together.
+        measure: gives the DSC of each class in whole validation scans, every `training.dsc_epochs` epochs; None where
+            the job was asked to stop meanwhile.
 
     Raises:
         BadInput: the model that training begins with is missing, damaged, or another one than when it was planned.
@@ -87,7 +93,15 @@ def train(
             models = [root / path for path in spec.pretrained]
             task = strategy_of(config).task(replace(inputs, classes=max(len(spec.classes), 1), pretrained=models))
         chosen = choose_kernels(run, task, control)
-        progress = fit(task, run, control, config.training, spec_digest(spec))
+
+        def measured(epoch: int) -> dict[str, Any]:
+            every = config.training.dsc_epochs
+            if measure is None or isinstance(spec, PretrainSpec) or not every or (epoch + 1) % every:
+                return {}
+            dsc = measure(TrainedModel.of(spec, window, task.kept.state_dict()), spec, control, ranks)
+            return {} if dsc is None else {"validation_dsc": dsc}
+
+        progress = fit(task, run, control, config.training, spec_digest(spec), Watching(measured))
     if ranks.leads:
         if isinstance(spec, PretrainSpec):
             made: dict[str, Any] = {"strategy": config.strategy} if spec.level is None else {"level": spec.level}

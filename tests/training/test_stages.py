@@ -15,7 +15,7 @@ import torch
 
 from hpcseg.errors import Interrupted, TrainingError
 from hpcseg.files import read_json, write_text
-from hpcseg.inference.evaluate import evaluate
+from hpcseg.inference.evaluate import evaluate, measure_scans
 from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, MODEL_FILE, PREVIOUS_FILE, RUN_FILE
 from hpcseg.results.collection import Result
 from hpcseg.results.freshness import mixture
@@ -23,6 +23,7 @@ from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel, new_network
+from hpcseg.training.ranks import ALONE
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from hpcseg.version import code_version
@@ -75,6 +76,32 @@ def test_interrupted_run_ends_bit_identical(
         train_in_parts(parts, spec, stops)
         assert same_weights(whole, parts), stops
         assert (whole / HISTORY_FILE).read_text() == (parts / HISTORY_FILE).read_text()
+
+
+def test_whole_scans_are_measured_as_at_the_end_and_nothing_else_changes(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+) -> None:
+    plain, watched = new_run("plain"), new_run("watched")
+    learning = SMALL["training"] | {"select": "last", "average": 0.5}
+    train(plain, train_spec(training=learning), Control(plain))
+    spec = train_spec(training=learning | {"dsc_epochs": 2})
+    with pytest.raises(Interrupted):
+        train(watched, spec, StopAfter(watched, 9), measure=measure_scans)  # within the epoch after the measurement
+    train(watched, spec, Control(watched), measure=measure_scans)
+    assert same_weights(plain, watched)
+    lines = [[json.loads(line) for line in (run / HISTORY_FILE).read_text().splitlines()] for run in (plain, watched)]
+    (dsc,) = [line.pop("validation_dsc") for line in lines[1] if "validation_dsc" in line]
+    assert [line | {"seal": ""} for line in lines[0]] == [line | {"seal": ""} for line in lines[1]]
+    random = torch.get_rng_state()
+    done = measure_scans(TrainedModel.load(watched), spec, Control(watched), ALONE)
+    assert torch.equal(torch.get_rng_state(), random)
+    evaluate(watched, spec, Control(watched))
+    scores = [score["dsc"] for score in read_json(watched / "result.json")["sets"]["validation"]]
+    assert done == [sum(scores) / 2]
+    assert len(dsc) == 1 and 0 <= dsc[0] <= 1
+    stopped = Control(plain)
+    stopped.ask_to_stop()
+    assert measure_scans(TrainedModel.load(plain), spec, stopped, ALONE) is None
 
 
 def test_same_specification_gives_the_same_weights_and_another_seed_others(

@@ -1,4 +1,4 @@
-"""Learning curves: losses and the Dice of validation patches by epoch."""
+"""Learning curves: losses, the Dice of validation patches and the DSC of whole scans by epoch."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class _Measure:
 
 _LOSS = _Measure("Loss", {kind: f"{kind}_loss" for kind in LINES}, 1.5, log=True)
 _DICE = _Measure("Dice of patches", {"validation": "validation_dice"}, 1.1)
+_DSC = _Measure("DSC of whole scans", {"validation": "validation_dsc"}, 1.1)
 
 
 def draw_learning(definition: FigureDefinition, collection: Collection) -> Figure | str:
@@ -74,7 +75,7 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
     labels = labels_of(definition, collection)
     known = sort_axis(column for _, column in histories)
     rows, columns = (sort_axis(key[at] for key, found in histories.items() if any(found)) for at in (0, 1))
-    measures = [measure for measure in (_LOSS, _DICE) if measure.values(histories)]
+    measures = [measure for measure in (_LOSS, _DICE, _DSC) if measure.values(histories)]
     across = min(4, len(rows))
     down = math.ceil(len(rows) / across)
     width = style.COLUMN if across == 1 else style.PAGE
@@ -113,7 +114,7 @@ def _dress(axes: Axes, measure: _Measure, *, first: bool, last: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     style.set_scale(axes, log=measure.log)
     axes.tick_params(labelleft=first, labelbottom=last)
-    if measure is _DICE:
+    if not measure.log:
         axes.set_ylim(0, 1)
     if first:
         axes.set_ylabel(measure.title)
