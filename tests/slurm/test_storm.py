@@ -163,7 +163,7 @@ class Study:
             return condition()
 
         try:
-            self.cluster.wait(holds, 240)
+            self.cluster.wait(holds)
         except TimeoutError as error:
             self.fail(str(error))
 
