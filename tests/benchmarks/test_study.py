@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from hpcseg.files import read_json
+from hpcseg.inference.metrics import DSC
 from hpcseg.results.archive import portable
 from hpcseg.results.collect import collect
 from hpcseg.results.export import make_tables
@@ -41,6 +43,22 @@ def test_the_tables_are_those_of_the_records(sweep: str) -> None:
     for table in make_tables(collect(RECORDS, sweep)):
         path = versus.STUDY / "tables" / sweep / f"{table.definition.name}-list.md"
         assert path.read_text(encoding="utf-8") == to_list(table), "make study-tables"
+
+
+def test_the_numbers_beside_the_demonstration_s_picture_are_those_of_its_records() -> None:
+    """Of the case and the fold that the picture shows, then of all of them: each row of a column, then the next."""
+    demo = collect(RECORDS, "demo")
+    (table,) = make_tables(demo)
+    shown = {
+        (run.config["labelled"], run.config["strategy"]): run.result.by_case("test", DSC)["test_003"][0]
+        for run in demo.runs
+        if run.result is not None and run.config["fold"] == 0
+    }
+    places = [(n, strategy) for n in (2, 4) for strategy in ("baseline", "transfer", "multitask")]
+    numbers = [shown[place] for place in places] + [table.mean(("test", *place)) for place in places]
+    caption = re.search(r"^\*Made by `make demo`.*?\*$", study.TEXTS[0].read_text(encoding="utf-8"), re.M | re.S)
+    assert caption is not None
+    assert re.findall(r"0\.\d{3}", caption[0]) == [f"{number:.3f}" for number in numbers]
 
 
 def test_the_comparison_with_nnunet_is_that_of_its_records() -> None:
