@@ -128,7 +128,7 @@ def add_costs(entries: Sequence[Entry]) -> list[Cost]:
     for entry in entries:
         groups.setdefault((entry.stage, entry.strategy), []).append(entry)
     pretraining = {entry.id: entry.gpu_hours for entry in entries if entry.stage == "pretrain"}
-    columns = sort_axis(strategy for _, strategy in groups)
+    columns = ("", *sort_axis(strategy for _, strategy in groups if strategy))
     costs = []
     for stage, strategy in sorted(groups, key=lambda key: (STAGES.index(key[0]), columns.index(key[1]))):
         found = groups[stage, strategy]

@@ -54,15 +54,22 @@ def axis_value(definition: TableDefinition, run: Run, place: Place, key: str) ->
 
 
 def sort_axis(values: Iterable[Axis]) -> tuple[Axis, ...]:
-    """Distinct values as a table orders them: numbers by size, then "all"; strategies as the paper; others as met."""
-    distinct, ranks = list(dict.fromkeys(values)), [*strategies()]
+    """Distinct values as a table orders them: numbers by size, then "all"; strategies as the paper; others as met.
+
+    Where only some are names of strategies, as among the names of grids, all stand as met.
+
+    >>> sort_axis(["masked", "baseline", "all", 4, 2]), sort_axis(["plain", "masked", "baseline"])
+    ((2, 4, 'baseline', 'masked', 'all'), ('plain', 'masked', 'baseline'))
+    """
+    distinct, ranks = list(dict.fromkeys(values)), strategies()
+    order: list[Axis] = [value for value in distinct if not isinstance(value, int | float) and value != "all"]
+    if all(word in ranks for word in order):
+        order = [*ranks]
 
     def place(value: Axis) -> tuple[int, float]:
         if isinstance(value, int | float):
             return 0, float(value)
-        if value in ranks:
-            return 1, ranks.index(str(value))
-        return (3, 0) if value == "all" else (2, distinct.index(value))
+        return (2, 0) if value == "all" else (1, order.index(value))
 
     return tuple(sorted(distinct, key=place))
 
