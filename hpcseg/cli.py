@@ -5,42 +5,62 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
-from hpcseg.commands import data, init, keys, models, results, runs, sweeps
+from hpcseg.commands import data, doctor, init, keys, models, results, runs, sweeps
 from hpcseg.errors import HpcsegError
 from hpcseg.screens import terminal
 
 app = typer.Typer(
     name="hpcseg",
-    help="Train 3D segmentation networks when few volumes are labelled and many are not.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-for command in (
-    data.phantom,
-    data.pack,
-    data.inspect,
-    init.init,
-    keys.keys,
-    sweeps.sweeps,
-    sweeps.sweep,
-    runs.status,
-    runs.watch,
-    runs.logs,
-    runs.cancel,
-    runs.retry,
-    results.collect,
-    results.report,
-    models.train,
-    models.rehearse,
-    models.segment,
-):
-    app.command()(command)
+COMMANDS: dict[Callable[..., None], str] = {  # in the order of a study, each with an example for its help
+    data.phantom: "hpcseg phantom data/Phantoms --training 12 --test 4",
+    data.pack: "hpcseg pack data/Task03_Liver --to liver.h5 --spacing 1.5 --foreground 1,2",
+    data.inspect: "hpcseg inspect data/Task03_Liver --png pictures",
+    init.init: "hpcseg init scans --write-dataset --to study.toml",
+    keys.keys: "hpcseg keys '*rate*'",
+    sweeps.sweeps: "hpcseg sweeps paper",
+    sweeps.sweep: "hpcseg sweep demo --data data --set labelled=2 --set fold=0 --plan",
+    runs.status: "hpcseg status demo --watch",
+    runs.watch: "hpcseg watch baseline-n2-f0",
+    runs.logs: "hpcseg logs baseline-n2-f0 --follow",
+    runs.cancel: "hpcseg cancel 'baseline-*'",
+    runs.retry: "hpcseg retry demo --cause memory",
+    results.collect: "hpcseg collect demo --metric hd95 --against paper",
+    results.report: "hpcseg report demo --to report.html",
+    models.train: "hpcseg train demo --set strategy=baseline --set labelled=2 --set fold=0",
+    models.rehearse: "hpcseg rehearse baseline-n2-f0 --interruptions 3",
+    models.segment: "hpcseg segment model.pt scans/ --to masks --skip-existing",
+    doctor.doctor: "hpcseg doctor --runs /scratch/runs",
+}
+for command, example in COMMANDS.items():
+    app.command(epilog=f"Example:  {example}")(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hpcseg.version import code_version
+
+        print("hpcseg", *code_version().values())
+        raise typer.Exit
+
+
+@app.callback(epilog="Example:  hpcseg phantom data/Phantoms; hpcseg sweep demo; hpcseg collect")
+def _hpcseg(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version; end.")
+    ] = False,
+) -> None:
+    """Train 3D segmentation networks when few volumes are labelled and many are not."""
 
 
 def main() -> None:

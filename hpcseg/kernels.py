@@ -27,7 +27,7 @@ def run_on(device: torch.device) -> bool:
     if device.type != "cuda" or torch.compiler.is_compiling() or _torch_alone.get():
         return False
     here = device.index is None or device.index == torch.cuda.current_device()  # where Triton launches
-    return here and _triton_works()
+    return here and triton_works()
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def torch_alone(wanted: bool = True) -> Iterator[None]:
 
 
 @cache
-def _triton_works() -> bool:
+def triton_works() -> bool:
     """Whether Triton can launch here: it takes a C compiler and Python's headers besides the GPU."""
     if importlib.util.find_spec("triton") is None:
         return False

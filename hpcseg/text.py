@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,15 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def standing(states: Mapping[str, int]) -> str:
+    """How many runs are in each state.
+
+    >>> standing({"done": 4, "running": 1})
+    '4 done, 1 running'
+    """
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """A line for each row, its cells in columns; the last one as it is.
 
@@ -68,6 +78,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
+
+
+def word(value: object) -> str:
+    """A path or a name as a shell takes it.
+
+    >>> word("runs"), word("my runs/a")
+    ('runs', "'my runs/a'")
+    """
+    return shlex.quote(str(value))
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

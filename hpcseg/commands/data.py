@@ -11,6 +11,7 @@ from hpcseg.commands.options import Json
 from hpcseg.errors import BadInput
 from hpcseg.paths import RUN_FILE
 from hpcseg.screens import terminal
+from hpcseg.volumes.datasets import DESCRIPTION
 from hpcseg.volumes.layouts import ENDINGS
 
 
@@ -67,7 +68,12 @@ def pack(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A dataset's folder, a scan, a store, a run directory, or a model.pt.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A dataset's folder, one with datasets in it, a scan, a store, a run directory, or a model.pt."
+        ),
+    ],
     label: Annotated[
         Path | None, typer.Option("--label", help="Of a scan; in a dataset it is found.", metavar="LABEL")
     ] = None,
@@ -115,9 +121,15 @@ def _inspect(path: Path, label: Path | None, png: Path | None, force: bool, work
     if path.is_dir():
         from hpcseg.inspection.foreign import refuse_folder
 
-        refuse_folder(path)
-        from hpcseg.inspection.dataset_findings import inspect_dataset  # takes half a second
+        inside = not (path / DESCRIPTION).is_file() and any(path.glob(f"*/{DESCRIPTION}"))
+        if not inside:
+            refuse_folder(path)
+        from hpcseg.inspection.dataset_findings import inspect_dataset, list_datasets  # takes half a second
 
+        if inside:
+            if png is not None:
+                raise BadInput(f"{path}: holds several datasets; give --png with one of them")
+            return list_datasets(path)
         with terminal.counting("reading scans") as progress:
             return inspect_dataset(
                 path, progress=progress, workers=workers or usable_cores(), pictures=png, force=force

@@ -12,7 +12,7 @@ from hpcseg.inference.metrics import METRICS
 from hpcseg.owners import require_own_ways
 from hpcseg.paths import RESULTS_FOLDER
 from hpcseg.screens import terminal
-from hpcseg.text import counted
+from hpcseg.text import counted, word
 
 if TYPE_CHECKING:
     from hpcseg.results.collection import Collection
@@ -88,7 +88,7 @@ def _archive(collection: Collection, records: Path, *, force: bool) -> None:
     print(f"{records}: {counted(len(done.new), 'new record')}{replaced}, {len(done.same)} as they were")
     if left := len(collection.missing) + len(collection.stale):
         print(f"{left} of {len(collection.runs)} runs have no result yet, or a stale one")
-    print(f"hpcseg collect {collection.sweep} --runs {records} --to DIR makes the tables again")
+    print(f"hpcseg collect {word(collection.sweep)} --runs {word(records)} --to DIR makes the tables again")
 
 
 def report(

@@ -117,14 +117,14 @@ def cancel(pattern: Pattern, runs: Runs = DEFAULT_RUNS) -> None:
 def retry(
     pattern: Pattern,
     cause: Annotated[
-        str, typer.Option(help="Only runs that ended by this: memory, node, python, cuda-memory, disk, input, ...")
+        str, typer.Option(help="Only runs that ended by this: memory, node, python, cuda-memory, disk, input, …")
     ] = "",
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Clear the failure of failed runs, so that they count as stopped; `hpcseg sweep` then goes on with them."""
     from hpcseg.submit.actions import retry as retry_runs
 
-    freed = retry_runs(runs, pattern, cause)
+    freed = retry_runs(runs, pattern, cause, terminal.note)
     _print_ids("cleared", freed)
     if freed:
         print("the next hpcseg sweep submits them again, with whole budgets")

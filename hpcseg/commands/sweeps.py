@@ -15,7 +15,7 @@ from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Over
 from hpcseg.errors import BadInput
 from hpcseg.screens import terminal
 from hpcseg.screens.plans import following, left_out_line, plan_screen
-from hpcseg.text import counted
+from hpcseg.text import counted, standing, word
 
 if TYPE_CHECKING:
     from hpcseg.study.plan import Plan
@@ -113,9 +113,8 @@ def sweep(
     elif not submitted and not outcome.waiting:
         print(f"{made.sweep.name}: nothing to submit; {_standing(outcome, total)}")
     else:
-        print(
-            f"{made.sweep.name}: {submitted} of {total} stages submitted ({backend}); see hpcseg status --runs {runs}"
-        )
+        print(f"{made.sweep.name}: {submitted} of {total} stages submitted ({backend}); ", end="")
+        print(f"see hpcseg status --runs {word(runs)}")
     if outcome.waiting:
         run_id, why = next(iter(outcome.waiting.items()))
         left = len(outcome.waiting)
@@ -141,7 +140,7 @@ def _standing(outcome: Outcome, total: int) -> str:
     counts = Counter(verdict.state for verdict in outcome.verdicts.values())
     if counts.keys() <= {"done", "queued", "running", "requeued"}:
         return f"all {total} stages are done or on their way"
-    return f"of {total} stages " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    return f"of {total} stages {standing(dict(counts.most_common()))}"
 
 
 def _confirm(made: Plan, backend: Backend) -> None:
@@ -169,7 +168,7 @@ def _detach(made: Plan, data: Path, profile: Profile, json: bool) -> None:
     from hpcseg.submit import detach
 
     begun = detach.detach(made, data, profile)
-    name, where = made.sweep.name, f"--runs {made.runs_root}"
+    name, where = word(made.sweep.name), f"--runs {word(made.runs_root)}"
     pools = [str(pid) for pid in detach.pools_of(made)]
     if json:
         terminal.print_json({"submitted": list(begun.submitted), "pools": pools, "log": str(begun.log)})
@@ -200,7 +199,7 @@ def _report_failures(made: Plan, failed: Collection[str], runs: Path) -> None:
     for run_id in failed:
         failure = made.run(run_id).failure()
         if failure is not None:
-            terminal.fail(f"{run_id}: {failure.message} (whole story: hpcseg logs {run_id} --runs {runs})")
+            terminal.fail(f"{run_id}: {failure.message} (whole story: hpcseg logs {run_id} --runs {word(runs)})")
             causes.append(failure.cause)
     if len(failed) > len(causes):
         terminal.note(f"{len(failed) - len(causes)} more stages were not begun or not finished")

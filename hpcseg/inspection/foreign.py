@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES
-from hpcseg.text import listed
+from hpcseg.text import listed, word
 from hpcseg.volumes.datasets import DESCRIPTION
 from hpcseg.volumes.layouts import scans_in
 from hpcseg.volumes.seal import SEAL_BYTES, is_store
@@ -73,16 +73,15 @@ def refuse_folder(folder: Path) -> None:
     """
     if (folder / DESCRIPTION).is_file():
         return
-    datasets = sorted(path.parent.name for path in folder.glob(f"*/{DESCRIPTION}"))
-    if datasets:
-        raise BadInput(f"{folder}: holds the datasets {listed(datasets)}; inspect one of them")
     if any((folder / stage).is_dir() for stage in STAGES):
-        raise BadInput(f"{folder}: a folder of runs; see hpcseg status --runs {folder}, or inspect one run directory")
+        raise BadInput(
+            f"{folder}: a folder of runs; see hpcseg status --runs {word(folder)}, or inspect one run directory"
+        )
     if scans := scans_in(folder):
         names = listed([path.name for path in scans])
         raise BadInput(
             f"{folder}: has no {DESCRIPTION}, but the scans {names}; inspect one of them, "
-            f"or see what hpcseg init {folder} takes them for"
+            f"or see what hpcseg init {word(folder)} takes them for"
         )
     if _has_dicom(folder):
         raise BadInput(f"{folder}: holds DICOM slices; convert the series to NIfTI, as with dcm2niix, and inspect that")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.screens.terminal import table
+from hpcseg.text import word
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MANY_CASES = 40
 _PARTS = ("training", "test", "cases", "scan")
-_LISTED = {*_PARTS, "problems", "warnings", "duplicates", "pictures"}  # in tables or in lines of their own
+_LISTED = {*_PARTS, "datasets", "problems", "warnings", "duplicates", "pictures"}  # in tables or in lines of their own
 
 
 def report_tables(report: dict[str, Any], *, every: bool = False) -> list[Table | str]:
@@ -36,6 +38,9 @@ def report_tables(report: dict[str, Any], *, every: bool = False) -> list[Table 
         rows = sorted(odd, key=lambda row: "problem" not in row["remarks"])[:MANY_CASES]
     if rows:
         found.append(table(rows))
+    if datasets := report.get("datasets"):
+        found.append(table([{key: str(value) for key, value in one.items()} for one in datasets]))
+        found.append(escape(f"every scan of one: hpcseg inspect {word(Path(report['root']) / datasets[0]['folder'])}"))
     return found
 
 

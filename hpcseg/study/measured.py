@@ -14,6 +14,7 @@ import numpy as np
 from hpcseg.errors import BadInput
 from hpcseg.inspection.unprepared import named_patients, patient_groups
 from hpcseg.spec import Spacing
+from hpcseg.text import word
 from hpcseg.volumes.datasets import Dataset, case_groups
 
 _SD_WIDTH = 5.0  # standard deviations between the 0.5 and 99.5 percentiles of a normal distribution
@@ -76,7 +77,7 @@ def read_facts(dataset: Dataset, report: Mapping[str, Any], gpu_gib: float | Non
     if len(cases) < 2 or not labels:
         raise BadInput(
             f"{dataset.root}: {len(filled)} of {len(dataset.training)} labelled cases can be read and have foreground; "
-            f"two are needed, one to learn from and one to measure by; see hpcseg inspect {dataset.root}"
+            f"two are needed, one to learn from and one to measure by; see hpcseg inspect {word(dataset.root)}"
         )
     spacing, shape = (np.median([case[key] for case in cases], axis=0).tolist() for key in ("spacing_zyx", "shape_zyx"))
     ends = np.median([[case["label_intensities"][end] for end in ("0.5", "99.5")] for case in filled], axis=0)

@@ -13,7 +13,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import write_all
 from hpcseg.sections import flatten
 from hpcseg.study.tomlfile import read_toml
-from hpcseg.text import nearest
+from hpcseg.text import nearest, word
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 COST = "Cost"  # begins the paragraph of a header that says what a sweep takes
@@ -116,6 +116,8 @@ def copy_sweep(given: Path, to: Path) -> list[Path]:
             texts.append((copied, text))
     for path, _ in texts:
         if path.exists() or path.is_symlink():
-            raise BadInput(f"{path}: exists, and is not replaced; name another file: hpcseg sweep --copy {given} FILE")
+            raise BadInput(
+                f"{path}: exists, and is not replaced; name another file: hpcseg sweep --copy {word(given)} FILE"
+            )
     write_all(texts)
     return [path for path, _ in texts]

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hpcseg.runs.selection import select_runs
 from hpcseg.runs.states import read_states
 from hpcseg.slurm.commands import cancel_jobs
 from hpcseg.slurm.queue import read_queue
-from hpcseg.text import counted
+from hpcseg.text import counted, standing
 
 CANCEL_WAIT_S = 10.0
 _ENDING = {"COMPLETING", "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL"}
@@ -32,7 +33,8 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
 
     A run that waits is not begun any more, not even by a job that shows up in the queue later. The same sweep can be
     applied again at any time. What another applied sweep has as well is left when a sweep is cancelled, and cancelled
-    when the run itself is named; `note` hears of either, and of nothing else.
+    when the run itself is named; `note` hears of either, and where there is nothing
+    to cancel how the runs stand.
 
     Raises:
         BadInput: no run matches, a process is on another host, or others may write where the runs are.
@@ -42,9 +44,12 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
     is_sweep = pattern in applied_sweeps(runs_root)
     needed = _needed_by_others(runs_root, pattern if is_sweep else "")
     evidence, verdicts, queue = read_states(runs)
+    states = Counter[str](verdict.state for verdict in verdicts.values())
     chosen = [run for run in runs if _may_go_on(evidence[run.id], verdicts[run.id])]
     swept = [sweep_folder(runs_root, pattern)] if is_sweep else []
     require_own_ways(runs_root, [*swept, *(run.path for run in chosen)])
+    if not chosen:
+        note(f"nothing is queued or running: {standing(states)}")
     if is_sweep:
         mark_cancelled(runs_root, pattern)
         _name_shared([run.id for run in chosen if run.id in needed], needed, "left", note)
@@ -126,11 +131,14 @@ def _confirm_cancelled(jobs: Sequence[str]) -> None:
         time.sleep(0.5)
 
 
-def retry(runs_root: Path, pattern: str, cause: str = "") -> list[str]:
+def retry(
+    runs_root: Path, pattern: str, cause: str = "", note: Callable[[str], None] = lambda words: None
+) -> list[str]:
     """Make the matching failed runs count as stopped, with whole budgets; returns their ids.
 
     Nothing is removed: `error.json` becomes `error.N.json`. Applying their sweep submits them. A run of which only
-    another host knows is freed as well. `cause` leaves the runs that ended by it (memory, python, node, ...).
+    another host knows is freed as well. `cause` leaves the runs that ended by it (memory, python, node, ...). Where
+    there is nothing to clear, `note` hears how the runs stand and what to do.
 
     Raises:
         BadInput: no run matches, or others may write where the runs are.
@@ -150,7 +158,23 @@ def retry(runs_root: Path, pattern: str, cause: str = "") -> list[str]:
             freed.append(run.id)
         elif verdict.state == "lost":  # is free already
             freed.append(run.id)
+    if not freed:
+        note(_nothing_to_clear(verdicts, cause))
     return freed
+
+
+def _nothing_to_clear(verdicts: Mapping[str, Verdict], cause: str) -> str:
+    """Why no failure was cleared, and what to do instead. Pure."""
+    states = Counter[str](verdict.state for verdict in verdicts.values())
+    causes = Counter(verdict.cause for verdict in verdicts.values() if verdict.state == "failed")
+    if cause and causes:
+        ended = ", ".join(f"{name or 'unknown'} ({count})" for name, count in causes.most_common())
+        return f"no run ended by {cause!r}; those that failed ended by: {ended}; leave out --cause for all of them"
+    if states.keys() <= {"done"}:
+        return f"no run has failed: {standing(states)}; hpcseg collect makes tables of them"
+    if states.keys() <= {"done", "queued", "running", "requeued"}:
+        return f"no run has failed: {standing(states)}; hpcseg status --watch shows how they go on"
+    return f"no run has failed: {standing(states)}; the same hpcseg sweep goes on with what is left"
 
 
 def _terminate(run: RunDir, heartbeat: Heartbeat) -> None:

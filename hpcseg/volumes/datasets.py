@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.files import is_file, read_json
 from hpcseg.spec import CaseRef
-from hpcseg.text import listed
+from hpcseg.text import listed, word
 from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_empty, with_channel
 
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
@@ -76,7 +76,9 @@ def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
     """
     path = root / DESCRIPTION
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; give a folder in MSD or nnU-Net layout, or look with hpcseg init {root}")
+        raise BadInput(
+            f"{path}: no such file; give a folder in MSD or nnU-Net layout, or look with hpcseg init {word(root)}"
+        )
     description = read_json(path)
     if not isinstance(description, dict):
         raise BadInput(f"{path}: must hold an object ({{...}}), as in MSD or nnU-Net datasets")

@@ -11,12 +11,26 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.inspection.dataset_findings import inspect_dataset
+from hpcseg.inspection.dataset_findings import inspect_dataset, list_datasets
+from hpcseg.screens.inspection import report_tables
 
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = nib.nifti1.load(path)
     return np.asanyarray(image.dataobj), image.affine
+
+
+def test_datasets_inside_a_folder_are_listed(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "my data" / "Broken").mkdir(parents=True)
+    (tmp_path / "my data" / "Tiny").symlink_to(tiny_dataset)
+    (tmp_path / "my data" / "Broken" / "dataset.json").write_text("[]")
+    found = list_datasets(tmp_path / "my data")
+    assert found["datasets"] == [
+        {"folder": "Tiny", "layout": "MSD", "modality": "CT", "training": 6, "test": 2, "labels": "1 ball, 2 core"}
+    ]
+    (problem,) = found["problems"]
+    assert "Broken/dataset.json: must hold an object" in problem
+    assert report_tables(found)[-1] == f"every scan of one: hpcseg inspect '{tmp_path}/my data/Tiny'"
 
 
 def test_a_good_dataset(tiny_dataset: Path) -> None:

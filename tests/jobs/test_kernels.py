@@ -36,7 +36,7 @@ def pretraining(plan_study: Callable[..., Plan]) -> RunDir:
 def test_a_stage_runs_with_the_kernels_that_its_job_says(
     recorded: Kernels | None, own: bool, by_hand: bool, pretraining: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "_triton_works", lambda: True)  # it asks the GPU
+    monkeypatch.setattr(kernels, "triton_works", lambda: True)  # it asks the GPU
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # which would outlive the test
     found: list[bool] = []
     monkeypatch.setattr(stages, "train", lambda *_: found.append(kernels.run_on(torch.device("cuda"))))

@@ -155,6 +155,9 @@ def test_retry_frees_failed_runs_by_cause(plan: Plan) -> None:
         second.id: "failed",
     }
     assert retry(plan.runs_root, "study") == [second.id]
+    notes: list[str] = []
+    assert retry(plan.runs_root, "study", note=notes.append) == []
+    assert "no run has failed: " in notes[0] and "the same hpcseg sweep goes on" in notes[0]
     assert (second.path / "error.1.json").exists()
 
 

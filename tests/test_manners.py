@@ -1,0 +1,46 @@
+"""What every command does alike: help with an example that it takes, -h, the version, completion."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+import hpcseg
+from hpcseg.cli import COMMANDS, app
+
+NAMES = [command.__name__ for command in COMMANDS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_ends_with_an_example_that_the_command_takes(name: str) -> None:
+    done = CliRunner().invoke(app, [name, "-h"])
+    assert done.exit_code == 0 and "Usage: " in done.stdout
+    (example,) = re.findall(r"^ *Example: +(hpcseg (?:.|\n)*)", done.stdout, re.MULTILINE)
+    own, command, *arguments = shlex.split(" ".join(example.split()))
+    assert (own, command) == ("hpcseg", name)
+    typer.main.get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]  # a group
+
+
+def test_the_version_is_said() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.startswith(f"hpcseg {hpcseg.__version__}")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # This process' shell is unknown: the variables are those that the shells' scripts set.
+    words = {"_TYPER_COMPLETE_ARGS": "hpcseg swe", "COMP_WORDS": "hpcseg swe", "COMP_CWORD": "1"}
+    fish = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    variables = {"_HPCSEG_COMPLETE": f"complete_{shell}", **words, **fish}
+    done = CliRunner().invoke(app, [], prog_name="hpcseg", env=variables)
+    assert "sweep" in done.stdout and "sweeps" in done.stdout and "segment" not in done.stdout
+
+
+def test_every_command_is_in_the_readme_or_the_docs() -> None:
+    root = Path(__file__).parents[1]
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in [root / "README.md", *root.glob("docs/*.md")])
+    assert [name for name in NAMES if not re.search(rf"hpcseg {name}\b", texts)] == []
