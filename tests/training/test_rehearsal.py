@@ -91,7 +91,8 @@ def test_a_pretraining_is_rehearsed_too(
     done = rehearse(
         run, epochs=2, steps=steps, interruptions=count, progress=lambda step, steps, _: heard.append((step, steps))
     )
-    assert done.difference is None and done.steps == 2 * steps and len(done.interruptions) == count
+    assert done.difference is None and done.steps == 2 * steps
+    assert count / 2 <= len(done.interruptions) <= count  # where a signal comes late, those of the next steps are past
     assert all(0 < step <= total == 4 * steps for step, total in heard)
     assert list(run.iterdir()) == [run / RUN_FILE]
 
