@@ -18,6 +18,7 @@ from hpcseg.config.data import AugmentationConfig, DataConfig, Labels, Pair, Pat
 from hpcseg.config.training import (
     AutoencoderConfig,
     InferenceConfig,
+    LoggingConfig,
     NetworkConfig,
     TrainingConfig,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "DataConfig",
     "InferenceConfig",
     "Labels",
+    "LoggingConfig",
     "NetworkConfig",
     "Pair",
     "PatchesConfig",
@@ -67,6 +69,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     inference: InferenceConfig = InferenceConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @field_validator("labelled", mode="before")
     @classmethod

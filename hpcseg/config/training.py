@@ -236,3 +236,23 @@ class InferenceConfig(Section):
         unit="mm",
         source="ours: FLARE's for the liver; smaller organs need less, a hippocampus 1 mm",
     )
+
+
+class LoggingConfig(Section):
+    """Loggers of other packages that get every epoch's numbers beside `history.jsonl`; no part of a run's identity."""
+
+    tensorboard: bool = key(
+        False,
+        "TensorBoard's event files in the folder tensorboard/ of each run; needs hpcseg[tensorboard]",
+        source="ours: for who has it open all day",
+    )
+    mlflow: str = key(
+        "",
+        'tracking URI of MLflow: a server, or a folder by its absolute path; "": none; needs hpcseg[mlflow]',
+        source="ours: as tensorboard",
+    )
+    wandb: Literal["", "offline"] = key(
+        "",
+        'Weights & Biases: an offline run in wandb/ of each run, for wandb sync; "": none; needs hpcseg[wandb]',
+        source="ours: as tensorboard; nodes of a cluster often reach nothing",
+    )

@@ -105,7 +105,7 @@ def relevant(config: RunConfig) -> dict[str, Any]:
 
     Left out: `data` and the geometry of preprocessing (they enter as cases and pack), which model it begins with
     (likewise), what the strategy or another key leaves unused, and what changes no mask (`inference.save_masks`,
-    `inference.nsd_mm`, `training.checkpoint_epochs`, `training.dsc_*`).
+    `inference.nsd_mm`, `training.checkpoint_epochs`, `training.dsc_*`, `logging`).
     """
     strategy = strategy_of(config)
     unused = strategy.unused(config)

@@ -28,6 +28,7 @@ from hpcseg.submit.outdated import changed_since
 from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, resolve
 from hpcseg.submit.record import record, write_intents, written_folders
 from hpcseg.submit.slots import Claimed, Notify, Pool, visible_gpus
+from hpcseg.training.loggers import require_loggers
 from hpcseg.training.strategy import check_shares
 
 ENDING_WAIT_S = 60.0
@@ -122,11 +123,11 @@ def resolved_for(plan: Plan, profile: LocalProfile) -> LocalProfile:
 
 def check_new(plan: Plan, ranks: Callable[[str], int]) -> None:
     """Look at what is to be submitted before anything is written: the headers of all scans that are to be packed, and
-    whether every run that is to train can be shared by the ranks that a job of its stage has.
+    whether every run that is to train can be shared by the ranks that a job of its stage has, and has its loggers.
 
     Raises:
         BadInput: a scan is bad, the message names the file and the remedy; or a minibatch has fewer patches than there
-            are ranks.
+            are ranks; or the package of a logger is missing.
     """
     for spec in (planned.spec for planned in plan.stages.values() if planned.to_submit):
         if isinstance(spec, PackSpec):
@@ -135,6 +136,7 @@ def check_new(plan: Plan, ranks: Callable[[str], int]) -> None:
             check_cases(spec)
         else:
             check_shares(spec, ranks(spec.stage))
+            require_loggers(spec.config.logging)
 
 
 def claim(plan: Plan, run_ids: list[str], submission: Callable[[str], Submission]) -> list[str]:

@@ -57,9 +57,11 @@ class Watching:
 
     Attributes:
         measure: called with each epoch, from 0, after its validation; returns what `history.jsonl` gets of it.
+        log: called by rank 0 with what `history.jsonl` got of an epoch.
     """
 
     measure: Callable[[int], dict[str, Any]] = lambda epoch: {}
+    log: Callable[[Mapping[str, Any]], None] = lambda record: None
 
 
 UNWATCHED = Watching()
@@ -113,6 +115,7 @@ def fit(
                 control.measured(dsc)
             if task.ranks.leads:
                 append_record(run, record)
+                watching.log(record)
                 print(epoch_line(record, task.epochs, time.monotonic() - began, control.eta_s), flush=True)
             progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
             if progress.epoch % config.checkpoint_epochs == 0 or progress.ended or progress.epoch == task.epochs:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpcseg.config import LoggingConfig
 from hpcseg.errors import BadInput, HpcsegError, Interrupted, TrainingError
 from hpcseg.files import write_text
 from hpcseg.heartbeat import read_heartbeat
@@ -124,7 +125,7 @@ def shortened(spec: PretrainSpec | TrainSpec, epochs: int, steps: int) -> Pretra
     for name, part in parts.items():
         lengths = {"epochs": min(epochs, part.epochs), "steps": min(steps, part.steps)}
         parts[name] = part.model_copy(update=lengths)
-    return spec.model_copy(update={"config": config.model_copy(update=parts)})
+    return spec.model_copy(update={"config": config.model_copy(update=parts | {"logging": LoggingConfig()})})
 
 
 class _Play:

@@ -15,6 +15,7 @@ from hpcseg.spec import AS_IT_COMES, PretrainSpec, Reading, SourceRef, TrainSpec
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import choose_kernels
+from hpcseg.training.loggers import Loggers
 from hpcseg.training.loop import Progress, Watching, fit
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import pick_device
@@ -101,7 +102,9 @@ def train(
             dsc = measure(TrainedModel.of(spec, window, task.kept.state_dict()), spec, control, ranks)
             return {} if dsc is None else {"validation_dsc": dsc}
 
-        progress = fit(task, run, control, config.training, spec_digest(spec), Watching(measured))
+        loggers = Loggers(run, spec)
+        stack.callback(loggers.close)
+        progress = fit(task, run, control, config.training, spec_digest(spec), Watching(measured, loggers.log))
     if ranks.leads:
         if isinstance(spec, PretrainSpec):
             made: dict[str, Any] = {"strategy": config.strategy} if spec.level is None else {"level": spec.level}
