@@ -154,6 +154,7 @@ def bars(patience_s: float = 0.0) -> Iterator[Progress]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
     from rich.text import Text
 
     class TimeLeft(TimeRemainingColumn):
@@ -165,7 +166,7 @@ def bars(patience_s: float = 0.0) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeLeft(),
+        TimeLeft(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[says]}"),
     )
     on_screen = console(stderr=True)
