@@ -47,6 +47,7 @@ def pack(
 ) -> None:
     """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
     from hpcseg.host import usable_cores
+    from hpcseg.inspection.foreign import require_dataset
     from hpcseg.study.catalogue import dataset_pack
     from hpcseg.study.keys import parse_config
     from hpcseg.volumes import packing
@@ -56,6 +57,7 @@ def pack(
         raise BadInput(f"{to}: exists, and is no store of hpcseg, so that it is not replaced; give another name")
     if to.exists() and not force:
         raise BadInput(f"{to}: exists; give another name or --force to replace it")
+    require_dataset(dataset)
     settings = [f"preprocessing.spacing={f'[{spacing}]' if ',' in spacing else spacing}"]
     settings += [f"data.foreground=[{foreground}]", f"preprocessing.isotropic={str(not anisotropic).lower()}"]
     settings += [f"preprocessing.codec={codec}"]
@@ -92,7 +94,7 @@ def inspect(
     from hpcseg.screens.inspection import report_tables
 
     if label is not None and not path.name.endswith(ENDINGS):
-        raise BadInput(f"--label {label}: belongs to a scan, and {path} is none")
+        raise BadInput(f"--label {label}: belongs to a scan, and {path} is none; leave it out")
     report = _inspect(path, label, png, force, workers)
     if json:
         terminal.print_json(report)

@@ -101,7 +101,7 @@ class RunConfig(Section):
     def _consistent(self) -> RunConfig:
         if self.fold >= self.data.folds and not self.data.splits:  # which may have another number of them
             last = self.data.folds - 1
-            raise ValueError(f"fold {self.fold} does not exist: data.folds gives folds 0 to {last}")
+            raise ValueError(f"fold {self.fold} does not exist: data.folds gives folds 0 to {last}; change either")
         if self.autoencoder.decoder == "cbru" and self.patches.size < self.network.kernel:
             raise ValueError("autoencoder.decoder = 'cbru' needs patches.size of at least network.kernel")
         strategy = registry.described(self.strategy)

@@ -65,6 +65,23 @@ def _kind(path: Path, head: bytes) -> tuple[str, str]:
     return "a text file" if _is_text(head) else "of no format that is known here", _WANTED
 
 
+def require_dataset(folder: Path) -> None:
+    """Refuse what holds no dataset.json itself.
+
+    Raises:
+        BadInput: with what is there instead, and what to do.
+    """
+    if not folder.is_dir():
+        raise BadInput(
+            f"{folder}: no such folder; give a dataset's; hpcseg inspect {word(folder.parent)} says what is there"
+        )
+    inside = sorted(path.parent for path in folder.glob(f"*/{DESCRIPTION}"))
+    if inside and not (folder / DESCRIPTION).is_file():
+        names = listed([path.name for path in inside])
+        raise BadInput(f"{folder}: has no {DESCRIPTION}, but the datasets {names}; give one of them: {word(inside[0])}")
+    refuse_folder(folder)
+
+
 def refuse_folder(folder: Path) -> None:
     """Refuse a folder that is no dataset.
 

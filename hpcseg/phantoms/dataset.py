@@ -101,11 +101,13 @@ def _check(folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder}: already holds something; give a new or empty folder for the phantoms")
     if counts["train"] < 1 or min(counts.values()) < 0:
-        raise BadInput(f"{folder}: phantoms need at least 1 training case and no negative numbers of cases")
+        raise BadInput(
+            f"{folder}: phantoms need at least 1 training case and no negative numbers of cases: --training 1"
+        )
     if seed < 0:
         raise BadInput(f"{folder}: the seed of phantoms is {seed}; give 0 or more")
     if size < 24:
-        raise BadInput(f"{folder}: phantoms of {size} voxels are too coarse to show organs; give a size of 24 or more")
+        raise BadInput(f"{folder}: phantoms of {size} voxels are too coarse to show organs; give --size 24 or more")
 
 
 def _affine(

@@ -36,7 +36,9 @@ def read_sweep_record(runs_root: Path, name: str) -> dict[str, Any]:
     path = sweep_folder(runs_root, name) / SWEEP_FILE
     if not path.exists():
         there = ", ".join(applied_sweeps(runs_root)) or "none"
-        raise BadInput(f"{runs_root}: no sweep '{name}' was applied here (there are: {there})")
+        raise BadInput(
+            f"{runs_root}: no sweep '{name}' was applied here (there are: {there}); hpcseg sweep FILE applies one"
+        )
     record = read_sealed(path)
     if not isinstance(record, dict):
         raise not_a_record(path, "an object is missing")

@@ -10,6 +10,7 @@ from hpcseg.errors import BadInput
 from hpcseg.paths import RUN_FILE, STAGES, SWEEP_FILE, sweep_folder
 from hpcseg.runs.applied import applied_sweeps, read_sweep_record
 from hpcseg.runs.rundir import RunDir, find_runs
+from hpcseg.text import word
 
 
 def select_run(runs_root: Path, name: str) -> RunDir:
@@ -40,7 +41,9 @@ def select_runs(runs_root: Path, pattern: str) -> list[RunDir]:
         return runs_of(runs_root, [pattern])[0]
     runs = [run for run in find_runs(runs_root) if fnmatch.fnmatchcase(run.id, pattern) or run.id.startswith(pattern)]
     if not runs:
-        raise BadInput(f"no run or sweep in {runs_root} matches '{pattern}'; hpcseg status lists them")
+        raise BadInput(
+            f"no run or sweep in {runs_root} matches '{pattern}'; hpcseg status --runs {word(runs_root)} lists them"
+        )
     return runs
 
 

@@ -168,7 +168,7 @@ class Catalogue:
             if value not in labels or value == 0:
                 raise BadInput(
                     f"data.foreground: {value} is no foreground label of {config.data.dataset} "
-                    f"({self.main(config).root / 'dataset.json'} lists {_listed(labels)})"
+                    f"({self.main(config).root / 'dataset.json'} lists {_listed(labels)}); correct it"
                 )
         return classes
 
@@ -222,7 +222,7 @@ class Catalogue:
         places = [dataset.root, *([] if self._beside is None else [self._beside])]
         found = next((place / splits for place in places if (place / splits).is_file()), None)
         if found is None:
-            raise BadInput(f"data.splits = {splits!r}: no such file in {' or in '.join(map(str, places))}")
+            raise BadInput(f"data.splits = {splits!r}: no such file in {' or in '.join(map(str, places))}; correct it")
         return read_splits(found, groups)
 
     def _split(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from hpcseg.config import RunConfig, sections
 from hpcseg.errors import BadInput
-from hpcseg.study.keys import nest, run_keys
+from hpcseg.study.keys import explained, nest, run_keys
 from hpcseg.study.sweepfile import Sweep
 from hpcseg.study.tomlfile import explain
 
@@ -41,7 +41,7 @@ def expand(sweep: Sweep) -> list[Cell]:
             cells += [Cell(grid.name, axes, config) for axes, config in _configs(sweep.run, grid.axes)]
         except ValidationError as error:
             key, message = explain(error, run_keys())
-            raise BadInput(f"{_origin(sweep, index, key, message)}: {message}") from None
+            raise BadInput(f"{_origin(sweep, index, key, message)}: {message}{explained(key)}") from None
     return cells
 
 

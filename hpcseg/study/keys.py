@@ -56,7 +56,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     if not equals:
         raise BadInput(f"{setting}: write key=value, for instance labelled=4")
     if key not in run_keys():
-        raise BadInput(f"{setting}: unknown key '{key}'{nearest(key, run_keys())}")
+        raise BadInput(f"{setting}: unknown key '{key}'{nearest(key, run_keys())} (hpcseg keys)")
     if not text.isprintable() and not text.isspace():
         raise BadInput(f"{setting}: the value has characters that cannot be printed")
     try:
@@ -84,4 +84,13 @@ def parse_config(settings: Sequence[str]) -> RunConfig:
         return RunConfig.model_validate(nest(dict(parse_setting(setting) for setting in settings)))
     except ValidationError as error:
         key, message = explain(error, run_keys())
-        raise BadInput(f"{given.get(key, 'settings')}: {message}") from None
+        raise BadInput(f"{given.get(key, 'settings')}: {message}{explained(key)}") from None
+
+
+def explained(key: str) -> str:
+    """The command that explains a key, for the end of a message.
+
+    >>> explained("labelled"), explained("nothing")
+    (' (hpcseg keys labelled)', '')
+    """
+    return f" (hpcseg keys {key})" if key in run_keys() else ""

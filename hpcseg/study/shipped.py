@@ -53,8 +53,10 @@ def find_sweep(given: Path) -> Path:
     if found := find_shipped(given, "sweeps"):
         return found
     names = names_of("sweeps")
+    near = nearest(given.stem, names)
+    near = near if "did you mean" in near else ""
     what = "a folder, and no sweep file" if given.is_dir() else "no such file"
-    raise BadInput(f"{given}: {what}{nearest(given.stem, names)} A file, or one of hpcseg sweeps: {', '.join(names)}")
+    raise BadInput(f"{given}: {what}{near}; name a file, or one of hpcseg sweeps: {', '.join(names)}")
 
 
 def shipped_sweeps() -> list[ShippedSweep]:

@@ -69,7 +69,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     source = read_toml(find_sweep(path))
     for name in source.data:
         if name not in TABLES:
-            raise BadInput(f"{source.where(name, 0, '')}: unknown table '{name}'{nearest(name, TABLES)}")
+            raise BadInput(f"{source.where(name, 0, '')}: unknown table '{name}'{nearest(name, TABLES)} (hpcseg keys)")
     run = _read_run(source)
     grids = _read_grids(source)
     heading = _model(source, "sweep", 0, Heading, {"name": source.path.stem} | _table(source, "sweep"))
@@ -87,7 +87,7 @@ def _override(sweep: Sweep, override: str) -> Sweep:
     run = {name: old for name, old in sweep.run.items() if name != key}
     if is_axis(key, value):
         if not value:
-            raise BadInput(f"{override}: the list is empty")
+            raise BadInput(f"{override}: the list is empty; write {key}=VALUE or '{key}=[ONE, TWO]'")
         grids = [replace(grid, axes=grid.axes | {key: value}) for grid in sweep.grids]
         return replace(sweep, run=run, grids=tuple(grids), overrides=given)
     grids = [replace(grid, axes=grid.axes | ({key: [value]} if key in grid.axes else {})) for grid in sweep.grids]
@@ -100,7 +100,9 @@ def _read_run(source: TomlFile) -> dict[str, Any]:
         where = source.where("run", 0, key)
         _check_key(key, where, "[run]")
         if isinstance(value, list) and not run_keys()[key]:
-            raise BadInput(f"{where}: {key} = {value!r}: [run] takes one value; lists belong in [[grid]]")
+            raise BadInput(
+                f"{where}: {key} = {value!r}: [run] takes one value; lists belong in [[grid]] (hpcseg keys {key})"
+            )
     return run
 
 
@@ -123,7 +125,7 @@ def _read_grids(source: TomlFile) -> list[Grid]:
 
 def _check_key(key: str, where: str, table: str) -> None:
     if key not in run_keys():
-        raise BadInput(f"{where}: unknown key '{key}' in {table}{nearest(key, run_keys())}")
+        raise BadInput(f"{where}: unknown key '{key}' in {table}{nearest(key, run_keys())} (hpcseg keys)")
 
 
 def _check_names(source: TomlFile, table: str, names: list[str]) -> None:

@@ -82,9 +82,10 @@ def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:
         if detail["type"] == "extra_forbidden":
             key = ".".join(str(part) for part in detail["loc"])
             return key, f"unknown key '{key}'{nearest(key, known)}"
-        if detail["type"] == "missing":
+        short = detail["type"] == "missing" and isinstance(detail["loc"][-1], int)
+        if detail["type"] == "missing" and not short:
             return key, f"{key} is missing"
-        message = in_words(detail)
+        message = f"a list of {int(detail['loc'][-1]) + 1} or more" if short else in_words(detail)
         problems.setdefault(key, [])
         if message not in problems[key]:
             problems[key].append(message)

@@ -168,7 +168,7 @@ def _of_folder(facts: Facts) -> Finding:
         return Finding("folder of runs", "problem", f"{facts.runs}: not writable", advice)
     if facts.refused:
         advice = (
-            "others could have jobs execute what they like: chmod go-w it, or use another --runs (docs/security.md)"
+            "jobs execute what lies there, so it is to be yours alone: chmod go-w, or another --runs (docs/security.md)"
         )
         return Finding("folder of runs", "problem", facts.refused, advice)
     return Finding("folder of runs", "ok", str(facts.runs))
@@ -243,6 +243,8 @@ def _slurm() -> tuple[str, bool]:
 
 
 def _refused(runs: Path) -> str:
+    if runs.exists() and not runs.is_dir():
+        return f"{runs}: a file, and no folder"
     try:
         require_own_ways(runs)
     except HpcsegError as error:

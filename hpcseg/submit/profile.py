@@ -247,7 +247,7 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
     except ValidationError as error:
         key, message = explain(error, _known())
         table, _, rest = key.partition(".")
-        raise BadInput(f"{source.where(table, 0, rest)}: {message}") from None
+        raise BadInput(f"{source.where(table, 0, rest)}: {message} (hpcseg keys {table or 'slurm'})") from None
 
 
 def _known() -> set[str]:

@@ -132,7 +132,10 @@ class TrainedModel:
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.exists():
             raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
-        plain = load_tensors(file)
+        try:
+            plain = load_tensors(file)
+        except BadInput as error:
+            raise BadInput(f"{error}; give a model.pt that hpcseg wrote, or its run") from None
         if str(plain.get("kind")).startswith(("hpcseg-autoencoder ", "hpcseg-pretrained ")):
             what = "an autoencoder" if "level" in plain else "a pretrained network"
             raise BadInput(f"{file}: holds {what}, which does not segment; give a run of the stage train")

@@ -133,7 +133,10 @@ def test_a_mistake_is_one_line_with_file_line_and_remedy(
 
 def test_a_wrong_override_is_named_as_such(write_sweep: Writer) -> None:
     assert message_of(write_sweep, GOOD, "labelled=none").startswith("labelled=none: labelled = 'none' is not allowed")
-    assert message_of(write_sweep, GOOD, "labeled=2") == "labeled=2: unknown key 'labeled'; did you mean 'labelled'?"
+    assert (
+        message_of(write_sweep, GOOD, "labeled=2")
+        == "labeled=2: unknown key 'labeled'; did you mean 'labelled'? (hpcseg keys)"
+    )
     assert message_of(write_sweep, GOOD, "fold=9").startswith("fold=9: fold 9 does not exist")
 
 
