@@ -125,7 +125,7 @@ class TrainingConfig(Section):
         "all",
         "with start: which weights are the model's; features: all but the classifier's, for other classes; encoders: "
         "those of the F-Net's levels, or of the U-Net's way down; the others are fresh",
-        source="ours",
+        source="ours: other classes need another classifier",
     )
     start_share: Annotated[float, Field(gt=0, le=1)] = key(
         1.0,

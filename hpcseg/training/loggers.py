@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from hpcseg.config import LoggingConfig
 from hpcseg.errors import BadInput
 from hpcseg.owners import private_folder
-from hpcseg.paths import HISTORY_FILE
+from hpcseg.paths import HISTORY_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER
 from hpcseg.spec import PretrainSpec, TrainSpec
 from hpcseg.training.history import read_history
 
@@ -41,7 +41,7 @@ class TensorBoard:
     def __init__(self, run: Path, spec: Spec) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = run / "tensorboard"
+        folder = run / TENSORBOARD_FOLDER
         private_folder(folder)
         shutil.rmtree(folder)
         self._writer = SummaryWriter(folder, purge_step=1)
@@ -100,8 +100,8 @@ class WandB:
     def __init__(self, run: Path, spec: Spec) -> None:
         import wandb
 
-        private_folder(run / "wandb")
-        shutil.rmtree(run / "wandb")
+        private_folder(run / WANDB_FOLDER)
+        shutil.rmtree(run / WANDB_FOLDER)
         settings = wandb.Settings(silent=True, disable_git=True, console="off")
         config = spec.config.model_dump(mode="json")
         self._run = wandb.init(

@@ -104,7 +104,7 @@ def pretrained(study: Study, words: Words) -> Any:
 
 def checkpoint(study: Study, words: Words) -> Any:
     """What a training goes on from."""
-    task, run, _, config, digest = study.task
+    task, run, _, config, digest, *_ = study.task
     schedule = Schedule(config, task.optimizers, task.epochs)
     history = (run / paths.HISTORY_FILE).read_bytes()
     try:

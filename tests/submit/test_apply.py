@@ -88,12 +88,15 @@ def test_a_bad_header_is_found_before_anything_is_written(
 
 
 def test_many_sweeps_at_once_submit_every_run_once(
-    write_sweep: Callable[[str], Path], start_apply: Starter, plan_study: Callable[..., Plan]
+    write_sweep: Callable[[str], Path],
+    start_apply: Starter,
+    plan_study: Callable[..., Plan],
+    storm: Callable[[int, int], int],
 ) -> None:
     sweep = write_sweep(STUDY)
-    processes = [start_apply(sweep) for _ in range(3)]
+    processes = [start_apply(sweep) for _ in range(storm(2, 5))]
     answers = [process.communicate(timeout=PATIENCE_S) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    assert {process.returncode for process in processes} == {0}, answers
     found = [json.loads(out) for out, _ in answers]
     assert sorted(run for answer in found for run in answer["submitted"]) == sorted(plan_study().stages)
     assert all(answer["failed"] == {} for answer in found)
@@ -106,7 +109,10 @@ def test_a_stopped_pool_leaves_no_job_behind_and_the_same_command_goes_on(
     start_apply: Starter,
     plan_study: Callable[..., Plan],
     wait_for: Waiter,
+    storm: Callable[[int, int], int],
 ) -> None:
+    if how == "kill -9" and not storm(0, 1):
+        pytest.skip("with pytest --all; tests/test_faults.py kills pools always")
     sweep, long = write_sweep(STUDY), "training.epochs=100000"
     pool = start_apply(sweep, long)
     plan = plan_study(long)

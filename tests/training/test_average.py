@@ -114,14 +114,17 @@ def test_the_average_is_validated_and_kept(
 
 @pytest.mark.parametrize("strategy", ["baseline", "multitask", "teacher"])
 def test_a_run_of_the_whole_recipe_goes_on_to_the_bit(
-    strategy: str, new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
+    strategy: str,
+    new_run: Callable[[str], Path],
+    train_spec: Callable[..., TrainSpec],
+    storm: Callable[[int, int], int],
 ) -> None:
     spec = train_spec(strategy, **(RECIPE | {"training": SETTINGS | RECIPE["training"]}))
     whole = new_run("whole")
     train(whole, spec, Control(whole))
     state = load_checkpoint(whole)
     assert state is not None and state["update"]["averaged steps"] == 12
-    for stops in ([3], [1] * 11, [4, 5]):
+    for stops in ([1] * 11, [3], [4, 5])[: storm(1, 3)]:
         parts = new_run("parts")
         train_in_parts(parts, spec, stops)
         assert compare(whole, parts) is None, stops
