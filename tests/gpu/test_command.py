@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,10 @@ def rehearsed(folder: Path, *parts: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
-def test_a_rehearsal_of_a_part_runs_to_its_page(tmp_path: Path) -> None:
+def test_a_rehearsal_of_a_part_runs_to_its_page(tmp_path: Path, storm: Callable[[int, int], int]) -> None:
     """`test_parts` runs them all; here one goes the whole way."""
+    if not storm(0, 1):
+        pytest.skip("ten seconds: with pytest --all")
     before = state_of(DOCS)
     done = rehearsed(tmp_path, "ceilings")
     (part,) = read_results(tmp_path).parts.values()

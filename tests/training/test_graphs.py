@@ -111,7 +111,10 @@ def test_a_run_of_recorded_steps_is_the_run_to_the_bit(
     pretrain_spec: Callable[..., PretrainSpec],
     recording: Callable[[bool], None],
     monkeypatch: pytest.MonkeyPatch,
+    storm: Callable[[int, int], int],
 ) -> None:
+    if strategy in {"transfer", "masked"} and not storm(0, 1):
+        pytest.skip("with pytest --all; its steps are the baseline's")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({"avx512_fp16": True}))  # emulated
     monkeypatch.setattr(update, "FIRST_SCALE", 2.0**22)  # some steps overflow
     recording(False)

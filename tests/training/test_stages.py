@@ -67,11 +67,12 @@ def test_interrupted_run_ends_bit_identical(
     new_run: Callable[[str], Path],
     train_spec: Callable[..., TrainSpec],
     pretrained: tuple[Path, ...],
+    storm: Callable[[int, int], int],
 ) -> None:
     spec = spec_of(strategy, train_spec, pretrained)
     whole = new_run("whole")
     train(whole, spec, Control(whole))
-    for stops in ((1,), (4,), (3, 2, 5), (7, 1)):
+    for stops in ((3, 2, 5), (4,), (7, 1), (1,))[: storm(2, 4)]:
         parts = new_run("parts")
         train_in_parts(parts, spec, stops)
         assert same_weights(whole, parts), stops
