@@ -206,7 +206,7 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
             stream = stack.enter_context(gzip.GzipFile(fileobj=plain)) if path.name.endswith(".gz") else plain
             kind = _checked_kind(path, stream.read(_HEADER_BYTES))
             stream.seek(0)
-            with nib.imageglobals.LoggingOutputSuppressor():  # the error says it
+            with _silent():
                 image: Any = kind.from_stream(stream)
             yield image, stream
             if isinstance(stream, gzip.GzipFile) and stream.tell() > image.dataobj.offset:
@@ -215,6 +215,17 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
     except _READ_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"{path}: not a readable NIfTI scan ({reason}); {_remedy(path)}") from None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without nibabel's own lines on headers: errors and notes say what there is to say."""
+    logger = nib.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _remedy(path: Path) -> str:

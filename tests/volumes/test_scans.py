@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -491,8 +492,9 @@ def test_a_scan_whose_name_and_compression_differ_is_named_as_it_should_be(
 
 
 def test_an_unknown_type_of_voxels_is_one_line_without_nibabels_own(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as outside of pytest
     content = bytearray(nib.Nifti1Image(ramp(), np.eye(4)).to_bytes())
     content[70:72] = np.int16(9999).tobytes()
     (tmp_path / "scan.nii").write_bytes(content)
