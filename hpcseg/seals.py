@@ -23,7 +23,7 @@ from hpcseg.owners import no_link, regular
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
 _LINE_SEAL = re.compile(rb', "seal": "([0-9a-f]{16})"}\Z')
 # By its name, or what is left of one: a digest at the end. Only models and stores had one there in earlier versions.
-_ANY_SEAL = re.compile(rb'"seal"\s*:|(?<!\.pt)(?<!\.h5)"\s*:\s*"(?:[0-9a-f]{16}|[0-9a-f]{64})"\s*}\s*\Z')
+_ANY_SEAL = re.compile(rb'"seal"\s*:|(?<!\.pt)(?<!\.h5)"\s*:\s*"[^"\n]*[0-9a-f]{16}"\s*}\s*\Z')
 
 
 def with_seal(text: str, of: str = "") -> str:

@@ -94,3 +94,8 @@ def test_a_changed_line_costs_that_line(tmp_path: Path) -> None:
     assert json_lines(tmp_path / "b.jsonl", "run-a") == [{"n": 1}]
     with pytest.warns(LeftOut, match="or is of another run"):
         assert json_lines(tmp_path / "b.jsonl", "run-b") == []
+
+
+def test_what_is_left_of_a_seal_is_one_that_does_not_match() -> None:
+    assert seal_holds(b'{\n "array": "train-01e43d9b07d23dcc6d10cfa224f1c5d90fbabc0c04e67"\n}\n') is False
+    assert seal_holds(b'{\n "array": "train-0123abcd"\n}\n') is None  # of an earlier version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hpcseg.sections import Fraction, Positive, Section, key
 
@@ -97,7 +97,7 @@ class PatchesConfig(Section):
     """Size and place of the target patches (paper 3.1.1; room `patches`)."""
 
     size: Annotated[int, Field(ge=4)] = key(72, "edge of a target patch", unit="voxels", source="paper 3.2.3")
-    lattice: Literal[1, 2, 4, 8] = key(
+    lattice: Annotated[Literal[1, 2, 4, 8], BeforeValidator(lambda v: "true" if v is True else v)] = key(  # True == 1
         4,
         "target origins are multiples of it, plus the phase at which every level starts on a whole voxel",
         unit="voxels",

@@ -120,7 +120,7 @@ def sweep(study: Study, words: Words) -> Any:
     path = study.folder / "study.toml"
     made = read_sweep(path)
     cells = expand(made)
-    for block, grid in zip(tomllib.loads(path.read_text()).get("grid", [{}]), made.grids, strict=True):
+    for block, grid in zip(tomllib.loads(path.read_text("utf-8-sig")).get("grid", [{}]), made.grids, strict=True):
         for key, values in grid.axes.items():
             given = block.get(key)
             if given is not None and repr(given) not in {repr(values), repr(values[0])}:

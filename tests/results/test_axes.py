@@ -85,3 +85,7 @@ def test_strategies_stand_as_in_the_paper_and_other_values_as_met() -> None:
     assert [label(value) for value in ("baseline", "transfer", "multitask", 8, (16, 24))] == [
         "Baseline", "S-TL", "S-MTL", "8", "16, 24",
     ]  # fmt: skip
+
+
+def test_numbers_of_any_size_are_sorted() -> None:
+    assert sort_axis([10**400, 2.5, 3]) == (2.5, 3, 10**400)

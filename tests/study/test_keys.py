@@ -84,3 +84,5 @@ def test_parse_config_names_the_setting_that_is_wrong() -> None:
     assert parse_config(["preprocessing.spacing=[3, 2, 1]"]).preprocessing.spacing == (3, 2, 1)
     with pytest.raises(BadInput, match=r"^preprocessing\.spacing=-1: preprocessing\.spacing = -1 is not allowed"):
         parse_config(["preprocessing.spacing=-1"])
+    with pytest.raises(BadInput, match=r"patches\.lattice = 'true' is not allowed: should be 1, 2, 4 or 8"):
+        parse_config(["patches.lattice=true"])

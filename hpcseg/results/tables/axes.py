@@ -66,9 +66,9 @@ def sort_axis(values: Iterable[Axis]) -> tuple[Axis, ...]:
     if all(word in ranks for word in order):
         order = [*ranks]
 
-    def place(value: Axis) -> tuple[int, float]:
+    def place(value: Axis) -> tuple[int, float]:  # no float of it: an integer may have thousands of digits
         if isinstance(value, int | float):
-            return 0, float(value)
+            return 0, value
         return (2, 0) if value == "all" else (1, order.index(value))
 
     return tuple(sorted(distinct, key=place))
