@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from hpcseg.errors import BadInput
 from hpcseg.files import leave_out
 from hpcseg.inference.predict import Mode
 from hpcseg.inference.segment import Segmentation, Segmenter
+from hpcseg.text import listed
 from hpcseg.training.early import load_any
 from hpcseg.volumes.store import Store
 
@@ -31,12 +33,18 @@ def load_model(path: AnyPath, *others: AnyPath, device: str | None = None, mode:
         mode: "tiles" or "paper", instead of the one that each model was configured with.
 
     Raises:
-        BadInput: there is no model, it is damaged, or the classes of two differ.
+        BadInput: there is no model, it is damaged, or the classes of two differ; no such mode, or no such device here.
     """
     import torch
 
+    if mode not in {None, *get_args(Mode)}:
+        raise BadInput(f"mode = {mode!r}: there are {listed(get_args(Mode))}")
     models = [load_any(Path(one)) for one in (path, *others)]
-    return Segmenter(*models, device=None if device is None else torch.device(device), mode=mode)
+    try:
+        place = None if device is None else torch.zeros(1, device=device).device
+    except (AssertionError, RuntimeError) as error:  # what torch says of a device that it does not know, or has not
+        raise BadInput(f"device = {device!r}: {' '.join(str(error).split())[:150]}; give another, or None") from None
+    return Segmenter(*models, device=place, mode=mode)
 
 
 def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ def _hpcseg(
 def main() -> None:
     """Entry point: runs a command; every expected error is one line, and no traceback reaches the user."""
     os.environ["PYTHONSAFEPATH"] = "1"  # whatever Python is begun here finds no modules in the folder it begins in
+    os.umask(os.umask(0o022) | 0o022)  # what is made here nobody else may change: jobs load code from there
     with terminal.guarded():
         _run()
 

@@ -89,6 +89,16 @@ def word(value: object) -> str:
     return shlex.quote(str(value))
 
 
+def delimiter(text: str) -> str:
+    """What parts the cells of a CSV file: a comma, or what spreadsheets write elsewhere, a semicolon or a tab.
+
+    >>> delimiter("image;label\\na,1.nii;b.nii")
+    ';'
+    """
+    first = text.lstrip().partition("\n")[0]
+    return max(",;\t", key=first.count)
+
+
 def listed(names: Sequence[str], most: int = 3) -> str:
     """The first names, and how many more there are.
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -89,3 +90,13 @@ def test_nothing_is_loaded_before_it_is_asked_for() -> None:
     assert done.stdout == f"{hpcseg.__version__} set()\n"
     with pytest.raises(AttributeError, match=r"no attribute 'load'; it has .*load_model"):
         hpcseg.load  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [({"mode": "tile"}, "there are tiles, paper"), ({"device": "gpu"}, "give another"), ({"device": "meta:x"}, "give")],
+)
+def test_a_mode_or_device_that_there_is_not_is_refused(wish: Any, says: str, tmp_path: Path) -> None:
+    path = save(model(), tmp_path)
+    with pytest.raises(BadInput, match=says):
+        hpcseg.load_model(path, **wish)

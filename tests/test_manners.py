@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import hpcseg
 from hpcseg.cli import COMMANDS, app
+from tests.commandline import call, checked
 
 NAMES = [command.__name__ for command in COMMANDS]
 
@@ -44,3 +46,12 @@ def test_every_command_is_in_the_readme_or_the_docs() -> None:
     root = Path(__file__).parents[1]
     texts = "\n".join(path.read_text(encoding="utf-8") for path in [root / "README.md", *root.glob("docs/*.md")])
     assert [name for name in NAMES if not re.search(rf"hpcseg {name}\b", texts)] == []
+
+
+def test_what_a_command_makes_others_cannot_change_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        checked(call(tmp_path, "phantom", "P", "--training", "2", "--test", "0", "--size", "24"))
+    finally:
+        os.umask(before)
+    assert not [path for path in (tmp_path / "P", *(tmp_path / "P").rglob("*")) if path.stat().st_mode & 0o022]

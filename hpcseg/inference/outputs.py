@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hpcseg.errors import BadInput
 from hpcseg.files import read_bytes
 from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.text import delimiter
 from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
 
 if TYPE_CHECKING:
@@ -70,8 +71,12 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
         skip_existing: scans whose masks exist are left out.
 
     Raises:
-        BadInput: two scans have one name, or a mask exists.
+        BadInput: two scans have one name, a mask exists, or a mask would replace a scan.
     """
+    scans = {image.resolve() for image in images}
+    for image in images:
+        if mask_path(folder, image).resolve() in scans:
+            raise BadInput(f"{mask_path(folder, image)}: is a scan, and no mask; give another --to")
     done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
     left = [image for image in images if image not in done]
     require_free(left, [[mask_path(folder, image)] for image in left], force=force)
@@ -124,7 +129,8 @@ def _scans(path: Path) -> list[Path] | None:
 
 def _listed(path: Path) -> list[Path]:
     try:
-        rows = [row for row in csv.reader(read_bytes(path).decode("utf-8-sig").splitlines()) if any(row)]
+        text = read_bytes(path).decode("utf-8-sig")
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter(text)) if any(row)]
     except (UnicodeDecodeError, csv.Error):
         raise BadInput(f"{path}: not a CSV list in UTF-8; write a scan per line") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from hpcseg.errors import BadInput
-from hpcseg.text import counted, listed
+from hpcseg.text import counted, delimiter, listed
 from hpcseg.volumes.layouts import CHANNEL, ENDINGS, stem
 
 Part = Literal["training", "test", "unlabelled"]
@@ -128,7 +128,8 @@ def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
     Raises:
         BadInput: a line names a scan that is not there, no image, or one twice.
     """
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.removeprefix("\ufeff").splitlines()) if any(row)]
+    lines = csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter=delimiter(text))
+    rows = [[cell.strip() for cell in row] for row in lines if any(row)]
     head = [cell.lower() for cell in rows[0]] if rows else []
     columns = [next((head.index(name) for name in names if name in head), -1) for names in _COLUMNS]
     if -1 in columns:

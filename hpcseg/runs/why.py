@@ -82,7 +82,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = {"kind": "run", "id": run.id, "stage": run.stage}
     known |= {"state": verdict.state, "why": verdict.why}
     if isinstance(spec, PackSpec):
-        known |= {"dataset": spec.dataset, "cases": len(spec.cases), "spacing_zyx": list(spec.spacing_zyx)}
+        known |= {"dataset": spec.dataset, "scans": len(spec.cases), "spacing_zyx": list(spec.spacing_zyx)}
     else:
         config = spec.config
         known |= {"strategy": config.strategy, "labelled": config.labelled, "fold": config.fold, "seed": config.seed}

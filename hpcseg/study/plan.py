@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,22 @@ def make_plan(sweep: Sweep, data: Path, runs_root: Path, *, verify_data: bool = 
         return _make_plan(sweep, Resolver(catalogue, EarlierRuns(runs_root.resolve())), runs_root.resolve())
 
 
+def _same_grids(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A note for grids that are the same runs, as --set can make them: their columns would tell nothing."""
+    runs: dict[str, set[str]] = {}
+    for run_id, places in cells.items():
+        for place in places:
+            runs.setdefault(place["grid"], set()).add(run_id)
+    alike: dict[frozenset[str], list[str]] = {}
+    for grid, found in runs.items():
+        alike.setdefault(frozenset(found), []).append(grid)
+    return [
+        f"the grids {' and '.join(names)} are the same runs (by --set?): tables will show them as equal"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+
+
 def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
     cells: dict[str, list[dict[str, Any]]] = {}
     expanded = expand(sweep)
@@ -131,5 +147,9 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
         run_id: PlannedStage(one.id, one.stage, one.needs, one.config, one.level, one.write, verdicts[run_id])
         for run_id, one in found.items()
     }
-    notes = (*resolver.catalogue.notes, *advice([cell.config for cell in expanded], resolver.catalogue))
+    notes = (
+        *resolver.catalogue.notes,
+        *_same_grids(cells),
+        *advice([cell.config for cell in expanded], resolver.catalogue),
+    )
     return Plan(sweep, runs_root, stages, cells, changes, notes)

@@ -73,6 +73,9 @@ def test_scans_whose_masks_exist_are_left_out_or_refused(image: Path, tmp_path: 
         free_images(both, masks, force=False, skip_existing=False)
     assert free_images(both, masks, force=True, skip_existing=False) == both
     assert free_images(both, masks, force=False, skip_existing=True) == [other]
+    for force, skip_existing in ((True, False), (False, True)):  # a scan is never taken for its mask
+        with pytest.raises(BadInput, match="is a scan, and no mask; give another --to"):
+            free_images([other], tmp_path, force=force, skip_existing=skip_existing)
 
 
 def test_torch_is_not_loaded_to_find_that_masks_exist(image: Path, tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_a_list_of_pairs_counts() -> None:
     found = guess_cases(there, lambda _: False, listed)
     assert pairs(found) == {"1": "y/9.nii", "z": "-"} and found.notes == ("not in the list, left out: more.nii",)
     assert read_pairs("x/1.nii,y/9.nii\n", there) == {"x/1.nii": "y/9.nii"}
+    for mark in ";\t":
+        assert read_pairs(f"image{mark}label\nx/1.nii{mark}y/9.nii\n", there) == {"x/1.nii": "y/9.nii"}
     assert read_pairs("age,sex\n61,f\n", there) is read_pairs("", there) is None
 
 

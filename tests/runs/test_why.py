@@ -16,6 +16,7 @@ from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_a
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, Totals, add_up
 from hpcseg.runs.why import explain, inspect_run, next_step
+from hpcseg.screens.inspection import report_tables
 from hpcseg.screens.status_tables import ATTENTION, ROWS, print_status, status_tables, watch_status, why_lines
 from hpcseg.screens.terminal import STYLES
 from hpcseg.slurm.queue import Queue, QueueEntry
@@ -96,6 +97,7 @@ def test_inspecting_a_run_says_what_it_is_and_what_is_wrong(plan: Plan) -> None:
     pack, train, _ = (plan.run(run_id) for run_id in plan.stages)
     assert inspect_run(train.path)["problems"] == []
     assert inspect_run(train.path)["strategy"] == "baseline"
+    assert all(report_tables(inspect_run(run.path)) for run in (pack, train))
     pack.write_error(ValueError("no"))
     assert inspect_run(pack.path)["problems"] == [f"{pack.id}: python: ValueError: no"]
 

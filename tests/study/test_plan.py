@@ -420,3 +420,11 @@ def test_the_reserved_label_is_ignored_and_part_of_the_identity(
     for key in ("data.foreground", "data.test_foreground"):
         with pytest.raises(BadInput, match=rf"{key}: \D*2\D* has the label 'ignore' of Tiny"):
             plan_study("data.foreground=[1]", "data.test=Tiny", f"{key}=[2]", data=tmp_path)
+
+
+def test_grids_that_a_setting_makes_the_same_runs_are_noted(plan_study: Planner) -> None:
+    text = (Path(__file__).parents[1] / "study.toml").read_text()
+    two = text + text[text.index("[[grid]]") :].replace('"main"', '"other"').replace('["baseline"]', '["teacher"]')
+    assert not [note for note in plan_study(text=two).notes if "same runs" in note]
+    (note,) = [note for note in plan_study("strategy=baseline", text=two).notes if "same runs" in note]
+    assert note.startswith("the grids main and other are the same runs (by --set?)")
