@@ -88,7 +88,7 @@ _PROFILES_LATER: dict[str, dict[str, Any]] = {
     "cuda": {**_LATER, "hook": "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')"},
 }
 # Only with --all: other tests show the same without Slurm, or almost the same with it; a job's start takes seconds.
-_TOLD_ELSEWHERE = {"preempted-at-once", "disk", "too-much-memory", "python"}
+_TOLD_ELSEWHERE = {"preempted-at-once", "disk", "too-much-memory", "python", "contained"}
 UNDISTURBED_IN_THE_END = (
     *("preempted", "preempted-at-once", "node", "warned", "memory", "disk", "limit", "killed", "contained"),
 )
@@ -135,8 +135,9 @@ def _events(cluster: Cluster, runs: Runs) -> list[Event]:
             lambda: os.kill(cluster.job_process(runs["killed"].job), signal.SIGKILL),
         ),
         (lambda: runs["killed"].causes == ["killed"] and waits("killed"), lambda: note_exclusion("killed")),
-        (lambda: runs["contained"].step() > 20, scancel("contained", "--signal=USR2")),
     ]
+    if "contained" in runs:
+        found.append((lambda: runs["contained"].step() > 20, scancel("contained", "--signal=USR2")))
     return found + (_events_of_the_disk(cluster, runs) if "disk" in runs else [])
 
 

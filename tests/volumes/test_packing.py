@@ -276,7 +276,7 @@ def test_kills_change_nothing(write_dataset, make_spec, tmp_path: Path, storm) -
     destination = tmp_path / "run" / "store.h5"
     command = [sys.executable, str(tmp_path / "pack.py"), spec.model_dump_json(), str(destination)]
     kills = 0
-    while kills < storm(4, 20):
+    while kills < storm(2, 20):
         with subprocess.Popen([*command, str(1 + kills % 2)], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "begin\n"
