@@ -12,6 +12,7 @@ import typer
 
 from hpcseg.commands import data, doctor, init, keys, models, results, runs, sweeps
 from hpcseg.errors import HpcsegError
+from hpcseg.owners import write_for_this_user
 from hpcseg.screens import terminal
 
 app = typer.Typer(
@@ -66,7 +67,7 @@ def _hpcseg(
 def main() -> None:
     """Entry point: runs a command; every expected error is one line, and no traceback reaches the user."""
     os.environ["PYTHONSAFEPATH"] = "1"  # whatever Python is begun here finds no modules in the folder it begins in
-    os.umask(os.umask(0o022) | 0o022)  # what is made here nobody else may change: jobs load code from there
+    write_for_this_user()
     with terminal.guarded():
         _run()
 

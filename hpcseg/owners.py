@@ -167,6 +167,11 @@ def no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+def write_for_this_user() -> None:
+    """What this process makes from now on no other user may change, whatever the umask was: jobs load code there."""
+    os.umask(os.umask(0o022) | 0o022)
+
+
 def private_folder(folder: Path) -> None:
     """Make a folder from which code is loaded, or in which files are removed: for nobody else to write in, or read.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+PLAIN_NAME = r"^[A-Za-z0-9][\w.-]*$"  # of a sweep, a table, a figure: they become names of files
 # What pydantic's kinds of errors mean to whoever writes a file.
 _WORDS = {
     "int": "a whole number",
@@ -25,7 +27,7 @@ _WORDS = {
 }
 _AMOUNT = 'an amount of memory such as "32G" or "900M"'
 _PATTERNS = {
-    r"^[A-Za-z0-9][\w.-]*$": "a name of letters, digits, - _ and .",
+    PLAIN_NAME: "a name of letters, digits, - _ and .",
     r"^\d+[KMGT]?B?$": _AMOUNT,
     r"^(\d+[KMGT]?B?)?$": _AMOUNT,
 }
@@ -89,14 +91,20 @@ def word(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def delimiter(text: str) -> str:
-    """What parts the cells of a CSV file: a comma, or what spreadsheets write elsewhere, a semicolon or a tab.
+def csv_rows(text: str) -> list[list[str]]:
+    """Rows of a CSV file that have anything; cells are parted as its first line has it most often.
 
-    >>> delimiter("image;label\\na,1.nii;b.nii")
-    ';'
+    A comma, or what spreadsheets write elsewhere, a semicolon or a tab. A mark before UTF-8 is passed over.
+
+    >>> csv_rows("image;label\\n\\na,1.nii;b.nii\\n")
+    [['image', 'label'], ['a,1.nii', 'b.nii']]
+
+    Raises:
+        csv.Error: it is none.
     """
-    first = text.lstrip().partition("\n")[0]
-    return max(",;\t", key=first.count)
+    text = text.removeprefix("\ufeff")
+    mark = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    return [row for row in csv.reader(text.splitlines(), delimiter=mark) if any(row)]
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

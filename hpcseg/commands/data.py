@@ -11,7 +11,7 @@ from hpcseg.commands.options import Json
 from hpcseg.errors import BadInput
 from hpcseg.paths import RUN_FILE
 from hpcseg.screens import terminal
-from hpcseg.volumes.datasets import DESCRIPTION
+from hpcseg.volumes.datasets import DESCRIPTION, datasets_in
 from hpcseg.volumes.layouts import ENDINGS
 
 
@@ -123,7 +123,7 @@ def _inspect(path: Path, label: Path | None, png: Path | None, force: bool, work
     if path.is_dir():
         from hpcseg.inspection.foreign import refuse_folder
 
-        inside = not (path / DESCRIPTION).is_file() and any(path.glob(f"*/{DESCRIPTION}"))
+        inside = not (path / DESCRIPTION).is_file() and bool(datasets_in(path))
         if not inside:
             refuse_folder(path)
         from hpcseg.inspection.dataset_findings import inspect_dataset, list_datasets  # takes half a second

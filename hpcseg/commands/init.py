@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from hpcseg.errors import BadInput
 from hpcseg.screens import terminal
-from hpcseg.text import counted, listed
+from hpcseg.text import PLAIN_NAME, counted, listed, word
 
 if TYPE_CHECKING:
     from hpcseg.inspection.layout_guess import Guess
@@ -39,14 +38,14 @@ def init(
 
     if to.exists() and not force:
         raise BadInput(f"{to}: exists; give another name with --to, or --force to replace it")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", to.stem):
+    if not re.fullmatch(PLAIN_NAME, to.stem):
         raise BadInput(f"{to}: a sweep has its file's name: of letters, digits, - _ and .; give another one with --to")
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; give one with scans in it")
     root = folder.resolve()
     dataset, report = _open(root, folder, write_dataset, workers)
     memory = _seen_memory() if gpu_memory is None else gpu_memory or None
-    command = f"hpcseg sweep {shlex.quote(str(to))} --data {shlex.quote(str(root.parent))}"
+    command = f"hpcseg sweep {word(to)} --data {word(root.parent)}"
     facts = read_facts(dataset, report, memory)
     write_text(to, draft_sweep(facts, command))
     for note in facts.notes:
@@ -72,7 +71,7 @@ def _open(root: Path, folder: Path, write_dataset: bool, workers: int) -> tuple[
     _tell(folder, guess)
     if not write_dataset:
         raise BadInput(
-            f"{folder}: has no {DESCRIPTION}; hpcseg init {shlex.quote(str(folder))} --write-dataset writes one, as "
+            f"{folder}: has no {DESCRIPTION}; hpcseg init {word(folder)} --write-dataset writes one, as "
             "said above, and moves nothing"
         )
     dataset = undescribed_dataset(root, guess)

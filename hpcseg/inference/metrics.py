@@ -86,8 +86,12 @@ class Metric:
 
 def _dsc(pair: MaskPair) -> float | None:
     """Dice similarity coefficient, 2 |A ∩ B| / (|A| + |B|) (paper 3.1.3)."""
-    total = pair.voxels + pair.reference_voxels
-    return 2 * pair.shared_voxels / total if total else None
+    return _dice(pair.voxels, pair.reference_voxels, pair.shared_voxels)
+
+
+def _dice(voxels: int, reference_voxels: int, shared_voxels: int) -> float | None:
+    total = voxels + reference_voxels
+    return 2 * shared_voxels / total if total else None
 
 
 def _hd95(pair: MaskPair) -> float | None:
@@ -185,8 +189,7 @@ def dsc_of_classes(mask_zyx: Classes, reference_zyx: Classes, class_count: int) 
     known, found = reference_zyx != IGNORED, []
     for label in range(1, class_count + 1):
         mine, true = (mask_zyx == label) & known, reference_zyx == label
-        total = int(mine.sum()) + int(true.sum())
-        found.append(2 * int((mine & true).sum()) / total if total else None)
+        found.append(_dice(int(mine.sum()), int(true.sum()), int((mine & true).sum())))
     return found
 
 

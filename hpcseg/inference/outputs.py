@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpcseg.errors import BadInput
 from hpcseg.files import read_bytes
 from hpcseg.paths import MODEL_FILE, RUN_FILE
-from hpcseg.text import delimiter
+from hpcseg.text import csv_rows
 from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
 
 if TYPE_CHECKING:
@@ -73,14 +73,18 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
     Raises:
         BadInput: two scans have one name, a mask exists, or a mask would replace a scan.
     """
-    scans = {image.resolve() for image in images}
-    for image in images:
-        if mask_path(folder, image).resolve() in scans:
-            raise BadInput(f"{mask_path(folder, image)}: is a scan, and no mask; give another --to")
+    require_no_scan(images, [mask_path(folder, image) for image in images])
     done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
     left = [image for image in images if image not in done]
     require_free(left, [[mask_path(folder, image)] for image in left], force=force)
     return left
+
+
+def require_no_scan(images: Sequence[Path], files: Sequence[Path]) -> None:
+    """Raise BadInput where one of the files to be written is one of the scans: it is never replaced, nor its mask."""
+    scans = {image.resolve() for image in images}
+    if found := next((path for path in files if path.resolve() in scans), None):
+        raise BadInput(f"{found}: exists and is a scan, and no mask; give another --to")
 
 
 def mask_path(folder: Path, image: Path) -> Path:
@@ -99,14 +103,14 @@ def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, for
     Raises:
         BadInput: see `free_images`.
     """
-    scans = {image.resolve() for image in images}
+    require_no_scan(images, [path for own in files for path in own])
     taken: set[Path] = set()
     for image, own in zip(images, files, strict=True):
         for path in own:
             if path in taken:
                 raise BadInput(f"{image}: a second scan named {stem(image)}; segment them into different folders")
             taken.add(path)
-            if path.exists() and (not force or path.resolve() in scans):
+            if path.exists() and not force:
                 raise BadInput(
                     f"{path}: exists; choose another --to, --force to replace it, or --skip-existing to go on"
                 )
@@ -129,8 +133,7 @@ def _scans(path: Path) -> list[Path] | None:
 
 def _listed(path: Path) -> list[Path]:
     try:
-        text = read_bytes(path).decode("utf-8-sig")
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter(text)) if any(row)]
+        rows = csv_rows(read_bytes(path).decode())
     except (UnicodeDecodeError, csv.Error):
         raise BadInput(f"{path}: not a CSV list in UTF-8; write a scan per line") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []

@@ -22,7 +22,7 @@ from hpcseg.inspection.pictures import Album
 from hpcseg.inspection.views import CT_WINDOW, choose_window, picture_scan
 from hpcseg.spec import CaseRef
 from hpcseg.text import counted
-from hpcseg.volumes.datasets import DESCRIPTION, Dataset, Progress, open_dataset, scan_name
+from hpcseg.volumes.datasets import Dataset, Progress, datasets_in, open_dataset, scan_name
 from hpcseg.volumes.scans import read_image, read_label
 
 Part = tuple[str, CaseRef]  # "training", "test" or "scan"
@@ -36,15 +36,15 @@ def list_datasets(folder: Path) -> dict[str, Any]:
     """
     found: list[dict[str, Any]] = []
     problems = []
-    for path in sorted(folder.glob(f"*/{DESCRIPTION}")):
+    for root in datasets_in(folder):
         try:
-            dataset = open_dataset(path.parent, files_must_exist=False)
+            dataset = open_dataset(root, files_must_exist=False)
         except BadInput as error:
             problems.append(str(error))
             continue
         counts = {"training": len(dataset.training), "test": len(dataset.test)}
         names = ", ".join(f"{value} {name}" for value, name in sorted(dataset.labels.items()) if value)
-        about = {"folder": path.parent.name, "layout": dataset.layout, "modality": dataset.modality}
+        about = {"folder": root.name, "layout": dataset.layout, "modality": dataset.modality}
         found.append(about | counts | {"labels": names})
     return {"kind": "datasets", "root": str(folder), "datasets": found, "problems": problems}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpcseg.errors import BadInput
 from hpcseg.paths import STAGES
 from hpcseg.text import listed, word
-from hpcseg.volumes.datasets import DESCRIPTION
+from hpcseg.volumes.datasets import DESCRIPTION, datasets_in
 from hpcseg.volumes.layouts import scans_in
 from hpcseg.volumes.seal import SEAL_BYTES, is_store
 
@@ -75,7 +75,7 @@ def require_dataset(folder: Path) -> None:
         raise BadInput(
             f"{folder}: no such folder; give a dataset's; hpcseg inspect {word(folder.parent)} says what is there"
         )
-    inside = sorted(path.parent for path in folder.glob(f"*/{DESCRIPTION}"))
+    inside = datasets_in(folder)
     if inside and not (folder / DESCRIPTION).is_file():
         names = listed([path.name for path in inside])
         raise BadInput(f"{folder}: has no {DESCRIPTION}, but the datasets {names}; give one of them: {word(inside[0])}")

@@ -7,7 +7,6 @@ no name in the whole folder says so, by its content. What is left open is refuse
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from hpcseg.errors import BadInput
-from hpcseg.text import counted, delimiter, listed
+from hpcseg.text import counted, csv_rows, listed
 from hpcseg.volumes.layouts import CHANNEL, ENDINGS, stem
 
 Part = Literal["training", "test", "unlabelled"]
@@ -128,8 +127,7 @@ def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
     Raises:
         BadInput: a line names a scan that is not there, no image, or one twice.
     """
-    lines = csv.reader(text.removeprefix("\ufeff").splitlines(), delimiter=delimiter(text))
-    rows = [[cell.strip() for cell in row] for row in lines if any(row)]
+    rows = [[cell.strip() for cell in row] for row in csv_rows(text)]
     head = [cell.lower() for cell in rows[0]] if rows else []
     columns = [next((head.index(name) for name in names if name in head), -1) for names in _COLUMNS]
     if -1 in columns:

@@ -14,7 +14,7 @@ from hpcseg.inspection.fingerprints import sample
 from hpcseg.inspection.layout_guess import Guess, guess_cases, read_pairs
 from hpcseg.spec import CaseRef
 from hpcseg.text import counted, listed
-from hpcseg.volumes.datasets import DESCRIPTION, Dataset, patient_of
+from hpcseg.volumes.datasets import Dataset, datasets_in, patient_of
 from hpcseg.volumes.layouts import ENDINGS
 from hpcseg.volumes.scans import read_image
 
@@ -22,7 +22,7 @@ HU_BELOW = -200.0  # intensities of air and fat; MR has none so low, z-scores ne
 _LABEL_VALUES = 64
 _SAMPLE = 1 << 18
 _LOOKED_AT = 3  # scans that tell the modality
-_VISITS = 16  # scans of a patient, at most, by their names: times and sides
+_SCANS_OF_ONE = 16  # scans of a patient, at most, by their names: times and sides
 _CROWD = 0.45  # of the cases: where fewer groups are left, scans are alike for another reason than one patient
 
 
@@ -32,8 +32,7 @@ def guess_folder(root: Path) -> Guess:
     Raises:
         BadInput: no scan, no label, or more than one way to read the names; datasets in folders of it.
     """
-    below = sorted(path.parent.name for path in root.glob(f"*/{DESCRIPTION}"))
-    if below:
+    if below := [folder.name for folder in datasets_in(root)]:
         raise BadInput(f"{root}: holds the datasets {listed(below)}; give one of them")
     scans, others = _files(root)
     if not scans:
@@ -142,7 +141,7 @@ def named_patients(names: Sequence[str]) -> list[list[str]]:
     for name in names:
         patients.setdefault(patient_of(name), []).append(name)
     found = [*patients.values()]
-    return found if len(found) > 2 and max(map(len, found)) <= _VISITS else []
+    return found if len(found) > 2 and max(map(len, found)) <= _SCANS_OF_ONE else []
 
 
 def _joined(names: Sequence[str], sets: Iterable[Iterable[str]]) -> list[list[str]]:

@@ -6,14 +6,13 @@ and mode are looked at, and those of the folders above: what others could have w
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpcseg.owners import WrittenByOthers, read_own, require_own_ways
+from hpcseg.owners import WrittenByOthers, read_own, require_own_ways, write_for_this_user
 from hpcseg.paths import LOG_FOLDER
 from hpcseg.runs.rundir import RunDir
 
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> int:
         return 2
     from submitit.core import submission, utils
 
-    os.umask(os.umask(0o022) | 0o022)  # as `hpcseg.cli`: the next job is to find folders of its own
+    write_for_this_user()
     folder = Path(arguments[0])
     local = folder.name == LOG_FOLDER  # of one run; else an array's
     root = folder.parents[2 if local else 1]

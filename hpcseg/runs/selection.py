@@ -19,14 +19,19 @@ def select_run(runs_root: Path, name: str) -> RunDir:
     Raises:
         BadInput: there is none, or more than one.
     """
-    if name.strip() and (Path(name) / RUN_FILE).exists():
-        return RunDir(Path(name).resolve())
+    if (directory := run_directory(name)) is not None:
+        return directory
     runs = select_runs(runs_root, name)
     exact = [run for run in runs if run.id == name] or runs  # an id may be the beginning of others
     if len(exact) > 1:
         few = ", ".join(run.id for run in exact[:3])
         raise BadInput(f"{len(exact)} runs match '{name}'; give more of the id: {few} …")
     return exact[0]
+
+
+def run_directory(name: str) -> RunDir | None:
+    """The run whose directory is named; None: the name is no run directory's."""
+    return RunDir(Path(name).resolve()) if name.strip() and (Path(name) / RUN_FILE).exists() else None
 
 
 def select_runs(runs_root: Path, pattern: str) -> list[RunDir]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from hpcseg.runs.status import gpu_seconds_of
 from hpcseg.seals import read_sealed
 from hpcseg.slurm.queue import Queue
 from hpcseg.spec import PackSpec
+from hpcseg.text import word
 
 LOG_LINES = 12
 
@@ -97,7 +97,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
 
 def next_step(run_id: str, verdict: Verdict, file: str) -> str:
     """The command that is of use now. Pure."""
-    sweep = f"hpcseg sweep {shlex.quote(file)}" if file else "hpcseg sweep FILE"
+    sweep = f"hpcseg sweep {word(file)}" if file else "hpcseg sweep FILE"
     steps = {
         "new": f"{sweep} submits it",
         "queued": f"scontrol show job {verdict.job}" if verdict.job else "hpcseg status --watch",

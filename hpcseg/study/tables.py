@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from hpcseg.inference.metrics import METRICS
 from hpcseg.sections import Section, key
-from hpcseg.text import nearest
+from hpcseg.text import PLAIN_NAME, nearest
 
 Axis = str | int | float | bool | tuple[Any, ...]
 SetName = Literal["validation", "test"]
@@ -43,7 +43,7 @@ _FOUND = "ours: results are found and read by it"
 _SEVERAL = "ours: a sweep may hold several experiments"
 _METRIC = f"what is shown: {', '.join(METRICS)}"
 _BEYOND_DSC = "paper 3.1.3; all but dsc are ours: overlap says little of borders"
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+FileName = Annotated[str, Field(pattern=PLAIN_NAME)]
 
 
 class Heading(Section):

@@ -6,7 +6,6 @@ Nothing in a profile is part of a run's identity.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from hpcseg.spec import Reading
 from hpcseg.study.shipped import find_shipped, names_of
 from hpcseg.study.tomlfile import explain, read_toml
 from hpcseg.submit.notations import Flags, Line, Minutes
+from hpcseg.text import word
 
 PROFILES = Path("jobs")
 GIB_PER_SLOT = 4.0  # memory that a slot is expected to need, where their number is chosen by itself
@@ -185,12 +185,12 @@ class SlurmProfile(_Jobs):
         """Shell command that starts the Python of a job."""
         if self.container:
             return f"{self.container} {self.python or 'python'}"
-        return self.python or shlex.quote(sys.executable)
+        return self.python or word(sys.executable)
 
     @property
     def script_python(self) -> str:
         """Shell command that starts a Python with hpcseg beside the job, where Slurm's tools are: in no container."""
-        return shlex.quote(sys.executable) if self.container else self.job_python
+        return word(sys.executable) if self.container else self.job_python
 
     @field_validator("pack")
     @classmethod

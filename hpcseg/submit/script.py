@@ -7,7 +7,6 @@ looks for, so that it finds it whether or not anybody heard of the job's id.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hpcseg.runs.records import ArrayRecord
 from hpcseg.slurm.job import TASK_IN_SHELL
 from hpcseg.slurm.queue import expression_of
 from hpcseg.submit.profile import SlurmProfile
+from hpcseg.text import word
 
 PICKLE = "task.pkl"
 SHORTEST_LEAD_S = 60
@@ -41,7 +41,7 @@ def script_text(
         lead_s: seconds between the warning and the time limit.
         dependency: what its jobs wait for (see `dependency_text`); "": nothing.
     """
-    at = shlex.quote(str(folder))
+    at = word(folder)
     parameters = job_parameters(profile, record, lead_s, dependency)
     trap = "terminated=; trap terminated=yes TERM"
     # How long the output of earlier starts is: only what follows it says how this one ended.

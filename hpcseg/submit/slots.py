@@ -9,7 +9,6 @@ within seconds, save and stop by themselves (hpcseg.jobs.entry).
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
 from hpcseg.submit.profile import LocalProfile
+from hpcseg.text import word
 
 POLL_S = 0.25
 ELSEWHERE_POLL_S = 2.0
@@ -198,7 +198,7 @@ class Pool:
 
             @property
             def _submitit_command_str(self) -> str:
-                return f"{self.python} -P -u -m hpcseg.jobs.start {shlex.quote(str(self.folder))}"
+                return f"{self.python} -P -u -m hpcseg.jobs.start {word(self.folder)}"
 
         private_folder(run.log)
         executor = Executor(folder=run.log)

@@ -60,9 +60,9 @@ class Workload:
         trained = [parts["epochs"] for parts in made.parts.values() if "epochs" in parts]
         for kind, found in measured_siblings(plan, {part.kind for part in trained}).items():
             made._speeds[kind] = {str(number): one.epoch_s / ranks for number, one in enumerate(found)}
-            shares = [one.share for one in found if one.share is not None]
-            for part in trained if shares else ():
-                part.share = fmean(shares) if part.kind == kind else part.share
+            if shares := [one.share for one in found if one.share is not None]:
+                for part in (part for part in trained if part.kind == kind):
+                    part.share = fmean(shares)
         for run_id, planned in plan.stages.items():
             if planned.verdict.state == "done":
                 made.ended(run_id, "done")

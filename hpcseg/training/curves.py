@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.paths import HISTORY_FILE, RUN_FILE
+from hpcseg.paths import HISTORY_FILE
 from hpcseg.runs.evidence import OPEN
 from hpcseg.runs.rundir import RunDir
-from hpcseg.runs.selection import runs_of, select_runs
+from hpcseg.runs.selection import run_directory, runs_of, select_runs
 from hpcseg.runs.states import read_states
 from hpcseg.runs.status import RunStatus, line_of
 from hpcseg.spec import PretrainSpec, TrainSpec
@@ -81,9 +81,8 @@ def read_curves(runs_root: Path, names: Sequence[str] = ()) -> tuple[list[Curves
 
 
 def _named(runs_root: Path, name: str) -> list[RunDir]:
-    if name.strip() and (Path(name) / RUN_FILE).exists():
-        return [RunDir(Path(name).resolve())]
-    return select_runs(runs_root, name)
+    directory = run_directory(name)
+    return select_runs(runs_root, name) if directory is None else [directory]
 
 
 def _epochs(run: RunDir) -> int:

@@ -104,6 +104,11 @@ def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
     return dataset
 
 
+def datasets_in(folder: Path) -> list[Path]:
+    """Folders of the datasets that lie in a folder, sorted."""
+    return sorted(path.parent for path in folder.glob(f"*/{DESCRIPTION}"))
+
+
 def find_dataset(name: str, data: Path) -> Path:
     """Find the folder of the dataset `name`: `data/name`, or `data` itself if it is called so.
 
@@ -116,7 +121,7 @@ def find_dataset(name: str, data: Path) -> Path:
         return data
     if not data.is_dir():
         raise BadInput(f"{data}: no such folder; give the folder of the datasets with --data")
-    there = sorted(path.parent.name for path in data.glob(f"*/{DESCRIPTION}"))
+    there = [folder.name for folder in datasets_in(data)]
     if is_file(data / DESCRIPTION):
         raise BadInput(
             f"{data}: is the dataset {data.resolve().name!r}, not {name!r}; set data.dataset to its folder's name "
