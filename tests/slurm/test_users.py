@@ -64,12 +64,15 @@ def as_other(slurm: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> I
         here, there = os.pipe()
         pid = os.fork()
         if not pid:
-            os.setgroups([])
-            os.setgid(OTHER)
-            os.setuid(OTHER)
-            done = call(folder, *words)
-            os.write(there, json.dumps([done.returncode, done.stdout, done.stderr]).encode())
-            os._exit(0)
+            try:
+                os.chdir(folder)  # `call` comes back to where it began, and the other user may not enter the clone
+                os.setgroups([])
+                os.setgid(OTHER)
+                os.setuid(OTHER)
+                done = call(folder, *words)
+                os.write(there, json.dumps([done.returncode, done.stdout, done.stderr]).encode())
+            finally:
+                os._exit(0)  # whatever happens: as a second pytest it would hold the pipe for ever
         os.close(there)
         with os.fdopen(here) as pipe:
             code, out, err = json.loads(pipe.read() or "[-1, '', 'it ended without a word']")
