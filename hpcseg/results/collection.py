@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,4 +200,6 @@ class Collection:
 
 
 def _hashable(value: Any) -> Axis:
+    if isinstance(value, Mapping):  # a whole section, or what a damaged record has in place of a value
+        return json.dumps(value, sort_keys=True, default=str)
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value

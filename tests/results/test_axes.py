@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcseg.results.collect import collect
+from hpcseg.results.collection import Place, Run
 from hpcseg.results.tables.axes import as_toml, label, sort_axis
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.rendering import to_markdown, to_text
@@ -89,3 +91,9 @@ def test_strategies_stand_as_in_the_paper_and_other_values_as_met() -> None:
 
 def test_numbers_of_any_size_are_sorted() -> None:
     assert sort_axis([10**400, 2.5, 3]) == (2.5, 3, 10**400)
+
+
+def test_a_section_is_an_axis_of_text() -> None:
+    run = Run("a", Path("a"), {"data": {"folds": 2, "dataset": "Tiny"}}, (), None)
+    assert run.axis(Place(grid="main", axes={"fold": {}}), "fold") == "{}"
+    assert run.axis(Place(grid="main", axes={}), "data") == '{"dataset": "Tiny", "folds": 2}'
