@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Sequence
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HDF5_NUMBER = re.compile(r"\berrno = (\d+)")
@@ -20,6 +21,14 @@ class BadInput(HpcsegError):
     """A file, key or argument given by the user is wrong. Nothing has been written."""
 
     exit_code = 2
+
+
+class BadInputs(BadInput):
+    """Some of many things are wrong, and all others are done; `lines` has a message for each."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
 
 
 class StoreError(BadInput):

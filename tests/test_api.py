@@ -19,7 +19,7 @@ from hpcseg.errors import BadInput, LeftOut
 from hpcseg.study.catalogue import dataset_pack
 from hpcseg.study.keys import parse_config
 from hpcseg.volumes import packing
-from hpcseg.volumes.scans import as_file
+from hpcseg.volumes.scans import as_file, read_image
 from tests.inference.untrained import model, save
 from tests.results.conftest import SweepFiles
 
@@ -74,14 +74,30 @@ def test_arrays_of_any_type_become_scans(kind: str) -> None:
     ("scan", "affine", "says"),
     [
         (np.zeros((4, 4, 4)), None, "an array: give a path, a nibabel image, or a 3-D array with its affine"),
-        (np.zeros((4, 4, 4)), np.eye(3), "4 × 4"),
+        (np.zeros((4, 4, 4)), np.eye(3), "affine: places no voxels; give 4 × 4"),
+        (np.zeros((4, 4, 4)), np.diag([1, 1, 0, 1]), "affine: places no voxels"),
+        (np.zeros((4, 4, 4)), np.diag([1, 1, np.nan, 1]), "affine: places no voxels"),
+        (np.zeros((4, 4, 4)), [["a"]], "affine: places no voxels"),
+        (np.zeros((4, 4, 4)), [[1, 2], [3]], "affine: places no voxels"),
+        (np.zeros((4, 4, 4)), np.ones((4, 4)) + np.eye(4), "last row is 0 0 0 1"),
         (np.zeros((4, 4)), np.eye(4), "an object of type ndarray"),
+        (np.zeros((4, 4, 4), complex), np.eye(4), "the array: voxels of type complex128 are not plain"),
         (None, None, "an object of type NoneType"),
+        ("scan.nii.gz", np.eye(4), r"affine: scan\.nii\.gz has one of its own; leave affine out"),
+        (nib.Nifti1Image(np.zeros((4, 4, 4)), np.eye(4)), np.eye(4), "affine: the image has one of its own"),
     ],
 )
 def test_what_is_no_scan_is_refused(scan: object, affine: object, says: str) -> None:
     with pytest.raises(BadInput, match=says), as_file(scan, affine):  # type: ignore[arg-type]
         pass
+
+
+def test_what_is_wrong_with_a_scan_in_memory_names_no_file() -> None:
+    values = np.zeros((4, 4, 4), np.float32)
+    values[1, 2, 3] = np.nan
+    for scan, affine, name in ((values, np.eye(4), "array"), (nib.Nifti1Image(values, np.eye(4)), None, "image")):
+        with pytest.raises(BadInput, match=f"^the {name}: 1 voxels are NaN"), as_file(scan, affine) as path:
+            read_image(path)
 
 
 def test_nothing_is_loaded_before_it_is_asked_for() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcseg.commands.options import Json
+from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.errors import BadInput
 from hpcseg.paths import RUN_FILE
 from hpcseg.screens import terminal
@@ -73,7 +73,8 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A dataset's folder, one with datasets in it, a scan, a store, a run directory, or a model.pt."
+            help="A dataset's folder, one with datasets in it, a scan, a store, a run (directory, id or its "
+            "beginning), or a model.pt."
         ),
     ],
     label: Annotated[
@@ -85,14 +86,17 @@ def inspect(
     force: Annotated[bool, typer.Option("--force", help="Replace pictures that exist.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every case, however many there are.")] = False,
     workers: Annotated[int, typer.Option(help="Scans that are read at a time; 0: one per core.")] = 0,
+    runs: Runs = DEFAULT_RUNS,
     json: Json = False,
 ) -> None:
     """Say what is in a dataset, a scan, a store or a run, and what is wrong with it; exit code 1 if something is.
 
     Notes on what deserves a look (outliers, likely duplicates) leave the exit code at 0.
     """
+    from hpcseg.runs.selection import path_or_run
     from hpcseg.screens.inspection import report_tables
 
+    path = path_or_run(runs, path)
     if label is not None and not path.name.endswith(ENDINGS):
         raise BadInput(f"--label {label}: belongs to a scan, and {path} is none; leave it out")
     report = _inspect(path, label, png, force, workers)

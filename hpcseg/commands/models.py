@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage
+from hpcseg.errors import BadInputs
 from hpcseg.screens import terminal
 from hpcseg.screens.status_tables import rehearsal_table
 
@@ -90,8 +91,8 @@ def segment(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Run directories (also of trainings under way) or model.pt files, then NIfTI scans, folders of them, "
-            "'patterns*' or CSV lists.",
+            help="Runs (directory, id or its beginning; also of trainings under way) or model.pt files, then NIfTI "
+            "scans, folders of them, 'patterns*' or CSV lists.",
             metavar="RUN… IMAGE…",
         ),
     ],
@@ -103,14 +104,17 @@ def segment(
     probabilities: Annotated[bool, typer.Option(help="Write NAME.p1.nii.gz, … too: a map of each class.")] = False,
     force: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave scans whose masks exist.")] = False,
+    runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Segment scans with a trained model, or with several whose probabilities are averaged.
 
-    Each mask is on its scan's own grid.
+    Each mask is on its scan's own grid. Scans that cannot be read are named when the others are done (exit code 2).
     """
     from hpcseg.inference.outputs import Wanted, free_images, models_and_images
+    from hpcseg.runs.selection import path_or_run
 
-    models, given = models_and_images(paths)
+    named, given = models_and_images(paths)
+    models = [path_or_run(runs, name) for name in named]
     images = free_images(given, to, force=force, skip_existing=skip_existing)
     if len(images) < len(given):
         terminal.note(f"{len(given) - len(images)} of {len(given)} masks exist already")
@@ -119,16 +123,25 @@ def segment(
     from hpcseg.inference.masks import segment_files  # loads torch
 
     wanted = Wanted(None if mode is None else mode.value, largest, probabilities)
-    with terminal.bars() as bars:
-        scans, tiles = (bars.add_task(name, total=None, says="") for name in ("segmenting", "tiles"))
+    try:
+        with terminal.bars() as bars:
+            scans, tiles = (bars.add_task(name, total=None, says="") for name in ("segmenting", "tiles"))
 
-        def scan_done(done: int, total: int, name: str) -> None:
-            bars.update(scans, completed=done, total=total, says=name)
+            def scan_done(done: int, total: int, name: str) -> None:
+                bars.update(scans, completed=done, total=total, says=name)
 
-        def tile_done(done: int, total: int) -> None:
-            bars.update(tiles, completed=done, total=total)
+            def tile_done(done: int, total: int) -> None:
+                bars.update(tiles, completed=done, total=total)
 
-        for path in segment_files(
-            models, images, to, wanted=wanted, force=force, progress=scan_done, advance=tile_done
-        ):
-            print(path, flush=True)
+            for path in segment_files(
+                models, images, to, wanted=wanted, force=force, progress=scan_done, advance=tile_done
+            ):
+                print(path, flush=True)
+    except BadInputs as error:
+        for line in error.lines:
+            terminal.fail(line)
+        if len(images) > 1:
+            terminal.note(
+                f"{len(error.lines)} of {len(images)} scans are not segmented; --skip-existing leaves the others"
+            )
+        raise typer.Exit(error.exit_code) from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hpcseg.errors import BadInput, BadInputs
 from hpcseg.inference.outputs import AS_TRAINED, Wanted, map_path, mask_path, require_free
 from hpcseg.inference.predict import Advance
 from hpcseg.inference.segment import Segmenter
 from hpcseg.training.early import load_any
 from hpcseg.volumes.datasets import Progress
-from hpcseg.volumes.scans import read_grid, write_mask, write_shares
+from hpcseg.volumes.scans import write_mask, write_shares
 
 
 def segment_files(
@@ -30,7 +31,7 @@ def segment_files(
     Args:
         models: model files, or run directories that hold one, or the checkpoint of a training under way; their
             probabilities are averaged.
-        images: scans; every header is checked before the first scan is segmented.
+        images: scans.
         folder: made if it is missing.
         wanted: what to make of every scan.
         force: replace files that exist.
@@ -38,20 +39,23 @@ def segment_files(
         advance: called with every tile of a scan.
 
     Raises:
-        BadInput: no such model, models of other classes, a scan is not sound, two scans have one name, or a file
-            exists already.
+        BadInput: no such model, models of other classes, two scans have one name, or a file exists already. When all
+            others are done: some scans are not sound (`BadInputs`).
     """
     trained = [load_any(model) for model in models]
     classes = range(1, trained[0].class_count + 1) if wanted.probabilities else ()
     files = [[mask_path(folder, image), *(map_path(folder, image, label) for label in classes)] for image in images]
     require_free(images, files, force=force)
-    for image in images:
-        read_grid(image)
+    bad: list[str] = []
     segmenter = Segmenter(*trained, mode=wanted.mode)
     for done, (image, (mask, *maps)) in enumerate(zip(images, files, strict=True)):
         if progress:
             progress(done, len(images), image.name)
-        found = segmenter.segment(image, advance, probabilities=wanted.probabilities, largest=wanted.largest)
+        try:
+            found = segmenter.segment(image, advance, probabilities=wanted.probabilities, largest=wanted.largest)
+        except BadInput as error:
+            bad.append(str(error))
+            continue
         if found.share_CZYX is not None:
             for path, share_zyx in zip(maps, found.share_CZYX, strict=True):
                 write_shares(path, share_zyx, like=image)
@@ -59,3 +63,5 @@ def segment_files(
         yield from (mask, *maps)
     if progress:
         progress(len(images), len(images), "")
+    if bad:
+        raise BadInputs(bad)

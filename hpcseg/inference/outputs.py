@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpcseg.errors import BadInput
 from hpcseg.files import read_bytes
 from hpcseg.paths import MODEL_FILE, RUN_FILE
-from hpcseg.text import csv_rows
+from hpcseg.text import csv_rows, listed, word
 from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
 
 if TYPE_CHECKING:
@@ -119,8 +119,12 @@ def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, for
 def _scans(path: Path) -> list[Path] | None:
     """The scans that a path stands for; None where it is no scan."""
     if path.is_dir():
-        is_run = (path / RUN_FILE).exists() or (path / MODEL_FILE).exists()
-        return None if is_run else scans_in(path) or None
+        if (path / RUN_FILE).exists() or (path / MODEL_FILE).exists():
+            return None
+        found = scans_in(path)
+        if not found:
+            _refuse_deeper(path)
+        return found or None
     if path.suffix == ".csv":
         return _listed(path)
     if glob.has_magic(str(path)) and not path.exists():
@@ -129,6 +133,16 @@ def _scans(path: Path) -> list[Path] | None:
             raise BadInput(f"{path}: no NIfTI scan matches this pattern; correct it")
         return found
     return [path] if path.name.endswith(ENDINGS) else None
+
+
+def _refuse_deeper(folder: Path) -> None:
+    """Raise BadInput where a folder has no scans, but folders in it have."""
+    for depth in ("*", "*/*"):
+        if deeper := [one for one in sorted(folder.glob(depth)) if scans_in(one)]:
+            few = listed([str(one) for one in deeper])
+            raise BadInput(
+                f"{folder}: its scans lie deeper, in {few}; give one of these, or {word(folder / depth / '*.nii*')}"
+            )
 
 
 def _listed(path: Path) -> list[Path]:

@@ -106,7 +106,7 @@ class Segmenter:
         Args:
             image: path of a NIfTI file; a nibabel image; or an array (x, y, z) with its `affine`.
             advance: called after every tile of every model.
-            affine: (4, 4) of an array: voxel -> mm.
+            affine: (4, 4) of an array, voxel -> mm; files and images have their own.
             probabilities: keep them.
             largest: keep the largest connected component of each class only; probabilities stay as they are.
 

@@ -34,6 +34,20 @@ def run_directory(name: str) -> RunDir | None:
     return RunDir(Path(name).resolve()) if name.strip() and (Path(name) / RUN_FILE).exists() else None
 
 
+def path_or_run(runs_root: Path, given: Path) -> Path:
+    """What is given where it exists or is a path; the directory of the run that it names otherwise.
+
+    Raises:
+        BadInput: no run has this name, or several do.
+    """
+    if given.exists() or given.is_symlink() or given.name != str(given):
+        return given
+    try:
+        return select_run(runs_root, str(given)).path
+    except BadInput as error:
+        raise BadInput(f"{given}: no such file or folder, and as a run: {error}") from None
+
+
 def select_runs(runs_root: Path, pattern: str) -> list[RunDir]:
     """Runs whose id matches a shell pattern or starts with it, or that belong to the sweep of that name.
 

@@ -19,7 +19,7 @@ from hpcseg.errors import BadInput
 from hpcseg.networks.fnet import FNet
 from hpcseg.networks.unet import UNet
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
-from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.paths import MODEL_FILE, RUN_FILE, TRAINING_FILE
 from hpcseg.spec import Spacing, TrainSpec, read_spec, spec_digest
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
@@ -131,7 +131,10 @@ class TrainedModel:
         """
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.exists():
-            raise BadInput(f"{file}: no trained model there; `hpcseg status` tells which runs are done")
+            next_ = "`hpcseg status` tells which runs are done"
+            if (file.parent / TRAINING_FILE).exists():
+                next_ = f"it was, and was removed: move {file.parent} away, and the same hpcseg sweep trains it anew"
+            raise BadInput(f"{file}: no trained model there; {next_}")
         try:
             plain = load_tensors(file)
         except BadInput as error:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hpcseg.cli import app
 from hpcseg.errors import BadInput
 from hpcseg.inference.masks import segment_files
-from hpcseg.inference.outputs import Wanted
+from tests.commandline import call
 from tests.inference.untrained import model, save
 
 
@@ -40,6 +40,13 @@ def test_missing_model_and_equal_names_are_one_line(image: Path, tmp_path: Path)
         next(segment_files([save(model(), tmp_path)], [image, image], tmp_path / "masks"))
 
 
+def test_of_a_model_that_was_removed_the_way_to_another_is_named(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text("{}")
+    for given in (tmp_path, tmp_path / "model.pt"):
+        with pytest.raises(BadInput, match=f"removed: move {tmp_path} away, and the same hpcseg sweep trains it anew"):
+            next(segment_files([given], [image], tmp_path / "masks"))
+
+
 def test_progress_tells_of_scans_and_tiles(image: Path, tmp_path: Path) -> None:
     scans: list[Any] = []
     tiles: list[Any] = []
@@ -56,14 +63,20 @@ def test_progress_tells_of_scans_and_tiles(image: Path, tmp_path: Path) -> None:
     assert [done for done, _ in tiles] == list(range(1, tiles[-1][1] + 1))
 
 
-def test_a_failing_scan_leaves_the_masks_before_it_and_no_half(image: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.nii.gz"
+def test_scans_that_cannot_be_read_are_named_when_the_others_are_done(image: Path, tmp_path: Path) -> None:
+    broken, flat = tmp_path / "broken.nii.gz", tmp_path / "flat.nii.gz"
     broken.write_bytes(image.read_bytes()[:-4000])
-    made = segment_files([save(model(), tmp_path)], [image, broken], tmp_path / "masks", wanted=Wanted(largest=True))
-    assert next(made).exists()
-    with pytest.raises(BadInput, match=r"broken\.nii\.gz: not a readable NIfTI scan"):
-        next(made)
+    nib.save(nib.Nifti1Image(np.zeros((4, 4), np.float32), np.eye(4)), flat)
+    words = ["segment", save(model(), tmp_path), broken, tmp_path / "absent.nii", flat, image, "--to", "masks"]
+    done = call(tmp_path, *words, "--skip-existing")
+    assert done.returncode == 2 and done.stdout == "masks/case_007.nii.gz\n"
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["case_007.nii.gz"]
+    first, second, third, last = done.stderr.splitlines()[-4:]
+    assert "broken.nii.gz: not a readable NIfTI scan" in first and "absent.nii: no such scan" in second
+    assert (
+        "shape (4, 4) is not 3-D" in third
+        and last == "3 of 4 scans are not segmented; --skip-existing leaves the others"
+    )
 
 
 def test_the_command_averages_models_and_writes_maps(image: Path, tmp_path: Path) -> None:

@@ -62,6 +62,13 @@ def test_scans_are_also_folders_patterns_and_lists_and_runs_are_models(image: Pa
             models_and_images([run, path])
 
 
+def test_where_scans_lie_deeper_is_said(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"Tiny: its scans lie deeper, in .*/imagesTr, .*/imagesTs, .* and 1 more; give"):
+        models_and_images([tmp_path, tiny_dataset])
+    with pytest.raises(BadInput, match=r"its scans lie deeper, in .*/Tiny/imagesTr"):
+        models_and_images([tmp_path, tiny_dataset.parent])
+
+
 def test_scans_whose_masks_exist_are_left_out_or_refused(image: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.nii.gz"
     other.write_bytes(image.read_bytes())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 
 from hpcseg.commands.models import rehearse
 from hpcseg.errors import BadInput
-from hpcseg.runs.selection import select_run, select_runs
+from hpcseg.runs.selection import path_or_run, select_run, select_runs
 from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel, retry
+from tests.commandline import call
 
 
 def test_runs_are_chosen_by_sweep_pattern_or_beginning(plan: Plan) -> None:
@@ -32,6 +34,18 @@ def test_one_run_is_chosen_by_the_beginning_of_its_id(plan: Plan) -> None:
 def test_a_run_is_chosen_by_its_directory_wherever_it_is(plan: Plan) -> None:
     run = plan.run(next(iter(plan.stages)))
     assert select_run(plan.runs_root / "elsewhere", str(run.path)).path == run.path
+
+
+def test_a_run_is_named_where_no_such_file_is(plan: Plan, tmp_path: Path) -> None:
+    pack, first, _ = plan.stages
+    assert path_or_run(plan.runs_root, Path(first[:-3])) == plan.run(first).path
+    assert path_or_run(plan.runs_root, tmp_path) == tmp_path
+    assert path_or_run(plan.runs_root, Path("no/model.pt")) == Path("no/model.pt")
+    for name, says in (("x", "matches 'x'; hpcseg status --runs"), ("baseline", "2 runs match")):
+        with pytest.raises(BadInput, match=f"^{name}: no such file or folder, and as a run: .*{says}"):
+            path_or_run(plan.runs_root, Path(name))
+    done = call(tmp_path, "inspect", pack[:-3], "--runs", plan.runs_root, "--json")
+    assert json.loads(done.stdout)["id"] == pack
 
 
 def test_rehearse_takes_an_id_that_begins_another(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
