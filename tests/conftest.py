@@ -60,8 +60,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DatasetWriter = Callable[..., Path]
 Storm = Callable[[int, int], int]
 
-# Processes take one file after the other: the long ones first, so that none is left alone with one at the end.
-LONG = ("slurm/test_survival", "test_cli", "slurm/", "volumes/test_packing", "training/", "gpu/", "submit/")
+# Processes take one file after the other: the long ones first, so that none is left alone with one at the end; and
+# those that wait for Slurm and processes are spread among those that compute, so that no core idles.
+WAITING = ("slurm/test_survival", "slurm/test_submission", "slurm/", "submit/", "runs/test_status", "test_faults")
+COMPUTING = ("test_cli", "volumes/test_packing", "training/", "gpu/", "compiled/", "inference/")
+WAITING_END = 0.7  # of the suite's files, when the last that waits begins
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have pytest-xdist keep the order of `LONG`; by itself it puts files with the most tests first."""
+    """Have pytest-xdist keep the order of files; by itself it puts files with the most tests first."""
     config.option.loadscopereorder = False
 
 
@@ -114,11 +117,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if needs and not torch.cuda.is_available():
             item.add_marker(without)
 
-    def rank(item: pytest.Item) -> int:
-        name = item.path.relative_to(Path(__file__).parent).as_posix()
-        return next((place for place, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+    places = _places({item.path.as_posix().rpartition("/tests/")[2]: item.path for item in items})
+    items.sort(key=lambda item: places[item.path])
 
-    items.sort(key=rank)
+
+def _places(files: dict[str, Path]) -> dict[Path, float]:
+    """Where each file stands in the suite, from 0 to 1, by its name."""
+
+    def rank(name: str, starts: tuple[str, ...]) -> int:
+        return next((place for place, start in enumerate(starts) if name.startswith(start)), len(starts))
+
+    waiting = sorted((name for name in files if name.startswith(WAITING)), key=lambda name: rank(name, WAITING))
+    computing = sorted(files.keys() - set(waiting), key=lambda name: (rank(name, COMPUTING), name))
+    places = {files[name]: WAITING_END * place / len(waiting) for place, name in enumerate(waiting)}
+    return places | {files[name]: place / len(computing) for place, name in enumerate(computing)}
 
 
 def keep_pairs(config: pytest.Config, items: list[pytest.Item]) -> None:
