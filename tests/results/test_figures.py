@@ -332,6 +332,12 @@ def test_a_strategy_has_one_colour_everywhere_and_no_two_values_share_one() -> N
     assert SETTINGS["pdf.fonttype"] == 42
 
 
+def test_colours_that_begin_again_have_other_markers_and_hatches() -> None:
+    of = looks(tuple(range(20)))
+    for kind in ("marker", "hatch", "line"):
+        assert len({(look.colour, getattr(look, kind)) for look in of.values()}) == 20, kind
+
+
 def test_examples_without_their_scans_are_left_out_with_a_reason(
     sweep_files, as_scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

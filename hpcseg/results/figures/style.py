@@ -72,8 +72,13 @@ def looks(values: Sequence[Axis]) -> dict[Axis, Look]:
     ranks = {value: known[value] for value in values if value in known}
     left = (rank for rank in itertools.count() if rank not in ranks.values())
     ranks |= {value: next(left) for value in values if value not in known}
+    return {value: _look(rank, rank // len(COLOURS)) for value, rank in ranks.items()}
+
+
+def _look(rank: int, turn: int) -> Look:
+    """Where colours begin again, they meet other markers and hatches than before."""
     kinds: tuple[Sequence[Any], ...] = (COLOURS, MARKERS, LINES, HATCHES)
-    return {value: Look(*(kind[rank % len(kind)] for kind in kinds)) for value, rank in ranks.items()}
+    return Look(*(kind[(rank + shift) % len(kind)] for kind, shift in zip(kinds, (0, turn, 0, turn), strict=True)))
 
 
 def pale(colour: str) -> tuple[float, float, float]:
