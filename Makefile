@@ -179,14 +179,15 @@ versus: setup nnunet
 
 # Kernels' tests, training on CUDA and benchmarks on this machine's GPU; writes docs/benchmarks-gpu.*. Without a GPU it
 # says so and does nothing. An environment is made only where neither .venv nor PYTHON has what it takes.
-# make gpu ONLY="steps loading.busy" runs some parts.
+# make gpu ONLY="steps loading.busy" runs some parts; TO=FOLDER takes everything there; MINUTES=4 is all that it may take.
+GPU_WORDS = $(if $(ONLY),--only $(ONLY)) $(if $(TO),--to $(TO)) $(if $(MINUTES),--minutes $(MINUTES))
 gpu:
 	@$(PYTHON) -m tests.gpu.ready --gpu || exit 0; \
-	for python in $(BIN)/python $(PYTHON); do \
-	  $$python -m tests.gpu.ready >/dev/null 2>&1 && exec $$python -m tests.gpu $(if $(ONLY),--only $(ONLY)); \
-	done; \
+	for all in "" --least; do for python in $(BIN)/python $(PYTHON); do \
+	  $$python -m tests.gpu.ready $$all >/dev/null 2>&1 && exec $$python -m tests.gpu $(GPU_WORDS); \
+	done; done; \
 	PIP_RETRIES=1 PIP_DEFAULT_TIMEOUT=15 $(MAKE) --no-print-directory setup >/dev/null 2>&1 \
-	  && $(BIN)/python -m tests.gpu.ready >/dev/null && exec $(BIN)/python -m tests.gpu $(if $(ONLY),--only $(ONLY)); \
+	  && $(BIN)/python -m tests.gpu.ready >/dev/null && exec $(BIN)/python -m tests.gpu $(GPU_WORDS); \
 	$(PYTHON) -m tests.gpu.ready
 
 # The other tools get an environment of their own, which sees the packages of .venv and may not replace its torch.

@@ -9,14 +9,16 @@ Shapes: B batch, C classes with background first, D H W (z, y, x) edges.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hpcseg import kernels
-from hpcseg.config import AutoencoderConfig, TrainingConfig
-from hpcseg.spec import IGNORED
+
+if TYPE_CHECKING:
+    from hpcseg.config import AutoencoderConfig, TrainingConfig
 
 Reduce = Callable[[Tensor], Tensor]
 SMOOTHING = 1e-5
@@ -53,6 +55,8 @@ def reconstruction_error(
 def _of_known(config: TrainingConfig, logits_BCDHW: Tensor, label_BDHW: Tensor, reduce: Reduce | None) -> Tensor:
     """The configured loss of the voxels whose label is not `IGNORED`, in all of the minibatch."""
     log_probability = functional.log_softmax(logits_BCDHW.float(), dim=1)
+    from hpcseg.spec import IGNORED  # losses are computed without pydantic, too
+
     known_B1DHW = (label_BDHW != IGNORED)[:, None].float()
     truth = _one_hot(label_BDHW, logits_BCDHW.shape[1])  # of no class where it is ignored
     if config.loss == "focal":

@@ -15,13 +15,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from hpcseg.config import TrainingConfig
 from hpcseg.errors import BadInput
+
+if TYPE_CHECKING:
+    from hpcseg.config import TrainingConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 Number = Literal["float32", "bfloat16", "float16"]

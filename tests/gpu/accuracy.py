@@ -105,7 +105,7 @@ def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _convolution_inputs(kit: Kit, generator: torch.Generator) -> list[Tensor]:
     batch, edge = kit.sizes.accuracy
-    kernel, maps = kit.sizes.config.network.kernel, kit.sizes.config.network.maps_per_level[0]
+    kernel, maps = kit.sizes.geometry.kernel, kit.sizes.layout.maps[0]
     weight = torch.randn((maps, maps, *(kernel,) * 3), generator=generator) / (maps * kernel**3) ** 0.5
     return [torch.randn((batch, maps, *(edge,) * 3), generator=generator), weight]
 
@@ -129,7 +129,7 @@ def _convolution(plan: Plan) -> Computation:
 
 def _norm_inputs(kit: Kit, generator: torch.Generator) -> list[Tensor]:
     batch, edge = kit.sizes.accuracy
-    maps = kit.sizes.config.network.maps_per_level[0]
+    maps = kit.sizes.layout.maps[0]
     x = torch.randn((batch, maps, *(edge,) * 3), generator=generator) + 0.5
     return [x, torch.rand(maps, generator=generator) + 0.5, torch.randn(maps, generator=generator)]
 
@@ -147,7 +147,7 @@ def _norm(tensors: Sequence[Tensor]) -> Outputs:
 
 def _merge_inputs(kit: Kit, generator: torch.Generator) -> list[Tensor]:
     batch, edge = kit.sizes.accuracy
-    maps = kit.sizes.config.network.maps_per_level[0]
+    maps = kit.sizes.layout.maps[0]
     coarse = torch.randn((batch, maps, *((edge + 1) // 2,) * 3), generator=generator)
     return [torch.randn((batch, maps, *(edge - 1,) * 3), generator=generator), coarse]
 

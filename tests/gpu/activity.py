@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,14 @@ def device_intervals(trace: dict[str, Any], kinds: frozenset[str] = GPU_WORK) ->
         if event.get("ph") == "X" and event.get("cat") in kinds
     ]
     return sorted(found, key=lambda one: one[1])
+
+
+def packed(trace: dict[str, Any], most: int, kinds: frozenset[str] = GPU_WORK) -> bytes:
+    """What ran on the device as a trace of its own, compressed; of a long one the beginning, in `most` bytes."""
+    events = [one for one in trace.get("traceEvents", ()) if one.get("ph") == "M" or one.get("cat") in kinds]
+    while len(found := gzip.compress(json.dumps({**trace, "traceEvents": events}).encode())) > most and events:
+        events = events[: len(events) // 2]
+    return found
 
 
 def busy_share(intervals: Sequence[Interval]) -> float:

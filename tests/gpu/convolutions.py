@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from hpcseg.networks.convolution import OPERATIONS, TORCH, Convolution, Plan
 from tests.benchmarks.figures import Skipped
 from tests.gpu.floor import Layer
 from tests.gpu.kit import Kit
-from tests.gpu.stages import NUMBER, convolution_works
 
+NUMBER, SETS = torch.bfloat16, 2  # sets of inputs, in turn
 WAYS = ("forward", "input gradient", "weight gradient")
 CONTIGUOUS = 4  # of the layers with the most work, in the layout that the networks do not use
 
@@ -27,7 +30,7 @@ def measure(kit: Kit) -> None:
                 continue
             cells = [_cell(kit, layer, way, name, rank) for name in _VARIANTS]
             rows[way].append([f"{layer.inputs}→{layer.maps}, {layer.edge}³ → {layer.out}³", *cells])
-    kernel, batch = kit.sizes.geometry.kernel, kit.sizes.config.training.batch
+    kernel, batch = kit.sizes.geometry.kernel, kit.sizes.batch
     for way, own in rows.items():
         kit.table(
             f"Convolutions, {way}: TFLOP/s (bf16, kernel {kernel}³, batch {batch})",
@@ -74,12 +77,51 @@ def _rate(kit: Kit, layer: Layer, way: str, how: str, contiguous: bool) -> str:
     if not contiguous:
         module = module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     module.plan = Plan(**{_field(way): how})  # the other two stay torch's
-    if how != TORCH and not module.fits((kit.sizes.config.training.batch, layer.inputs, *(layer.edge,) * 3), NUMBER):
+    if how != TORCH and not module.fits((kit.sizes.batch, layer.inputs, *(layer.edge,) * 3), NUMBER):
         raise Skipped("not for these sizes")
     works = list(convolution_works(kit, module, layer, way, dtype=NUMBER, contiguous=contiguous))
     timing = kit.machine.milliseconds(*works)
-    work = 2 * kit.sizes.config.training.batch * layer.out**3 * layer.weights
+    work = 2 * kit.sizes.batch * layer.out**3 * layer.weights
     return f"{work / timing.median / 1e9:.0f}"
+
+
+def convolution_works(
+    kit: Kit, convolution: nn.Module, layer: Layer, what: str, *, dtype: torch.dtype = NUMBER, contiguous: bool = False
+) -> Iterator[Callable[[], object]]:
+    """One pass of a convolution ("forward", "input gradient", "weight gradient"), as autograd calls it."""
+    device, batch = kit.machine.device, kit.sizes.batch
+    weight: Tensor = convolution.weight  # type: ignore[assignment]
+
+    def laid(maps: Tensor) -> Tensor:
+        return maps.contiguous() if contiguous else maps
+
+    for seed in range(SETS):
+        x = laid(kit.maps((batch, layer.inputs, *(layer.edge,) * 3), dtype, seed))
+
+        def run(x: Tensor = x) -> Tensor:
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                return convolution(x)
+
+        if what == "forward":
+            yield without_gradient(run)
+            continue
+        going = laid(kit.maps((batch, layer.maps, *(layer.out,) * 3), dtype, SETS + seed))
+        wanted = x if what == "input gradient" else weight
+        for tensor in (x, weight):
+            tensor.requires_grad_(tensor is wanted)
+        out = run()
+        weight.requires_grad_(True)
+        yield partial(torch.autograd.grad, out, wanted, going, retain_graph=True)
+
+
+def without_gradient(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The work with autograd off."""
+
+    @torch.no_grad()
+    def quiet() -> Any:
+        return work()
+
+    return quiet
 
 
 @contextlib.contextmanager

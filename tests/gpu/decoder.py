@@ -12,12 +12,12 @@ from hpcseg.kernels import torch_alone
 from hpcseg.networks.winners import Winners, sparse_decode, top_winners
 from tests.gpu.device import Timing
 from tests.gpu.kit import Kit
-from tests.gpu.material import random_maps
 from tests.gpu.sizes import Decoder
 from tests.networks.checks import dense_decode
 
 Decode = Callable[..., Tensor]
 SETS = 3
+CODES = 12  # of an autoencoder's minibatch
 
 
 def measure(kit: Kit) -> None:
@@ -74,13 +74,8 @@ def _both(decode: Decode, values: Tensor, index: Tensor, weight: Tensor, bias: T
 
 
 def _winners(kit: Kit) -> None:
-    config, device = kit.sizes.config, kit.machine.device
-    maps, edge = config.network.maps_per_level[0], kit.sizes.geometry.features[0]
-    codes = [
-        random_maps((config.autoencoder.batch, maps, *(edge,) * 3), torch.bfloat16, device, seed).relu_()
-        for seed in range(2)
-    ]
-    count = config.autoencoder.winners
+    maps, edge, count = kit.sizes.layout.maps[0], kit.sizes.geometry.features[0], kit.sizes.decoder.winners
+    codes = [kit.maps((CODES, maps, *(edge,) * 3), torch.bfloat16, seed).relu_() for seed in range(2)]
     ways: dict[str, Callable[[Tensor], object]] = {
         "top_winners": lambda code: top_winners(code, count),
         "torch.topk": lambda code: torch.topk(code.flatten(2), count, dim=2),

@@ -23,10 +23,11 @@ import torch
 
 from tests.benchmarks.hardware import describe as describe_host
 from tests.benchmarks.hardware import package_version
-from tests.gpu.activity import GPU_WORK, Interval, device_intervals
+from tests.gpu.activity import GPU_WORK, Interval, device_intervals, packed
 
 Work = Callable[[], object]
 
+TRACE_BYTES = 4 << 20  # of one that is kept
 FLUSH_BYTES = 256 << 20  # written between rounds: several times any GPU's L2
 CYCLES_PER_S = 2e9  # of a GPU's clock, about
 LONGEST_HOLD_S = 0.5  # in which the host gets ahead
@@ -99,8 +100,8 @@ class Machine:
         """Give back memory that nothing holds."""
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Activity]:
-        """Note what the device does meanwhile; the activity is filled in on the way out."""
+    def watched(self, kept: Path | None = None) -> Iterator[Activity]:
+        """Note what the device does meanwhile; the activity is filled in on the way out, and its trace may be kept."""
         activity = Activity()
         with torch.profiler.profile(activities=self._activities()) as profile:
             yield activity
@@ -108,9 +109,10 @@ class Machine:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace.json"
             profile.export_chrome_trace(str(path))
-            activity.intervals = device_intervals(
-                json.loads(path.read_text(errors="replace"), strict=False), self._traced
-            )
+            trace = json.loads(path.read_text(errors="replace"), strict=False)
+        activity.intervals = device_intervals(trace, self._traced)
+        if kept is not None:
+            kept.write_bytes(packed(trace, TRACE_BYTES, self._traced))
 
     def describe(self) -> dict[str, str]:
         """Device, machine, versions, date."""

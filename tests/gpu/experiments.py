@@ -7,8 +7,10 @@ An experiment of the paper is one strategy with one number of labelled volumes: 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from hpcseg.config import RunConfig
+if TYPE_CHECKING:
+    from hpcseg.config import RunConfig
 
 FOLDS = 5
 PUBLISHED_HOURS = {"baseline": 80, "transfer": 130, "multitask": 195}  # of one experiment on a GTX 1080 Ti
@@ -23,15 +25,17 @@ ASSUMED = (
 def run_seconds(figures: Mapping[str, float], config: RunConfig) -> dict[str, float]:
     """Seconds of one run of each strategy, as far as its steps were measured."""
     training, coder = config.training, config.autoencoder
-    step = figures.get("loop_resident_ms", figures.get("step_bfloat16_ms"))
+    step, epoch = figures.get("step_bfloat16_ms"), figures.get("epoch_resident_ms")
     validation, both = figures.get("validation_step_ms"), figures.get("multitask_ms")
     levels = [figures.get(f"autoencoder{level}_ms") for level in range(config.network.levels)]
     found: dict[str, float] = {}
     if validation is None:
         return found
     validating = training.validation_steps * validation
-    if step is not None:
-        found["baseline"] = training.epochs * (training.steps * step + validating) / 1e3
+    if epoch is None and step is not None:
+        epoch = training.steps * step + validating
+    if epoch is not None:
+        found["baseline"] = training.epochs * epoch / 1e3
         known = [level for level in levels if level is not None]
         if len(known) == len(levels):
             found["transfer"] = found["baseline"] + coder.epochs * coder.steps * sum(known) / 1e3

@@ -10,14 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from hpcseg.errors import HpcsegError
 from tests.benchmarks.figures import Skipped
 from tests.gpu.device import Machine
 from tests.gpu.parts import Part
+from tests.gpu.ready import MODULES, absent
 from tests.gpu.sizes import Sizes
 
 Result = TypeVar("Result")
 _PATH = re.compile(r"(?<![\w.)])/(?:[\w.+~-]+/)+([\w.+~-]+)")  # absolute, of which the last part is shown
+PACKAGES = {"cc3d": "connected-components-3d", "pytest_timeout": "pytest-timeout"}  # whose module is called otherwise
 _LONGEST = 240  # characters of a remark
 
 
@@ -82,6 +87,7 @@ class Kit:
         earlier: figures of the parts before this one.
         found: by this one.
         keep: called with what was found so far before anything that may hang, and at the end.
+        kept: folder of what is kept beside the page: the choice of kernels, traces.
         began: when, as `time.monotonic` counts.
     """
 
@@ -92,24 +98,30 @@ class Kit:
     earlier: dict[str, float] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
     keep: Callable[[Found], None] = _forget
+    kept: Path | None = None
     began: float = field(default_factory=time.monotonic)
 
     def measure(self, part: Part) -> None:
         """Measure a part; whatever happens stands in what was found.
 
         Raises:
-            Exception: the part failed as a whole.
+            DeviceIsLost: the device cannot be used any more.
         """
         self.found.state = "at work"
         self._keep()
         try:
             part.measure()(self)
             self.found.state = "done"
+        except ModuleNotFoundError as error:
+            self.found.state = "not run"
+            self.found.missing.append(lacking(error))
         except Exception as error:
             self.found.state = "failed"
             lost = "the device was lost" if isinstance(error, DeviceIsLost) else type(error).__name__
             self.found.failed.append(plain(f"{lost}: {error}"))
-            raise
+            traceback.print_exc()
+            if isinstance(error, DeviceIsLost):
+                raise
         finally:
             self._keep()
 
@@ -131,6 +143,8 @@ class Kit:
             return work()
         except (Skipped, HpcsegError) as reason:
             self.found.missing.append(plain(f"{what}: {reason}"))
+        except ModuleNotFoundError as error:
+            self.found.missing.append(f"{plain(what)}: {lacking(error)}")
         except Exception as error:
             self.found.failed.append(plain(f"{what}: {_where(error)}{type(error).__name__}: {error}"))
             traceback.print_exc()
@@ -159,9 +173,24 @@ class Kit:
         if rows:
             self.found.tables.append(Table(title, list(head), [list(map(plain, row)) for row in rows], note))
 
+    def maps(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+        """Standard normal maps (B, K, D, H, W), drawn on the device, in the layout of the networks."""
+        device = self.machine.device
+        generator = torch.Generator(device).manual_seed(seed)
+        numbers = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+        return numbers.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+
     def say(self, line: str) -> None:
         """Keep a remark."""
         self.found.lines.append(plain(line))
+
+
+def lacking(error: ModuleNotFoundError | None = None) -> str:
+    """Which modules are not installed, and how they come onto the path of a machine that reaches no registry."""
+    modules = absent(MODULES) or [str(error)]
+    names = " ".join(PACKAGES.get(name, name) for name in modules)
+    return f"{', '.join(modules)} not installed: where there is a registry, pip install --target=more {names}; then \
+PYTHONPATH=more"
 
 
 def plain(text: str) -> str:

@@ -20,6 +20,7 @@ from hpcseg.patches.source import Source
 from hpcseg.patches.tiers import Tier
 from hpcseg.spec import Reading
 from hpcseg.training.control import Control
+from hpcseg.training.deferred import LATE
 from hpcseg.training.stages import train
 from hpcseg.training.stores import Stores
 from tests.benchmarks.figures import Skipped
@@ -28,7 +29,8 @@ from tests.gpu.activity import busy_share, by_name, longest_gaps
 from tests.gpu.device import Activity, Machine
 from tests.gpu.floor import Ceilings, fnet_step, seconds
 from tests.gpu.kit import Kit
-from tests.gpu.material import configured, run_folder, train_spec
+from tests.gpu.material import configured, run_folder, train_spec, wait_for_store
+from tests.gpu.sizes import Sizes
 
 SETS = 12  # minibatches, in turn
 LATTICES = (4, 1)
@@ -54,7 +56,7 @@ def gather(kit: Kit) -> None:
     if step is not None and on_device is not None:
         kit.figure("gather_share", 100 * on_device / step)
     kit.table(
-        f"Minibatch of {kit.sizes.config.training.batch} from resident volumes",
+        f"Minibatch of {kit.sizes.batch} from resident volumes",
         ["lattice", "device, ms", "floor, ms", "host, ms", "share of a bf16 step"],
         rows,
     )
@@ -79,8 +81,15 @@ def busy(kit: Kit) -> None:
         if name == "resident":
             _kernels(kit, watch.activity)
     kit.table(
-        "The real loop, bf16",
-        ["store", "steps watched", "GPU busy", "ms per step, not watched", "longest waits"],
+        f"The real loop, bf16: epochs of {kit.sizes.config.training.steps} steps and "
+        f"{kit.sizes.config.training.validation_steps} of validation",
+        [
+            "store",
+            "steps watched",
+            "GPU busy",
+            "ms per step and its validation, not watched",
+            "longest waits",
+        ],
         rows,
         "Busy: union of the kernels' and copies' intervals by the wall time from the first to the last.",
     )
@@ -88,6 +97,7 @@ def busy(kit: Kit) -> None:
 
 def labelled_sources(kit: Kit, stack: ExitStack) -> list[Source]:
     """The store's labelled cases."""
+    wait_for_store(kit.folder, kit.until)
     spec = train_spec("sources", kit.sizes.config, kit.sizes.volumes)
     control = Control(kit.folder, silent=True)
     stores = Stores(kit.folder, stack, [spec.labelled], Reading(tier="streamed"), control, None)
@@ -98,11 +108,11 @@ def labelled_sources(kit: Kit, stack: ExitStack) -> list[Source]:
 class Watch(Control):
     """Hears a training run's beats: times some steps by the clock, then watches some with the profiler."""
 
-    def __init__(self, run: Path, machine: Machine, warm: int, timed: int, profiled: int) -> None:
+    def __init__(self, run: Path, machine: Machine, sizes: Sizes, trace: Path | None) -> None:
         super().__init__(run)
-        self._machine = machine
-        self._marks = (warm, warm + timed, warm + timed + profiled)
-        self._timed = timed
+        self._machine, self._trace = machine, trace
+        self._marks = (sizes.warm, sizes.warm + sizes.timed, sizes.warm + sizes.timed + sizes.profiled)
+        self._timed = sizes.timed
         self._stack = ExitStack()
         self._began = 0.0
         self._next = 0
@@ -119,7 +129,7 @@ class Watch(Control):
             self._began = time.perf_counter()
         elif self._next == 1:
             self.step_ms = 1e3 * (time.perf_counter() - self._began) / self._timed
-            self.activity = self._stack.enter_context(self._machine.watched())
+            self.activity = self._stack.enter_context(self._machine.watched(self._trace))
         else:
             self._stack.close()
         self._next += 1
@@ -131,16 +141,16 @@ class Watch(Control):
 
 def _trained(kit: Kit, name: str, tier: Tier) -> Watch:
     sizes = kit.sizes
-    steps = sizes.warm + sizes.timed + sizes.profiled + 5
-    config = configured(sizes.config, training={"epochs": 1, "steps": steps, "precision": precision(kit)})
+    epochs = -(-(sizes.warm + sizes.timed + sizes.profiled + LATE) // sizes.config.training.steps)
+    config = configured(sizes.config, training={"epochs": epochs, "precision": precision(kit)})
     run = run_folder(kit.folder, f"busy-{name}")
     planning.remembered(kit, config.training.precision, run)
-    watch = Watch(run, kit.machine, sizes.warm, sizes.timed, sizes.profiled)
+    watch = Watch(run, kit.machine, sizes, kit.kept and kit.kept / f"trace-{name}.json.gz")
     try:
         train(run, train_spec(f"busy-{name}", config, sizes.volumes), watch, Reading(tier=tier))
     finally:
         watch.finish()
-    kit.figure(f"loop_{name}_ms", watch.step_ms)
+    kit.figure(f"epoch_{name}_ms", watch.step_ms * config.training.steps)
     if not watch.activity.intervals:
         raise Skipped("the profiler saw nothing of the device")
     return watch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hpcseg.config import RunConfig
 from hpcseg.patches.minibatch import Batch
@@ -20,13 +21,15 @@ from hpcseg.volumes.pyramid import Coding, build_pyramid
 from hpcseg.volumes.resample import resample_cubic
 from hpcseg.volumes.store import LEVELS
 from hpcseg.volumes.writing import StoreWriter
-from tests.gpu.sizes import Sizes, Triple
+from tests.benchmarks.figures import Skipped
+from tests.gpu.sizes import PAPER, TINY, Sizes, Triple
 
-STORE = Path("pack/gpu/store.h5")  # below the folder of all runs
+STORE, FAILED = Path("pack/gpu/store.h5"), Path("no-store.txt")  # below the folder of all runs
 PADDING, CLIP = -1000.0, (-200.0, 400.0)
 _CODING = Coding(slope=1.0, intercept=0.0)
 _FOREGROUND = 10_000  # voxels that a store remembers of a class
 _MAKERS = 4  # cases made at a time
+_POLL_S = 0.2
 
 
 def write_store(root: Path, sizes: Sizes) -> None:
@@ -40,6 +43,20 @@ def write_store(root: Path, sizes: Sizes) -> None:
                 writer.add(case)
         writer.finish()
     making.replace(path)
+
+
+def wait_for_store(root: Path, until: float) -> None:
+    """Wait for the store that another process writes (`python -m tests.gpu.material KIND ROOT`).
+
+    Raises:
+        Skipped: it could not be written, or not by the time `until`, as `time.monotonic` counts.
+    """
+    while not (root / STORE).exists():
+        if (root / FAILED).exists():
+            raise Skipped(f"no store: {(root / FAILED).read_text()}")
+        if time.monotonic() > until:
+            raise Skipped("the store was not written in time")
+        time.sleep(_POLL_S)
 
 
 def train_spec(name: str, config: RunConfig, volumes: int) -> TrainSpec:
@@ -83,13 +100,6 @@ def random_batch(sizes: Sizes, batch: int, dtype: torch.dtype, device: torch.dev
     ]
     label_BDHW = (torch.rand((batch, *(sizes.geometry.patch,) * 3), generator=generator) < 0.3).long()
     return Batch(images, label_BDHW.to(device))
-
-
-def random_maps(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int) -> Tensor:
-    """Standard normal maps (B, K, D, H, W), drawn on the device, in the layout of the networks."""
-    generator = torch.Generator(device).manual_seed(seed)
-    maps = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
-    return maps.to(dtype).contiguous(memory_format=torch.channels_last_3d)
 
 
 def case_name(number: int) -> str:
@@ -152,3 +162,11 @@ def _pack_spec(codec: Literal["none"] = "none") -> PackSpec:
         pyramid_clip=CLIP,
         codec=codec,
     )
+
+
+if __name__ == "__main__":
+    try:
+        write_store(Path(sys.argv[2]), PAPER if sys.argv[1] == "cuda" else TINY)
+    except Exception as error:
+        (Path(sys.argv[2]) / FAILED).write_text(str(error))
+        raise

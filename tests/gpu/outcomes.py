@@ -10,11 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hpcseg.host import usable_cores
+from tests.gpu.parts import Watchdog
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.gpu.kit import Found
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the reports of xdist's processes come to the one that began them
+        Watchdog()
         config.pluginmanager.register(_Writer(config.getoption("--outcomes")))
 
 

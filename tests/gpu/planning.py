@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hpcseg.files import read_json
+from hpcseg.files import read_json, write_json
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
 from hpcseg.training.kernel_choice import choose_kernels
@@ -39,6 +39,9 @@ def plan(kit: Kit, task: Task, network: str = FNET) -> dict[str, Any] | None:
     run.mkdir(exist_ok=True)
     chosen = choose_kernels(run, task, Control(run, silent=True))
     task.graphed = None
+    if kit.kept is not None:
+        path = kit.kept / KERNELS_FILE
+        write_json(path, {**(read_json(path) if path.exists() else {}), run.name.removeprefix("kernels-"): chosen})
     return chosen
 
 

@@ -1,7 +1,7 @@
 """Whether this Python can run `make gpu` here: `python -m tests.gpu.ready`. Imports nothing that might be missing.
 
 Exit status 0: it can. 1: there is no GPU, which it says. 2: something is missing, which it says. With --gpu it asks for
-a GPU alone, not for packages.
+a GPU alone, not for packages; with --least for what the first parts need: the others then say what they lack.
 """
 
 from __future__ import annotations
@@ -12,19 +12,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+LEAST = ("torch", "triton", "numpy")
 MODULES = (
-    "torch",
-    "triton",
-    "numpy",
-    "scipy",
-    "h5py",
-    "nibabel",
-    "pydantic",
-    "filelock",
-    "threadpoolctl",
-    "pytest",
-    "pytest_timeout",
-    "hypothesis",
+    *(*LEAST, "scipy", "h5py", "nibabel", "pydantic", "filelock", "threadpoolctl"),
+    *("pytest", "pytest_timeout", "hypothesis", "submitit", "edt", "cc3d"),
 )
 COMPILERS = ("gcc", "cc", "clang")
 NO_GPU, MISSING = 1, 2
@@ -44,18 +35,23 @@ def nvidia_gpu() -> str:
     return next((line for line in lines if line.startswith("GPU ")), "")
 
 
-def missing() -> list[str]:
+def absent(modules: Sequence[str]) -> list[str]:
+    """Those of the modules that are not installed."""
+    return [name for name in modules if importlib.util.find_spec(name) is None]
+
+
+def missing(modules: Sequence[str]) -> list[str]:
     """What this Python does not have."""
     old = [] if sys.version_info >= OLDEST else ["Python 3.11 or later"]
-    absent = [name for name in MODULES if importlib.util.find_spec(name) is None]
-    if "torch" not in absent and not old:
+    lacks = absent(modules)
+    if "torch" not in lacks and not old:
         import torch
 
         if not torch.cuda.is_available():
-            absent.append("a torch that sees the GPU")
+            lacks.append("a torch that sees the GPU")
     if not any(map(shutil.which, COMPILERS)):
-        absent.append("a C compiler, for Triton")
-    return old + absent
+        lacks.append("a C compiler, for Triton")
+    return old + lacks
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -63,9 +59,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     if not nvidia_gpu():
         print("make gpu: there is no GPU here, so nothing was measured; docs/benchmarks-gpu.md stays as it was")
         return NO_GPU
-    absent = [] if "--gpu" in arguments else missing()
-    if absent:
-        print(f"make gpu: {sys.executable} lacks {', '.join(absent)}")
+    lacks = [] if "--gpu" in arguments else missing(LEAST if "--least" in arguments else MODULES)
+    if lacks:
+        print(f"make gpu: {sys.executable} lacks {', '.join(lacks)}")
         return MISSING
     return 0
 

@@ -2,6 +2,7 @@
 
 docs/benchmarks-gpu.json  {"machine": {...}, "seconds", "parts": {name: what it found}}
 docs/benchmarks-gpu.md    the page; made from the numbers alone
+docs/benchmarks-gpu/      logs, kernels.json, traces: not kept with hpcseg
 """
 
 from __future__ import annotations
@@ -13,25 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcseg.config import RunConfig
 from hpcseg.files import read_json, write_json, write_text
 from tests.benchmarks.report import markdown_table as table
 from tests.benchmarks.report import shown, verdict
 from tests.gpu.experiments import assumed, hours_table
 from tests.gpu.figures import FIGURES
 from tests.gpu.kit import Found
-from tests.gpu.parts import PARTS, STUDY, Part
+from tests.gpu.parts import ALL, SPARE, Part
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 STEM = "benchmarks-gpu"
-TESTS = Part(
-    "tests",
-    "Tests on the device",
-    170,
-    "pytest: the kernels against float64 references, and training on CUDA (determinism, resuming, the step).",
-)
-SPARE = {part.name for part in PARTS[-2:]}  # which only inform
-ALL = (TESTS, *PARTS[:-2], STUDY, *PARTS[-2:])
 INTRODUCTION = """\
 # Benchmarks on a GPU
 
@@ -39,7 +31,7 @@ Written by `make gpu`; do not edit. What the figures mean, and what they are com
 [performance.md](performance.md); the numbers are in benchmarks-gpu.json.
 """
 NOTHING = """\
-**No GPU has run this yet.** `make gpu` on a machine with one (it takes less than eight minutes) writes this page. Until
+**No GPU has run this yet.** `make gpu` on a machine with one (it takes less than ten minutes) writes this page. Until
 then nothing is known of hpcseg's speed on GPUs but what it ought to be: the floor in [performance.md](performance.md).
 """
 
@@ -69,8 +61,15 @@ class Results:
 
 
 def failed(name: str, found: Found) -> bool:
-    """Whether the state of a part is a failure: of the last two it is none that there was no time for them."""
+    """Whether the state of a part is a failure; that there was no time for it is none of what only informs."""
     return found.state not in (("done", "stopped", "not run") if name in SPARE else ("done",))
+
+
+def beside(docs: Path) -> Path:
+    """Folder of what is kept beside the page; there is one from now on."""
+    folder = docs / STEM
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def read_results(docs: Path = DOCS) -> Results:
@@ -121,10 +120,7 @@ def page(results: Results) -> str:
     news = [_machine(results), _wrong(results)] if results.parts else [NOTHING]
     parts = [INTRODUCTION, *news]
     parts.append(_figures(results))
-    hours = hours_table(results.figures, RunConfig())
-    if hours:
-        head = ["strategy", "one run", "an experiment: five folds", "the paper, GTX 1080 Ti", "faster"]
-        parts.append(f"## Experiments of the paper\n\n{table([head, *hours])}\n{assumed(RunConfig())}\n")
+    parts.append(_experiments(results))
     parts += [_part(part, results.parts.get(part.name)) for part in ALL]
     return "\n".join(part for part in parts if part)
 
@@ -158,6 +154,16 @@ def _figures(results: Results) -> str:
         met = verdict(figure, value).replace("no", "**no**")
         lines.append((f"`{figure.name}`", figure.meaning, shown(figure, value), str(figure.bound or ""), met))
     return "## Figures\n\n" + table(lines)
+
+
+def _experiments(results: Results) -> str:
+    if "validation_step_ms" not in results.figures:  # measured by what needs pydantic, as a configuration does
+        return ""
+    from hpcseg.config import RunConfig
+
+    hours, config = hours_table(results.figures, RunConfig()), RunConfig()
+    head = ["strategy", "one run", "an experiment: five folds", "the paper, GTX 1080 Ti", "faster"]
+    return f"## Experiments of the paper\n\n{table([head, *hours])}\n{assumed(config)}\n" if hours else ""
 
 
 def _part(part: Part, found: Found | None) -> str:

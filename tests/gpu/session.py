@@ -1,12 +1,12 @@
-"""One run of `make gpu`: tests and study side by side, then every part alone, and a page whatever happens.
+"""One run of `make gpu`: one part after the other, the most valuable first, and a page whatever happens.
 
-pytest runs them all, and what they find is on the page at once; this begins it again where a process of it died.
+Parts are measured in one process (`tests.gpu.running`), and what they find is on the page at once; where that process
+dies, another goes on with the rest. The tests are pytest's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,24 +14,22 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hpcseg.files import read_json, write_json
 from tests.benchmarks.report import shown, verdict
-from tests.gpu import outcomes
+from tests.gpu import outcomes, running
 from tests.gpu.device import machine_for
 from tests.gpu.figures import FIGURES
-from tests.gpu.kit import Found
-from tests.gpu.material import write_store
-from tests.gpu.parts import GRACE_S, STUDY, Part
-from tests.gpu.report import TESTS, Results, failed, keep, read_results, update_results, write_results
-from tests.gpu.sizes import PAPER, TINY
+from tests.gpu.kit import Found, lacking
+from tests.gpu.parts import GRACE_S, LATE, TESTS, Part
+from tests.gpu.ready import MODULES, absent
+from tests.gpu.report import Results, beside, failed, keep, read_results, update_results, write_results
 
-LOG_TAIL = 6000  # characters of pytest's log that are printed where something failed
-LOST = 70  # how pytest ends after a part that broke the device's context; see tests/conftest.py
+PARTS_LOG, TESTS_LOG = "parts.log", "tests.log"
+LOG_TAIL = 6000  # characters of a log that are printed where something failed
 
 
 class Session:
@@ -65,18 +63,16 @@ class Session:
         same = keep_others and before.machine.get("gpu") == machine.get("gpu")
         others = {name: found for name, found in before.parts.items() if same and name not in names}
         write_results(Results(machine, others), self._docs)
-        alone = [part for part in parts if part not in (TESTS, STUDY)]
-        beside = {part: self._begin([part]) for part in (TESTS, STUDY) if part in parts}
+        store = self._write_store()
         try:
-            if alone:
-                self._write_store()  # while the others are at work
-            for part, process in beside.items():
-                self._follow(process, [part], self._began + part.budget_s)
-            while (left := self._left(alone)) and time.time() < self._end - GRACE_S:
-                self._follow(self._begin(left), left, self._end)
+            while (left := self._left(parts)) and time.time() < self._end - GRACE_S:
+                if left[0] is TESTS:
+                    self._test()
+                else:
+                    together = left[: left.index(TESTS)] if TESTS in left else left
+                    self._follow(self._begin(together), together)
         finally:
-            for process in beside.values():
-                _kill(process)
+            _kill(store)
             for part in self._left(parts):
                 keep(self._docs, part, Found(state="not run"))
             seconds = round(time.time() - self._began, 1)
@@ -87,73 +83,65 @@ class Session:
     def _machine(self) -> dict[str, str]:
         """Asked in a process of its own, so that this one keeps no memory of the device."""
         said = self._folder / "machine.json"
-        subprocess.run([sys.executable, "-m", "tests.gpu.session", self._kind, said], cwd=outcomes.ROOT, check=False)
+        words = [sys.executable, "-m", "tests.gpu.session", self._kind, str(said)]
+        subprocess.run(words, cwd=outcomes.ROOT, check=False)
         found: dict[str, str] = read_json(said) if said.exists() else {"gpu": "a GPU that does not say what it is"}
         return found
 
-    def _write_store(self) -> None:
-        """What needs the store fails by itself where this fails."""
-        try:
-            write_store(self._folder, PAPER if self._kind == "cuda" else TINY)
-        except Exception:
-            traceback.print_exc()
+    def _write_store(self) -> subprocess.Popen[bytes]:
+        """Write the store while the first parts are at work; what needs it waits, and fails where this fails."""
+        return self._start([sys.executable, "-m", "tests.gpu.material", self._kind, str(self._folder)], PARTS_LOG)
 
     def _begin(self, parts: Sequence[Part]) -> subprocess.Popen[bytes]:
-        """Start pytest with the device's tests, or with parts one after the other, in a process group of its own."""
+        """Start to measure parts, one after the other."""
         print(*(f"{part.title} ..." for part in parts), sep="\n", flush=True)
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        if TESTS in parts:
-            with self._log.open("wb") as log:
-                return subprocess.Popen(
-                    outcomes.command(self._outcomes),
-                    cwd=outcomes.ROOT,
-                    env=environment | outcomes.THREADS,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-        environment["HPCSEG_GPU"] = json.dumps([self._kind, self._end, str(self._folder), str(self._docs.resolve())])
-        words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", "--tb=short"]
-        words += [f"tests/gpu/test_parts.py::test_part[{part.name}]" for part in parts]
-        return subprocess.Popen(words, cwd=outcomes.ROOT, env=environment, start_new_session=True)
+        where = running.Place(self._kind, self._end, str(self._folder), str(self._docs.resolve()))
+        return self._start(running.command(where, list(parts)), PARTS_LOG)
 
-    @property
-    def _outcomes(self) -> Path:
-        return self._folder / "outcomes.jsonl"
+    def _start(self, words: Sequence[str], log: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a process in a group of its own; all that it says goes to a log beside the page."""
+        own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
+        own["OMP_WAIT_POLICY"] = "passive"  # threads that wait for one another leave the cores to others
+        with (beside(self._docs) / log).open("ab") as file:
+            return subprocess.Popen(words, cwd=outcomes.ROOT, env=own, stdout=file, stderr=file, start_new_session=True)
 
-    @property
-    def _log(self) -> Path:
-        return self._folder / "tests.log"
+    def _said(self, log: str) -> str:
+        path = beside(self._docs) / log
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def _left(self, parts: Sequence[Part]) -> list[Part]:
         """Parts that are not over."""
         found = read_results(self._docs).parts
         return [part for part in parts if part.name not in found or found[part.name].state == "at work"]
 
-    def _follow(self, process: subprocess.Popen[bytes], parts: Sequence[Part], until: float) -> None:
+    def _follow(self, process: subprocess.Popen[bytes], parts: Sequence[Part]) -> None:
         """Wait until a process with parts ends, or has to; of the part at work then, what it had found is kept."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(min(until, self._end) - time.time(), 0.1))
-        ended = process.poll()
-        _kill(process)
-        if TESTS in parts:
-            self._end_tests(ended)
-            return
+        ended = _ended(process, self._end)
         left = self._left(parts)
-        if not left or (ended == LOST and len(left) < len(parts)):
+        if ended != 0:
+            print(self._said(PARTS_LOG)[-LOG_TAIL:], flush=True)
+        if not left or (ended == running.LOST and len(left) < len(parts)):
             return
         found = read_results(self._docs).parts.get(left[0].name)
         if found is None and time.time() > self._end - GRACE_S:
             return
         cut = found or Found()
-        cut.state = "stopped" if ended is None or (ended == 1 and found) else "failed"  # 1: pytest ended it in time
+        cut.state = "stopped" if ended is None or (ended == LATE and found) else "failed"
         if cut.state == "failed":
             cut.failed.append(f"its process ended with {ended}")
         keep(self._docs, left[0], cut)
 
-    def _end_tests(self, ended: int | None) -> None:
-        said = self._log.read_text(encoding="utf-8", errors="replace")
-        found = outcomes.found(self._outcomes, said, ended, time.time() - self._began)
+    def _test(self) -> None:
+        """Run the device's tests, in the time that is left for them."""
+        if absent(MODULES):
+            keep(self._docs, TESTS, Found(state="not run", missing=[lacking()]))
+            return
+        print(f"{TESTS.title} ...", flush=True)
+        ends, began = self._folder / "outcomes.jsonl", time.time()
+        process = self._start(outcomes.command(ends), TESTS_LOG, **outcomes.THREADS)
+        ended = _ended(process, min(began + TESTS.budget_s, self._end))
+        said = self._said(TESTS_LOG)
+        found = outcomes.found(ends, said, ended, time.time() - began)
         if found.failed or found.state != "done":
             print(said[-LOG_TAIL:], flush=True)
         keep(self._docs, TESTS, found)
@@ -166,9 +154,19 @@ class Session:
             bound = f"  must be {figure.bound}: {met}" if met else ""
             print(f"  {figure.name:26} {shown(figure, value):>18}{bound}")
         for name, found in results.parts.items():
-            for reason in [*found.failed, *([found.state] if failed(name, found) and found.state != "failed" else [])]:
-                print(f"  failed: {name}: {reason}")
+            state = [found.state] if failed(name, found) and found.state != "failed" else []
+            for what, reasons in (("not here", found.missing), ("failed", [*found.failed, *state])):
+                print("".join(f"  {what}: {name}: {reason}\n" for reason in reasons), end="")
         print(f"written to {self._docs.name}/benchmarks-gpu.md [{results.seconds:.0f} s]", flush=True)
+
+
+def _ended(process: subprocess.Popen[bytes], until: float) -> int | None:
+    """How a process ended; None where it had to be ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(until - time.time(), 0.1))
+    ended = process.poll()
+    _kill(process)
+    return ended
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from hpcseg.config import RunConfig
 from hpcseg.patches.geometry import FovealGeometry
-from hpcseg.training.model import geometry_of
+from tests.gpu import floor
 from tests.gpu.floor import Shape
+
+if TYPE_CHECKING:
+    from hpcseg.config import RunConfig
 
 Triple = tuple[int, int, int]
 
@@ -27,7 +32,8 @@ class Decoder:
 class Sizes:
     """
     Attributes:
-        config: of the network and its training.
+        settings: of the configuration of a run, where they are not the paper's.
+        layout, batch: of its network and minibatches; what needs no configuration does without pydantic.
         matrix: edge of the matrices whose product is the ceiling of arithmetic.
         copied: bytes of the copy that is the ceiling of memory.
         volume_zyx, volumes: of the store.
@@ -39,7 +45,9 @@ class Sizes:
         patience_s: about how long one timing may take.
     """
 
-    config: RunConfig
+    settings: Mapping[str, Any]
+    layout: Shape
+    batch: int
     matrix: int
     copied: int
     volume_zyx: Triple
@@ -54,44 +62,51 @@ class Sizes:
     study_epochs: int
     patience_s: float
 
+    @cached_property
+    def config(self) -> RunConfig:
+        """Of the network and its training."""
+        from hpcseg.config import RunConfig
+
+        return RunConfig.model_validate(self.settings)
+
     @property
     def geometry(self) -> FovealGeometry:
         """Of the network's patches."""
-        geometry = geometry_of(self.config)
-        assert isinstance(geometry, FovealGeometry)
-        return geometry
+        return self.layout.geometry
 
     def shape(self, half: int = 2) -> Shape:
         """What the floor is computed from; `half`: bytes of the convolutions' maps."""
-        return Shape(self.geometry, self.config.network.maps_per_level, 2, self.config.patches.lattice, half)
+        return replace(self.layout, half=half)
 
 
 PAPER = Sizes(
-    config=RunConfig(),
+    settings={},
+    layout=floor.PAPER,
+    batch=8,
     matrix=8192,
     copied=4 << 30,
     volume_zyx=(300, 400, 400),
     volumes=4,
     decoder=Decoder(2, 32, 60, 13),
     accuracy=(2, 26),
-    warm=40,
-    timed=100,
-    profiled=200,
+    warm=45,
+    timed=105,
+    profiled=210,
     in_a_row=20,
     seeds=5,
     study_epochs=30,
     patience_s=0.25,
 )
 TINY = Sizes(
-    config=RunConfig.model_validate(
-        {
-            "patches": {"size": 16},
-            "network": {"levels": 2, "kernel": 3, "maps": 4},
-            "training": {"batch": 2, "validation_steps": 1},
-            "autoencoder": {"batch": 2},
-            "multitask": {"batch": 2, "autoencoder_batch": 2, "levels": 1},
-        }
-    ),
+    settings={
+        "patches": {"size": 16},
+        "network": {"levels": 2, "kernel": 3, "maps": 4},
+        "training": {"batch": 2, "validation_steps": 1},
+        "autoencoder": {"batch": 2},
+        "multitask": {"batch": 2, "autoencoder_batch": 2, "levels": 1},
+    },
+    layout=Shape(FovealGeometry(16, 3, 2), (4, 4)),
+    batch=2,
     matrix=64,
     copied=1 << 16,
     volume_zyx=(40, 44, 48),

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,15 @@ from hpcseg.networks.merging import merged
 from hpcseg.networks.normalisation import norm_relu
 from hpcseg.training.update import adam
 from tests.gpu import ceilings, planning
+from tests.gpu.convolutions import NUMBER, convolution_works, without_gradient
 from tests.gpu.floor import Layer, Stage, by_kind, fnet_step
 from tests.gpu.kit import Kit
 from tests.gpu.loading import labelled_sources
-from tests.gpu.material import configured, random_batch, random_maps
+from tests.gpu.material import configured, random_batch
 from tests.gpu.steps import segmentation_task
 
 Works = Sequence[Callable[[], object]]
 SETS = 2
-NUMBER = torch.bfloat16
 PASSES = (
     "convolution forward",
     "convolution input gradient",
@@ -39,7 +38,7 @@ PASSES = (
 
 def measure(kit: Kit) -> None:
     """Time every stage; the gap is the time measured by the floor."""
-    shape, batch = kit.sizes.shape(), kit.sizes.config.training.batch
+    shape, batch = kit.sizes.shape(), kit.sizes.batch
     with ExitStack() as stack:
         task = segmentation_task(kit, labelled_sources(kit, stack))
         kit.attempt("choice of kernels", lambda: planning.plan(kit, task))
@@ -129,56 +128,27 @@ def _block(network: FNet, layer: Layer) -> CBR:
     return block
 
 
-def convolution_works(
-    kit: Kit, convolution: nn.Module, layer: Layer, what: str, *, dtype: torch.dtype = NUMBER, contiguous: bool = False
-) -> Iterator[Callable[[], object]]:
-    """One pass of a convolution ("forward", "input gradient", "weight gradient"), as autograd calls it."""
-    device, batch = kit.machine.device, kit.sizes.config.training.batch
-    weight: Tensor = convolution.weight  # type: ignore[assignment]
-
-    def laid(maps: Tensor) -> Tensor:
-        return maps.contiguous() if contiguous else maps
-
-    for seed in range(SETS):
-        x = laid(random_maps((batch, layer.inputs, *(layer.edge,) * 3), dtype, device, seed))
-
-        def run(x: Tensor = x) -> Tensor:
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return convolution(x)
-
-        if what == "forward":
-            yield _without_gradient(run)
-            continue
-        going = laid(random_maps((batch, layer.maps, *(layer.out,) * 3), dtype, device, SETS + seed))
-        wanted = x if what == "input gradient" else weight
-        for tensor in (x, weight):
-            tensor.requires_grad_(tensor is wanted)
-        out = run()
-        weight.requires_grad_(True)
-        yield partial(torch.autograd.grad, out, wanted, going, retain_graph=True)
-
-
 def norm_works(kit: Kit, norm: nn.BatchNorm3d, layer: Layer, *, backward: bool) -> Iterator[Callable[[], object]]:
     """Batch norm with ReLU, one way."""
-    device, shape = kit.machine.device, (kit.sizes.config.training.batch, layer.maps, *(layer.out,) * 3)
+    shape = (kit.sizes.batch, layer.maps, *(layer.out,) * 3)
     for seed in range(SETS):
-        leaf = random_maps(shape, NUMBER, device, seed)
+        leaf = kit.maps(shape, NUMBER, seed)
         if not backward:
-            yield _without_gradient(partial(norm_relu, norm, leaf))
+            yield without_gradient(partial(norm_relu, norm, leaf))
             continue
         leaf.requires_grad_()
         yield _backward(norm_relu(norm, leaf.clone()), (leaf, norm.weight, norm.bias), kit, SETS + seed)
 
 
 def _merge_works(kit: Kit, name: str) -> Iterator[Callable[[], object]]:
-    shape, batch, device = kit.sizes.shape(), kit.sizes.config.training.batch, kit.machine.device
+    shape, batch = kit.sizes.shape(), kit.sizes.batch
     level, backward = int(name.split()[1]), name.endswith("backward")
     edge, coarse_edge = shape.geometry.features[level - 1], shape.integration(level).out
     for seed in range(SETS):
-        fine = random_maps((batch, shape.maps[level - 1], *(edge,) * 3), NUMBER, device, seed)
-        coarse = random_maps((batch, shape.maps[level], *(coarse_edge,) * 3), NUMBER, device, SETS + seed)
+        fine = kit.maps((batch, shape.maps[level - 1], *(edge,) * 3), NUMBER, seed)
+        coarse = kit.maps((batch, shape.maps[level], *(coarse_edge,) * 3), NUMBER, SETS + seed)
         if not backward:
-            yield _without_gradient(partial(merged, fine, coarse))
+            yield without_gradient(partial(merged, fine, coarse))
             continue
         leaves = fine.requires_grad_(), coarse.requires_grad_()
         yield _backward(merged(*leaves), leaves, kit, 2 * SETS + seed)
@@ -189,9 +159,9 @@ def _loss_works(kit: Kit, *, backward: bool) -> Iterator[Callable[[], object]]:
     for seed in range(SETS):
         label = random_batch(kit.sizes, config.batch, NUMBER, device, seed).label_BDHW
         assert label is not None
-        logits = random_maps((config.batch, 2, *label.shape[1:]), NUMBER, device, seed)
+        logits = kit.maps((config.batch, 2, *label.shape[1:]), NUMBER, seed)
         if not backward:
-            yield _without_gradient(partial(segmentation_loss, config, logits, label))
+            yield without_gradient(partial(segmentation_loss, config, logits, label))
             continue
         loss = segmentation_loss(config, logits.requires_grad_(), label)
         yield partial(torch.autograd.grad, loss, logits, retain_graph=True)
@@ -205,13 +175,5 @@ def _adam_work(kit: Kit, network: FNet) -> Callable[[], object]:
 
 
 def _backward(out: Tensor, wanted: Sequence[Tensor], kit: Kit, seed: int) -> Callable[[], object]:
-    going = random_maps(tuple(out.shape), out.dtype, kit.machine.device, seed)
+    going = kit.maps(tuple(out.shape), out.dtype, seed)
     return lambda: torch.autograd.grad(out, wanted, going, retain_graph=True)
-
-
-def _without_gradient(work: Callable[[], Any]) -> Callable[[], Any]:
-    @torch.no_grad()
-    def quiet() -> Any:
-        return work()
-
-    return quiet

@@ -114,7 +114,7 @@ def _table(kit: Kit, title: str, ways: Sequence[Way]) -> None:
         for way in ways:
             found = kit.attempt(way.name, partial(_fnet, kit, sources, way))
             half = 4 if way.precision == "float32" else 2
-            floor = fnet_step(kit.sizes.shape(half), kit.sizes.config.training.batch)
+            floor = fnet_step(kit.sizes.shape(half), kit.sizes.batch)
             key = f"step_{way.precision}_{'kernels' if way.kernels else 'torch'}_{_how(way)}_ms"
             _add(kit, rows, way.name, key, found, floor)
     for number in dict.fromkeys(way.precision for way in ways if not way.compiled):
@@ -123,7 +123,7 @@ def _table(kit: Kit, title: str, ways: Sequence[Way]) -> None:
             kit.figure(f"step_{number}_ms", trained)
             limits = ceilings.known(kit)
             if number == "bfloat16" and limits is not None:
-                done = operations(fnet_step(kit.sizes.shape(), kit.sizes.config.training.batch))
+                done = operations(fnet_step(kit.sizes.shape(), kit.sizes.batch))
                 kit.figure("step_share", 1e5 * done / trained / limits.operations)
     note = "One minibatch of random numbers after the other; arithmetic and floor are those of `tests/gpu/floor.py`."
     kit.table(title, HEAD, rows, note)
@@ -167,7 +167,7 @@ def _fnet(kit: Kit, sources: Sequence[Source], way: Way) -> tuple[Timing, float 
         dtype = getattr(torch, task.precision.convolutions)
         if way.kernels and not way.compiled:
             planning.plan(kit, task)
-        size, device = kit.sizes.config.training.batch, kit.machine.device
+        size, device = kit.sizes.batch, kit.machine.device
         batches = [random_batch(kit.sizes, size, dtype, device, seed) for seed in range(3)]
         return _timed(kit, task, batches, way.graph)
 

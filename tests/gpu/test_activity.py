@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import pytest
 import torch
 
-from tests.gpu.activity import busy_share, by_name, device_intervals, longest_gaps
+from tests.gpu.activity import busy_share, by_name, device_intervals, longest_gaps, packed
 from tests.gpu.device import Machine
 
 
@@ -37,6 +40,16 @@ def test_only_kernels_and_copies_of_a_trace_count() -> None:
         {"name": "process_name", "ph": "M"},
     ]
     assert device_intervals({"traceEvents": events}) == [("copy", 1, 2), ("second", 5.5, 7.5)]
+
+
+def test_a_long_trace_is_cut_to_what_may_be_kept() -> None:
+    work = [{"ph": "X", "cat": "kernel", "name": f"kernel {n}", "ts": n, "dur": 1} for n in range(1000)]
+    trace = {"traceEvents": [{"ph": "X", "cat": "python", "name": "host"}, *work], "schema": 1}
+    whole = json.loads(gzip.decompress(packed(trace, 1 << 20)))
+    assert device_intervals(whole) == device_intervals(trace) and len(whole["traceEvents"]) == 1000
+    short = packed(trace, 2000)
+    assert len(short) <= 2000
+    assert device_intervals(json.loads(gzip.decompress(short))) == device_intervals(trace)[:250]
 
 
 def test_names_are_added_up() -> None:

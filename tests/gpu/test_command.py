@@ -71,7 +71,7 @@ def test_what_is_missing_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ready, "nvidia_gpu", lambda: "GPU 0: Abacus")
-    monkeypatch.setattr(ready, "MODULES", ("torch", "no_such_module"))
+    monkeypatch.setattr(ready, "LEAST", ("torch", "no_such_module"))
     monkeypatch.setattr(ready, "COMPILERS", ("no-such-compiler",))
     assert command.main([]) == 2
     (line,) = capsys.readouterr().out.splitlines()

@@ -22,7 +22,7 @@ from tests.gpu.accuracy import relative_error
 from tests.gpu.device import machine_for
 from tests.gpu.kit import Kit
 from tests.gpu.loading import labelled_sources, precision
-from tests.gpu.material import configured, random_batch, write_store
+from tests.gpu.material import random_batch, write_store
 from tests.gpu.sizes import PAPER, TINY
 
 KIND = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,7 +36,7 @@ on_gpu = pytest.mark.needs_gpu
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
     folder: Path = tmp_path_factory.mktemp("on-device")
     large = replace(PAPER, volume_zyx=(130, 150, 170), volumes=2)
-    sizes = TINY if KIND == "cpu" else replace(large, config=configured(large.config, training={"batch": BATCH}))
+    sizes = TINY if KIND == "cpu" else replace(large, settings={"training": {"batch": BATCH}}, batch=BATCH)
     write_store(folder, sizes)
     return Kit(machine_for(KIND, 0.01), sizes, folder)
 

@@ -1,8 +1,10 @@
-"""How a session follows pytest: parts that hang, processes that die, time that runs out."""
+"""How a session follows the process with its parts: parts that hang, processes that die, time that runs out."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu import kit, session
+from tests.gpu.__main__ import MINUTES
 from tests.gpu.device import Machine
 from tests.gpu.kit import DeviceIsLost, Found, Kit
-from tests.gpu.parts import Part
+from tests.gpu.parts import ALL, TESTS, Part
 from tests.gpu.report import Results, keep, read_results, write_results
 from tests.gpu.session import Session
 from tests.gpu.sizes import TINY
@@ -23,8 +27,8 @@ from tests.waiting import wait_for
 PARTS = [Part(f"part.{name}", name, 60.0, "By looking.") for name in "abc"]
 Begin = Callable[..., tuple[Session, list[list[str]]]]
 
-# Stands for pytest: does to each part as it is told.
-PYTEST = """
+# Stands for the process in which parts are measured: does to each part as it is told.
+RUNNING = """
 import json, os, sys, time
 from pathlib import Path
 
@@ -59,11 +63,11 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
             given.append([part.title for part in parts])
             words = [f"{part.name}={behaviour.get(part.title, 'done')}" for part in parts]
             answer = json.dumps(Found(figures={"seen": 1.0}, seconds=1.0).as_json())
-            return subprocess.Popen([sys.executable, "-c", PYTEST, tmp_path, answer, *words], start_new_session=True)
+            return subprocess.Popen([sys.executable, "-c", RUNNING, tmp_path, answer, *words], start_new_session=True)
 
         monkeypatch.setattr(one, "_begin", started)
         monkeypatch.setattr(one, "_machine", lambda: {"gpu": "none"})
-        monkeypatch.setattr(one, "_write_store", lambda: None)
+        monkeypatch.setattr(one, "_write_store", lambda: subprocess.Popen(["true"], start_new_session=True))
         return one, given
 
     return make
@@ -122,6 +126,72 @@ def test_when_all_has_to_be_over_the_part_at_work_is_ended_and_the_rest_is_not_r
     with one:
         assert states(one.run(PARTS, keep_others=False)) == {"a": "done", "b": "stopped", "c": "not run"}
     assert "No GPU" not in (tmp_path / "benchmarks-gpu.md").read_text()
+
+
+def test_the_tests_are_run_last_of_what_must_be_and_by_themselves(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, given = begin()
+
+    def test() -> None:
+        keep(one._docs, TESTS, Found())
+        given.append(["tests"])
+
+    monkeypatch.setattr(one, "_test", test)
+    with one:
+        one.run([*PARTS[:2], TESTS, PARTS[2]], keep_others=False)
+    assert given == [["a", "b"], ["tests"], ["c"]]
+    before = ALL[: ALL.index(TESTS)]
+    assert [part.name for part in before[:4]] == [
+        *("accuracy.measure", "ceilings.measure", "steps.measure", "convolutions.measure"),
+    ]
+    assert sum(part.budget_s for part in before) <= 60 * MINUTES - 120, "two minutes are left for the tests"
+
+
+def test_tests_that_lack_a_package_are_not_run_and_say_how_to_get_it(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (session, kit):
+        monkeypatch.setattr(module, "absent", lambda _: ["cc3d", "nibabel"])
+    one, _ = begin()
+    with one:
+        found = one.run([TESTS], keep_others=False).parts["tests"]
+    assert found.state == "not run"
+    (said,) = found.missing
+    assert "pip install --target=more connected-components-3d nibabel; then PYTHONPATH=more" in said
+
+
+def test_whatever_ends_a_session_at_once_what_was_found_before_can_be_read(
+    tmp_path: Path, storm: Callable[[int, int], int]
+) -> None:
+    for seed in range(storm(3, 30)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        pid = os.fork()
+        if not pid:
+            for number in range(1 << 30):
+                keep(folder, Part(f"part.{number}", "", 1.0, ""), Found(figures={f"f{number}": float(number)}))
+        while len(read_results(folder).parts) < 4:
+            time.sleep(0.001)
+        time.sleep(0.003 * seed)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        found = read_results(folder)
+        assert list(found.parts) == [f"part.{number}" for number in range(len(found.parts))]
+        assert found.figures == {f"f{number}": float(number) for number in range(len(found.parts))}
+        assert "# Benchmarks on a GPU" in (folder / "benchmarks-gpu.md").read_text()
+        keep(folder, PARTS[0], Found())  # and written to
+
+
+def test_a_process_ends_with_the_one_that_began_it(tmp_path: Path) -> None:
+    inner = "import os, time; from tests.gpu.parts import Watchdog; Watchdog(); print(os.getpid(), flush=True)"
+    words = [sys.executable, "-c", f"{inner}; time.sleep(3600)"]
+    outer = f"import subprocess, time; subprocess.Popen({words!r}); time.sleep(3600)"
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
 @pytest.mark.parametrize("gpu", ["none", "another"])
