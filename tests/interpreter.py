@@ -1,4 +1,4 @@
-"""Triton's interpreter, without most of the time that it takes."""
+"""Triton's interpreter, without most of the time that it takes, and with any numpy."""
 
 # mypy: disable-error-code="import-untyped"
 from __future__ import annotations
@@ -13,6 +13,8 @@ def shorten_calls() -> None:
 
     By itself it looks through the whole language again at every call of a device function, `tl.sum` among them, to find
     that all is replaced: four fifths of a small kernel's time. Where a release of Triton does it otherwise, it is left.
+
+    Triton 3.6 counts loops by int(array of one number), which numpy 2.5 refuses.
     """
     from triton.runtime import interpreter
 
@@ -20,6 +22,11 @@ def shorten_calls() -> None:
     if replace is None:
         return
     replaced: set[int] = set()
+    replace_tensors = interpreter._patch_lang_tensor
+
+    def replace_numbers(tensor: Any, scope: Any) -> None:
+        replace_tensors(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     def replace_once(function: Any) -> Any:
         module = id(function.__globals__)
@@ -32,5 +39,5 @@ def shorten_calls() -> None:
         replaced.clear()
         return launch(self, *args, **kwargs)
 
-    interpreter._patch_lang = replace_once
+    interpreter._patch_lang, interpreter._patch_lang_tensor = replace_once, replace_numbers
     interpreter.GridExecutor.__call__ = launch_anew
