@@ -173,8 +173,8 @@ def _working(heartbeat: Heartbeat, now: float) -> Verdict:
 def _abandoned(heartbeat: Heartbeat, alive: bool | None, now: float) -> Verdict:
     """No process of this host works on the run: how did its last attempt end?"""
     who, where = f"process {heartbeat.pid} on {heartbeat.host}", _place(heartbeat)
-    if heartbeat.state == "stopped":
-        return Verdict("stopped", f"saved and stopped {where}")
+    if ended := _ended(heartbeat, where):
+        return Verdict("stopped", ended)
     if alive is False:
         return Verdict("lost", f"{who} ended without a word {where}")
     silent_s = now - heartbeat.time
@@ -246,11 +246,11 @@ def _gone(
     where = _place(current) if current is not None else "before it began"
     if submission.cancelled is not None:
         return Verdict("stopped", f"{name} was cancelled {where}", cause="cancelled")
-    if current is not None and current.state == "stopped":
-        return Verdict("stopped", f"{name} saved and stopped {where}")
+    cause, words = _interruption(evidence)
+    if cause != "disk" and (ended := _ended(current, where)):
+        return Verdict("stopped", f"{name} {ended}")
     if job is None and current is None:
         return _never_seen(evidence, submission, now)
-    cause, words = _interruption(evidence)
     node = ""
     if not cause and fate is not None:
         cause, words, node = fate.cause, fate.words, fate.node
@@ -307,6 +307,12 @@ def _count(attempts: Sequence[Attempt], evidence: Evidence) -> str:
 def _shown(job: str, entry: QueueEntry) -> str:
     reason = f" ({entry.reason})" if entry.reason not in {"", "None"} else ""
     return f"Slurm job {job} is {entry.state}{reason}"
+
+
+def _ended(heartbeat: Heartbeat | None, where: str) -> str:
+    """How an attempt ended that saved, or whose failure `hpcseg retry` has cleared; "" otherwise."""
+    words = {"stopped": f"saved and stopped {where}", "failed": f"failed {where}, and was cleared"}
+    return "" if heartbeat is None else words.get(heartbeat.state, "")
 
 
 def _place(heartbeat: Heartbeat) -> str:

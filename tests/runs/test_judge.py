@@ -96,6 +96,8 @@ JUST_NOW = SLURM.model_copy(update={"submitted": NOW - 5})
         ({"submission": LOCAL, "heartbeat": BEAT}, None, "lost"),
         ({"submission": LOCAL, "heartbeat": replace(BEAT, state="stopped")}, None, "stopped"),
         ({"submission": LOCAL, "heartbeat": replace(BEAT, state="failed"), "failure": FAILURE}, None, "failed"),
+        ({"submission": LOCAL, "heartbeat": replace(BEAT, state="failed")}, None, "stopped"),  # hpcseg retry
+        ({"submission": SLURM, "heartbeat": replace(BEAT, state="failed")}, EMPTY, "stopped"),
         ({"submission": LOCAL.model_copy(update={"pool": DEAD})}, None, "stopped"),
         ({"submission": LOCAL.model_copy(update={"cancelled": 1.0})}, None, "stopped"),
         ({"heartbeat": ALIVE}, None, "running"),  # hpcseg train
