@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def _fill(files, as_scores, *, labelled: tuple[int | str, ...] = (2, 4), folds: 
                 files.run(None if lost else scores, strategy=strategy, labelled=n, fold=fold)
 
 
-def _write_scan(root: Path, run: str, scan: Path, reference: Path) -> None:
+def _write_scan(root: Path, run: str, scan: Path, reference: Path, mark: str = "") -> None:
     """A run.json that names the scan, and a mask of it, as a finished run leaves them."""
     source = SourceRef(store=Path("pack/x/store.h5"), cases=("a",))
-    case = CaseRef(name="test0", image=scan, label=reference)
+    case = CaseRef(name="test0", image=scan, label=reference, mark=mark)
     spec = TrainSpec(
         id=run, config=RunConfig(), labelled=source, validation=source, spacing_zyx=(2, 2, 2), classes=(),
         padding=-1000.0, pyramid_clip=None, validation_scans=(), test_scans=(case,),
@@ -354,3 +355,18 @@ def test_examples_without_their_scans_are_left_out_with_a_reason(
     monkeypatch.setattr("hpcseg.results.figures.examples._exemplar", gone)
     definition = FigureDefinition(name="e", kind="examples", set="validation")
     assert draw(definition, collection) == "/old/scan.nii.gz: no such file"
+
+
+def test_examples_show_no_label_but_that_which_was_measured(sweep_files, as_scores, scan: tuple[Path, Path]) -> None:
+    files = sweep_files()
+    for strategy, mark in (("baseline", ""), ("transfer", "0123456789abcdef")):
+        run = files.run(as_scores(test=[0.5]), strategy=strategy, labelled=2)
+        _write_scan(files.root, run, *scan, mark)
+    collection = collect(files.save())
+    definition = FigureDefinition(name="e", kind="examples")
+    said = draw(definition, collection)
+    assert isinstance(said, str) and "label.nii.gz was changed after this run was planned" in said
+    first = replace(collection.runs[0], stale="the run was planned again")
+    figure = draw(definition, replace(collection, runs=(first,)))
+    assert not isinstance(figure, str) and {"0.500‡"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert figure.texts[0].get_text().replace("\n", " ").endswith("‡: a stale result.")

@@ -32,10 +32,12 @@ from hpcseg.results.figures.style import (
 )
 from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.cells import Replicate
+from hpcseg.results.tables.rendering import STALE
 from hpcseg.results.tables.tables import select_runs
-from hpcseg.spec import IGNORED
+from hpcseg.spec import IGNORED, CaseRef, TrainSpec
 from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.boxes import bounding_box
+from hpcseg.volumes.digests import require_unchanged
 from hpcseg.volumes.preprocess import merge_labels
 from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scans import read_image, read_label
@@ -81,8 +83,8 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
         return f"no finished run has masks of the {name} set below {collection.root / 'train'} (inference.save_masks)"
     case = _median_case(list(chosen.values()), name)
     try:
-        exemplar = _exemplar(next(iter(chosen.values())), name, case) if case else None
-    except BadInput as error:  # the data were moved, or purged since
+        exemplar = _exemplar(list(chosen.values()), name, case) if case else None
+    except BadInput as error:  # the data were moved, purged or changed since
         return str(error)
     if exemplar is None:
         return f"the runs have no case of the {name} set with a mask and a reference in common"
@@ -90,6 +92,8 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
     note = (
         f"{case}, the {name} case of median DSC, sagittal, with its DSC; {where}, {seeds_note(definition, collection)}."
     )
+    if any(run.stale for run in chosen.values()):
+        note += f" {STALE}: a stale result."
     figure = _empty_grid(exemplar, len(rows), len(columns), note)
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
@@ -149,11 +153,16 @@ def _median_case(runs: Sequence[Run], name: str) -> str | None:
     return ranked[len(ranked) // 2] if ranked else None
 
 
-def _exemplar(run: Run, name: str, case: str) -> Exemplar | None:
-    """The slice to show, or None where the run's specification has no reference for the case."""
-    spec = run.specification()
-    scans = () if spec is None else spec.test_scans if name == "test" else spec.validation_scans
-    scan = next((scan for scan in scans if scan.name == case), None)
+def _exemplar(runs: Sequence[Run], name: str, case: str) -> Exemplar | None:
+    """The slice to show, or None where the first run's specification has no reference for the case.
+
+    Raises:
+        BadInput: the scan or its label is missing, or another than one of the runs was measured on.
+    """
+    specs = [spec for run in runs if (spec := run.specification()) is not None]
+    found = [next((scan for scan in _scans(spec, name) if scan.name == case), None) for spec in specs]
+    require_unchanged(scan for scan in found if scan is not None)
+    spec, scan = (specs[0], found[0]) if specs else (None, None)
     if spec is None or scan is None or scan.label is None:
         return None
     image_zyx, grid = read_image(scan.image)
@@ -166,6 +175,10 @@ def _exemplar(run: Run, name: str, case: str) -> Exemplar | None:
     low, high = np.percentile(image_zyx, (1, 99.5))
     window = CT_WINDOW if image_zyx.min() < -500 else (float(low), float(high))
     return Exemplar(case, image_zyx[z, y, x], reference_zyx[z, y, x], grid, (z, y, x), window)
+
+
+def _scans(spec: TrainSpec, name: str) -> tuple[CaseRef, ...]:
+    return spec.test_scans if name == "test" else spec.validation_scans
 
 
 def _with_margin(found: slice, size: int) -> slice:
@@ -188,7 +201,7 @@ def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, name: str) -> None:
         return
     mask_zyx = read_label(_mask(run, name, exemplar.case), exemplar.grid)
     _contours(axes, mask_zyx[exemplar.at], lines["prediction"])
-    _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}", "right")
+    _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}{STALE * bool(run.stale)}", "right")
 
 
 def _scale_bar(axes: Axes, exemplar: Exemplar) -> None:
