@@ -25,11 +25,13 @@ SAMPLE = 10_000  # foreground voxels kept per class
 
 @dataclass(frozen=True, eq=False)
 class PackedCase:
-    """What is written of one case: the attributes of its group and its datasets, by name."""
+    """What is written of one case: the attributes of its group and its datasets, by name; and `unused`, values of its
+    label that are of no class."""
 
     name: str
     attributes: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
+    unused: tuple[int, ...] = ()
 
 
 def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
@@ -77,7 +79,7 @@ def pack_case(spec: PackSpec, case: CaseRef) -> PackedCase:
     if label is not None and ignored:
         attributes["ignored"] = ignored
         arrays["known"] = sampled(case.name, label, IGNORED, lambda plane: plane != IGNORED)
-    return PackedCase(case.name, attributes, arrays)
+    return PackedCase(case.name, attributes, arrays, done.unused)
 
 
 def foreground_samples(name: str, label: NDArray[np.uint8], classes: int) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,10 +25,11 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hpcseg.errors import BadInput, HpcsegError, Interrupted, StoreError, lack_of_space
+from hpcseg.errors import BadInput, HpcsegError, Interrupted, LeftOut, StoreError, lack_of_space
 from hpcseg.files import replacing, sync_file, sync_folder
 from hpcseg.owners import private_folder
 from hpcseg.spec import CaseRef, PackSpec
+from hpcseg.text import counted, listed
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.packed_case import pack_case
@@ -161,17 +163,21 @@ class _Part:
             return False
         return True
 
-    def make(self) -> None:
-        """Pack the case."""
+    def make(self) -> tuple[int, ...]:
+        """Pack the case; returns the values of its label that are of no class."""
         packed = pack_case(self.spec, self.case)
         self.path.parent.stat()  # a folder that was renamed meanwhile is not made again
         with replacing(self.path) as temporary, contextlib.closing(StoreWriter(temporary, self.spec)) as writer:
             writer.add(packed)
             writer.finish()
+        return packed.unused
 
 
 def _finished(parts: Sequence[_Part], workers: int, should_stop: ShouldStop) -> Generator[_Part]:
-    """The parts in their order, each once it is made, at most `workers` at a time."""
+    """The parts in their order, each once it is made, at most `workers` at a time.
+
+    A warning, `LeftOut`, at the end names label values that became background.
+    """
 
     def go_on() -> None:
         if should_stop():
@@ -179,22 +185,29 @@ def _finished(parts: Sequence[_Part], workers: int, should_stop: ShouldStop) -> 
             raise Interrupted(f"{name}: packing stopped; finished cases are kept, and packing again goes on")
 
     missing = [part for part in parts if not part.is_made()]
+    background: dict[int, list[str]] = {}  # label value -> cases
     with _processes(min(workers, len(missing)), parts[0].path.parent) as pool:
         with _signals_held():  # which fresh processes inherit, until they ignore them
             making = {part.path: pool.submit(part.make) for part in missing} if pool else {}
         for part in parts:
+            unused: tuple[int, ...] = ()
             go_on()
             if part.path in making:
                 while not wait([making[part.path]], timeout=_POLL_S).done:
                     go_on()
                     _raise_failure(making.values())
-                making.pop(part.path).result()
+                unused = making.pop(part.path).result()
             elif not pool and part in missing:
-                part.make()
+                unused = part.make()
+            for value in unused:
+                background.setdefault(value, []).append(part.case.name)
             yield part
+    for value, names in sorted(background.items()):
+        what = f"label value {value} of {counted(len(names), 'case')} ({listed(names)})"
+        warnings.warn(f"{what} is in no class of data.foreground, and became background", LeftOut, stacklevel=2)
 
 
-def _raise_failure(futures: Iterable[Future[None]]) -> None:
+def _raise_failure(futures: Iterable[Future[tuple[int, ...]]]) -> None:
     """Raise the error of a case that failed before its turn, rather than an hour later."""
     for future in futures:
         if future.done():

@@ -39,6 +39,7 @@ class Preprocessed:
         padding: intensity that stands for everything outside the volume.
         grid: of the scan.
         crop: where the volume lies in the scan, canonical voxels.
+        unused: values of the label that are of no class, and so background.
     """
 
     volume_zyx: NDArray[np.float32]
@@ -46,6 +47,7 @@ class Preprocessed:
     padding: float
     grid: ScanGrid
     crop: Box
+    unused: tuple[int, ...] = ()
 
 
 def preprocess(
@@ -85,12 +87,13 @@ def preprocess(
     with one_thread():
         resampled = resample_cubic(scan.crop(crop), shape)
     del scan
-    label_zyx = None
+    label_zyx, unused = None, ()  # type: NDArray[np.uint8] | None, tuple[int, ...]
     if label is not None:
-        merged = merge_labels(read_label(label, grid)[crop], classes, ignore)
+        values_zyx = read_label(label, grid)[crop]
+        merged, unused = merge_labels(values_zyx, classes, ignore), _unused(values_zyx, classes, ignore)
         with one_thread():
             label_zyx = resample_labels(merged, shape, n_classes(classes))
-    return Preprocessed(resampled, label_zyx, outside, grid, crop)
+    return Preprocessed(resampled, label_zyx, outside, grid, crop, unused)
 
 
 def n_classes(classes: Classes) -> int:
@@ -124,6 +127,13 @@ def merge_labels(label_zyx: NDArray[np.uint8], classes: Classes, ignore: int | N
     for planes in slabs(label_zyx.shape):  # as numpy takes 8 bytes for an index
         merged[planes] = class_of[label_zyx[planes]]
     return merged
+
+
+def _unused(label_zyx: NDArray[np.uint8], classes: Classes, ignore: int | None) -> tuple[int, ...]:
+    """Values of a label that are of no class, and are not ignored."""
+    counts = sum(np.bincount(label_zyx[planes].ravel(), minlength=256) for planes in slabs(label_zyx.shape))
+    known = {0, ignore, *(value for values in classes for value in values)}
+    return tuple(value for value in np.flatnonzero(counts).tolist() if classes and value not in known)
 
 
 def _box_above(scan: Intensities, outside: float) -> Box:

@@ -17,7 +17,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from hpcseg.config import PreprocessingConfig
-from hpcseg.errors import BadInput, HpcsegError, Interrupted
+from hpcseg.errors import BadInput, HpcsegError, Interrupted, LeftOut
 from hpcseg.inspection.store_findings import check_store
 from hpcseg.spec import CaseRef, PackSpec
 from hpcseg.volumes.datasets import open_dataset
@@ -47,6 +47,15 @@ def kept_cases(destination: Path) -> list[str]:
             with Store(path) as part:
                 found += part.names
     return sorted(found)
+
+
+def test_label_values_of_no_class_are_named_with_their_cases(tiny_dataset: Path, make_spec, destination: Path) -> None:
+    spec = make_spec(tiny_dataset, classes=((1,),))
+    spec = spec.model_copy(update={"cases": spec.cases[:2]})
+    with pytest.warns(
+        LeftOut, match=r"^label value 2 of 2 cases \(case_001, case_002\) is in no class of data\.foregr"
+    ):
+        pack(spec, destination)
 
 
 def test_a_store_holds_the_preprocessed_scans(tiny_dataset: Path, make_spec, destination: Path) -> None:
