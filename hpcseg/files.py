@@ -49,6 +49,13 @@ def _beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}{suffix}")
     try:
         yield temporary
+    except OSError as error:  # is of the file that is known
+        if str(error.filename) == str(temporary):
+            error.filename = str(path)
+        error.args = tuple(
+            one.replace(str(temporary), str(path)) if isinstance(one, str) else one for one in error.args
+        )  # HDF5 says it in its text
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             temporary.unlink()

@@ -96,7 +96,7 @@ def test_what_is_wrong_with_a_scan_in_memory_names_no_file() -> None:
     values = np.zeros((4, 4, 4), np.float32)
     values[1, 2, 3] = np.nan
     for scan, affine, name in ((values, np.eye(4), "array"), (nib.Nifti1Image(values, np.eye(4)), None, "image")):
-        with pytest.raises(BadInput, match=f"^the {name}: 1 voxels are NaN"), as_file(scan, affine) as path:
+        with pytest.raises(BadInput, match=f"^the {name}: 1 voxel NaN"), as_file(scan, affine) as path:
             read_image(path)
 
 

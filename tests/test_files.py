@@ -12,10 +12,22 @@ from hpcseg.files import (
     leave_out,
     read_json,
     remove_leftovers,
+    replacing,
     write_all,
     write_text,
     write_unsynced,
 )
+
+
+def test_errors_name_the_file_that_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "store.h5"
+    for error in (
+        lambda there: PermissionError(13, "Permission denied", str(there)),
+        lambda there: OSError(f"unable to create file (name = '{there}', errno = 13)"),
+    ):
+        with pytest.raises(OSError) as caught, replacing(path) as temporary:
+            raise error(temporary)
+        assert str(path) in str(caught.value) and temporary.name not in str(caught.value)
 
 
 def test_many_files_are_replaced_and_their_folders_made(tmp_path: Path) -> None:

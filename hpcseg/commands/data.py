@@ -11,12 +11,13 @@ from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
 from hpcseg.errors import BadInput
 from hpcseg.paths import RUN_FILE
 from hpcseg.screens import terminal
+from hpcseg.text import counted
 from hpcseg.volumes.datasets import DESCRIPTION, datasets_in
 from hpcseg.volumes.layouts import ENDINGS
 
 
 def phantom(
-    folder: Annotated[Path, typer.Argument(help="New folder for the dataset.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="New folder for the dataset.", metavar="DIR", file_okay=False)],
     training: Annotated[int, typer.Option(help="Labelled training cases.")] = 12,
     test: Annotated[int, typer.Option(help="Labelled test cases.")] = 4,
     unlabelled: Annotated[int, typer.Option(help="Cases without labels, in imagesTs.")] = 0,
@@ -30,12 +31,12 @@ def phantom(
         write_phantoms(
             folder, training=training, test=test, unlabelled=unlabelled, seed=seed, size=size, progress=progress
         )
-    print(f"{training + test + unlabelled} cases in {folder}")
+    print(f"{counted(training + test + unlabelled, 'case')} in {folder}")
 
 
 def pack(
     dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json (MSD or nnU-Net raw layout).")],
-    to: Annotated[Path, typer.Option("--to", help="The store to write.", metavar="STORE.h5")],
+    to: Annotated[Path, typer.Option("--to", help="The store to write.", metavar="STORE.h5", dir_okay=False)],
     spacing: Annotated[str, typer.Option(help="median, one number, or three (z,y,x), in mm.")] = "median",
     foreground: Annotated[
         str, typer.Option(help="Label values of the foreground, e.g. 1,2; by default all but 0.")
@@ -66,7 +67,7 @@ def pack(
     with terminal.counting(f"packing {spec.dataset}") as progress:
         packing.pack(spec, to, workers=workers or usable_cores(), progress=progress)
     z, y, x = spec.spacing_zyx
-    print(f"{len(spec.cases)} cases at {z:g} × {y:g} × {x:g} mm (z, y, x) in {to}")
+    print(f"{counted(len(spec.cases), 'case')} at {z:g} × {y:g} × {x:g} mm (z, y, x) in {to}")
 
 
 def inspect(
@@ -81,7 +82,10 @@ def inspect(
         Path | None, typer.Option("--label", help="Of a scan; in a dataset it is found.", metavar="LABEL")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option("--png", help="Folder for pictures: slices of each case, an overview.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            "--png", help="Folder for pictures: slices of each case, an overview.", metavar="DIR", file_okay=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace pictures that exist.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every case, however many there are.")] = False,
@@ -106,7 +110,7 @@ def inspect(
         for item in report_tables(report, every=every):
             terminal.console().print(item)
         if report.get("pictures"):
-            print(f"{len(report['pictures'])} pictures in {png}")
+            print(f"{counted(len(report['pictures']), 'picture')} in {png}")
     for warning in report.get("warnings", ()):
         terminal.note(f"note: {warning}")
     for problem in report["problems"]:

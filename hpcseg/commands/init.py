@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Scans and labels, in whatever layout.", metavar="FOLDER")],
-    to: Annotated[Path, typer.Option("--to", help="The sweep file to write.", metavar="FILE")] = Path("study.toml"),
+    to: Annotated[Path, typer.Option("--to", help="The sweep file to write.", metavar="FILE", dir_okay=False)] = Path(
+        "study.toml"
+    ),
     write_dataset: Annotated[
         bool, typer.Option("--write-dataset", help="Write FOLDER/dataset.json where there is none; nothing is moved.")
     ] = False,

@@ -12,6 +12,7 @@ from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Over
 from hpcseg.errors import BadInputs
 from hpcseg.screens import terminal
 from hpcseg.screens.status_tables import rehearsal_table
+from hpcseg.text import counted
 
 
 class Mode(enum.StrEnum):
@@ -42,7 +43,7 @@ def train(
     }
     for name, values in scores.items():
         if values:
-            print(f"{name}: DSC {sum(values) / len(values):.4f} over {len(values)} scans")
+            print(f"{name}: DSC {sum(values) / len(values):.4f} over {counted(len(values), 'scan')}")
 
 
 def rehearse(
@@ -96,7 +97,7 @@ def segment(
             metavar="RUN… IMAGE…",
         ),
     ],
-    to: Annotated[Path, typer.Option("--to", help="Folder for the masks.", metavar="DIR")],
+    to: Annotated[Path, typer.Option("--to", help="Folder for the masks.", metavar="DIR", file_okay=False)],
     mode: Annotated[
         Mode | None, typer.Option(help="Instead of inference.mode: large tiles, or overlapping patches as published.")
     ] = None,
@@ -117,7 +118,7 @@ def segment(
     models = [path_or_run(runs, name) for name in named]
     images = free_images(given, to, force=force, skip_existing=skip_existing)
     if len(images) < len(given):
-        terminal.note(f"{len(given) - len(images)} of {len(given)} masks exist already")
+        terminal.note(f"{len(given) - len(images)} of {counted(len(given), 'mask')} there already")
     if not images:
         return
     from hpcseg.inference.masks import segment_files  # loads torch

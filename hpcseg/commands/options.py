@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs and sweeps.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder that holds the datasets.")]
+Runs = Annotated[Path, typer.Option("--runs", file_okay=False, help="Folder of all runs and sweeps.")]
+Data = Annotated[Path, typer.Option("--data", file_okay=False, help="Folder that holds the datasets.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a key everywhere, a grid's list included; repeatable."),
+]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option("--grid", metavar="NAME", help="Only this [[grid]] of the file, with its tables; repeatable."),
 ]
 Stage = Annotated[
     str | None,

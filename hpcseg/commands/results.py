@@ -32,7 +32,9 @@ Metrics = Annotated[
 
 def collect(
     sweep: Annotated[str | None, typer.Argument(help="A sweep's name; by default the one applied last.")] = None,
-    to: Annotated[Path | None, typer.Option("--to", help="Folder of the results.", metavar="DIR")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder of the results.", metavar="DIR", file_okay=False)
+    ] = None,
     against: Against = None,
     metric: Metrics = None,
     figures: Annotated[bool, typer.Option(help="Draw the figures, too.")] = True,
@@ -41,6 +43,7 @@ def collect(
         typer.Option(
             help="Write small records of the finished runs there instead, from which the tables can be made again.",
             metavar="DIR",
+            file_okay=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace records of the same runs and other results.")] = False,

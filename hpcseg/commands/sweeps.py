@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage, Where
+from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Grids, Json, Overrides, Runs, Stage, Where
 from hpcseg.errors import BadInput
 from hpcseg.screens import terminal
 from hpcseg.screens.plans import following, left_out_line, plan_screen
@@ -54,6 +54,7 @@ def _copy(given: tuple[str, Path] | None) -> None:
         raise typer.Exit
 
 
+@terminal.interruptible("stopped before its end; nothing that was done is lost, and the same command goes on")
 def sweep(
     file: Annotated[Path, typer.Argument(help="Sweep file, or a name of hpcseg sweeps.", metavar="FILE")],
     on: Annotated[Where, typer.Option(help="auto: Slurm where there is one, else this machine.")] = Where.auto,
@@ -63,6 +64,7 @@ def sweep(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many stages are submitted.")] = False,
     overrides: Overrides = None,
+    grids: Grids = None,
     data: Data = DEFAULT_DATA,
     verify_data: Annotated[
         bool, typer.Option("--verify-data", help="Read every byte of the scans, to find what file times do not show.")
@@ -86,7 +88,7 @@ def sweep(
     from hpcseg.submit.apply import apply, choose_backend
     from hpcseg.submit.profile import read_profile
 
-    made = make_plan(read_sweep(file, overrides or ()), data, runs, verify_data=verify_data)
+    made = make_plan(read_sweep(file, overrides or (), grids or ()), data, runs, verify_data=verify_data)
     backend = choose_backend(on.value)
     profile = read_profile(jobs, backend).staged(stage)
     for line in made.notes:
@@ -113,12 +115,12 @@ def sweep(
     elif not submitted and not outcome.waiting:
         print(f"{made.sweep.name}: nothing to submit; {_standing(outcome, total)}")
     else:
-        print(f"{made.sweep.name}: {submitted} of {total} stages submitted ({backend}); ", end="")
+        print(f"{made.sweep.name}: {submitted} of {counted(total, 'stage')} submitted ({backend}); ", end="")
         print(f"see hpcseg status --runs {word(runs)}")
     if outcome.waiting:
         run_id, why = next(iter(outcome.waiting.items()))
-        left = len(outcome.waiting)
-        terminal.note(f"{left} stages cannot be submitted yet; run the same command again later. {run_id} {why}")
+        left = counted(len(outcome.waiting), "stage")
+        terminal.note(f"{left} cannot be submitted yet; run the same command again later. {run_id} {why}")
     held = [verdict.job for verdict in outcome.verdicts.values() if verdict.state == "held"]
     if held:
         few = ",".join(held[:10]) + (",…" if len(held) > 10 else "")
@@ -140,7 +142,7 @@ def _standing(outcome: Outcome, total: int) -> str:
     counts = Counter(verdict.state for verdict in outcome.verdicts.values())
     if counts.keys() <= {"done", "queued", "running", "requeued"}:
         return f"all {total} stages are done or on their way"
-    return f"of {total} stages {standing(dict(counts.most_common()))}"
+    return f"of {counted(total, 'stage')} {standing(dict(counts.most_common()))}"
 
 
 def _confirm(made: Plan, backend: Backend) -> None:
@@ -173,7 +175,8 @@ def _detach(made: Plan, data: Path, profile: Profile, json: bool) -> None:
     if json:
         terminal.print_json({"submitted": list(begun.submitted), "pools": pools, "log": str(begun.log)})
     elif begun.submitted:
-        print(f"{name}: {len(begun.submitted)} of {len(made.stages)} stages submitted; process {begun.process} goes on")
+        total = counted(len(made.stages), "stage")
+        print(f"{name}: {len(begun.submitted)} of {total} submitted; process {begun.process} goes on")
         print(f"follow: hpcseg status {name} --watch {where} (and {begun.log}); stop: hpcseg cancel {name} {where}")
     else:
         running = f"; process {', '.join(pools)} is running them" if pools else ""
@@ -202,5 +205,5 @@ def _report_failures(made: Plan, failed: Collection[str], runs: Path) -> None:
             terminal.fail(f"{run_id}: {failure.message} (whole story: hpcseg logs {run_id} --runs {word(runs)})")
             causes.append(failure.cause)
     if len(failed) > len(causes):
-        terminal.note(f"{len(failed) - len(causes)} more stages were not begun or not finished")
+        terminal.note(f"{counted(len(failed) - len(causes), 'more stage')} not begun or not finished")
     raise typer.Exit(2 if causes and all(cause == "input" for cause in causes) else 1)

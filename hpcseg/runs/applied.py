@@ -1,6 +1,7 @@
 """What is kept of an applied sweep.
 
-<runs>/sweeps/<name>/sweep.json  name, title, file, overrides, applied, tables, figures; `stages`: runs of each stage,
+<runs>/sweeps/<name>/sweep.json  name, title, file, overrides, grids (that were asked for), applied, tables, figures;
+                                 `stages`: runs of each stage,
                                  `needs`: what each run needs; `cancelled`: when it was
 <runs>/sweeps/<name>/runs.json   `base`: a configuration without sections of strategies; `runs`: of each training run
                                  its cells in the grids, and the dotted keys in which it differs from the base

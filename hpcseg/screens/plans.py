@@ -112,8 +112,7 @@ def _outlook_lines(outlook: Outlook) -> Iterator[str]:
         )
     elif cost.unknown:
         yield f"cost of training: unknown for {counted(cost.unknown, 'run')}; none like them has been trained"
-    if not outlook.is_limit_known:
-        yield "Slurm does not say how large an array may be: the arrays are those of its own default"
+    yield from (f"would be refused as things are: {obstacle}" for obstacle in outlook.obstacles)
     if outlook.waiting:
         run_id, why = next(iter(outlook.waiting.items()))
         yield f"{counted(len(outlook.waiting), 'run')} cannot be submitted yet: {run_id} {why}"

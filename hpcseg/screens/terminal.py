@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from hpcseg.errors import LeftOut
+from hpcseg.errors import Interrupted, LeftOut
 from hpcseg.text import printable
 
 if TYPE_CHECKING:
@@ -127,6 +127,15 @@ def _json(value: Any, indent: int | None = None) -> str:
     """JSON whose control characters are JSON's escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return text if printable(text) == text else json.dumps(value, indent=indent)
+
+
+@contextmanager
+def interruptible(words: str) -> Iterator[None]:
+    """Ctrl-C ends what is done inside with these words."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
 
 
 @contextmanager

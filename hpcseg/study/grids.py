@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from hpcseg.config import RunConfig, sections
 from hpcseg.errors import BadInput
 from hpcseg.study.keys import explained, nest, run_keys
-from hpcseg.study.sweepfile import Sweep
+from hpcseg.study.sweepfile import Grid, Sweep
 from hpcseg.study.tomlfile import explain
 
 
@@ -36,12 +36,12 @@ def expand(sweep: Sweep) -> list[Cell]:
         BadInput: a value is not allowed; the message names file, line and key.
     """
     cells = []
-    for index, grid in enumerate(sweep.grids):
+    for grid in sweep.grids:
         try:
             cells += [Cell(grid.name, axes, config) for axes, config in _configs(sweep.run, grid.axes)]
         except ValidationError as error:
             key, message = explain(error, run_keys())
-            raise BadInput(f"{_origin(sweep, index, key, message)}: {message}{explained(key)}") from None
+            raise BadInput(f"{_origin(sweep, grid, key, message)}: {message}{explained(key)}") from None
     return cells
 
 
@@ -73,7 +73,7 @@ def _configs(run: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Itera
         yield point, config
 
 
-def _origin(sweep: Sweep, index: int, key: str, message: str) -> str:
+def _origin(sweep: Sweep, grid: Grid, key: str, message: str) -> str:
     """Where a wrong value comes from: an override, a line of the grid, or a line of [run]."""
     if not key:  # a rule about several keys: its message begins with the one to blame
         first = message.split(" ", 1)[0].rstrip(":")
@@ -81,5 +81,5 @@ def _origin(sweep: Sweep, index: int, key: str, message: str) -> str:
     if key in sweep.overrides:
         return sweep.overrides[key]
     source = sweep.source
-    in_grid = any(axis == key or axis.startswith(f"{key}.") for axis in sweep.grids[index].axes) and key
-    return source.where("grid", index, key) if in_grid else source.where("run", 0, key)
+    in_grid = any(axis == key or axis.startswith(f"{key}.") for axis in grid.axes) and key
+    return source.where("grid", grid.number, key) if in_grid else source.where("run", 0, key)

@@ -23,6 +23,7 @@ from hpcseg.study.grids import expand
 from hpcseg.study.order import waves
 from hpcseg.study.resolver import Resolver, Stage
 from hpcseg.study.sweepfile import Sweep
+from hpcseg.text import word
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _same_grids(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     for grid, found in runs.items():
         alike.setdefault(frozenset(found), []).append(grid)
     return [
-        f"the grids {' and '.join(names)} are the same runs (by --set?): tables will show them as equal"
+        f"the grids {' and '.join(names)} are the same runs (by --set?): tables will show them as equal; "
+        f"--grid {word(names[0])} leaves one"
         for names in alike.values()
         if len(names) > 1
     ]

@@ -107,11 +107,16 @@ def copy_sweep(given: Path, to: Path) -> list[Path]:
     """Copy a sweep, and the file of splits beside it that it names; returns the files that are new.
 
     Raises:
-        BadInput: there is no such sweep, or one of the files exists already; nothing is written then.
+        BadInput: there is no such sweep, its `data.splits` is no text, or one of the files exists already; nothing is
+            written then.
     """
     source = read_toml(find_sweep(given))
     texts = [(to, source.text)]
-    splits = flatten(source.data.get("run", {})).get("data.splits", "")
+    run = source.data.get("run", {})
+    splits = flatten(run).get("data.splits", "") if isinstance(run, dict) else ""
+    if not isinstance(splits, str):
+        where = source.where("run", 0, "data.splits")
+        raise BadInput(f"{where}: data.splits = {splits!r}: should be a text in quotes (hpcseg keys data.splits)")
     if splits and (beside := source.path.parent / splits).is_file():
         copied, text = to.parent / splits, beside.read_text(encoding="utf-8")
         if not copied.exists() or copied.read_text(encoding="utf-8") != text:

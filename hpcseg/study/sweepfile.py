@@ -6,7 +6,8 @@
     [[table]]   which axis of which grid is what (hpcseg.study.tables)
     [[figure]]  likewise
 
-`--set key=value` replaces a key everywhere: in [run], and the value or list of every block that has it.
+`--set key=value` replaces a key everywhere: in [run], and the value or list of every block that has it; `--grid` leaves
+some blocks of the file.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hpcseg.study.tomlfile import TomlFile, explain, read_toml
 from hpcseg.text import nearest
 
 TABLES = ("sweep", "run", "grid", "table", "figure")
+PROFILE_TABLES = ("local", "slurm")
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -36,15 +38,19 @@ DefinitionT = TypeVar("DefinitionT", TableDefinition, FigureDefinition)
 
 @dataclass(frozen=True)
 class Grid:
-    """`[[grid]]`: `axes` maps each key of the block to its values; a key with one value is an axis, too."""
+    """`[[grid]]`: `axes` maps each key of the block to its values; a key with one value is an axis, too.
+
+    `number` is its place among the file's.
+    """
 
     name: str
     axes: dict[str, list[Any]]
+    number: int
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file with its overrides applied; `run` and the axes have dotted keys."""
+    """A sweep file with its overrides applied, or some grids of it; `run` and the axes have dotted keys."""
 
     source: TomlFile
     heading: Heading
@@ -53,6 +59,7 @@ class Sweep:
     tables: tuple[TableDefinition, ...]
     figures: tuple[FigureDefinition, ...]
     overrides: dict[str, str]  # key -> as given
+    chosen: tuple[str, ...] = ()  # grids that were asked for; (): all
 
     @property
     def name(self) -> str:
@@ -60,25 +67,66 @@ class Sweep:
         return self.heading.name
 
 
-def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+def read_sweep(path: Path, overrides: Sequence[str] = (), grids: Sequence[str] = ()) -> Sweep:
     """Read a sweep file, or the one of that name that comes with hpcseg, and apply overrides (`key=value`).
 
+    With `grids`, it is as if the file had only these, and tables and figures of them.
+
     Raises:
-        BadInput: with the file, the line, the key and what is allowed.
+        BadInput: with the file, the line, the key and what is allowed; or there is no such grid.
     """
     source = read_toml(find_sweep(path))
     for name in source.data:
         if name not in TABLES:
-            raise BadInput(f"{source.where(name, 0, '')}: unknown table '{name}'{nearest(name, TABLES)} (hpcseg keys)")
+            raise BadInput(f"{source.where(name, 0, '')}: {_misplaced(name)}")
     run = _read_run(source)
-    grids = _read_grids(source)
+    blocks = _read_grids(source)
     heading = _model(source, "sweep", 0, Heading, {"name": source.path.stem} | _table(source, "sweep"))
-    tables = _definitions(source, "table", TableDefinition, run, grids)
-    figures = _definitions(source, "figure", FigureDefinition, run, grids)
-    sweep = Sweep(source, heading, run, tuple(grids), tables, figures, {})
+    tables = _definitions(source, "table", TableDefinition, run, blocks)
+    figures = _definitions(source, "figure", FigureDefinition, run, blocks)
+    sweep = Sweep(source, heading, run, tuple(blocks), tables, figures, {})
+    if grids:
+        sweep = _choose(sweep, tuple(dict.fromkeys(grids)))
     for override in overrides:
         sweep = _override(sweep, override)
     return sweep
+
+
+def _choose(sweep: Sweep, names: tuple[str, ...]) -> Sweep:
+    """The same with these grids alone."""
+    there = [grid.name for grid in sweep.grids]
+    if unknown := next((name for name in names if name not in there), None):
+        raise BadInput(f"--grid {unknown}: {sweep.source.path} has no such grid; it has: {', '.join(there)}")
+    grids = tuple(grid for grid in sweep.grids if grid.name in names)
+    tables = (_with_baseline(table, sweep.run, grids) for table in _of_grids(sweep.tables, names))
+    return replace(sweep, grids=grids, tables=tuple(tables), figures=_of_grids(sweep.figures, names), chosen=names)
+
+
+def _of_grids(definitions: Sequence[DefinitionT], names: Sequence[str]) -> tuple[DefinitionT, ...]:
+    """What tables or figures show of some grids; those of other grids are left out."""
+    shown = (
+        (one, None if one.grid is None else tuple(name for name in one.grid if name in names)) for one in definitions
+    )
+    return tuple(one.model_copy(update={"grid": grid}) for one, grid in shown if grid != ())
+
+
+def _with_baseline(table: TableDefinition, run: Mapping[str, Any], grids: Sequence[Grid]) -> TableDefinition:
+    """The table, without the comparison with a column that no grid has."""
+    values = (grid.axes.get(table.columns, [run.get(table.columns)]) for grid in grids)
+    columns = [grid.name for grid in grids] if table.columns == GRID else [value for own in values for value in own]
+    is_there = table.baseline is None or table.baseline in columns or table.columns in {CLASS, CHOICE}
+    return table if is_there else table.model_copy(update={"baseline": "none"})
+
+
+def _misplaced(name: str) -> str:
+    """What is wrong with a table or key at the top of a file, and where it belongs."""
+    if name in run_keys():
+        return f"'{name}' stands in no table; write it below [run], or in a [[grid]]"
+    if any(key.startswith(f"{name}.") for key in run_keys()):
+        return f"'{name}' is part of a run; write [run.{name}], or {name}.KEY = VALUE below [run]"
+    if name in PROFILE_TABLES:
+        return f"'{name}' belongs in a job profile, a file of its own: --jobs FILE"
+    return f"unknown table '{name}'{nearest(name, TABLES)} (hpcseg keys)"
 
 
 def _override(sweep: Sweep, override: str) -> Sweep:
@@ -118,7 +166,7 @@ def _read_grids(source: TomlFile) -> list[Grid]:
             if value == [] and not run_keys()[key]:
                 raise BadInput(f"{where}: {key} = []: the list is empty")
             axes[key] = value if is_axis(key, value) else [value]
-        grids.append(Grid(name, axes))
+        grids.append(Grid(name, axes, index))
     _check_names(source, "grid", [grid.name for grid in grids])
     return grids
 

@@ -28,6 +28,7 @@ from hpcseg.submit.outdated import changed_since
 from hpcseg.submit.profile import LocalProfile, Profile, SlurmProfile, resolve
 from hpcseg.submit.record import record, write_intents, written_folders
 from hpcseg.submit.slots import Claimed, Notify, Pool, visible_gpus
+from hpcseg.text import counted
 from hpcseg.training.loggers import require_loggers
 from hpcseg.training.strategy import check_shares
 
@@ -126,15 +127,24 @@ def check_new(plan: Plan, ranks: Callable[[str], int]) -> None:
     whether every run that is to train can be shared by the ranks that a job of its stage has, and has its loggers.
 
     Raises:
-        BadInput: a scan is bad, the message names the file and the remedy; or a minibatch has fewer patches than there
-            are ranks; or the package of a logger is missing.
+        BadInput: a scan is bad, the message names the file and the remedy; or see `check_jobs`.
     """
     for spec in (planned.spec for planned in plan.stages.values() if planned.to_submit):
         if isinstance(spec, PackSpec):
             from hpcseg.volumes.packing import check_cases  # takes most of a second
 
             check_cases(spec)
-        else:
+    check_jobs(plan, ranks)
+
+
+def check_jobs(plan: Plan, ranks: Callable[[str], int]) -> None:
+    """Look whether what is to be submitted can train in its jobs; no scan is read.
+
+    Raises:
+        BadInput: a minibatch has fewer patches than there are ranks; or the package of a logger is missing.
+    """
+    for spec in (planned.spec for planned in plan.stages.values() if planned.to_submit):
+        if not isinstance(spec, PackSpec):
             check_shares(spec, ranks(spec.stage))
             require_loggers(spec.config.logging)
 
@@ -188,7 +198,7 @@ def _let_jobs_end(plan: Plan, say: Say) -> None:
     ending = [run_id for run_id, planned in plan.stages.items() if planned.verdict.ending]
     until = time.monotonic() + ENDING_WAIT_S
     if ending:
-        say(f"{len(ending)} jobs are just ending (COMPLETING); waits for them")
+        say(f"just ending (COMPLETING): {counted(len(ending), 'job')}; waits for them")
     while ending and time.monotonic() < until:
         time.sleep(1.0)
         verdicts = read_states(plan.run(run_id) for run_id in ending).verdicts

@@ -24,6 +24,7 @@ from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.apply import apply
 from hpcseg.submit.profile import Profile
 from hpcseg.submit.slots import Event
+from hpcseg.text import counted
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def detach(plan: Plan, data: Path, profile: Profile) -> Detached:
     request = {
         "sweep": str(plan.sweep.source.path),
         "overrides": list(plan.sweep.overrides.values()),
+        "grids": list(plan.sweep.chosen),
         "data": str(data),
         "runs": str(plan.runs_root),
         "profile": profile.model_dump(mode="json"),
@@ -112,13 +114,13 @@ def main() -> int:
         claimed.extend(run_ids)
         if run_ids:
             _write_output_to(sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG)
-            _note(f"pool {os.getpid()} begins with {len(run_ids)} stages")
+            _note(f"pool {os.getpid()} begins with {counted(len(run_ids), 'stage')}")
         answer({"claimed": run_ids})
         if not run_ids:  # others work on all that is left
             sys.exit(0)
 
     try:
-        sweep = read_sweep(Path(request["sweep"]), request["overrides"])
+        sweep = read_sweep(Path(request["sweep"]), request["overrides"], request["grids"])
         plan = make_plan(sweep, Path(request["data"]), Path(request["runs"]))
         failed = apply(plan, "local", Profile.model_validate(request["profile"]), _note_event, begin).failed
     except HpcsegError as error:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hpcseg.slurm.calls import CallError
-from hpcseg.slurm.commands import MAX_ARRAY_SIZE, read_cluster
+from hpcseg.errors import BadInput, SchedulerError
+from hpcseg.slurm.commands import MAX_ARRAY_SIZE, cluster_for_submission
 from hpcseg.study.forecast import (
     MEASURED_SIBLINGS,
     Epochs,
@@ -21,6 +21,7 @@ from hpcseg.study.forecast import (
     measure,
 )
 from hpcseg.study.plan import Plan
+from hpcseg.submit.apply import check_jobs
 from hpcseg.submit.arrange import Array, Backend, arrays_of, choose_for
 from hpcseg.submit.profile import Profile
 
@@ -39,7 +40,7 @@ class Outlook:
         waiting: (Slurm) runs that could not be submitted yet, and why.
         cost: what the runs that it would submit will cost; packs are left out.
         wall_hours: least time for that with as many jobs at a time as the profile allows; None where it does not say.
-        is_limit_known: whether Slurm said how large an array may be; else its own default is taken.
+        obstacles: why it would be refused as things are.
     """
 
     backend: Backend
@@ -48,7 +49,7 @@ class Outlook:
     arrays: tuple[Array, ...] = ()
     waiting: Mapping[str, str] = field(default_factory=dict)
     wall_hours: float | None = None
-    is_limit_known: bool = True
+    obstacles: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -59,6 +60,7 @@ class Outlook:
             "to_submit": len(self.taken),
             "arrays": arrays,
             "waiting": dict(self.waiting),
+            "obstacles": list(self.obstacles),
             "forecast": cost,
         }
 
@@ -67,19 +69,24 @@ def look_ahead(plan: Plan, backend: Backend, profile: Profile) -> Outlook:
     """What applying `plan` would do."""
     choice = choose_for(plan, backend)
     cost = predict(plan, choice.taken)
+    obstacles = []
+    try:
+        check_jobs(plan, profile.slurm.ranks_of if backend == "slurm" else profile.local.ranks_of)
+    except BadInput as error:
+        obstacles.append(str(error))
     if backend == "local":
         slots = profile.local.slots  # 0: chosen when the sweep is applied
-        return Outlook(
-            backend, cost, choice.taken, wall_hours=_wall_hours(cost, lambda _: (slots, profile.local.ranks))
-        )
+        wall_hours = _wall_hours(cost, lambda _: (slots, profile.local.ranks))
+        return Outlook(backend, cost, choice.taken, wall_hours=wall_hours, obstacles=tuple(obstacles))
+    limit = MAX_ARRAY_SIZE
     try:
-        limit, is_known = read_cluster().max_array_size, True
-    except CallError:
-        limit, is_known = MAX_ARRAY_SIZE, False
+        limit = cluster_for_submission().max_array_size
+    except SchedulerError as error:
+        obstacles.append(f"{error} (arrays are shown by Slurm's own limit)")
     arrays = arrays_of(plan, choice, profile.slurm, limit)
     of, ranks_of = profile.slurm.of, profile.slurm.ranks_of
     wall_hours = _wall_hours(cost, lambda stage: (of(stage).array_parallelism, ranks_of(stage)))
-    return Outlook(backend, cost, choice.taken, tuple(arrays), choice.waiting, wall_hours, is_known)
+    return Outlook(backend, cost, choice.taken, tuple(arrays), choice.waiting, wall_hours, tuple(obstacles))
 
 
 def predict(plan: Plan, taken: Collection[str]) -> Forecast:

@@ -21,6 +21,7 @@ from hpcseg.runs.recovery import Budgets
 from hpcseg.sections import Count, Section, key, keys_of
 from hpcseg.spec import Reading
 from hpcseg.study.shipped import find_shipped, names_of
+from hpcseg.study.sweepfile import TABLES
 from hpcseg.study.tomlfile import explain, read_toml
 from hpcseg.submit.notations import Flags, Line, Minutes
 from hpcseg.text import word
@@ -242,6 +243,8 @@ def read_profile(name: str | None, on: Literal["local", "slurm"]) -> Profile:
             )
         path = found
     source = read_toml(path)
+    if source.data.keys() & {*TABLES}:
+        raise BadInput(f"{path}: is a sweep file, and no job profile; hpcseg sweep {word(path)} takes it")
     try:
         return Profile.model_validate(source.data)
     except ValidationError as error:

@@ -42,6 +42,7 @@ def record(plan: Plan) -> None:
         "title": sweep.heading.title,
         "file": str(sweep.source.path.resolve()),
         "overrides": list(sweep.overrides.values()),
+        "grids": list(sweep.chosen),
         "applied": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "tables": [table.model_dump(mode="json") for table in sweep.tables],
         "figures": [figure.model_dump(mode="json") for figure in sweep.figures],

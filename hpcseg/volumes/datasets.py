@@ -8,6 +8,7 @@ the channel out.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.files import is_file, read_json
 from hpcseg.spec import CaseRef
-from hpcseg.text import listed, word
+from hpcseg.text import listed, nearest, word
 from hpcseg.volumes.layouts import CHANNEL, ENDINGS, layout_notes, stem, why_empty, with_channel
 
 Progress = Callable[[int, int, str], None]  # cases or parts done, in all, name
 DESCRIPTION = "dataset.json"
+PHANTOMS = "Phantoms"  # what sweep files of hpcseg call the dataset that `hpcseg phantom` makes
 _NAME = re.compile(r"\w[\w.-]*")
 _TIMES = "frame|phase|time|timepoint|tp|visit|ses|session|followup|fu|week|month|year|t"
 _VISIT = re.compile(
@@ -115,12 +117,13 @@ def find_dataset(name: str, data: Path) -> Path:
     Raises:
         BadInput: there is none; the message lists what is there.
     """
+    made = f"; hpcseg phantom {word(data / name)} makes it" if name == PHANTOMS else ""
     if name and is_file(data / name / DESCRIPTION):
         return data / name
     if name and is_file(data / DESCRIPTION) and data.resolve().name == name:
         return data
     if not data.is_dir():
-        raise BadInput(f"{data}: no such folder; give the folder of the datasets with --data")
+        raise BadInput(f"{data}: no such folder; give the folder of the datasets with --data{made}")
     there = [folder.name for folder in datasets_in(data)]
     if is_file(data / DESCRIPTION):
         raise BadInput(
@@ -128,7 +131,7 @@ def find_dataset(name: str, data: Path) -> Path:
             f"(--set data.dataset={data.resolve().name})"
         )
     listing = f"there are: {', '.join(there)}" if there else f"no folder there holds a {DESCRIPTION}"
-    raise BadInput(f"{data}: no dataset {name!r} ({listing}); correct --data or --set data.dataset=NAME")
+    raise BadInput(f"{data}: no dataset {name!r} ({listing}); correct --data or --set data.dataset=NAME{made}")
 
 
 def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
@@ -151,6 +154,8 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
     if how == "names":
         return {name: patient_of(name) for name in names}
     path = dataset.root / how
+    if not is_file(path):
+        raise BadInput(f"data.groups = {how!r}: no such file {path}, and no rule{nearest(how, ('names', 'pairs'))}")
     content = read_json(path)
     patients = content.get("patient_groups") if isinstance(content, dict) else None
     if not isinstance(patients, dict) or not all(isinstance(cases, list) for cases in patients.values()):
@@ -275,10 +280,22 @@ def _require_distinct_names(dataset: Dataset) -> None:
 
 
 def _require_files(path: Path, case: CaseRef) -> None:
-    if not is_file(case.image):
-        raise BadInput(f"image missing: {case.image}; add the file or remove the case from {path}")
-    if case.label is not None and not is_file(case.label):
-        raise BadInput(f"label missing: {case.label}; add the file or remove the case from {path}")
+    for kind, file in (("image", case.image), ("label", case.label)):
+        if file is not None and not is_file(file):
+            alike = _in_other_case(file)
+            there = "" if alike is None else f" (there is {alike}: upper and lower case differ)"
+            raise BadInput(f"{kind} missing: {file}{there}; add the file or remove the case from {path}")
+
+
+def _in_other_case(path: Path) -> Path | None:
+    """What is there, and is called as `path` but for upper and lower case."""
+    with contextlib.suppress(OSError):  # a name of a thousand characters, a folder that nobody may read
+        if path.exists() or path.parent == path:
+            return path
+        folder = _in_other_case(path.parent)
+        there = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+        return next((one for one in there if one.name.lower() == path.name.lower()), None)
+    return None
 
 
 def _pair(dataset: Dataset, name: str) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.files import is_file, replacing
+from hpcseg.text import counted
 from hpcseg.volumes import scratch
 from hpcseg.volumes.headers import mm_per, notes_of, rounding_mm, unit_of
 from hpcseg.volumes.layouts import ENDINGS
@@ -74,7 +75,7 @@ def read_scan(path: Path) -> tuple[Intensities, ScanGrid]:
     volume = Intensities(canonical, proxy.slope, proxy.inter) if compact else Intensities(canonical)
     if not np.isfinite(volume.extent).all():
         count = sum(int(np.count_nonzero(~np.isfinite(volume[planes]))) for planes in scratch.slabs(volume.shape))
-        raise BadInput(f"{path}: {count} voxels are NaN or infinite; replace them in the scan")
+        raise BadInput(f"{path}: {counted(count, 'voxel')} NaN or infinite; replace them in the scan")
     if max(np.abs(volume.extent)) > _LARGEST:
         low, high = volume.extent
         raise BadInput(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcseg.errors import BadInput
 from hpcseg.spec import TrainSpec
 from hpcseg.study.plan import Plan
 from hpcseg.volumes.scans import read_grid, read_label, write_mask
@@ -71,7 +72,7 @@ def test_cases_are_those_of_hpcsegs_own_run(given: argparse.Namespace) -> None:
     spec = spec_of(plan)
     assert (spec.config.labelled, spec.config.fold) == (2, 1)
     assert tuple(case.name for case in versus.labelled_cases(plan, spec)) == spec.labelled.cases
-    with pytest.raises(SystemExit, match="its grids are other, recipe"):
+    with pytest.raises(BadInput, match=r"--grid plain: .* has no such grid; it has: recipe, other"):
         versus.plan_of(given, ["plain"])
     given.set = ["data.splits="]
     with pytest.raises(SystemExit, match="sets no labelled test cases aside"):

@@ -79,13 +79,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def plan_of(given: argparse.Namespace, grids: Sequence[str]) -> Plan:
     """hpcseg's plan of some grids of the sweep at this n and fold."""
-    sweep = read_sweep(given.sweep, [f"labelled={given.labelled}", f"fold={given.fold}", *given.set])
-    there = {grid.name for grid in sweep.grids}
-    if not there.issuperset(grids):
-        raise SystemExit(f"{given.sweep}: its grids are {', '.join(sorted(there))}; --grids names others")
+    sweep = read_sweep(given.sweep, [f"labelled={given.labelled}", f"fold={given.fold}", *given.set], grids)
     heading = sweep.heading.model_copy(update={"name": "versus"})
-    sweep = replace(sweep, heading=heading, grids=tuple(grid for grid in sweep.grids if grid.name in grids))
-    plan = make_plan(replace(sweep, tables=(), figures=()), given.data, given.work / "runs")
+    plan = make_plan(replace(sweep, heading=heading, tables=(), figures=()), given.data, given.work / "runs")
     if not all(getattr(planned.spec, "test_scans", ()) for planned in plan.of_stage("train").values()):
         raise SystemExit(f"{given.sweep}: sets no labelled test cases aside, on which both could be measured")
     return plan

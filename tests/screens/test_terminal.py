@@ -8,11 +8,13 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.screens import terminal
+from tests.commandline import call
 
 EVIL = "x\x1b]0;title\x07\x9b2J\u202egpj.exe"
 
@@ -86,3 +88,12 @@ def test_bars_come_when_work_takes_longer_than_a_moment_and_are_gone_afterwards(
             (task,) = progress.tasks  # those of phases that are over do not stay
             assert (task.description, task.fields["says"]) == ("training", "training  loss 0.5000  Dice 0.750")
     assert streams["stderr"].getvalue().endswith("\x1b[2K")  # the line is cleared
+
+
+def test_ctrl_c_before_a_sweep_begins_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpcseg.study.sweepfile.read_sweep", stop)
+    done = call(tmp_path, "sweep", "demo")
+    assert done.returncode == 130 and "nothing that was done is lost, and the same command goes on" in done.stderr

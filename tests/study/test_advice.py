@@ -44,7 +44,7 @@ def test_the_papers_defaults_on_small_mr_volumes(plan_study: Callable[..., Plan]
     ("settings", "said"),
     [
         (["preprocessing.spacing=4.0"], True),
-        (["preprocessing.spacing=0.2"], False),  # 280 voxels
+        (["preprocessing.spacing=0.6"], False),  # 93 voxels
         (["patches.size=16", "network.levels=3", "network.kernel=3"], False),
         (["network.kind=unet", "patches.size=40"], False),
         (["network.kind=unet", "patches.size=48"], True),
@@ -61,3 +61,18 @@ def test_a_scan_without_a_header_says_nothing_here(plan_study: Callable[..., Pla
     for image in (dataset / "imagesTr").iterdir():
         image.write_bytes(b"no scan")
     assert plan_study(text=MR + "preprocessing.spacing = 2.0", data=dataset.parent).notes == ()
+
+
+def test_far_finer_voxels_than_those_of_the_scans(plan_study: Callable[..., Plan]) -> None:
+    _, voxels = plan_study("preprocessing.spacing=0.02", "data.foreground=[1]", text=MR).notes
+    assert voxels == (
+        "preprocessing.spacing = 0.02: a scan of Tiny has 2,400 × 2,800 × 2,600 voxels then, 1,000,000 times its own "
+        "and 32.5 GiB as it is stored; a larger spacing suits it"
+    )
+
+
+def test_labels_of_no_class(plan_study: Callable[..., Plan]) -> None:
+    small = ["patches.size=16", "network.levels=3", "network.kernel=3"]
+    (left,) = plan_study("data.foreground=[1]", *small, text=MR).notes
+    assert left == "data.foreground = [1]: 1 label of Tiny in no class, so background: 2 (core)"
+    assert plan_study("data.foreground=[2, 1]", *small, text=MR).notes == ()

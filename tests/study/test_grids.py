@@ -35,7 +35,7 @@ AXES = st.fixed_dictionaries(
 
 
 def sweep_of(run: dict[str, Any], *axes: dict[str, list[Any]]) -> Sweep:
-    grids = tuple(Grid(f"grid{number}", one) for number, one in enumerate(axes))
+    grids = tuple(Grid(f"grid{number}", one, number) for number, one in enumerate(axes))
     return Sweep(TomlFile(Path("s.toml"), "", {}), Heading(name="s"), run, grids, (), (), {})
 
 

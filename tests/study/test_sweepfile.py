@@ -55,6 +55,34 @@ def test_blocks_are_products_over_run_and_add_up(write_sweep: Writer) -> None:
     assert cells[-1].axes["labelled"] == 4
 
 
+OF_BOTH = """
+[[table]]
+name = "both"
+rows = "choice"
+columns = "grid"
+baseline = "a"
+
+[[figure]]
+name = "f"
+grid = ["a", "b"]
+kind = "box"
+"""
+
+
+def test_some_grids_alone_are_as_if_the_file_had_only_these(write_sweep: Writer) -> None:
+    path = write_sweep(GOOD.replace('"b"\n', '"b"\nfold = 0\n') + OF_BOTH)
+    sweep = read_sweep(path, (), ["b", "b"])
+    assert [grid.name for grid in sweep.grids] == ["b"] and len(expand(sweep)) == 2
+    (both,), (figure,) = sweep.tables, sweep.figures
+    assert (both.name, both.baseline, figure.grid, sweep.chosen) == ("both", "none", ("b",), ("b",))
+    assert [table.baseline for table in read_sweep(path, (), ["a"]).tables] == [None, "a"]
+    with pytest.raises(BadInput, match=r"^--grid c: .*study\.toml has no such grid; it has: a, b$"):
+        read_sweep(path, (), ["a", "c"])
+    path = write_sweep(GOOD.replace("network.levels = 2", "network.levels = 99"))
+    with pytest.raises(BadInput, match=rf"^{path}:18: network\.levels"):
+        expand(read_sweep(path, (), ["b"]))
+
+
 def test_the_name_is_the_files(write_sweep: Writer) -> None:
     assert read_sweep(write_sweep(GOOD)).name == "study"
 

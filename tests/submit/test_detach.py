@@ -47,7 +47,18 @@ def detach(tmp_path: Path, tiny_dataset: Path) -> Iterator[Callable[..., tuple[s
 
     def command(*more: str, data: Path = tiny_dataset.parent) -> tuple[str, ...]:
         places = ("--data", str(data), "--runs", str(tmp_path / "runs"), "--jobs", str(tmp_path / "one.toml"))
-        return (*HPCSEG, "sweep", str(tmp_path / "study.toml"), "--on", "local", "--detach", *places, *more)
+        return (
+            *HPCSEG,
+            "sweep",
+            str(tmp_path / "study.toml"),
+            "--on",
+            "local",
+            "--detach",
+            "--grid",
+            "main",
+            *places,
+            *more,
+        )
 
     yield command
     log = tmp_path / "runs" / "sweeps" / "study" / "pool.log"

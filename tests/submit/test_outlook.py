@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hpcseg.cli import app
+from hpcseg.errors import SchedulerError
 from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import Verdict
 from hpcseg.runs.records import ArrayRecord, Submission, read_array
@@ -57,7 +58,7 @@ def in_state(plan: Plan, **verdicts: Verdict) -> Plan:
 @pytest.fixture(autouse=True)
 def usual_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm's own limit of an array's size, without asking a Slurm."""
-    monkeypatch.setattr(outlook, "read_cluster", lambda: Cluster("test", 1001, shows_others=True))
+    monkeypatch.setattr(outlook, "cluster_for_submission", lambda: Cluster("test", 1001, shows_others=True))
 
 
 def on_slurm(plan: Plan) -> Outlook:
@@ -75,7 +76,7 @@ def test_arrays_are_shown_as_they_would_be_submitted(plan_study: Planner) -> Non
         ("train", 3),
     ]
     assert arrays[1].after == tuple(plan.of_stage("pack")) and arrays[3].same_task_of == (1, 2)
-    assert not ahead.waiting and ahead.is_limit_known
+    assert not ahead.waiting and not ahead.obstacles
     text = shown(plan, ahead)
     assert "4 Slurm arrays" in text and "after the same task of arrays 2, 3" in text and "at once" in text
 
@@ -181,3 +182,17 @@ def test_the_command_shows_the_plan_and_tells_what_is_left_out(plan_study: Plann
     assert (value["to_submit"], value["backend"], value["arrays"]) == (2, "local", [])
     assert value["forecast"]["unknown"] == 1 and value["changes"]["left_out"] == [list(plan.of_stage("train"))[1]]
     assert "to submit" in CliRunner().invoke(app, words).stdout
+
+
+def test_what_would_be_refused_is_said(plan_study: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Cluster:
+        raise SchedulerError("there is no Slurm here")
+
+    monkeypatch.setattr(outlook, "cluster_for_submission", refuse)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    plan = plan_study("logging.tensorboard=true")
+    ahead = on_slurm(plan)
+    logger, slurm = ahead.as_json()["obstacles"]
+    assert "pip install 'hpcseg[tensorboard]'" in logger and "there is no Slurm here" in slurm
+    assert f"would be refused as things are: {logger}" in shown(plan, ahead) and len(ahead.arrays) == 2
+    assert look_ahead(plan, "local", Profile()).obstacles == (logger,)

@@ -12,11 +12,15 @@ import pytest
 from hpcseg.files import json_text
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.results.collect import collect
+from hpcseg.results.collection import Collection
 from hpcseg.runs.result_file import why_unusable
+from hpcseg.runs.status import read_status
 from hpcseg.seals import seal_holds, with_seal
 from hpcseg.spec import TrainSpec, read_spec, spec_digest, spec_text
-from hpcseg.study.plan import Plan
+from hpcseg.study.plan import Plan, make_plan
+from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.record import follow_scans, record
+from tests.planned import STUDY
 
 LONG_AGO = 1_700_000_000_123_456_789
 
@@ -60,3 +64,23 @@ def test_what_is_not_only_moved_stays(plan_study: Callable[..., Plan], tiny_data
     shutil.copytree(tiny_dataset, tmp_path / "moved" / tiny_dataset.name)
     assert follow_scans(plan_study("fold=[0, 1]", data=tmp_path / "moved")) == 0
     assert (run / RUN_FILE).read_text() == text
+
+
+def test_some_grids_are_recorded_as_if_the_file_had_only_these(
+    write_sweep: Callable[[str], Path], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    path = write_sweep(STUDY + '[[grid]]\nname = "more"\nlabelled = 1\nfold = 0\n')
+
+    def apply(*grids: str) -> tuple[Plan, Collection]:
+        plan = make_plan(read_sweep(path, (), grids), tiny_dataset.parent, tmp_path / "runs")
+        record(plan)
+        return plan, collect(plan.runs_root)
+
+    more, found = apply("more")
+    assert [run.id for run in found.runs] == [*more.of_stage("train")] and len(found.runs) == 1
+    assert [table.grid for table in found.tables] == [("more",)]
+    assert {line.id for line in read_status(more.runs_root)} == {*more.stages}
+    whole, found = apply()
+    assert {*more.stages} < {*whole.stages} and not whole.changes.changed and not whole.changes.left_out
+    assert [table.grid for table in found.tables] == [("main",), ("more",)]
+    assert apply("more")[0].changes.left_out

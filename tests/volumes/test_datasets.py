@@ -112,6 +112,15 @@ def test_a_missing_file_is_named_with_the_remedy(dataset: Path, part: str, kind:
         open_dataset(dataset)
 
 
+def test_a_file_that_is_called_alike_is_named(dataset: Path) -> None:
+    (dataset / "imagesTr").rename(dataset / "ImagesTr")
+    (dataset / "ImagesTr" / "case_001.nii.gz").rename(there := dataset / "ImagesTr" / "Case_001.nii.gz")
+    with pytest.raises(
+        BadInput, match=rf"imagesTr/case_001\.nii\.gz \(there is {there}: upper and lower case differ\)"
+    ):
+        open_dataset(dataset)
+
+
 def test_a_missing_label_in_nnunet_layout_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
     folder = nnunet(tmp_path / "D", tiny_dataset)
     (folder / "labelsTr" / "case_002.nii.gz").unlink()

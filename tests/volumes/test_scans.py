@@ -130,7 +130,7 @@ def test_scans_of_several_parts_are_read_whole(tmp_path: Path, write_scan, endin
     with pytest.raises(BadInput, match="not whole numbers"):
         read_label(write_scan(path, labels), read_grid(path))
     labels[-1, -1, -1] = np.nan
-    with pytest.raises(BadInput, match=r"label\.nii.*: 1 voxels are NaN or infinite"):
+    with pytest.raises(BadInput, match=r"label\.nii.*: 1 voxel NaN or infinite"):
         read_image(write_scan(path, labels))
 
 
@@ -138,7 +138,7 @@ def test_integers_that_become_infinite_by_their_slope_are_counted(tmp_path: Path
     image = nib.Nifti1Image(np.array([0, 1, 30_000], np.int16).reshape(3, 1, 1), np.eye(4))
     image.header.set_slope_inter(1e37, 0)
     nib.save(image, tmp_path / "scan.nii.gz")
-    with pytest.raises(BadInput, match="1 voxels are NaN or infinite"):
+    with pytest.raises(BadInput, match="1 voxel NaN or infinite"):
         read_image(tmp_path / "scan.nii.gz")
 
 
@@ -234,7 +234,7 @@ def test_a_header_with_a_wrong_byte_is_read_or_refused(
 def test_voxels_that_are_no_number_are_counted(tmp_path: Path, write_scan, bad: float) -> None:
     values = ramp()
     values[1, :2, 3] = bad
-    with pytest.raises(BadInput, match="2 voxels are NaN or infinite"):
+    with pytest.raises(BadInput, match="2 voxels NaN or infinite"):
         read_image(write_scan(tmp_path / "scan.nii.gz", values))
 
 

@@ -186,7 +186,8 @@ def _asked(root: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     copy = sweep_folder(root, name) / file.name  # a link could show any file
     there = file.name and copy.is_file() and not copy.is_symlink()
     text = copy.read_text(encoding="utf-8", errors="replace") if there else ""
-    return {"file": file.name, "text": text, "overrides": record.get("overrides") or []}
+    given = [*(record.get("overrides") or ()), *(f"--grid {name}" for name in record.get("grids") or ())]
+    return {"file": file.name, "text": text, "overrides": given}
 
 
 def _axes(entries: Sequence[Entry]) -> list[str]:
