@@ -62,7 +62,6 @@ def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[
     Raises:
         BadInput: no such sweep, or its record cannot be read. A result that cannot be used is a warning, `LeftOut`.
     """
-    from hpcseg.inference.metrics import METRICS
     from hpcseg.results.collect import collect
 
     collection = collect(Path(runs), sweep)
@@ -73,11 +72,9 @@ def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[
     return [
         {"run": run.id}
         | {key: run.axis(run.places[0], key) for key in axes}
-        | {"set": name, "case": score.case, "class": score.class_}
-        | {metric.key: score.value(metric) for metric in METRICS.values()}
-        | {"stale": run.stale}
+        | {"set": name, "case": case, "class": class_, **metrics, "stale": run.stale}
         for run in collection.runs
         if run.result is not None
         for name, scores in run.result.sets.items()
-        for score in scores
+        for case, class_, metrics in scores.rows()
     ]

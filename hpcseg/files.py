@@ -79,8 +79,8 @@ def remove_leftovers(folder: Path, of: Collection[str]) -> None:
                 Path(entry).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` (UTF-8), atomically."""
+def write_text(path: Path, text: str | Iterator[str]) -> None:
+    """Replace `path` by `text` (UTF-8), or by its parts one after another, atomically."""
     with replacing(path) as temporary:
         _write_new(temporary, text)
 
@@ -168,7 +168,7 @@ def read_bytes(path: Path | str) -> bytes:
         BadInput: it cannot be read.
     """
     try:
-        with open(path, "rb", opener=regular) as file:
+        with open(path, "rb", buffering=0, opener=regular) as file:
             return file.read()
     except FileNotFoundError:
         raise FileNotFound(f"{path}: no such file") from None
@@ -224,9 +224,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_new(path: Path, text: str, *, synced: bool = False) -> None:
+def _write_new(path: Path, text: str | Iterator[str], *, synced: bool = False) -> None:
     with path.open("x", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be anything
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         if synced:
             file.flush()
             os.fsync(file.fileno())

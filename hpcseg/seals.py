@@ -21,6 +21,7 @@ from hpcseg.files import json_text, leave_out, parse_json, read_bytes, read_if_t
 from hpcseg.owners import no_link, regular
 
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
+_SEAL_BYTES = 80  # what is before them is not looked through
 _LINE_SEAL = re.compile(rb', "seal": "([0-9a-f]{16})"}\Z')
 # By its name, or what is left of one: a digest at the end. Only models and stores had one there in earlier versions.
 _ANY_SEAL = re.compile(rb'"seal"\s*:|(?<!\.pt)(?<!\.h5)"\s*:\s*"[^"\n]*[0-9a-f]{16}"\s*}\s*\Z')
@@ -46,7 +47,7 @@ def seal_holds(content: bytes, of: str = "") -> bool | None:
     >>> seal_holds(with_seal('{"dsc": 0.91}').replace("0.91", "0.97").encode()), seal_holds(b'{"dsc": 0.97}')
     (False, None)
     """
-    found = _SEAL.search(content)
+    found = _SEAL.search(content, max(0, len(content) - _SEAL_BYTES))
     if found is None:
         return False if _ANY_SEAL.search(content) else None
     return _digest(content[: found.start()], of) == found[1].decode()

@@ -68,7 +68,9 @@ def collect(
             collection, folder, tables=tables, figures=figures, note=terminal.note, progress=progress
         )
     if json:
-        whole = summary(collection, tables) | {"tables": [json_module.loads(to_json(table)) for table in tables]}
+        whole = summary(collection, tables) | {
+            "tables": [json_module.loads("".join(to_json(table))) for table in tables]
+        }
         terminal.print_json(whole | {"files": [str(path) for path in paths]})
         return
     for table in tables:

@@ -16,7 +16,7 @@ from hpcseg.paths import DONE_FILE, RESULT_FILE, SWEEP_FILE, TRAINING_FILE, swee
 from hpcseg.results.collection import Collection, Place, Record, Result, Run
 from hpcseg.results.freshness import why_stale
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
-from hpcseg.runs.result_file import why_unusable
+from hpcseg.runs.result_file import read_usable
 from hpcseg.seals import read_sealed
 from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
@@ -99,12 +99,13 @@ def _read_runs(runs_root: Path, record: _SweepRecord, progress: Progress | None)
     runs: list[Run] = []
     problems: list[str] = []
     seconds = ancestors_seconds(runs_root, record.model_dump(include={"stages", "seconds"}))
+    training = runs_root / "train"
     for done, run in enumerate(record.runs):
         if progress:
             progress(done, len(record.runs), run.id)
-        folder = runs_root / "train" / run.id
-        result, problem = _read_result(folder / RESULT_FILE, run.id)
-        stale = why_stale(folder, run.config, result) if result else ""
+        folder = training / run.id
+        result, plan, problem = _read_result(folder, run.id)
+        stale = why_stale(folder, run.config, result, plan) if result else ""
         if stale:
             problem = f"{folder / RESULT_FILE}: stale: {stale}; delete it and run the sweep again"
         if problem:
@@ -173,18 +174,16 @@ def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:
         raise BadInput(f"{path}: {_first(error)}; apply the sweep again with `hpcseg sweep FILE`") from None
 
 
-def _read_result(path: Path, run: str) -> tuple[Result | None, str | None]:
-    """The result of a run, and what is wrong with it; both None where there is none."""
-    if not path.exists():
-        return None, None
-    if unusable := why_unusable(path.parent, run):
-        return None, f"{unusable}; run the sweep again, which measures it anew"
+def _read_result(folder: Path, run: str) -> tuple[Result | None, bytes | None, str | None]:
+    """The result of a run, what `run.json` holds, and what is wrong with the result; all None where there is none."""
     try:
-        return Result.model_validate_json(path.read_bytes()), None
-    except OSError as error:
-        return None, f"{path}: cannot be read ({error}); collect again"
+        content, plan = read_usable(folder, run)
+        return Result.model_validate_json(content), plan, None
+    except BadInput as error:
+        problem = f"{error}; run the sweep again, which measures it anew"
+        return None, None, problem if (folder / RESULT_FILE).exists() else None
     except ValidationError as error:
-        return None, f"{path}: not a result ({_first(error)}); delete it and run the sweep again"
+        return None, None, f"{folder / RESULT_FILE}: not a result ({_first(error)}); delete it and run the sweep again"
 
 
 def _first(error: ValidationError) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
+from types import NoneType
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, create_model
 
 from hpcseg.errors import BadInput
 from hpcseg.files import leave_out
@@ -46,10 +53,47 @@ class Score(Record):
     case: str
     class_: int = Field(alias="class", default=1)
 
-    def value(self, metric: Metric) -> float | None:
-        """Of a metric; None: undefined, or not measured."""
-        found: float | None = getattr(self, metric.key)
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """All metrics of the cases and classes of a set: those of ten thousand runs are in memory at once.
+
+    Attributes:
+        cases, classes: of each score.
+        values_MN: of each metric in the order of `METRICS`, float64; NaN: undefined, or not measured.
+        measured: keys of the metrics that were.
+    """
+
+    cases: tuple[str, ...]
+    classes: tuple[int, ...]
+    values_MN: NDArray[np.float64]
+    measured: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def of(self, metric: Metric) -> list[float]:
+        """Values of a metric; NaN: undefined, or not measured."""
+        found: list[float] = self.values_MN[_PLACES[metric.key]].tolist()
         return found
+
+    def rows(self) -> Iterator[tuple[str, int, dict[str, float | None]]]:
+        """Case, class and the value of each metric, None: undefined, or not measured."""
+        for case, class_, values in zip(self.cases, self.classes, self.values_MN.T.tolist(), strict=True):
+            yield case, class_, {key: None if math.isnan(v) else v for key, v in zip(METRICS, values, strict=True)}
+
+    def by_case(self, metric: Metric, class_: int | None = None) -> tuple[dict[str, float], int]:
+        """The value of each case, of one class or the mean over all; and how many are undefined and left out."""
+        rows = zip(self.cases, self.classes, self.of(metric), strict=True)
+        found = [(case, value) for case, own, value in rows if class_ is None or own == class_]
+        values = {case: value for case, value in found if not math.isnan(value)}
+        if len(values) == len(found):
+            return values, 0
+        groups: dict[str, list[float]] = {}
+        for case, value in found:
+            groups.setdefault(case, []).extend([] if math.isnan(value) else [value])
+        means = {case: group[0] if len(group) == 1 else fmean(group) for case, group in groups.items() if group}
+        return means, len(found) - sum(map(len, groups.values()))
 
 
 class Rows(Record):
@@ -59,12 +103,49 @@ class Rows(Record):
     rows: tuple[tuple[Any, ...], ...]
 
 
-def _of_rows(scores: Any) -> Any:
-    """Scores as a result has them."""
-    if not isinstance(scores, dict):
-        return scores
-    found = Rows.model_validate(scores)
-    return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+_PLACES = {key: place for place, key in enumerate(METRICS)}
+_LOWEST_M1, _HIGHEST_M1 = (
+    np.array([[end if (end := getattr(metric, name)) is not None else default] for metric in METRICS.values()])
+    for name, default in (("lowest", -math.inf), ("highest", math.inf))
+)
+_ONE_BY_ONE = TypeAdapter(tuple[Score, ...])
+_row = itemgetter("case", "class", *METRICS)
+
+
+def _compact(scores: Any) -> Scores:
+    """Scores as a result or a record has them; pydantic looks at each where they are not evidently right."""
+    if isinstance(scores, dict):
+        found = Rows.model_validate(scores)
+        scores = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    return _evident(scores) or _of_models(_ONE_BY_ONE.validate_python(scores))
+
+
+def _evident(scores: Any) -> Scores | None:
+    """Scores that have every metric, as a number within its limits or null; None where one has not."""
+    try:
+        cases, classes, *metrics = zip(*map(_row, scores), strict=True)
+        values_MN, undefined = np.array(metrics), 0
+    except (KeyError, TypeError, ValueError):  # ValueError: there are none, or lists among them
+        return None
+    if set(map(type, cases)) != {str} or set(map(type, classes)) != {int}:
+        return None
+    if values_MN.dtype != np.float64 or values_MN.ndim != 2:
+        if not set(map(type, chain.from_iterable(metrics))) <= {float, NoneType}:
+            return None
+        values_MN, undefined = values_MN.astype(np.float64), sum(values.count(None) for values in metrics)
+    within = np.count_nonzero((values_MN >= _LOWEST_M1) & (values_MN <= _HIGHEST_M1))
+    return Scores(cases, classes, values_MN, _ALL) if within + undefined == values_MN.size else None
+
+
+_ALL = frozenset(METRICS)
+
+
+def _of_models(scores: Sequence[Score]) -> Scores:
+    """Scores that pydantic has looked at."""
+    values = [[getattr(score, key) for score in scores] for key in METRICS]
+    measured = frozenset().union(*(score.model_fields_set for score in scores)) & _ALL
+    cases, classes = tuple(score.case for score in scores), tuple(score.class_ for score in scores)
+    return Scores(cases, classes, np.array(values, dtype=np.float64), measured)
 
 
 class Result(Record):
@@ -75,7 +156,7 @@ class Result(Record):
     labelled: int | str | None = None
     fold: int | None = None
     seed: int | None = None
-    sets: dict[str, Annotated[tuple[Score, ...], BeforeValidator(_of_rows)]]
+    sets: dict[str, Annotated[Scores, PlainValidator(_compact)]]
     training: dict[str, Any] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
     code: dict[str, Any] = Field(default_factory=dict)
@@ -92,14 +173,6 @@ class Result(Record):
         """Of the code that made it: "0.1.0 (3f9a2c1b04d7)"; "unknown" where it does not say."""
         version, commit = str(self.code.get("version") or "unknown"), self.code.get("commit")
         return f"{version} ({commit})" if commit else version
-
-    def by_case(self, name: str, metric: Metric, class_: int | None = None) -> dict[str, list[float | None]]:
-        """Values of the set `name` by case: one for each class, or for the one that is asked for."""
-        cases: dict[str, list[float | None]] = {}
-        for score in self.sets.get(name, ()):
-            if class_ is None or class_ == score.class_:
-                cases.setdefault(score.case, []).append(score.value(metric))
-        return cases
 
 
 class Place(Record):

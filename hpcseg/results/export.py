@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hpcseg.study.tables import TableDefinition
 from hpcseg.text import nearest
 from hpcseg.volumes.datasets import Progress
 
-RENDERERS: dict[str, Callable[[Table], str]] = {
+RENDERERS: dict[str, Callable[[Table], str | Iterator[str]]] = {
     ".txt": to_text,
     ".md": to_markdown,
     "-list.md": to_list,
@@ -86,12 +86,13 @@ def write_collection(
         BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
     """
     chosen = make_tables(collection) if tables is None else tables
-    texts = {"runs.csv": _runs(collection), "collection.json": json_text(summary(collection, chosen))}
+    paths = [folder / "runs.csv", folder / "collection.json"]
+    write_text(paths[0], _runs(collection))
+    write_text(paths[1], json_text(summary(collection, chosen)))
     for table in chosen:
-        texts |= {f"{table.definition.name}{ending}": render(table) for ending, render in RENDERERS.items()}
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    paths = [folder / name for name in texts]
+        for ending, render in RENDERERS.items():
+            paths.append(folder / f"{table.definition.name}{ending}")
+            write_text(paths[-1], render(table))
     if not figures:
         return paths
     from hpcseg.results.figures.figures import draw_figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -11,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
+
 from hpcseg.errors import BadInput
-from hpcseg.owners import regular
 from hpcseg.paths import MODEL_FILE, RESULT_FILE, RUN_FILE, TRAINING_FILE
 from hpcseg.runs.parents import fingerprint, read_parents
 from hpcseg.sections import flatten
@@ -40,7 +42,7 @@ class Mixture:
     odd: frozenset[str] = frozenset()
 
 
-def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
+def why_stale(folder: Path, config: Mapping[str, Any], result: Result, plan: bytes | None) -> str:
     """Why the result in a run's directory may not be of the run as the sweep describes it; "" where nothing says so.
 
     Looked at: what the result says of its own run, what `run.json` asks for, whether the networks and labels that
@@ -51,6 +53,7 @@ def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
         folder: of the run.
         config: its whole configuration, as the sweep was applied.
         result: of this run, by its id.
+        plan: what `run.json` holds, if it is there.
     """
     for key in ("strategy", "labelled", "fold", "seed"):
         found = getattr(result, key)
@@ -59,16 +62,14 @@ def why_stale(folder: Path, config: Mapping[str, Any], result: Result) -> str:
     for file, known in read_parents(folder).items():
         if fingerprint(folder.parents[1] / file) not in {None, known}:
             return f"{file}, which taught it, was made anew"
-    return _of_another_plan(folder, result.id, config) or _overtaken(folder, result)
+    return _of_another_plan(plan or b"", result.id, config) or _overtaken(folder, result)
 
 
-def _of_another_plan(folder: Path, run: str, config: Mapping[str, Any]) -> str:
+def _of_another_plan(plan: bytes, run: str, config: Mapping[str, Any]) -> str:
     """What differs between `run.json` and the plan in what a result depends on."""
     try:
-        with open(f"{folder}/{RUN_FILE}", encoding="utf-8", opener=regular) as file:
-            text = file.read()
-        named, there = (_decode(text, text.index(f'"{key}":') + len(key) + 3) for key in ("id", "config"))
-    except (OSError, RecursionError, ValueError):
+        named, there = (_decode(plan, key) for key in (b'"id":', b'"config":'))
+    except (RecursionError, ValueError):
         return ""  # nothing to compare with
     if named != run:
         return f"{RUN_FILE} is of run {named}"
@@ -78,11 +79,13 @@ def _of_another_plan(folder: Path, run: str, config: Mapping[str, Any]) -> str:
     return f"{RUN_FILE} has other values than the sweep ({', '.join(keys)})" if keys else ""
 
 
-def _decode(text: str, start: int) -> Any:
-    """The JSON value that starts there; what follows, hundreds of scans in ten thousand files, is not read."""
-    while text[start : start + 1].isspace():
-        start += 1
-    return _DECODER.raw_decode(text, start)[0]
+def _decode(plan: bytes, key: bytes) -> Any:
+    """The JSON value of a key; what follows, hundreds of scans in ten thousand files, is not read."""
+    start = plan.index(key) + len(key)
+    end = plan.find(b',\n "', start)  # of the next key, where hpcseg wrote the file
+    with contextlib.suppress(ValueError):
+        return from_json(plan[start:end])
+    return _DECODER.raw_decode(plan[start:].decode().lstrip())[0]
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -99,7 +102,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def _overtaken(folder: Path, result: Result) -> str:
     """Which file of the run is younger than its result, unless that says by digests that it is of what is there."""
-    times = {name: _modified(folder / name) for name in (RESULT_FILE, RUN_FILE, TRAINING_FILE)}
+    times = {name: _modified(f"{folder}/{name}") for name in (RESULT_FILE, RUN_FILE, TRAINING_FILE)}
     measured = times[RESULT_FILE]
     try:
         finished = datetime.fromisoformat(result.finished).timestamp()
@@ -127,7 +130,7 @@ def _is_of(result: Result, folder: Path, name: str) -> bool:
         return False
 
 
-def _modified(path: Path) -> float | None:
+def _modified(path: str) -> float | None:
     try:
         return os.stat(path).st_mtime  # noqa: PTH116
     except OSError:

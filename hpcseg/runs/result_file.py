@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hpcseg.errors import BadInput
 from hpcseg.files import parse_json, read_bytes, read_if_there
 from hpcseg.paths import RESULT_FILE, RUN_FILE
 from hpcseg.seals import seal_holds
 from hpcseg.spec import read_spec, spec_digest
+
+# Id and digest of a sealed result stand on its first lines: the scores are not looked at.
+_HEAD = re.compile(rb'{\n "id": "([\w.+-]+)",\n "digest": "([0-9a-f]*)",\n')
 
 
 def why_unusable(run: Path, name: str) -> str:
@@ -20,22 +23,32 @@ def why_unusable(run: Path, name: str) -> str:
     Files of earlier versions have no seal; of them it is known only that they are whole.
     """
     try:
-        digest = _digest_in(f"{run}/{RESULT_FILE}", name)
-        _require_plan(run, digest)
+        read_usable(run, name)
     except BadInput as error:
         return str(error)
     return ""
 
 
-def _digest_in(path: str, name: str) -> str:
+def read_usable(run: Path, name: str) -> tuple[bytes, bytes | None]:
+    """What `result.json` of the run `name` and `run.json`, if it is there, hold.
+
+    Raises:
+        BadInput: the result cannot be used, as `why_unusable` says.
+    """
+    path = f"{run}/{RESULT_FILE}"
+    content = read_bytes(path)
+    return content, _plan_of(run, _digest_in(path, name, content))
+
+
+def _digest_in(path: str, name: str, content: bytes) -> str:
     """The digest of `run.json` in a result that may be used; "" where it has none.
 
     Raises:
         BadInput: it may not.
     """
-    content = read_bytes(path)
     seal = seal_holds(content)
-    value = (_head(content) if seal else None) or parse_json(path, content)
+    head = _HEAD.match(content) if seal else None
+    value = {"id": head[1].decode(), "digest": head[2].decode()} if head else parse_json(path, content)
     if not isinstance(value, Mapping) or not isinstance(value.get("id"), str):
         raise BadInput(f"{path}: not a result")
     if seal is False or (seal is None and "digest" in value):
@@ -47,22 +60,13 @@ def _digest_in(path: str, name: str) -> str:
     return str(value.get("digest", ""))
 
 
-def _head(content: bytes) -> dict[str, Any] | None:
-    """Id and digest of a sealed result, which stand on its first lines; the scores are not looked at."""
-    lines = [line.strip().rstrip(b",") for line in content[:400].split(b"\n")[1:3]]
-    try:
-        found = parse_json("", b"{" + b",".join(lines) + b"}")
-    except BadInput:
-        return None
-    return found if isinstance(found, dict) and found.keys() == {"id", "digest"} else None
-
-
-def _require_plan(run: Path, digest: str) -> None:
-    """Raise BadInput where `run.json` is not the one that a result was made from, as far as that can be known."""
+def _plan_of(run: Path, digest: str) -> bytes | None:
+    """What `run.json` holds; BadInput where it is not what a result was made from, as far as that can be known."""
     path = f"{run}/{RUN_FILE}"
     content = read_if_there(path)
     if content is None:
-        return
+        return None
     seal = seal_holds(content)
     if seal is False or (seal is None and digest and spec_digest(read_spec(run)) != digest):
         raise BadInput(f"{path}: was changed after the run was planned")
+    return content

@@ -50,7 +50,7 @@ def test_the_numbers_beside_the_demonstration_s_picture_are_those_of_its_records
     demo = collect(RECORDS, "demo")
     (table,) = make_tables(demo)
     shown = {
-        (run.config["labelled"], run.config["strategy"]): run.result.by_case("test", DSC)["test_003"][0]
+        (run.config["labelled"], run.config["strategy"]): run.result.sets["test"].by_case(DSC)[0]["test_003"]
         for run in demo.runs
         if run.result is not None and run.config["fold"] == 0
     }

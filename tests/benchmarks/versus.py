@@ -134,7 +134,7 @@ def measure_hpcseg(given: argparse.Namespace) -> list[Measured]:
             "train_seconds": run.seconds,
             "prediction_seconds": round(_prediction_seconds(run.folder, spec), 1),
         }
-        scores = {case: values[0] for case, values in run.result.by_case("test", DSC).items()}
+        scores, _ = run.result.sets["test"].by_case(DSC)
         found.append(one | _circumstances(given, spec) | {"dsc": scores})
     return found
 
@@ -228,16 +228,18 @@ def _numbers(group: Sequence[Measured], cell: Cell) -> list[str]:
         return fmean(float(one[key]) for one in group)
 
     spread = f"{cell.mean:.3f} ± {cell.sd:.3f}" if cell.mean is not None and cell.sd is not None else "–"
-    cases = f"{len(cell.values)} ({len(group)} × {len(cell.values) // len(group)})"
-    least = f"{min(cell.values.values()):.3f}" if cell.values else "–"
+    values = cell.flat
+    cases = f"{len(values)} ({len(group)} × {len(values) // len(group)})"
+    least = f"{min(values):.3f}" if values else "–"
     seconds = mean("prediction_seconds")
     return [f"{mean('train_seconds') / 60:.1f}", f"{mean('steps'):,.0f}", spread, cases, least, f"{seconds:.0f}"]
 
 
 def _cell(group: Sequence[Mapping[str, Any]]) -> Cell:
-    values: dict[tuple[Replicate, str], float] = {
-        ((one["fold"],), case): value for one in group for case, value in one["dsc"].items() if value is not None
-    }
+    values: dict[Replicate, dict[str, float]] = {}
+    for one in group:
+        found = {case: value for case, value in one["dsc"].items() if value is not None}
+        values[one["fold"],] = values.get((one["fold"],), {}) | found
     return Cell(values, len(group), len(group))
 
 

@@ -96,7 +96,7 @@ def test_a_wide_latex_table_is_stacked_and_a_wider_one_shrunk(sweep_files, as_sc
 
 
 def test_csv_has_a_line_per_case_and_one_per_missing_run(small: Table) -> None:
-    lines = list(csv.DictReader(io.StringIO(to_csv(small))))
+    lines = list(csv.DictReader(io.StringIO("".join(to_csv(small)))))
     assert [line["status"] for line in lines].count("present") == 6
     missing = [(line["strategy"], line["fold"]) for line in lines if line["status"] == "missing"]
     assert missing == [("transfer", "1"), ("multitask", "0"), ("multitask", "1")]
@@ -119,7 +119,7 @@ def test_the_summary_has_a_line_per_cell(small: Table) -> None:
 
 
 def test_json_holds_values_missing_runs_and_contrasts(small: Table) -> None:
-    document = json.loads(to_json(small))
+    document = json.loads("".join(to_json(small)))
     cells = {cell["strategy"]: cell for cell in document["cells"]}
     assert document["baseline"] == "baseline"
     assert (document["improved"], document["compared"]) == (1, 1)

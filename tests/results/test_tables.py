@@ -15,7 +15,7 @@ from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS
 from hpcseg.results.collect import collect
 from hpcseg.results.collection import Score
-from hpcseg.results.tables.cells import Cell, bootstrap_interval, contrast_cells
+from hpcseg.results.tables.cells import Cell, Replicate, bootstrap_interval, contrast_cells
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
 from hpcseg.study.tables import SetName, TableDefinition
@@ -24,7 +24,10 @@ VALIDATION: tuple[SetName, ...] = ("validation",)
 
 
 def _cell(values: dict[tuple[int, str], float]) -> Cell:
-    return Cell({((fold,), case): value for (fold, case), value in values.items()}, 1, 1)
+    nested: dict[Replicate, dict[str, float]] = {}
+    for (fold, case), value in values.items():
+        nested.setdefault((fold,), {})[case] = value
+    return Cell(nested, 1, 1)
 
 
 def test_a_cell_pools_cases_over_folds_and_keeps_the_folds_apart(sweep_files, as_scores) -> None:
@@ -33,7 +36,7 @@ def test_a_cell_pools_cases_over_folds_and_keeps_the_folds_apart(sweep_files, as
     files.run(as_scores(validation=[0.6, 0.5, 0.7]), strategy="baseline", labelled=4, fold=1)
     table = build_table(TableDefinition(name="t", sets=VALIDATION), collect(files.save()))
     cell = table.cells["validation", 4, "baseline"]
-    assert (cell.expected, cell.present, len(cell.values)) == (2, 2, 5)
+    assert (cell.expected, cell.present, len(cell.flat)) == (2, 2, 5)
     assert cell.mean == pytest.approx(0.7, abs=1e-12)
     assert cell.sd == pytest.approx(stdev([0.8, 0.9, 0.6, 0.5, 0.7]), abs=1e-12)
     assert cell.replicate_means == pytest.approx({(0,): 0.85, (1,): 0.6})
@@ -93,7 +96,7 @@ def test_several_classes_count_once_per_case_unless_the_table_asks(sweep_files, 
     files.run(as_scores(validation=[[0.8, 0.6], [0.9, 0.5]]), strategy="baseline", labelled=4, fold=0)
     collection = collect(files.save())
     pooled = build_table(TableDefinition(name="t", sets=VALIDATION), collection).cells["validation", 4, "baseline"]
-    assert sorted(pooled.values.values()) == pytest.approx([0.7, 0.7])
+    assert sorted(pooled.flat) == pytest.approx([0.7, 0.7])
     by_class = build_table(TableDefinition(name="t", rows="class", sets=VALIDATION), collection)
     assert by_class.rows == (1, 2)
     assert by_class.cells["validation", 1, "baseline"].mean == pytest.approx(0.85)

@@ -125,9 +125,8 @@ def _mask(run: Run, name: str, case: str) -> Path:
 
 def _scores(run: Run, name: str) -> dict[str, float]:
     """Mean DSC over classes of every case of the set."""
-    found = run.result.by_case(name, DSC) if run.result else {}
-    defined = {case: [value for value in values if value is not None] for case, values in found.items()}
-    return {case: fmean(values) for case, values in defined.items() if values}
+    scores = run.result.sets.get(name) if run.result else None
+    return scores.by_case(DSC)[0] if scores else {}
 
 
 def _replicate_with_most_masks(

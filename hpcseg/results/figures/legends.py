@@ -86,7 +86,7 @@ def cells_note(definition: FigureDefinition, table: Table, collection: Collectio
     """How many scores of how many runs stand behind each cell of a figure, and with which seeds."""
     cells = [cell for cell in table.cells.values() if cell.values]
     return (
-        f"{_span(map(len, (cell.values for cell in cells)), 'score')} of "
+        f"{_span(map(len, (cell.flat for cell in cells)), 'score')} of "
         f"{_span((cell.present for cell in cells), _replicate(definition))} each; {seeds_note(definition, collection)}."
     )
 

@@ -75,13 +75,13 @@ def draw_boxes(definition: FigureDefinition, collection: Collection) -> Figure |
     for row, column, shift, cell in scores.cells():
         x = where[row] + shift * width
         if cell.values:
-            _box(axes, x, 0.8 * width, list(cell.values.values()), look[column])
+            _box(axes, x, 0.8 * width, cell.flat, look[column])
         if cell.present < cell.expected:
             text, inside = f"{cell.present}/{cell.expected}", axes.get_xaxis_transform()
             axes.text(x, 0.01, text, transform=inside, ha="center", va="bottom", fontsize=style.SMALL)
     _limits(axes, scores)
     note = f"Boxes: {scores.note} Whiskers: 1.5 IQR."
-    counts = {len(cell.values) for *_, cell in scores.cells() if cell.values}
+    counts = {len(cell.flat) for *_, cell in scores.cells() if cell.values}
     if min(counts) <= _FEW:
         note += " Points: single scores" + (f" of boxes with {_FEW} at most." if max(counts) > _FEW else ".")
     note += scores.missing_note("k/m: k of m runs have results.")
@@ -189,7 +189,7 @@ def _limits(axes: Axes, scores: Scores) -> None:
         axes.margins(y=0.12)
         return
     cells = [cell for *_, cell in scores.cells()]
-    lowest = min(value for cell in cells for value in cell.values.values())
+    lowest = min(value for cell in cells for value in cell.flat)
     missing = any(cell.present < cell.expected for cell in cells)
     floor = max(0.0, math.floor(20 * (lowest - 0.01)) / 20)
     axes.set_ylim(floor - (0.07 * (1 - floor) if missing else 0), 1.0)

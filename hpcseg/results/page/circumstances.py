@@ -149,7 +149,7 @@ def _one_of_each(runs: Iterable[Run]) -> list[Run]:
 def _of_record(result: Result) -> Mapping[str, Any]:
     """What run.json would say of the cases."""
     scans = {
-        f"{name}_scans": [{"name": case} for case in dict.fromkeys(score.case for score in scores)]
+        f"{name}_scans": [{"name": case} for case in dict.fromkeys(scores.cases)]
         for name, scores in result.sets.items()
     }
     return {"labelled": {"cases": result.labelled_cases}, **scans}

@@ -5,6 +5,7 @@ Read from the run directories as `hpcseg status` reads them; squeue and sacct ar
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -198,8 +199,8 @@ def _where(attempts: Sequence[Attempt], result: Result | None) -> str:
 
 
 def _means(result: Result | None) -> dict[str, float]:
-    found = {name: [score.value(DSC) for score in scores] for name, scores in (result.sets if result else {}).items()}
-    defined = {name: [value for value in values if value is not None] for name, values in found.items()}
+    found = {name: scores.of(DSC) for name, scores in (result.sets if result else {}).items()}
+    defined = {name: [value for value in values if not math.isnan(value)] for name, values in found.items()}
     return {name: fmean(values) for name, values in defined.items() if values}
 
 

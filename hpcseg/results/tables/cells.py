@@ -24,12 +24,12 @@ from hpcseg.study.tables import Axis
 KeyT = TypeVar("KeyT")
 Replicate = tuple[Axis, ...]
 Key = tuple[str, Axis, Axis]  # set, row, column
-Values = Mapping[tuple[Replicate, str], float]  # by replicate and case
+Values = Mapping[Replicate, Mapping[str, float]]  # by replicate, those of each case
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The values of every (replicate, case) of one row, column and set."""
+    """The values of every replicate's cases of one row, column and set."""
 
     values: Values
     expected: int  # runs that the sweep has here
@@ -42,24 +42,37 @@ class Cell:
     minutes: float | None = None  # mean of those runs that say it, each with all that it needed but packing
 
     @cached_property
+    def flat(self) -> list[float]:
+        """Values of all replicates' cases."""
+        return [value for cases in self.values.values() for value in cases.values()]
+
+    @cached_property
     def mean(self) -> float | None:
         """Mean over all cases of all replicates."""
-        return fmean(list(self.values.values())) if self.values else None
+        return fmean(self.flat) if self.flat else None
 
     @cached_property
     def sd(self) -> float | None:
         """Sample standard deviation over all cases of all replicates."""
-        return sample_sd(list(self.values.values()))
+        return sample_sd(self.flat)
 
     @cached_property
-    def replicates(self) -> dict[Replicate, list[float]]:
-        """Values of each replicate."""
-        return _grouped((replicate, value) for (replicate, _), value in self.values.items())
+    def replicates(self) -> list[Replicate]:
+        """All replicates, missing ones too, in their order."""
+        return sorted(
+            self.runs.values(),
+            key=lambda one: [(isinstance(v, str), v if not isinstance(v, str) else 0, str(v)) for v in one],
+        )
 
     @cached_property
     def replicate_means(self) -> dict[Replicate, float]:
         """Mean over the cases of each replicate."""
-        return {replicate: fmean(group) for replicate, group in self.replicates.items()}
+        return {replicate: fmean(cases.values()) for replicate, cases in self.values.items()}
+
+    @cached_property
+    def replicate_sds(self) -> dict[Replicate, float | None]:
+        """Sample standard deviation over the cases of each replicate."""
+        return {replicate: sample_sd([*cases.values()]) for replicate, cases in self.values.items()}
 
     @cached_property
     def sd_of_means(self) -> float | None:
@@ -69,7 +82,7 @@ class Cell:
     @cached_property
     def mean_of_sds(self) -> float | None:
         """Mean over replicates of the sample standard deviation over the cases of each."""
-        sds = [sd for group in self.replicates.values() if (sd := sample_sd(group)) is not None]
+        sds = [sd for sd in self.replicate_sds.values() if sd is not None]
         return fmean(sds) if sds else None
 
 
@@ -121,21 +134,27 @@ class Beside:
 
 def contrast_cells(cell: Cell, baseline: Cell | None, metric: Metric = DSC) -> Contrast | None:
     """Paired difference of two cells; None where they share no (replicate, case)."""
-    shared = [key for key in cell.values if baseline and key in baseline.values]
-    if baseline is None or not shared:
+    if baseline is None:
         return None
     size = metric.comparable
-    differences = {key: size(cell.values[key]) - size(baseline.values[key]) for key in shared}
-    values = list(differences.values())
+    differences = {
+        replicate: {case: size(value) - size(theirs[case]) for case, value in cases.items() if case in theirs}
+        for replicate, cases in cell.values.items()
+        if (theirs := baseline.values.get(replicate))
+    }
+    pairs = [(replicate, *pair) for replicate, cases in differences.items() for pair in cases.items()]
+    if not pairs:
+        return None
+    values = [value for _, _, value in pairs]
     return Contrast(
-        pairs=len(shared),
+        pairs=len(values),
         mean=fmean(values),
         sd=sample_sd(values),
-        by_case=compare(_grouped((case, value) for (_, case), value in differences.items()).values()),
-        by_replicate=compare(_grouped((replicate, value) for (replicate, _), value in differences.items()).values()),
+        by_case=compare(_grouped((case, value) for _, case, value in pairs).values()),
+        by_replicate=compare([*cases.values()] for cases in differences.values() if cases),
         improved=metric.improves(fmean(values)),
         complete=all(one.present == one.expected for one in (cell, baseline)),
-        interval=bootstrap_both(_grouped(((replicate[:1], case), d) for (replicate, case), d in differences.items())),
+        interval=bootstrap_both(_grouped(((replicate[:1], case), value) for replicate, case, value in pairs)),
     )
 
 
@@ -144,8 +163,9 @@ def bootstrap_interval(cell: Cell, level: float = LEVEL, draws: int = DRAWS) -> 
 
     Deterministic. None with fewer than two cases.
     """
-    cases = _grouped((case, value) for (_, case), value in sorted(cell.values.items(), key=lambda item: item[0][1]))
-    return bootstrap([sum(group) for group in cases.values()], list(map(len, cases.values())), level, draws)
+    cases = _grouped(pair for found in cell.values.values() for pair in found.items())
+    groups = [cases[case] for case in sorted(cases)]
+    return bootstrap(list(map(sum, groups)), list(map(len, groups)), level, draws)
 
 
 def _grouped(pairs: Iterable[tuple[KeyT, float]]) -> dict[KeyT, list[float]]:

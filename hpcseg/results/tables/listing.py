@@ -40,9 +40,8 @@ def _scores(cell: Cell) -> str:
     """How many: "200 (40 × 5)", where every run has the same cases."""
     if not cell.values:
         return ""
-    cases, runs = {case for _, case in cell.values}, {replicate for replicate, _ in cell.values}
-    whole = len(cell.values) == len(cases) * len(runs)
-    return f"{len(cell.values)} ({len(cases)} × {len(runs)})" if whole else str(len(cell.values))
+    scores, cases, runs = len(cell.flat), len(set().union(*cell.values.values())), len(cell.values)
+    return f"{scores} ({cases} × {runs})" if scores == cases * runs else str(scores)
 
 
 def _notes(table: Table, unit: str) -> list[str]:

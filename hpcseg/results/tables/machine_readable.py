@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hpcseg.results.tables.axes import label
 from hpcseg.results.tables.cells import Cell, Contrast, Key, Replicate
-from hpcseg.results.tables.rendering import remarks, replicates_of
-from hpcseg.results.tables.statistics import Comparison, sample_sd
+from hpcseg.results.tables.rendering import remarks
+from hpcseg.results.tables.statistics import Comparison
 from hpcseg.results.tables.tables import Table
 from hpcseg.study.tables import Axis
 
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
-def to_csv(table: Table) -> str:
-    """One line per set, row, column, replicate and case; a missing run has a line without case and value."""
+def to_csv(table: Table) -> Iterator[str]:
+    """In parts: one line per set, row, column, replicate and case; a missing run has a line without case and value."""
     place = [table.definition.rows, table.definition.columns, *table.definition.over]
     head = ["set", *place, "case", table.metric.key, "status", "run"]
-    lines: list[list[Any]] = []
+    yield to_lines(head, [])
+    named = functools.cache(lambda case: _line(case, ""))  # with the comma behind it
+    placed = functools.cache(lambda key, replicate: _line(*_place(table, key, replicate), ""))
+    over = len(table.definition.over)
     for key, cell in _ordered(table):
-        runs = {replicate: run for run, replicate in cell.runs.items()}
-        ends = {one: ["stale" if run in cell.stale else "present", run] for one, run in runs.items()}
-        places = {one: _place(table, key, one) for one in runs}
-        lines += [[*places[one], case, repr(value), *ends[one]] for (one, case), value in cell.values.items()]
-        lines += [[*_place(table, key, missing), "", "", "missing", runs[missing]] for missing in cell.missing]
-    return to_lines(head, lines)
+        runs, stale = {replicate: run for run, replicate in cell.runs.items()}, set(cell.stale)
+        for one, values in cell.values.items():
+            begin = placed(key, one[:over])
+            end = _line("", "stale" if runs[one] in stale else "present", runs[one])
+            yield "".join([f"{begin}{named(case)}{value!r}{end}\n" for case, value in values.items()])
+        missing = [[*_place(table, key, one), "", "", "missing", runs[one]] for one in cell.missing]
+        yield "".join(f"{_line(*line)}\n" for line in missing)
+
+
+def _line(*cells: Any) -> str:
+    return to_lines(cells, [])[:-1]
 
 
 def to_runs_csv(table: Table) -> str:
@@ -39,10 +49,11 @@ def to_runs_csv(table: Table) -> str:
     lines = []
     for key, cell in _ordered(table):
         runs = {replicate: run for run, replicate in cell.runs.items()}
-        for one in replicates_of(cell):
-            values = cell.replicates.get(one, [])
-            state = "missing" if one in cell.missing else "stale" if runs[one] in cell.stale else "present"
-            line = [runs[one], state, len(values), cell.replicate_means.get(one), sample_sd(values)]
+        missing, stale = set(cell.missing), set(cell.stale)
+        for one in cell.replicates:
+            state = "missing" if one in missing else "stale" if runs[one] in stale else "present"
+            cases = len(cell.values.get(one, ()))
+            line = [runs[one], state, cases, cell.replicate_means.get(one), cell.replicate_sds.get(one)]
             lines.append([*_place(table, key, one), *line])
     return to_lines(head, lines)
 
@@ -53,8 +64,8 @@ def to_summary_csv(table: Table) -> str:
     return to_lines(list(cells[0]), (cell.values() for cell in cells)) if cells else ""
 
 
-def to_json(table: Table) -> str:
-    """Everything: cells with their values, replicates' means and missing runs, contrasts, notes; a cell in a line."""
+def to_json(table: Table) -> Iterator[str]:
+    """In parts: cells with their values, replicates' means and missing runs, contrasts, notes; a cell in a line."""
     better, compared = table.improved
     beside = table.beside
     document = {
@@ -69,27 +80,32 @@ def to_json(table: Table) -> str:
         "beside": beside and {"label": beside.label, "table": beside.table, "improved": beside.improved},
         "remarks": remarks(table),
     }
-    cells = ",\n".join(_dump(_whole(table, key, cell)) for key, cell in _ordered(table))
-    return f'{json.dumps(document, indent=1, ensure_ascii=False)[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
+    yield f'{json.dumps(document, indent=1, ensure_ascii=False)[:-2]},\n "cells": [\n'
+    for number, (key, cell) in enumerate(_ordered(table)):
+        yield ",\n" * (number > 0) + _whole(table, key, cell)
+    yield "\n ]\n}\n"
 
 
 _dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
-def _whole(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
-    """All of a cell."""
-    return _summary(table, key, cell) | {
+def _whole(table: Table, key: Key, cell: Cell) -> str:
+    """All of a cell, on a line."""
+    whole = _summary(table, key, cell) | {
         "missing": [list(replicate) for replicate in cell.missing],
         "stale": list(cell.stale),
         "odd": list(cell.odd),
         "replicate_means": [
             {"replicate": list(replicate), "mean": mean} for replicate, mean in cell.replicate_means.items()
         ],
-        "values": [
-            {"replicate": replicate, "case": case, table.metric.key: value}
-            for (replicate, case), value in cell.values.items()
-        ],
     }
+    named = functools.cache(_dump)
+    number = float.__repr__ if all(map(math.isfinite, cell.flat)) else _dump
+    values = []
+    for replicate, cases in cell.values.items():
+        begin, measured = f'{{"replicate": {_dump(replicate)}, "case": ', f', "{table.metric.key}": '
+        values += [f"{begin}{named(case)}{measured}{number(value)}}}" for case, value in cases.items()]
+    return f'{_dump(whole)[:-1]}, "values": [{", ".join(values)}]}}'
 
 
 def _summary(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
@@ -101,7 +117,7 @@ def _summary(table: Table, key: Key, cell: Cell) -> dict[str, Any]:
         table.definition.columns: plain(column),
         "mean": cell.mean,
         "sd": cell.sd,
-        "scores": len(cell.values),
+        "scores": len(cell.flat),
         "undefined": cell.undefined,
         "runs_expected": cell.expected,
         "runs_present": cell.present,

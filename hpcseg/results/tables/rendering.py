@@ -7,6 +7,7 @@ an empty cell is not part of the sweep.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hpcseg.inference.metrics import Metric
 from hpcseg.results.tables.axes import label
-from hpcseg.results.tables.cells import Cell, Key
+from hpcseg.results.tables.cells import Key
 from hpcseg.results.tables.statistics import Interval
 from hpcseg.results.tables.tables import Improved, Table
 from hpcseg.study.tables import Axis
@@ -74,11 +75,11 @@ def format_beside(table: Table, key: Key) -> str:
 
 
 def format_replicates(table: Table, key: Key) -> str:
-    """The means of a cell's single runs, in the order of `replicates_of`; "–" for one that is missing."""
+    """The means of a cell's single runs, in their order; "–" for one that is missing."""
     cell = table.cells.get(key)
     if cell is None:
         return ""
-    means = [cell.replicate_means.get(replicate) for replicate in replicates_of(cell)]
+    means = [cell.replicate_means.get(replicate) for replicate in cell.replicates]
     return " ".join(DASH if mean is None else _pair(mean, None, table.metric) for mean in means)
 
 
@@ -121,16 +122,8 @@ def parts_of(table: Table) -> list[Part]:
     if table.beside:
         parts.append(Part("beside", table.columns, lambda key: format_beside(table, key)))
     if has_replicates(table):
-        parts.append(Part("runs", table.columns, lambda key: format_replicates(table, key)))
+        parts.append(Part("runs", table.columns, functools.cache(functools.partial(format_replicates, table))))
     return parts
-
-
-def replicates_of(cell: Cell) -> list[tuple[Axis, ...]]:
-    """Replicates of a cell, missing ones too, in their order."""
-    return sorted(
-        cell.runs.values(),
-        key=lambda one: [(isinstance(v, str), v if not isinstance(v, str) else 0, str(v)) for v in one],
-    )
 
 
 def has_replicates(table: Table) -> bool:
@@ -235,7 +228,7 @@ def to_text(table: Table, width: int = 120) -> str:
 def replicates_title(table: Table) -> str:
     """Over a table of the single runs' means."""
     largest = max(table.cells.values(), key=lambda cell: cell.expected)
-    names = [", ".join(map(label, replicate[: len(table.definition.over)])) for replicate in replicates_of(largest)]
+    names = [", ".join(map(label, replicate[: len(table.definition.over)])) for replicate in largest.replicates]
     named = f" ({'; '.join(names)})" if len(names) <= 10 else ""
     return f"Mean {table.metric.label} of each {' and '.join(map(label, table.definition.over))}{named}:"
 

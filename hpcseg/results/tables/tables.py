@@ -16,7 +16,7 @@ from statistics import fmean
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS, Metric
 from hpcseg.registry import REFERENCE
-from hpcseg.results.collection import Collection, Result, Run, Score
+from hpcseg.results.collection import Collection, Result, Run, Scores
 from hpcseg.results.freshness import Mixture, mixture
 from hpcseg.results.tables.axes import as_toml, axis_value, label, places, sort_axis
 from hpcseg.results.tables.cells import (
@@ -82,14 +82,10 @@ class _Entry:
     replicate: Replicate
     class_: int | None
 
-    def scores(self, name: str, metric: Metric) -> tuple[Score, ...]:
-        """Those of the set; none where the run has no result of it, or one of other metrics only."""
-        found = self.run.result.sets.get(name, ()) if self.run.result else ()
-        return found if any(metric.key in score.model_fields_set for score in found) else ()
-
-    def by_case(self, name: str, metric: Metric) -> dict[str, list[float | None]]:
-        """Values of the set by case."""
-        return self.run.result.by_case(name, metric, self.class_) if self.run.result else {}
+    def scores(self, name: str, metric: Metric) -> Scores | None:
+        """Those of the set; None where the run has no result of it, or one of other metrics only."""
+        found = self.run.result.sets.get(name) if self.run.result else None
+        return found if found and metric.key in found.measured else None
 
 
 Entries = Mapping[Key, Mapping[str, _Entry]]  # by cell and id of the run
@@ -136,6 +132,7 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
 def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entries, list[str]]:
     """The runs of every cell, and a note for each in which several stand in one place."""
     entries: dict[Key, dict[str, _Entry]] = {}
+    taken: set[tuple[Key, Replicate]] = set()
     clashes: set[str] = set()
     by_class = _classes(collection) if CLASS in (definition.rows, definition.columns) else (None,)
     for run, place in places(definition, collection):
@@ -144,28 +141,31 @@ def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entri
                 class_ if key == CLASS and class_ is not None else axis_value(definition, run, place, key)
                 for key in (definition.rows, definition.columns)
             )
-            found = entries.setdefault((name, row, column), {})
+            key = (name, row, column)
+            found = entries.setdefault(key, {})
             if run.id in found:
                 continue  # the same run in two grids
             replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
-            if any(replicate == entry.replicate for entry in found.values()):
+            if (key, replicate) in taken:
                 clashes.add(f"row {row}, column {column}")
                 replicate = (*replicate, run.id)
+            taken.add((key, replicate))
             found[run.id] = _Entry(run, replicate, class_)
     over = " and ".join(definition.over)
     return entries, [f"several runs per {over} are pooled in {clash}" for clash in sorted(clashes)]
 
 
 def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture) -> Cell:
-    present = {run: entry for run, entry in found.items() if entry.scores(name, metric)}
-    values: dict[tuple[Replicate, str], float] = {}
+    present: dict[str, _Entry] = {}
+    values: dict[Replicate, Mapping[str, float]] = {}
     undefined = 0
-    for entry in present.values():
-        for case, scores in entry.by_case(name, metric).items():
-            defined = [value for value in scores if value is not None]
-            undefined += len(scores) - len(defined)
-            if defined:
-                values[entry.replicate, case] = defined[0] if len(defined) == 1 else fmean(defined)
+    for run, entry in found.items():
+        if scores := entry.scores(name, metric):
+            present[run] = entry
+            by_case, left_out = scores.by_case(metric, entry.class_)
+            undefined += left_out
+            if by_case:
+                values[entry.replicate] = by_case
     minutes = [entry.run.seconds / 60 for entry in present.values() if entry.run.seconds is not None]
     return Cell(
         values=values,
@@ -267,8 +267,8 @@ def select_runs(
 
 
 def _classes(collection: Collection) -> tuple[int, ...]:
-    scores = (score for run in collection.runs if run.result for found in run.result.sets.values() for score in found)
-    return tuple(sorted({score.class_ for score in scores})) or (1,)
+    found = [scores.classes for run in collection.runs if run.result for scores in run.result.sets.values()]
+    return tuple(sorted(set().union(*found))) or (1,)
 
 
 def _baseline(definition: TableDefinition, columns: tuple[Axis, ...]) -> Axis | None:
