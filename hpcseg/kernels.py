@@ -17,6 +17,7 @@ import torch
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that networks' kernels take
 MOST_SAMPLES = (1 << 16) - 1  # of a batch: one axis of a launch
 _torch_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
+_by_trial: ContextVar[bool] = ContextVar("by_trial", default=False)
 
 
 def run_on(device: torch.device) -> bool:
@@ -38,6 +39,21 @@ def torch_alone(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _torch_alone.reset(token)
+
+
+def may_try() -> bool:
+    """Whether cuDNN may time its algorithms, and choose others in another attempt; never where bits have to repeat."""
+    return _by_trial.get() and not torch.are_deterministic_algorithms_enabled()
+
+
+@contextmanager
+def by_trial(wanted: bool = True) -> Iterator[None]:
+    """Meanwhile let convolutions that cuDNN chooses by timing be chosen, if `wanted`."""
+    token = _by_trial.set(wanted)
+    try:
+        yield
+    finally:
+        _by_trial.reset(token)
 
 
 @cache

@@ -51,12 +51,13 @@ def _train(
     import torch
 
     torch.set_num_threads(submission.threads)
-    from hpcseg.kernels import torch_alone
+    from hpcseg.kernels import by_trial, torch_alone
     from hpcseg.training import stages
     from hpcseg.training.checkpoint import remove_checkpoints
     from hpcseg.training.ranks import joined
 
-    with joined(info, run.path, control.should_stop) as ranks, torch_alone(submission.kernels == "torch"):
+    alone, trial = torch_alone(submission.kernels == "torch"), by_trial(submission.kernels == "trial")
+    with joined(info, run.path, control.should_stop) as ranks, alone, trial:
         ranks.of_leader(lambda: require_unchanged(_scans_of(run, spec)))
         ranks.of_leader(lambda: note_parents(run.path, parents_of(spec)))
         if isinstance(spec, LabelSpec):

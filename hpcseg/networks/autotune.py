@@ -12,9 +12,10 @@ Shapes: B batch, I input maps, K feature maps, D H W (z, y, x) edges, n kernel e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from hpcseg import kernels
 from hpcseg.networks import convolution
-from hpcseg.networks.convolution import OPERATIONS, TORCH, Convolution, Plan
+from hpcseg.networks.convolution import BY_TRIAL, OPERATIONS, PRODUCT, TORCH, Convolution, Plan
 
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]  # of maps_BIDHW, weight_KInnn and gradient_BKDHW
 WARM_UPS, REPEATS = 2, 10
@@ -83,6 +84,32 @@ def apply_plan(network: nn.Module, record: Mapping[str, Any]) -> None:
         modules[name].plan = Plan(**entry["plan"])
 
 
+def tried(
+    network: nn.Module, record: Mapping[str, Any], run: Callable[[], object], device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """A record that was made on another GPU, with torch in the place of what fails on this one, and why.
+
+    Args:
+        network, run, device, dtype: as in `plan_convolutions`; the network is run by the plans that it has.
+        record: of this network.
+    """
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, Convolution)}
+    seen = _cases(network, modules, run, dtype)
+
+    @cache
+    def refused(case: Case, operation: str, way: str) -> str | None:
+        return None if way == TORCH else _compared(case, operation, (TORCH, way), device).left_out.get(way)
+
+    convolutions = {}
+    for name, entry in record["convolutions"].items():
+        plan, left_out = dict(entry["plan"]), dict(entry.get("left out", {}))
+        for operation, way in entry["plan"].items():
+            for why in filter(None, (refused(case, operation, way) for case in seen.get(name, []))):
+                plan[operation], left_out[f"{operation} by {way}"] = TORCH, why
+        convolutions[name] = {**entry, "plan": plan, "left out": left_out}
+    return {**record, "convolutions": convolutions}
+
+
 def compared(case: Case, ways: Mapping[str, Way], device: torch.device) -> Compared:
     """Time ways to compute one operation on random numbers, and compare their results with that of the way "torch".
 
@@ -110,18 +137,51 @@ def compared(case: Case, ways: Mapping[str, Way], device: torch.device) -> Compa
 def _measured(case: Case, device: torch.device) -> dict[str, Compared]:
     """All operations; not the gradient of images, which nothing needs."""
     operations = [name for name in OPERATIONS if name != "input_gradient" or case.shape_BIDHW[1] > 1]
-    return {name: compared(case, _ways(name, case.dtype), device) for name in operations}
+    return {name: _compared(case, name, _candidates(name, case), device) for name in operations}
 
 
-def _ways(operation: str, dtype: torch.dtype) -> dict[str, Way]:
-    def way(name: str) -> Way:
-        if operation == "forward":
-            return lambda maps, weight, _: convolution.convolved(name, maps, weight)
-        work = convolution.input_gradient if operation == "input_gradient" else convolution.weight_gradient
-        return lambda maps, weight, gradient: work(name, maps, weight, gradient)
+def _candidates(operation: str, case: Case) -> list[str]:
+    """Ways that a run may choose from; float32 has tiles of one size, and products are of kernels of edge 1."""
+    left = {
+        BY_TRIAL: not kernels.may_try(),
+        PRODUCT: case.edge > 1 or torch.are_deterministic_algorithms_enabled(),
+        "triton wide": case.dtype == torch.float32,
+    }
+    return [way for way in OPERATIONS[operation] if not left.get(way)]
 
-    wide = dtype != torch.float32  # whose tiles are of one size
-    return {name: way(name) for name in OPERATIONS[operation] if wide or not name.endswith("wide")}
+
+def _compared(case: Case, operation: str, ways: Sequence[str], device: torch.device) -> Compared:
+    """See `compared`; what this GPU has no shared memory for is neither compiled nor run."""
+    large = {way: why for way in ways if (why := _too_large(case, operation, way, device))}
+    found = compared(case, {way: _way(operation, way) for way in ways if way not in large}, device)
+    return Compared(found.ms, {**large, **found.left_out})
+
+
+def _way(operation: str, way: str) -> Way:
+    if operation == "forward":
+        return lambda maps, weight, _: convolution.convolved(way, maps, weight)
+    work = convolution.input_gradient if operation == "input_gradient" else convolution.weight_gradient
+    return lambda maps, weight, gradient: work(way, maps, weight, gradient)
+
+
+def _too_large(case: Case, operation: str, way: str, device: torch.device) -> str | None:
+    """Why a kernel does not fit on the device; None where it does."""
+    if not way.startswith("triton"):
+        return None
+    from hpcseg.networks.kernels.convolution import older_than_hopper, shared_bytes
+
+    sizes = (case.shape_BIDHW[1], case.maps, case.edge, case.dtype)
+    need = shared_bytes(operation, *sizes, wide=way.endswith("wide"), older=older_than_hopper(device))
+    most = shared_memory(device)
+    return f"takes {need >> 10} KiB of shared memory, and there are {most >> 10}" if need > most else None
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may have on a GPU."""
+    if device.type != "cuda":
+        return 1 << 30  # an interpreter has as much as it takes
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)
 
 
 def _chosen(cases: list[dict[str, Compared]]) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """The networks' valid 3D convolutions, which are nearly all of a training step.
 
-Forward, the gradient of the input and that of the weights are three operations, and each may be torch's or a kernel
-of hpcseg's own (`hpcseg.networks.kernels.convolution`): whichever is faster for its sizes on the GPU at hand, as
-`hpcseg.networks.autotune` finds out.
+Forward, the gradient of the input and that of the weights are three operations, and each may be torch's, a matrix
+product where the kernel's edge is 1, or a kernel of hpcseg's own (`hpcseg.networks.kernels.convolution`): whichever is
+faster for its sizes on the GPU at hand, as `hpcseg.networks.autotune` finds out.
 
 Shapes: B batch, I input maps, K feature maps, D H W (z, y, x) edges, n kernel edge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
@@ -20,12 +22,12 @@ from torch.autograd.function import once_differentiable
 from hpcseg import kernels
 from hpcseg.networks.layout import channels_last
 
-TORCH = "torch"
+TORCH, BY_TRIAL, PRODUCT = "torch", "torch by trial", "product"
 OPERATIONS = {
-    "forward": (TORCH, "triton", "triton wide"),
-    "input_gradient": (TORCH, "triton", "triton wide"),
-    "weight_gradient": (TORCH, "triton"),
-}  # and the ways to compute each; wide: larger tiles
+    "forward": (TORCH, BY_TRIAL, PRODUCT, "triton", "triton wide"),
+    "input_gradient": (TORCH, BY_TRIAL, PRODUCT, "triton", "triton wide"),
+    "weight_gradient": (TORCH, BY_TRIAL, PRODUCT, "triton"),
+}  # and the ways to compute each; by trial: cuDNN times its algorithms; product: for edge 1; wide: larger tiles
 MAX_EDGE = 15
 _ONE, _ZERO = (1, 1, 1), (0, 0, 0)
 
@@ -62,14 +64,15 @@ class Convolution(nn.Conv3d):
         if self.plan != TORCH_ALONE and kernels.run_on(input.device):
             dtype = _computed_in(input, self.weight)
             if dtype is not None and self.fits(tuple(input.shape), dtype):
-                return planned_convolution(input, self.weight, self.plan, dtype)
+                maps_BKDHW = planned_convolution(input, self.weight, self.plan, dtype)
+                return maps_BKDHW if self.bias is None else maps_BKDHW + self.bias.to(dtype)[:, None, None, None]
         result: Tensor = super().forward(input)
         return result
 
     def fits(self, shape_BIDHW: tuple[int, ...], dtype: torch.dtype) -> bool:
-        """Whether hpcseg's kernels compute this convolution of such an input: valid, stride 1, cubic, no bias."""
+        """Whether hpcseg's kernels compute this convolution of such an input: valid, stride 1, cubic."""
         edge = self.kernel_size[0]
-        if self.kernel_size != (edge,) * 3 or not edge <= MAX_EDGE or self.bias is not None or self.groups != 1:
+        if self.kernel_size != (edge,) * 3 or not edge <= MAX_EDGE or self.groups != 1:
             return False
         if (self.stride, self.padding, self.dilation) != (_ONE, _ZERO, _ONE) or dtype not in kernels.DTYPES:
             return False
@@ -128,10 +131,14 @@ class _Planned(torch.autograd.Function):
 
 def convolved(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor) -> Tensor:
     """Return the convolution, in the dtype of the maps (channels last); weights of any dtype."""
-    if way == TORCH:
+    if way in (TORCH, BY_TRIAL):
         weight_KInnn = channels_last(weight_KInnn, maps_BIDHW.dtype)
-        result: Tensor = torch.ops.aten.convolution(maps_BIDHW, weight_KInnn, None, _ONE, _ZERO, _ONE, False, _ZERO, 1)
+        arguments = (maps_BIDHW, weight_KInnn, None, _ONE, _ZERO, _ONE, False, _ZERO, 1)
+        with _trying(way):
+            result: Tensor = torch.ops.aten.convolution(*arguments)
         return result
+    if way == PRODUCT:
+        return _maps_of(_rows(maps_BIDHW) @ _matrix(weight_KInnn, maps_BIDHW.dtype).t(), maps_BIDHW)
     from hpcseg.networks.kernels import convolution
 
     return convolution.convolved(maps_BIDHW, weight_KInnn, wide=_wide(way))
@@ -139,9 +146,11 @@ def convolved(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor) -> Tensor:
 
 def input_gradient(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor, gradient_BKDHW: Tensor) -> Tensor:
     """Return the gradient of the maps, in their dtype."""
-    if way == TORCH:
-        of_input: Tensor = _torch_gradients(maps_BIDHW, weight_KInnn, gradient_BKDHW, [True, False, False])[0]
+    if way in (TORCH, BY_TRIAL):
+        of_input: Tensor = _torch_gradients(way, maps_BIDHW, weight_KInnn, gradient_BKDHW, [True, False, False])[0]
         return of_input
+    if way == PRODUCT:
+        return _maps_of(_rows(gradient_BKDHW) @ _matrix(weight_KInnn, maps_BIDHW.dtype), maps_BIDHW)
     from hpcseg.networks.kernels import convolution
 
     return convolution.input_gradient(gradient_BKDHW, weight_KInnn, wide=_wide(way))
@@ -149,18 +158,47 @@ def input_gradient(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor, gradient_
 
 def weight_gradient(way: str, maps_BIDHW: Tensor, weight_KInnn: Tensor, gradient_BKDHW: Tensor) -> Tensor:
     """Return the gradient of the weights: of the maps' dtype by torch, float32 by a kernel."""
-    if way == TORCH:
-        of_weight: Tensor = _torch_gradients(maps_BIDHW, weight_KInnn, gradient_BKDHW, [False, True, False])[1]
+    if way in (TORCH, BY_TRIAL):
+        of_weight: Tensor = _torch_gradients(way, maps_BIDHW, weight_KInnn, gradient_BKDHW, [False, True, False])[1]
         return of_weight
+    if way == PRODUCT:
+        return (_rows(gradient_BKDHW).t() @ _rows(maps_BIDHW)).view(weight_KInnn.shape)
     from hpcseg.networks.kernels import convolution
 
     return convolution.weight_gradient(maps_BIDHW, gradient_BKDHW)
 
 
-def _torch_gradients(maps: Tensor, weight: Tensor, gradient: Tensor, wanted: list[bool]) -> Any:
+def _torch_gradients(way: str, maps: Tensor, weight: Tensor, gradient: Tensor, wanted: list[bool]) -> Any:
     weight = channels_last(weight, maps.dtype)
     arguments = (gradient, maps, weight, None, _ONE, _ZERO, _ONE, False, _ZERO, 1, wanted)
-    return torch.ops.aten.convolution_backward(*arguments)
+    with _trying(way):
+        return torch.ops.aten.convolution_backward(*arguments)
+
+
+@contextmanager
+def _trying(way: str) -> Iterator[None]:
+    """Meanwhile cuDNN times its algorithms, if the way says so; not where bits have to repeat: it may choose anew."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or (way == BY_TRIAL and not torch.are_deterministic_algorithms_enabled())
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _rows(maps_BIDHW: Tensor) -> Tensor:
+    """The maps of each voxel as a row (B D H W, I); no copy of channels last."""
+    return maps_BIDHW.permute(0, 2, 3, 4, 1).flatten(0, 3)
+
+
+def _maps_of(rows: Tensor, like_BIDHW: Tensor) -> Tensor:
+    """Rows of maps as maps of the same voxels, channels last."""
+    batch, _, *edges = like_BIDHW.shape
+    return rows.view(batch, *edges, -1).permute(0, 4, 1, 2, 3)
+
+
+def _matrix(weight_KI111: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight_KI111.flatten(1).to(dtype)
 
 
 def _wide(way: str) -> bool:

@@ -113,7 +113,7 @@ class FNet(nn.Module):
         self.integrations = nn.ModuleList(
             CBR(maps[level] + lower[level], maps[level], kernel) for level in range(1, levels)
         )  # entry l - 1 brings level l to level l - 1
-        self.classifier = nn.Conv3d(maps[0] + lower[0], classes + 1, 1)
+        self.classifier = Convolution(maps[0] + lower[0], classes + 1, 1)
         initialise(self, gain, generator)
 
     def encoder(self, level: int) -> Encoder:

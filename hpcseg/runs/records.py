@@ -27,7 +27,7 @@ from hpcseg.text import in_words
 
 JOB_NAME = "hpcseg-"  # a Slurm job is named so, and then its array's tag
 ModelT = TypeVar("ModelT", bound=BaseModel)
-Kernels = Literal["auto", "torch"]  # on GPUs hpcseg's own where they are faster, or torch's alone
+Kernels = Literal["auto", "trial", "torch"]  # on GPUs hpcseg's own where they are faster, or torch's alone
 
 
 class _Record(BaseModel):

@@ -35,7 +35,8 @@ class _Jobs(Reading):
 
     kernels: Kernels = key(
         "auto",
-        "on GPUs: hpcseg's own kernels where they are faster, or torch's alone",
+        "on GPUs: hpcseg's own kernels where they are faster, or torch's alone; trial: as auto, and cuDNN may time its "
+        "algorithms, so that a run that goes on may round otherwise",
         source="ours: speed; torch where ours fail on a GPU or driver",
     )
 

@@ -1,10 +1,10 @@
 """Which kernels a run trains with on this GPU: measured when it begins, written down, and kept.
 
 <run>/kernels.json = {"device", "ranks", "convolutions": see `hpcseg.networks.autotune`, "seconds": of the measuring,
-                      "step": {"graph", "eager_ms", "graph_ms", "why"}}
+                      "step": {"graph", "eager_ms", "graph_ms", "why"}, "tried on": other GPUs, if any}
 
-Kernels round differently, so a run that goes on takes those that it began with, on whatever GPU. The recording of a
-step (`hpcseg.training.graphs`) changes no bit.
+Kernels round differently, so a run that goes on takes those that it began with; on another GPU each is tried before it
+is believed, and torch computes what fails there. The recording of a step (`hpcseg.training.graphs`) changes no bit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import nn
 from hpcseg import kernels
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
-from hpcseg.networks.autotune import apply_plan, plan_convolutions
-from hpcseg.networks.convolution import TORCH, Convolution
+from hpcseg.networks.autotune import apply_plan, plan_convolutions, tried
+from hpcseg.networks.convolution import Convolution
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import GraphedPasses, copied, preserving
@@ -58,15 +58,17 @@ def choose_kernels(run: Path, task: Task, control: Control) -> dict[str, Any] | 
             write_json(path, record)
         torch.cuda.empty_cache()
     else:
-        record = known
         try:
-            _apply(task, known["convolutions"])
             recorded, chosen_on = known["step"]["graph"], known["device"]
+            record = known if name in (chosen_on, *known.get("tried on", ())) else _tried(task, batch, known, name)
+            _apply(task, record["convolutions"])
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path}: is not of this network ({error}); remove the file") from None
         if recorded and task.ranks.world == 1:
             task.graphed, _ = _recorded(task, batch)
-        where = "" if chosen_on == name else f", though this is {name}"
+        if record != known and task.ranks.leads:
+            write_json(path, record)
+        where = "" if chosen_on == name else f", though this is {name}, on which they were tried"
         print(f"kernels as in {KERNELS_FILE}, chosen on {chosen_on}{where}", flush=True)
     print(f"kernels: {_described(task, record)}", flush=True)
     return record
@@ -82,6 +84,15 @@ def _measured(task: Task, batch: Any, name: str) -> dict[str, Any]:
     step = _choose_step(task, batch) if task.ranks.world == 1 else {"graph": False, "why": "several ranks"}
     seconds = round(time.monotonic() - began, 1)
     return {"device": name, "ranks": task.ranks.world, "convolutions": convolutions, "step": step, "seconds": seconds}
+
+
+def _tried(task: Task, batch: Any, known: dict[str, Any], name: str) -> dict[str, Any]:
+    """The choice that was made on another GPU, without what fails on this one."""
+    with preserving(task):
+        device, dtype, modules = task.precision.device, task.precision.input_dtype, nn.ModuleDict(task.modules)
+        own = tried(modules, known["convolutions"], lambda: task.losses(batch), device, dtype)
+    convolutions: dict[str, Any] = task.ranks.of_leader(lambda: own)
+    return {**known, "convolutions": convolutions, "tried on": [*known.get("tried on", ()), name]}
 
 
 def _apply(task: Task, convolutions: dict[str, Any]) -> None:
@@ -149,6 +160,7 @@ def _described(task: Task, record: dict[str, Any]) -> str:
     ]
     measured = f" ({', '.join(times)})" if times else ""
     return (
-        f"{len(ways) - ways.count(TORCH)} of {len(ways)} convolution passes by hpcseg's own, {how}{measured}; "
+        f"{sum(way.startswith('triton') for way in ways)} of {len(ways)} convolution passes by hpcseg's own, "
+        f"{how}{measured}; "
         f"measured in {record['seconds']} s"
     )

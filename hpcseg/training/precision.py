@@ -6,7 +6,7 @@ TensorFloat-32, whose products keep 10 bits of 23 and which it uses in convoluti
 
 `torch.backends.cudnn.benchmark` stays off, as torch has it: cuDNN would choose algorithms by timing, in every attempt
 anew, and a resumed run would round otherwise. What is chosen by timing here is written down
-(`hpcseg.training.kernel_choice`).
+(`hpcseg.training.kernel_choice`); cuDNN's own trials are part of that for those who ask (`hpcseg.kernels.by_trial`).
 """
 
 from __future__ import annotations

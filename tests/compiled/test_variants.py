@@ -5,8 +5,12 @@ One process compiles them all: a torch of its own for each would take longer tha
 
 from __future__ import annotations
 
-import pytest
+import re
 
+import pytest
+import torch
+
+from hpcseg.networks.kernels.convolution import shared_bytes
 from tests.offline import SHARED_BYTES, Compiled, compile_all
 
 pytest.importorskip("triton")
@@ -57,6 +61,20 @@ def test_on_hopper_sums_stay_in_registers_and_warp_groups_multiply(variants: Var
         assert (one.wgmma > 0) == ("fp32" not in one.name or "older" in one.name), one
         if "M128" in one.name or "P64" in one.name:  # two at once on a multiprocessor
             assert one.shared + 1024 <= (228 << 10) // 2, one
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_the_shared_memory_that_convolutions_take_is_foreseen(architecture: int, variants: Variants) -> None:
+    for one in variants["convolution", architecture]:
+        found = re.fullmatch(r"(\w+(?: gradient)?) (\d+) (\w+?)(?: [MP](\d+))?", one.name)
+        assert found is not None, one.name
+        if found[1] == "weight gradient" and found[4] == ("64" if architecture < 90 else "32"):
+            continue  # launched on the other
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[found[3]]
+        sizes = (int(found[2]), 32, 5, dtype)
+        operation, wide, older = found[1].replace(" ", "_"), found[4] == "256", architecture < 90
+        need = shared_bytes(operation, *sizes, wide=wide, older=older)
+        assert need <= one.shared <= 1.2 * need or (need == 0 and one.shared <= 48 << 10), one
 
 
 def test_on_ampere_few_registers_spill(variants: Variants) -> None:

@@ -32,22 +32,23 @@ def pretraining(plan_study: Callable[..., Plan]) -> RunDir:
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-@pytest.mark.parametrize(("recorded", "own"), [("auto", True), ("torch", False), (None, True)])
+@pytest.mark.parametrize(("recorded", "own"), [("auto", True), ("trial", True), ("torch", False), (None, True)])
 def test_a_stage_runs_with_the_kernels_that_its_job_says(
     recorded: Kernels | None, own: bool, by_hand: bool, pretraining: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "triton_works", lambda: True)  # it asks the GPU
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # which would outlive the test
-    found: list[bool] = []
-    monkeypatch.setattr(stages, "train", lambda *_: found.append(kernels.run_on(torch.device("cuda"))))
+    found: list[tuple[bool, bool]] = []
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(stages, "train", lambda *_: found.append((kernels.run_on(gpu), kernels.may_try())))
     if recorded is not None:
         pretraining.write_submission(Submission(backend="foreground", submitted=time.time(), kernels=recorded))
     assert entry.execute(pretraining, as_job=not by_hand) == "done"
-    assert found == [own]
-    assert kernels.run_on(torch.device("cuda"))  # and nothing beyond
+    assert found == [(own, recorded == "trial")]
+    assert kernels.run_on(gpu) and not kernels.may_try()  # and nothing beyond
 
 
-@pytest.mark.parametrize("wanted", ["auto", "torch"])
+@pytest.mark.parametrize("wanted", ["auto", "trial", "torch"])
 def test_both_kinds_of_jobs_record_them(wanted: Any) -> None:
     local = apply._local_submission(LocalProfile(threads=1, pack_workers=1, kernels=wanted), "train")
     asked = Asked(minutes=1, memory_mb=1)

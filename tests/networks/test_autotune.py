@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hpcseg import kernels
 from hpcseg.networks import autotune, convolution
@@ -43,7 +44,7 @@ def test_on_cpus_nothing_is_measured() -> None:
     net = network()
     record = plan_convolutions(net, refuse, CPU, torch.bfloat16)
     assert record["device"] == "cpu"
-    assert list(record["convolutions"]) == [f"encoders.0.cbr{block}.conv" for block in (1, 2, 3)]
+    assert list(record["convolutions"]) == [*(f"encoders.0.cbr{block}.conv" for block in (1, 2, 3)), "classifier"]
     for entry in record["convolutions"].values():
         assert entry["plan"] == {"forward": "torch", "input_gradient": "torch", "weight_gradient": "torch"}
         assert entry["left out"] == {}
@@ -145,19 +146,20 @@ def test_shapes_are_seen_and_each_is_measured_once(monkeypatch: pytest.MonkeyPat
     net = nn.ModuleDict({"first": Convolution(1, 4, 3, bias=False), "twin": Convolution(4, 4, 3, bias=False)})
     net["again"] = Convolution(4, 4, 3, bias=False)
     net["biased"] = Convolution(4, 4, 3)
+    net["padded"] = Convolution(4, 4, 3, padding=1, bias=False)
     image = torch.randn(2, 1, 9, 9, 9)
 
     def run() -> None:
         maps = net["first"](image)
         assert not maps.requires_grad
         net["twin"](maps)
-        net["biased"](net["again"](maps))
+        net["biased"](net["padded"](net["again"](maps)))
 
     record, cases = watched(net, monkeypatch, run)
     number = torch.bfloat16
-    assert cases == [Case((2, 1, 9, 9, 9), 4, 3, number), Case((2, 4, 7, 7, 7), 4, 3, number)]
+    assert cases == [Case((2, 1, 9, 9, 9), 4, 3, number), *(Case((2, 4, n, n, n), 4, 3, number) for n in (7, 5))]
     plans = {name: entry["plan"]["forward"] for name, entry in record["convolutions"].items()}
-    assert plans == {"first": "triton", "twin": "triton", "again": "triton", "biased": "torch"}
+    assert plans == {"first": "triton", "twin": "triton", "again": "triton", "padded": "torch"} | {"biased": "triton"}
     assert not net["first"]._forward_pre_hooks
 
 
@@ -168,7 +170,7 @@ def test_the_network_and_random_numbers_stay_as_they_are(monkeypatch: pytest.Mon
     before = torch.get_rng_state()
     record, cases = watched(net, monkeypatch, lambda: net([torch.ones(1, 1, 9, 9, 9)]))
     compared(CASE, {"torch": by_torch}, CPU)
-    assert len(cases) == 3
+    assert len(cases) == 4
     assert torch.equal(torch.get_rng_state(), before)
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
@@ -184,6 +186,59 @@ def test_a_run_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> No
     assert not net.encoder(0).cbr1.conv._forward_pre_hooks
 
 
+def test_what_a_gpu_has_no_shared_memory_for_is_left_out_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def convolved(way: str, maps: Tensor, weight: Tensor) -> Tensor:
+        ran.append(way)
+        return functional.conv3d(maps, weight.to(maps.dtype))
+
+    monkeypatch.setattr(convolution, "convolved", convolved)
+    monkeypatch.setattr(autotune, "shared_memory", lambda _: 100 << 10)
+    case = Case((1, 32, 5, 5, 5), 32, 5, torch.bfloat16)
+    found = autotune._compared(case, "forward", ("torch", "triton", "triton wide"), CPU)
+    assert set(ran) == {"torch", "triton"} == set(found.ms)
+    assert found.left_out == {"triton wide": "takes 104 KiB of shared memory, and there are 100"}
+
+
+def test_a_record_of_another_gpu_is_tried_and_torch_computes_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def convolved(way: str, maps: Tensor, weight: Tensor) -> Tensor:
+        calls.append(way)
+        if way == "triton wide":
+            raise RuntimeError("out of resource")
+        return functional.conv3d(maps, weight.to(maps.dtype))
+
+    monkeypatch.setattr(convolution, "convolved", convolved)
+    net = network()
+    names = [f"encoders.0.cbr{block}.conv" for block in (1, 2, 3)]
+    ways = dict(zip(names, ("triton", "triton wide", "torch"), strict=True))
+    record: dict[str, Any] = {
+        "device": "GPU A",
+        "convolutions": {name: {"plan": {"forward": way}, "left out": {}, "ms": {}} for name, way in ways.items()},
+    }
+    found = autotune.tried(net, record, lambda: net([torch.ones(1, 1, 9, 9, 9)]), CPU, torch.float32)
+    plans = {name: entry["plan"]["forward"] for name, entry in found["convolutions"].items()}
+    assert plans == dict(zip(names, ("triton", "torch", "torch"), strict=True))
+    assert found["convolutions"][names[1]]["left out"] == {"forward by triton wide": "out of resource"}
+    assert found["device"] == "GPU A" and calls.count("triton wide") == 1
+    assert record["convolutions"][names[1]]["plan"]["forward"] == "triton wide", "the record itself stays"
+
+
+@pytest.mark.parametrize(("edge", "trial", "deterministic"), [(1, True, False), (3, False, False), (1, True, True)])
+def test_trials_and_products_are_candidates_where_they_may_be(edge: int, trial: bool, deterministic: bool) -> None:
+    case = Case((1, 3, 5, 6, 7), 2, edge, torch.bfloat16)
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        with kernels.by_trial(trial):
+            found = set(autotune._candidates("forward", case))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    more = {"torch by trial", "product"} if edge == 1 and not deterministic else set()
+    assert found == {"torch", "triton", "triton wide"} | more
+
+
 @pytest.mark.needs_gpu
 def test_on_a_gpu_every_way_is_measured(kernel_device: torch.device) -> None:
     net = nn.Sequential(Convolution(1, 32, 5, bias=False), Convolution(32, 32, 5, bias=False)).to(kernel_device)
@@ -191,6 +246,9 @@ def test_on_a_gpu_every_way_is_measured(kernel_device: torch.device) -> None:
     record = plan_convolutions(net, lambda: net(image), kernel_device, torch.bfloat16)
     first, second = record["convolutions"].values()
     assert first["left out"] == second["left out"] == {}
-    assert {name: set(ms) for name, ms in second["ms"].items()} == {name: set(OPERATIONS[name]) for name in OPERATIONS}
+    other = {"torch by trial", "product"}  # not without being asked for; of edge 1
+    assert {name: set(ms) for name, ms in second["ms"].items()} == {
+        name: set(OPERATIONS[name]) - other for name in OPERATIONS
+    }
     assert first["ms"]["input_gradient"] == {}
     apply_plan(net, record)

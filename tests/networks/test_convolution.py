@@ -9,7 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hpcseg.networks.convolution import TORCH_ALONE, Convolution, Plan, planned_convolution
+from hpcseg import kernels
+from hpcseg.networks.convolution import (
+    BY_TRIAL,
+    PRODUCT,
+    TORCH,
+    TORCH_ALONE,
+    Convolution,
+    Plan,
+    _trying,
+    convolved,
+    planned_convolution,
+)
 
 PLANS = [
     Plan("triton", "triton", "triton"),
@@ -69,6 +80,53 @@ def test_a_second_derivative_is_refused(kernel_device: torch.device) -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_edge_1_each_operation_may_be_a_product(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.randn((2, 5, 3, 4, 6), generator=draw).requires_grad_()
+    weight = torch.randn((2, 5, 1, 1, 1), generator=draw).requires_grad_()
+    factor = torch.randn((2, 2, 3, 4, 6), generator=draw)
+    found = []
+    for way in (PRODUCT, TORCH):
+        result = planned_convolution(maps, weight, Plan(way, way, way), dtype)
+        assert result.dtype == dtype
+        found.append((result, *torch.autograd.grad((result.float() * factor).sum(), (maps, weight))))
+    assert found[0][0].is_contiguous(memory_format=torch.channels_last_3d)
+    for own, other in zip(*found, strict=True):
+        assert relative(own, other) <= (1e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_a_bias_is_added_to_what_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Convolution(3, 2, 1)
+    image = torch.randn((1, 3, 4, 5, 6), generator=torch.Generator().manual_seed(0))
+    expected = module(image)
+    expected.sum().backward()
+    gradients = [parameter.grad.clone() for parameter in module.parameters()]
+    module.zero_grad()
+    monkeypatch.setattr(kernels, "run_on", lambda _: True)
+    module.plan = Plan(PRODUCT, PRODUCT, PRODUCT)
+    planned = module(image)
+    assert "_Planned" in type(planned.grad_fn.next_functions[0][0]).__name__
+    planned.sum().backward()
+    assert relative(planned, expected) <= 1e-6
+    for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+        assert parameter.grad is not None
+        assert relative(parameter.grad, gradient) <= 1e-6
+
+
+def test_cudnn_tries_its_algorithms_only_where_the_way_says_so_and_bits_need_not_repeat() -> None:
+    maps, weight = torch.ones(1, 1, 3, 3, 3), torch.ones(1, 1, 2, 2, 2)
+    assert torch.equal(convolved(BY_TRIAL, maps, weight), convolved(TORCH, maps, weight))
+    seen = []
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        for way in (TORCH, BY_TRIAL):
+            with _trying(way):
+                seen.append(torch.backends.cudnn.benchmark)
+    torch.use_deterministic_algorithms(False)
+    assert seen == [False, True, False, False] and not torch.backends.cudnn.benchmark
+
+
 def test_on_cpus_the_plan_is_torch_alone() -> None:
     torch.manual_seed(0)
     module = Convolution(2, 3, 3, bias=False)
@@ -81,8 +139,6 @@ def test_on_cpus_the_plan_is_torch_alone() -> None:
 
 @pytest.mark.needs_gpu
 def test_on_gpus_a_module_computes_as_planned(kernel_device: torch.device) -> None:
-    from hpcseg import kernels
-
     module = Convolution(32, 32, 5, bias=False).to(kernel_device)
     module.plan = PLANS[0]
     image = torch.randn((2, 32, 9, 10, 11), device=kernel_device, requires_grad=True)
@@ -129,7 +185,7 @@ def test_a_step_can_be_recorded(kernel_device: torch.device) -> None:
     ("module", "shape", "fits"),
     [
         (Convolution(2, 3, 3, bias=False), (1, 2, 4, 5, 6), True),
-        (Convolution(2, 3, 3), (1, 2, 4, 5, 6), False),
+        (Convolution(2, 3, 3), (1, 2, 4, 5, 6), True),
         (Convolution(2, 3, 3, stride=2, bias=False), (1, 2, 4, 5, 6), False),
         (Convolution(2, 3, 3, padding=1, bias=False), (1, 2, 4, 5, 6), False),
         (Convolution(2, 3, (3, 3, 1), bias=False), (1, 2, 4, 5, 6), False),
@@ -155,5 +211,7 @@ def test_a_plan_is_no_part_of_the_state() -> None:
 
 
 def test_unknown_ways_are_refused() -> None:
-    with pytest.raises(ValueError, match="weight_gradient by 'triton wide': it is one of torch, triton"):
+    with pytest.raises(
+        ValueError, match=r"weight_gradient by 'triton wide': .* torch, torch by trial, product, triton"
+    ):
         Plan(weight_gradient="triton wide")

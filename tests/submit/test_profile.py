@@ -84,7 +84,10 @@ def test_who_names_no_profile_is_shown_which_there_are(tmp_path: Path, monkeypat
         ("[slurm.train]\ncpus = 0\n", "p.toml:2: slurm.train.cpus = 0 is not allowed: should be greater than or equal"),
         ("[slurm]\nstage = 'scratch'\n", "p.toml:2: slurm.stage: 'scratch' is no absolute path; begin it with"),
         ("[local]\ntier = 'vram'\n", "p.toml:2: local.tier = 'vram' is not allowed: should be 'auto', 'gpu', 'ram' or"),
-        ("[slurm]\nkernels = 'cuda'\n", "p.toml:2: slurm.kernels = 'cuda' is not allowed: should be 'auto' or 'torch'"),
+        (
+            "[slurm]\nkernels = 'cuda'\n",
+            "slurm.kernels = 'cuda' is not allowed: should be 'auto', 'trial' or 'torch'",
+        ),
         ("[local]\nranks = 0\n", "p.toml:2: local.ranks = 0 is not allowed: should be greater than or equal to 1"),
         ("[slurm.pack]\nnodes = 2\n", "p.toml:1: slurm.pack: a pack is one process: give it one node, and more cpus"),
         ("[slurm.flags]\narray = '0-3'\n", "slurm.flags: 'array' is set by hpcseg itself; remove it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Gpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.planned: list[torch.dtype] = []
         self.applied: list[Any] = []
+        self.tried: list[Any] = []
         self.graphed: list[bool] = []
         self.name, self.times, self.free = "GPU A", [9.0, 8.0], 1 << 40
         self.recording: Any = Recorded
@@ -65,6 +67,7 @@ class Gpu:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: self.name)
         monkeypatch.setattr(stages, "pick_device", lambda: CPU)
         monkeypatch.setattr(kernel_choice, "plan_convolutions", self._plan)
+        monkeypatch.setattr(kernel_choice, "tried", self._try)
         monkeypatch.setattr(kernel_choice, "apply_plan", lambda _, record: self.applied.append(record["plan"]))
         monkeypatch.setattr(kernel_choice, "GraphedPasses", self._record)
         monkeypatch.setattr(kernel_choice, "_milliseconds", self._time)
@@ -84,6 +87,11 @@ class Gpu:
         run()
         self.planned.append(dtype)
         return {"plan": PLAN}
+
+    def _try(self, _: nn.Module, record: Any, run: Callable[[], object], *__: Any) -> Any:
+        run()
+        self.tried.append(record)
+        return record
 
     def _record(self, task: Task, batch: Any) -> Any:
         return self.recording(task, batch)
@@ -122,9 +130,13 @@ def test_a_run_measures_once_writes_it_down_and_trains_as_if_it_had_not(
     assert record == {"device": "GPU A", "ranks": 1, "convolutions": {"plan": PLAN}, "step": step}
     assert "a recorded step (eager 9.0 ms, graph 8.0 ms); measured in" in capsys.readouterr().out
     gpu.name = "GPU B"
-    train(run, spec, Control(run))
-    assert len(gpu.planned) == 1 and gpu.applied == [PLAN, PLAN] and gpu.graphed == [True, True]
-    assert "kernels as in kernels.json, chosen on GPU A, though this is GPU B" in capsys.readouterr().out
+    for steps in (2, 0):  # the second time GPU B is known
+        with pytest.raises(Interrupted) if steps else nullcontext():
+            train(run, spec, StopAfter(run, steps) if steps else Control(run))
+    assert len(gpu.planned) == 1 and gpu.applied == [PLAN] * 3 and gpu.graphed == [True] * 3
+    assert gpu.tried == [{"plan": PLAN}] and read_json(run / KERNELS_FILE)["tried on"] == ["GPU B"]
+    said = "kernels as in kernels.json, chosen on GPU A, though this is GPU B, on which they were tried"
+    assert capsys.readouterr().out.count(said) == 2
     assert read_json(run / "training.json")["kernels"] == read_json(run / KERNELS_FILE)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -106,7 +106,7 @@ def weight_gradient(maps_BIDHW: Tensor, gradient_BKDHW: Tensor) -> Tensor:
     exact = source_BDHWI.dtype == torch.float32
     if inputs < FEW:
         return _few_weight_gradient(source_BDHWI, gradient_BDHWK, edge, sizes, EXACT_FEW_SUM if exact else FEW_SUM)
-    shape = EXACT_SUM if exact else OLDER_SUM if _older(source_BDHWI.device) else SUM
+    shape = EXACT_SUM if exact else OLDER_SUM if older_than_hopper(source_BDHWI.device) else SUM
     constants = lag_constants(edge, inputs, maps, shape)
     lags, slots, C, K = constants["LAGS"], constants["TAPS"] + constants["EXTRA"], constants["C"], constants["K"]
     entries, order = _entries_on(edge, slots, source_BDHWI.device)
@@ -172,6 +172,39 @@ def tap_constants(edge: int, inputs: int, maps: int, shape: Shape) -> dict[str, 
     return {"EDGE": edge, "INPUTS": inputs, "P": shape.rows, "M": rows, "K": 16 if maps <= 16 else 32}
 
 
+def shared_bytes(
+    operation: str, inputs: int, maps: int, edge: int, dtype: torch.dtype, *, wide: bool = False, older: bool = False
+) -> int:
+    """Bytes of shared memory that a program takes at least: for what is loaded ahead.
+
+    One stage less than in flight, except where Hopper's matrix instructions read their operands there.
+
+    Args:
+        operation: "forward", "input_gradient" or "weight_gradient" of a convolution of `inputs` to `maps` maps.
+        edge: of the kernel.
+        dtype: of the maps.
+        wide: see `convolved`.
+        older: on GPUs older than Hopper.
+
+    >>> shared_bytes("forward", 32, 32, 5, torch.bfloat16, wide=True) >> 10
+    104
+    """
+    exact = dtype == torch.float32
+    if operation == "weight_gradient":
+        if inputs < FEW:
+            return 0
+        shape = EXACT_SUM if exact else OLDER_SUM if older else SUM
+        one = lag_constants(edge, inputs, maps, shape)
+        columns = one["LAGS"] * one["C"] + (one["TAPS"] + one["EXTRA"]) * one["K"]
+        return (shape.stages - exact) * shape.rows * columns * dtype.itemsize
+    if operation == "input_gradient":
+        inputs, maps = maps, inputs
+    tile = EXACT_TILE if exact else WIDE_TILE if wide and inputs >= FEW else TILE
+    one, copies = correlation_constants(edge, inputs, maps, 0, tile), tile.stages - (exact or older)
+    values, weights = one["C"] * one["M"], one["C"] * (one["TAPS"] + one["EXTRA"]) * one["K"]
+    return (values * (1 if one["FEW"] else copies) + weights * copies) * dtype.itemsize
+
+
 def slots_of(edge: int) -> tuple[int, int]:
     """Taps seen at once: a power of 2 in one product, and perhaps one more. To load costs about as much as 2 taps."""
     choices = [(4, 1), (4, 0), (2, 1), (2, 0), (1, 0)]
@@ -217,7 +250,8 @@ def _entries_on(edge: int, slots: int, device: torch.device) -> tuple[Tensor, Te
     return torch.tensor(rows, dtype=torch.int32, device=device), torch.tensor(places, device=device)
 
 
-def _older(device: torch.device) -> bool:
+def older_than_hopper(device: torch.device) -> bool:
+    """Whether a GPU is short of registers and shared memory beside an H100."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0)
 
 
