@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import hpcseg
+from hpcseg.__main__ import main
 from hpcseg.cli import COMMANDS, app
 from tests.commandline import call, checked
 
@@ -55,3 +57,14 @@ def test_what_a_command_makes_others_cannot_change_whatever_the_umask(tmp_path: 
     finally:
         os.umask(before)
     assert not [path for path in (tmp_path / "P", *(tmp_path / "P").rglob("*")) if path.stat().st_mode & 0o022]
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "hpcseg.cli", Interrupted())
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
