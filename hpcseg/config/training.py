@@ -139,11 +139,18 @@ class TrainingConfig(Section):
         source="ours: speed; losses, norms stay float32",
     )
     compile: bool = key(False, "torch.compile the networks", source="ours: speed; rounding differs, when resumed too")
-    checkpoint_epochs: Count = key(
-        5,
-        "epochs between saves; no part of a run's identity",
-        unit="epochs",
+    checkpoint_seconds: Positive = key(
+        60.0,
+        "time between saves, beside the one at the end; within an epoch too, where one process trains; no part of a "
+        "run's identity",
+        unit="s",
         source="ours: what a killed job may lose",
+    )
+    checkpoint_epochs: Annotated[int, Field(ge=0)] = key(
+        0,
+        "epochs between saves that are made whatever the time; 0: none; no part of a run's identity",
+        unit="epochs",
+        source="ours: what a killed job may lose, where epochs take long",
     )
     dsc_epochs: Annotated[int, Field(ge=0)] = key(
         0,

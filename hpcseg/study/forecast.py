@@ -34,7 +34,8 @@ _FREE: dict[type[Section], set[str]] = {
     NetworkConfig: {"init_gain"},
     TrainingConfig: {
         *("epochs", "learning_rate", "weight_decay", "ema_training", "ema_validation", "focal_gamma", "rate_floor"),
-        *("plateau_drop", "plateau_epochs", "plateau_factor", "stop_epochs", "select", "checkpoint_epochs"),
+        *("plateau_drop", "plateau_epochs", "plateau_factor", "stop_epochs", "select"),
+        *("checkpoint_seconds", "checkpoint_epochs"),
         *("schedule", "polynomial_exponent", "average", "start", "start_layers", "start_share"),
     },
     AutoencoderConfig: {

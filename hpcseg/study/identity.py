@@ -38,7 +38,7 @@ _F_NET_ONLY = (
 
 # Of the other mode of inference: as ids have always had them, so that no finished run gets another name.
 _UNREAD: Mapping[str, dict[str, float]] = {"tiles": {"overlap": 0.5, "sigma": 0.5}, "paper": {"tile": 0}}
-_WATCHING = ("checkpoint_epochs", "dsc_epochs", "dsc_cases")  # of the training section, what changes no weight
+_WATCHING = ("checkpoint_seconds", "checkpoint_epochs", "dsc_epochs", "dsc_cases")  # change no weight
 _PLATEAU_ONLY = ("plateau_drop", "plateau_epochs", "plateau_factor", "rate_floor", "stop_epochs")
 _KEPT = 4096  # sections whose JSON is remembered
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -105,7 +105,7 @@ def relevant(config: RunConfig) -> dict[str, Any]:
 
     Left out: `data` and the geometry of preprocessing (they enter as cases and pack), which model it begins with
     (likewise), what the strategy or another key leaves unused, and what changes no mask (`inference.save_masks`,
-    `inference.nsd_mm`, `training.checkpoint_epochs`, `training.dsc_*`, `logging`).
+    `inference.nsd_mm`, `training.checkpoint_*`, `training.dsc_*`, `logging`).
     """
     strategy = strategy_of(config)
     unused = strategy.unused(config)

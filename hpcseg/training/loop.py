@@ -85,7 +85,7 @@ def fit(
     """
     schedule = Schedule(config, task.optimizers, task.epochs)
     progress = _resume(task, run, schedule, digest)
-    checkpointer = Checkpointer(task, run, control, schedule, progress, digest)
+    checkpointer = Checkpointer(task, run, control, schedule, progress, config, digest)
     losses = DeferredLosses(task.precision.device, partial(_record_step, task, control, progress))
     stop = StopFlag(task.ranks)
     task.pulse = control.pulse
@@ -100,6 +100,9 @@ def fit(
                     losses.flush()
                     checkpointer.save()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1}; the same command goes on from there")
+                if task.ranks.world == 1 and progress.step < task.steps and checkpointer.is_late():
+                    losses.flush()
+                    checkpointer.save()
             losses.flush()
             means = {name: math.fsum(values) / len(values) for name, values in progress.losses.items()}
             validation = task.validation_loss(progress.epoch)
@@ -118,22 +121,35 @@ def fit(
                 watching.log(record)
                 print(epoch_line(record, task.epochs, time.monotonic() - began, control.eta_s), flush=True)
             progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
-            if progress.epoch % config.checkpoint_epochs == 0 or progress.ended or progress.epoch == task.epochs:
+            if progress.ended or progress.epoch == task.epochs or checkpointer.is_due():
                 checkpointer.save()
+    progress.best_weights = _on_host(progress.best_weights)
     return progress
 
 
 @dataclass
 class Checkpointer:
-    """Saves the run, and knows how long it has been training and what a save costs."""
+    """Saves the run when it is time to, and knows how long it has been training and what a save costs."""
 
     task: Task
     run: Path
     control: Control
     schedule: Schedule
     progress: Progress
+    config: TrainingConfig
     digest: str
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic, init=False)  # the last save, or the beginning
+
+    def is_late(self) -> bool:
+        """Whether `training.checkpoint_seconds` have passed; ranks do not agree on that."""
+        return time.monotonic() - self.since >= self.config.checkpoint_seconds
+
+    def is_due(self) -> bool:
+        """Whether to save after the epoch that has just ended; the same on all ranks."""
+        every, ranks = self.config.checkpoint_epochs, self.task.ranks
+        if every and self.progress.epoch % every == 0:
+            return True
+        return ranks.any(ranks.leads and self.is_late())
 
     def save(self) -> None:
         """Write a checkpoint of the last finished step, after the history that belongs to it; all ranks wait for it.
@@ -147,9 +163,11 @@ class Checkpointer:
         self.since = now
         modules = {name: module.state_dict() for name, module in self.task.modules.items()}
         step = self.progress.epoch * self.task.steps + self.progress.step
-        for name, tensor in ((f"{m}.{key}", tensor) for m, state in modules.items() for key, tensor in state.items()):
-            if not torch.isfinite(tensor).all():
-                raise _diverged(f"{name} is not finite after step {step}", self.task)
+        weights = {f"{name}.{key}": tensor for name, state in modules.items() for key, tensor in state.items()}
+        are_finite = torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).tolist()  # waits once
+        if not all(are_finite):
+            spoilt = next(name for name, is_finite in zip(weights, are_finite, strict=True) if not is_finite)
+            raise _diverged(f"{spoilt} is not finite after step {step}", self.task)
         if self.task.ranks.leads:
             self._write(modules, step)
         self.task.ranks.wait()
@@ -162,7 +180,7 @@ class Checkpointer:
             self.run,
             {
                 **({RUN_FILE: self.digest} if self.digest else {}),
-                "progress": vars(self.progress),
+                "progress": vars(self.progress) | {"best_weights": _on_host(self.progress.best_weights)},
                 "modules": modules,
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},
                 **self.schedule.state(),
@@ -247,4 +265,9 @@ def _diverged(what: str, task: Task) -> TrainingError:
 def _keep_best(task: Task, progress: Progress, config: TrainingConfig, value: float | None) -> None:
     if value is not None and (value < progress.best_value or config.select == "last"):
         progress.best_epoch, progress.best_value = progress.epoch, value
-        progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in task.kept.state_dict().items()}
+        # They stay on their device: of a GPU nobody waits for them until they are saved.
+        progress.best_weights = {name: tensor.detach().clone() for name, tensor in task.kept.state_dict().items()}
+
+
+def _on_host(weights: Weights) -> Weights:
+    return {name: tensor.cpu() for name, tensor in weights.items()}

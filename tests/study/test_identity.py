@@ -41,7 +41,7 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("baseline", {"data": {"supplementary": ["X"], "unlabelled_ts": True}}, False),
         ("baseline", {"inference": {"save_masks": False}}, False),
         ("baseline", {"inference": {"nsd_mm": 2.0}}, False),
-        ("baseline", {"training": {"checkpoint_epochs": 1}}, False),
+        ("baseline", {"training": {"checkpoint_epochs": 1, "checkpoint_seconds": 1.0}}, False),
         ("baseline", {"logging": {"tensorboard": True, "mlflow": "/m", "wandb": "offline"}}, False),
         ("baseline", {"training": {"dsc_epochs": 1, "dsc_cases": 1}}, False),
         ("baseline", {"preprocessing": {"window": [-100, 100]}}, False),  # percentile is the default

@@ -186,6 +186,43 @@ def test_what_saving_costs_is_said_in_log_and_heartbeat_and_outlives_an_attempt(
     assert heartbeat.checkpoint["bytes"] >= (tmp_path / "checkpoint.pt").stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, [6]),  # at the end alone: a minute has not passed
+        ({"checkpoint_seconds": 1e-9}, [1, 2, 3, 4, 5, 6]),
+        ({"checkpoint_epochs": 1}, [2, 4, 6]),
+    ],
+)
+def test_a_run_is_saved_when_its_time_has_come_and_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], steps: list[int]
+) -> None:
+    fit(Scripted([1.0] * 3, [1.0] * 3, 2), tmp_path, Control(tmp_path), config(**{"checkpoint_epochs": 0, **changes}))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checkpoint of step")]
+    assert [int(line.split()[3]) for line in lines] == steps
+
+
+@pytest.mark.parametrize("kills", [[k] for k in range(1, 33, 3)] + [[2, 11, 12, 29]])
+def test_the_trace_is_the_same_after_kills_between_saves_within_epochs(tmp_path: Path, kills: list[int]) -> None:
+    class Killed(Scripted):
+        at = 0
+
+        def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            if batch == self.at:
+                raise KeyboardInterrupt
+            return super().losses(batch)
+
+    often = config(**RULES, checkpoint_seconds=1e-9) if len(kills) > 1 else config(**RULES)
+    for kill in kills:
+        task = Killed(TRAINING, VALIDATION, steps=3)
+        task.at = kill
+        with pytest.raises(KeyboardInterrupt):
+            fit(task, tmp_path, Control(tmp_path), often)
+    progress = fit(Scripted(TRAINING, VALIDATION, steps=3), tmp_path, Control(tmp_path), often)
+    assert [line["learning_rate"] for line in history(tmp_path)] == RATES
+    assert (progress.epoch, progress.best_epoch) == (11, 10)
+
+
 def test_history_that_a_checkpoint_does_not_know_is_cut_off(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit(Scripted([1.0] * 4, [1.0] * 4), tmp_path, StopAfter(tmp_path, 3), config(checkpoint_epochs=9))
