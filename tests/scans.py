@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from hpcseg.inference.segment import restored
+from hpcseg.inference.restoring import restored
 from hpcseg.spec import PackSpec
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.preprocess import Preprocessed

@@ -22,6 +22,14 @@ class Mode(enum.StrEnum):
     paper = "paper"
 
 
+class Precision(enum.StrEnum):
+    """Number type of convolutions."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 def train(
     target: Annotated[Path, typer.Argument(help="A sweep file with --set that leaves one run, or a run directory.")],
     overrides: Overrides = None,
@@ -101,6 +109,10 @@ def segment(
     mode: Annotated[
         Mode | None, typer.Option(help="Instead of inference.mode: large tiles, or overlapping patches as published.")
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Instead of inference.precision; float32 where the device has no other."),
+    ] = None,
     largest: Annotated[bool, typer.Option(help="Keep the largest connected component of each class only.")] = False,
     probabilities: Annotated[bool, typer.Option(help="Write NAME.p1.nii.gz, … too: a map of each class.")] = False,
     force: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
@@ -123,7 +135,9 @@ def segment(
         return
     from hpcseg.inference.masks import segment_files  # loads torch
 
-    wanted = Wanted(None if mode is None else mode.value, largest, probabilities)
+    wanted = Wanted(
+        None if mode is None else mode.value, None if precision is None else precision.value, largest, probabilities
+    )
     try:
         with terminal.bars() as bars:
             scans, tiles = (bars.add_task(name, total=None, says="") for name in ("segmenting", "tiles"))
@@ -138,6 +152,9 @@ def segment(
                 models, images, to, wanted=wanted, force=force, progress=scan_done, advance=tile_done
             ):
                 print(path, flush=True)
+    except KeyboardInterrupt:
+        terminal.fail("stopped; the same command with --skip-existing goes on with the other scans")
+        raise typer.Exit(130) from None
     except BadInputs as error:
         for line in error.lines:
             terminal.fail(line)

@@ -236,6 +236,11 @@ class InferenceConfig(Section):
     sigma: Positive = key(
         0.5, "with paper: SD of the Gaussian weights in a patch", unit="patch sizes", source="paper 3.1.2"
     )
+    precision: Literal["trained", "float32", "bfloat16", "float16"] = key(
+        "trained",
+        "number type of convolutions, float32 on a device without it; trained: as training.precision",
+        source="ours: speed; result.json says which it was",
+    )
     save_masks: bool = key(True, "masks of validation and test scans are kept", source="ours: figures show them")
     nsd_mm: Positive = key(
         5.0,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpcseg.errors import BadInput, Interrupted
+from hpcseg.errors import BadInput, Interrupted, StoreError
 from hpcseg.files import json_text, write_text
 from hpcseg.inference.metrics import dsc_of_classes, measure
-from hpcseg.inference.predict import Advance
-from hpcseg.inference.segment import Segmenter
+from hpcseg.inference.segment import ReadScan, Segmentation, Segmenter, Work
 from hpcseg.paths import (
     EVALUATION_FILE,
     MODEL_FILE,
@@ -27,17 +28,19 @@ from hpcseg.paths import (
     TRAINING_FILE,
 )
 from hpcseg.seals import append_line, json_lines, read_sealed, with_seal
-from hpcseg.spec import CaseRef, TrainSpec, spec_digest
+from hpcseg.spec import CaseRef, TrainSpec, runs_root, spec_digest
 from hpcseg.training.checkpoint import digest_of, remove_checkpoints
 from hpcseg.training.control import Control
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.version import code_version
-from hpcseg.volumes.digests import require_unchanged
+from hpcseg.volumes.digests import require_unchanged, scan_digest
 from hpcseg.volumes.preprocess import merge_labels
-from hpcseg.volumes.scan_grid import ScanGrid
-from hpcseg.volumes.scans import read_label, write_mask
+from hpcseg.volumes.scan_volume import ScanVolume
+from hpcseg.volumes.scans import read_grid, read_label, write_mask
+from hpcseg.volumes.store import Store
 
+_Scan = tuple[str, CaseRef]  # and the set that it is in
 _Scores = dict[tuple[str, str], list[dict[str, Any]]]
 
 
@@ -47,28 +50,44 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
     Scans that an interrupted evaluation had finished are not segmented again. Several ranks take the scans in turn.
 
     Raises:
-        Interrupted: a rank was asked to stop.
+        Interrupted: a rank was asked to stop; scans that it had begun are measured.
         BadInput: a scan or its label is not sound.
     """
     segmenter = Segmenter(TrainedModel.load(run / MODEL_FILE))
     scans = [(group, scan) for group, scans in _scans(spec).items() for scan in scans]
     measured_as = {"model": digest_of(run / MODEL_FILE), "nsd_mm": spec.config.inference.nsd_mm}
     left = ranks.of_leader(lambda: _left(run, scans, measured_as))
-    partial = run / (EVALUATION_FILE if ranks.leads else RANK_EVALUATION_FILE.format(ranks.rank))
+    own = [scans[index] for index in left[ranks.rank :: ranks.world]]
+    lines = run / (EVALUATION_FILE if ranks.leads else RANK_EVALUATION_FILE.format(ranks.rank))
     trained = int(_training(run)["steps"])
-    for first in range(0, len(left), ranks.world):
-        finished = len(scans) - len(left) + first
+    finished, rounds, stopped = len(scans) - len(left), 0, False
+
+    def go_on() -> bool:
+        nonlocal rounds, stopped
+        rounds += 1
         control.beat(phase="evaluating", step=finished, steps=len(scans))
-        if ranks.any(control.should_stop()):
-            raise Interrupted(f"stopped after {finished} of {len(scans)} scans; the same command goes on from there")
-        for index in left[first : first + ranks.world][ranks.rank : ranks.rank + 1]:
-            group, scan = scans[index]
-            lines = _measure(segmenter, run, spec, group, scan, control)
-            append_line(partial, {"set": group, "case": scan.name, **measured_as, "classes": lines})
-        control.reached(trained + min(finished + ranks.world, len(scans)))
+        stopped = ranks.any(control.should_stop())
+        return not stopped
+
+    def measured(item: _Scan, found: Segmentation) -> dict[str, Any]:
+        group, scan = item
+        classes = _measure(run, spec, item, found, threads)
+        return {"set": group, "case": scan.name, **measured_as, "classes": classes}
+
+    threads = torch.get_num_threads()
+    with _validation_store(run, spec) as store:
+        work = Work(partial(_read, segmenter, spec, store), measured, lambda *_: control.pulse(), go_on)
+        for line in segmenter.in_turn(own, work):
+            append_line(lines, line)
+            finished = min(finished + ranks.world, len(scans))
+            control.reached(trained + finished)
+    if not stopped and rounds * ranks.world < len(left):  # the last scans are those of other ranks
+        go_on()
+    if stopped:
+        raise Interrupted(f"stopped after {finished} of {len(scans)} scans; the same command goes on from there")
     ranks.wait()
     if ranks.leads:
-        result = _result(run, spec, _partial(run, measured_as), segmenter.device)
+        result = _result(run, spec, _partial(run, measured_as), segmenter)
         control.measured(_mean_dsc(result))
         write_text(run / RESULT_FILE, with_seal(json_text(result | {"model": measured_as["model"]})))
         for path in _partials(run):
@@ -88,49 +107,70 @@ def measure_scans(model: TrainedModel, spec: TrainSpec, control: Control, ranks:
     with torch.random.fork_rng(devices=[]):  # a network begins with random weights, whatever it gets then
         segmenter = Segmenter(model)
 
-    def go_on(_done: int, _tiles: int) -> None:
+    def advance(_done: int, _tiles: int) -> None:
         control.pulse()
         control.stop_here()
 
+    def dsc(item: _Scan, found: Segmentation) -> list[float | None]:
+        return dsc_of_classes(found.mask_zyx, _reference(spec, item, found), model.class_count)
+
     sums = torch.zeros((2, model.class_count + 1), dtype=torch.float64)  # DSC and how many; last: ranks that stopped
+    scans = spec.validation_scans[: spec.config.training.dsc_cases][ranks.rank :: ranks.world]
     try:
-        for scan in spec.validation_scans[: spec.config.training.dsc_cases][ranks.rank :: ranks.world]:
-            mask_zyx, reference_zyx, _ = _compared(segmenter, spec, "validation", scan, go_on)
-            for label, dsc in enumerate(dsc_of_classes(mask_zyx, reference_zyx, model.class_count)):
-                if dsc is not None:
-                    sums[:, label] += torch.tensor([dsc, 1.0], dtype=torch.float64)
+        work = Work(partial(_read, segmenter, spec, None), dsc, advance)
+        for of_classes in segmenter.in_turn((("validation", scan) for scan in scans), work):
+            for label, value in enumerate(of_classes):
+                if value is not None:
+                    sums[:, label] += torch.tensor([value, 1.0], dtype=torch.float64)
     except Interrupted:
         sums[1, -1] = 1.0
     found, counts = ranks.add_up(sums.to(ranks.device)).tolist()
     return [a / b if b else None for a, b in zip(found[:-1], counts[:-1], strict=True)] if not counts[-1] else None
 
 
-def _compared(
-    segmenter: Segmenter, spec: TrainSpec, group: str, scan: CaseRef, advance: Advance
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], ScanGrid]:
-    """The mask of a scan and what is true, (z, y, x) on its own grid."""
+@contextmanager
+def _validation_store(run: Path, spec: TrainSpec) -> Iterator[Store | None]:
+    """The store that validation minibatches were read from; None where it is not there any more."""
+    with ExitStack() as stack:
+        store = None
+        with suppress(StoreError):
+            store = stack.enter_context(Store(runs_root(run) / spec.validation.store, verify=True))
+        yield store
+
+
+def _read(segmenter: Segmenter, spec: TrainSpec, store: Store | None, item: _Scan) -> ReadScan:
+    """A scan on the network's grid, from the store where that holds the same."""
+    group, scan = item
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
     require_unchanged([scan])
-    found = segmenter.segment(scan.image, advance)
-    label_zyx = read_label(scan.label, found.grid)
-    return found.mask_zyx, merge_labels(label_zyx, spec.classes_in(group), spec.ignored_in(group)), found.grid
-
-
-def _measure(
-    segmenter: Segmenter, run: Path, spec: TrainSpec, group: str, scan: CaseRef, control: Control
-) -> list[dict[str, Any]]:
-    mask_zyx, reference_zyx, grid = _compared(segmenter, spec, group, scan, lambda _done, _tiles: control.pulse())
-    if spec.config.inference.save_masks:
-        write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", mask_zyx, like=scan.image)
-    found_values = measure(
-        mask_zyx,
-        reference_zyx,
-        segmenter.model.class_count,
-        grid.steps_zyx,
-        spec.config.inference.nsd_mm,
-        threads=torch.get_num_threads(),
+    if store is None or group != "validation" or scan.name not in store.names:
+        return segmenter.read(scan.image)
+    case, grid = store.case(scan.name), read_grid(scan.image)
+    recipe = store.spacing_zyx, store.pyramid_clip, case.padding if spec.padding != "minimum" else spec.padding
+    same = (
+        recipe == (spec.spacing_zyx, spec.pyramid_clip, spec.padding)
+        and case.attrs["source_digest"] == scan_digest(scan.image)
+        and np.array_equal(case.attrs["affine"], grid.affine)
     )
+    return ReadScan(scan.image, grid, ScanVolume.packed(case)) if same else segmenter.read(scan.image)
+
+
+def _reference(spec: TrainSpec, item: _Scan, found: Segmentation) -> NDArray[np.uint8]:
+    """What is true, classes (z, y, x) on a scan's own grid."""
+    group, scan = item
+    assert scan.label is not None  # as it was read
+    return merge_labels(read_label(scan.label, found.grid), spec.classes_in(group), spec.ignored_in(group))
+
+
+def _measure(run: Path, spec: TrainSpec, item: _Scan, found: Segmentation, threads: int) -> list[dict[str, Any]]:
+    """The metrics of each class; masks that are to be kept are."""
+    (group, scan), inference = item, spec.config.inference
+    reference_zyx = _reference(spec, item, found)
+    if inference.save_masks:
+        write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, like=scan.image)
+    steps, count = found.grid.steps_zyx, max(len(spec.classes), 1)
+    found_values = measure(found.mask_zyx, reference_zyx, count, steps, inference.nsd_mm, threads)
     return [{"case": scan.name, "class": label, **values} for label, values in enumerate(found_values, start=1)]
 
 
@@ -177,8 +217,8 @@ def _training(run: Path) -> dict[str, Any]:
     return found
 
 
-def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> dict[str, Any]:
-    config = spec.config
+def _result(run: Path, spec: TrainSpec, done: _Scores, segmenter: Segmenter) -> dict[str, Any]:
+    config, device = spec.config, segmenter.device
     training = _training(run)
     sets = {group: [line for scan in scans for line in done[group, scan.name]] for group, scans in _scans(spec).items()}
     return {
@@ -193,6 +233,7 @@ def _result(run: Path, spec: TrainSpec, done: _Scores, device: torch.device) -> 
         "training": training,
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+            "precision": segmenter.predictors[0].precision.convolutions,
             "threads": torch.get_num_threads(),
             "ranks": training["ranks"],
             "host": platform.node(),

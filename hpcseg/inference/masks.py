@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpcseg.errors import BadInput, BadInputs
 from hpcseg.inference.outputs import AS_TRAINED, Wanted, map_path, mask_path, require_free
 from hpcseg.inference.predict import Advance
-from hpcseg.inference.segment import Segmenter
+from hpcseg.inference.segment import Segmentation, Segmenter, Work
 from hpcseg.training.early import load_any
 from hpcseg.volumes.datasets import Progress
 from hpcseg.volumes.scans import write_mask, write_shares
@@ -47,20 +48,31 @@ def segment_files(
     files = [[mask_path(folder, image), *(map_path(folder, image, label) for label in classes)] for image in images]
     require_free(images, files, force=force)
     bad: list[str] = []
-    segmenter = Segmenter(*trained, mode=wanted.mode)
-    for done, (image, (mask, *maps)) in enumerate(zip(images, files, strict=True)):
+    segmenter = Segmenter(*trained, mode=wanted.mode, precision=wanted.precision)
+    places = dict(zip(images, files, strict=True))
+    begun = itertools.count()
+
+    def go_on() -> bool:
         if progress:
-            progress(done, len(images), image.name)
-        try:
-            found = segmenter.segment(image, advance, probabilities=wanted.probabilities, largest=wanted.largest)
-        except BadInput as error:
-            bad.append(str(error))
-            continue
+            progress(done := next(begun), len(images), images[done].name)
+        return True
+
+    def written(image: Path, found: Segmentation) -> list[Path]:
+        mask, *maps = places[image]
         if found.share_CZYX is not None:
             for path, share_zyx in zip(maps, found.share_CZYX, strict=True):
                 write_shares(path, share_zyx, like=image)
         write_mask(mask, found.mask_zyx, like=image)  # last: where there is a mask, all is there
-        yield from (mask, *maps)
+        return places[image]
+
+    def failed(_: Path, error: Exception) -> list[Path]:
+        if not isinstance(error, BadInput):
+            raise error
+        bad.append(str(error))
+        return []
+
+    for paths in segmenter.in_turn(images, Work(segmenter.read, written, advance, go_on, wanted, failed)):
+        yield from paths
     if progress:
         progress(len(images), len(images), "")
     if bad:

@@ -17,6 +17,7 @@ from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
 
 if TYPE_CHECKING:
     from hpcseg.inference.predict import Mode
+    from hpcseg.training.precision import Number
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Wanted:
 
     Attributes:
         mode: "paper" or "tiles", instead of the one that each model was configured with.
+        precision: "float32", "bfloat16" or "float16", likewise; float32 on a device without it.
         largest: keep the largest connected component of each class only.
         probabilities: write a map of each class too.
     """
 
     mode: Mode | None = None
+    precision: Number | None = None
     largest: bool = False
     probabilities: bool = False
 

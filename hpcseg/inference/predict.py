@@ -19,7 +19,7 @@ from hpcseg.patches.codes import table_row, windowed
 from hpcseg.patches.geometry import FovealGeometry, PatchGeometry, Triple
 from hpcseg.patches.reading import read_sample
 from hpcseg.training.model import TrainedModel, geometry_of
-from hpcseg.training.precision import autocast
+from hpcseg.training.precision import Number, applied
 from hpcseg.volumes import scratch
 from hpcseg.volumes.normalise import normalisation
 from hpcseg.volumes.scan_volume import ScanVolume
@@ -38,12 +38,16 @@ class Predictor:
         model: weights, and how a scan becomes their input.
         device: where it computes.
         mode: "paper" or "tiles", instead of the one that the model was configured with.
+        precision: "float32" or "bfloat16", likewise.
     """
 
-    def __init__(self, model: TrainedModel, device: torch.device, mode: Mode | None = None) -> None:
+    def __init__(
+        self, model: TrainedModel, device: torch.device, mode: Mode | None = None, precision: Number | None = None
+    ) -> None:
         self.model = model
         self.device = device
         self.mode = mode or model.config.inference.mode
+        self.precision = applied(model.config, device, precision)
         self.network = model.network(device)
 
     def tiling(self, shape_zyx: Triple) -> Tiling:
@@ -84,7 +88,7 @@ class Predictor:
         """Probabilities of one tile's voxels, (C, D, H, W)."""
         boxes = read_sample(volume, geometry, origin, range(geometry.levels), self.model.pyramid_clip)
         images_BCDHW = [windowed(torch.from_numpy(box)[None].to(self.device), row_16) for box in boxes]
-        with autocast(self.model.config.training, self.device):
+        with self.precision.autocast():
             logits_BCDHW = self.network(images_BCDHW)
         if not torch.isfinite(logits_BCDHW).all():
             raise BadInput(

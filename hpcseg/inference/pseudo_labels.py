@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hpcseg.errors import Interrupted, StoreError
 from hpcseg.files import replacing
 from hpcseg.inference.predict import Predictor
-from hpcseg.inference.segment import most_probable
+from hpcseg.inference.restoring import most_probable
 from hpcseg.paths import STORE_FILE
 from hpcseg.spec import IGNORED, LabelSpec, PackSpec, runs_root
 from hpcseg.training.control import Control

@@ -7,11 +7,13 @@ few planes at a time (`predict`, `restored`), so that no array of them is as lar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -19,21 +21,23 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hpcseg.errors import BadInput
+from hpcseg.inference.outputs import AS_TRAINED, Wanted
+from hpcseg.inference.pipeline import Hands, in_turn
 from hpcseg.inference.predict import Advance, Mode, Predictor
+from hpcseg.inference.restoring import keep_largest, most_probable, restored
 from hpcseg.training.model import TrainedModel
-from hpcseg.training.precision import pick_device
+from hpcseg.training.precision import Number, pick_device
 from hpcseg.volumes import scratch
-from hpcseg.volumes.boxes import Box, bounding_box
+from hpcseg.volumes.boxes import Box, Triple
 from hpcseg.volumes.preprocess import preprocess
-from hpcseg.volumes.resample import linear_slabs
+from hpcseg.volumes.resample import one_thread
 from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.scans import WHOLE, as_file, read_grid
 from hpcseg.volumes.store import LEVELS
 
-NEIGHBOURS: Literal[26] = 26  # voxels that share a face, an edge or a corner are connected
-
-Slab = tuple[slice, NDArray[np.float32]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Scan = str | PathLike[str] | nib.spatialimages.SpatialImage | NDArray[Any]
 
 
@@ -69,6 +73,49 @@ class Segmentation:
         return nib.Nifti1Image(self.mask, self.grid.affine)
 
 
+@dataclass(frozen=True)
+class ReadScan:
+    """A scan that was read: its file, its grid, and its volume on the network grid of a model."""
+
+    image: Path
+    grid: ScanGrid
+    volume: ScanVolume
+
+    def __post_init__(self) -> None:
+        assert len(self.volume.histogram)  # counted now, while there is time
+
+
+@dataclass(frozen=True)
+class Work(Generic[Item, Result]):
+    """What is done with each of some scans beside segmenting it.
+
+    Attributes:
+        read: gives the scan that an item stands for; called in a thread, ahead of time.
+        finish: makes the result of an item and what was found in it; called in another thread.
+        advance: called after every tile of every model.
+        go_on: asked before the network begins with a scan; where it says no, none is begun any more.
+        wanted: what to make of every scan.
+        failed: makes the result of an item that cannot be segmented, or raises; None: the error is raised.
+    """
+
+    read: Callable[[Item], ReadScan]
+    finish: Callable[[Item, Segmentation], Result]
+    advance: Advance | None = None
+    go_on: Callable[[], bool] = lambda: True
+    wanted: Wanted = AS_TRAINED
+    failed: Callable[[Item, Exception], Result] | None = None
+
+
+class _Part(NamedTuple):
+    """Some planes of a model's answer, (C, planes, Y, X), of a volume of `shape_zyx` at `crop` of a scan's grid."""
+
+    grid: ScanGrid
+    model: int
+    shape_zyx: Triple
+    crop: Box
+    values_CZYX: NDArray[np.float32]
+
+
 class Segmenter:
     """Trained models, ready to be applied to scans: with several, their probabilities on the scan grid are averaged.
 
@@ -76,12 +123,19 @@ class Segmenter:
         models: at least one; each with a spacing and patches of its own, all with the same classes.
         device: where they compute; None: the GPU, if there is one.
         mode: "paper" or "tiles", instead of the one that each model was configured with.
+        precision: "float32", "bfloat16" or "float16", likewise; float32 on a device without it.
 
     Raises:
         BadInput: the classes of two models differ.
     """
 
-    def __init__(self, *models: TrainedModel, device: torch.device | None = None, mode: Mode | None = None) -> None:
+    def __init__(
+        self,
+        *models: TrainedModel,
+        device: torch.device | None = None,
+        mode: Mode | None = None,
+        precision: Number | None = None,
+    ) -> None:
         self.model = models[0]
         self.device = device or pick_device()
         for other in models[1:]:
@@ -90,7 +144,7 @@ class Segmenter:
                     f"model {other.name}: its classes {_listed(other)} are not {_listed(self.model)} as those of "
                     f"{self.model.name}; average models of the same classes"
                 )
-        self.predictors = [Predictor(model, self.device, mode) for model in models]
+        self.predictors = [Predictor(model, self.device, mode, precision) for model in models]
 
     def segment(
         self,
@@ -113,25 +167,59 @@ class Segmenter:
         Raises:
             BadInput: it is not a sound three-dimensional scan.
         """
+        wanted = Wanted(largest=largest, probabilities=probabilities)
         with as_file(image, affine) as path:
-            return self._segment(path, advance, probabilities, largest)
+            (found,) = self.in_turn([path], Work(self.read, lambda _, found: found, advance, wanted=wanted))
+        return found
 
-    def _segment(self, image: Path, advance: Advance | None, probabilities: bool, largest: bool) -> Segmentation:
-        grid, classes, count = read_grid(image), self.model.class_count, len(self.predictors)
-        mask_zyx = scratch.empty(grid.shape_zyx, np.uint8)
-        share_CZYX = scratch.empty((classes, *grid.shape_zyx), np.uint16) if probabilities else None
-        total_CZYX = scratch.zeros((classes, *grid.shape_zyx), np.float32) if count > 1 else None
-        volume: ScanVolume | None = None
-        recipe: tuple[object, ...] = ()
+    def in_turn(self, scans: Iterable[Item], work: Work[Item, Result]) -> Iterator[Result]:
+        """Segment scans one after the other, and yield what is made of each of them; see `pipeline.in_turn`.
+
+        Raises:
+            BadInput: a scan is not sound; those before it were yielded.
+        """
+        hands = Hands(
+            work.read,
+            lambda scan: self._answer(scan, work.advance),
+            lambda item, parts: work.finish(item, self._segmentation(parts, work.wanted)),
+            work.go_on,
+            work.failed,
+        )
+        with one_thread():  # here for all threads: what each of them limits, another would lift
+            yield from in_turn(scans, hands)
+
+    def read(self, image: Path) -> ReadScan:
+        """Read a scan, and bring it to the network grid of the first model.
+
+        Raises:
+            BadInput: it is not sound.
+        """
+        grid = read_grid(image)
+        return ReadScan(image, grid, _prepared(image, self.model))
+
+    def _answer(self, scan: ReadScan, advance: Advance | None) -> Iterator[_Part]:
+        """The probabilities of each model on its network grid, a few planes at a time."""
+        volume: ScanVolume | None = scan.volume
+        recipe = _recipe(self.model)
         for index, predictor in enumerate(self.predictors):
-            model = predictor.model
-            if volume is None or recipe != (model.spacing_zyx, model.padding, model.pyramid_clip):
+            if volume is None or recipe != _recipe(predictor.model):
                 volume = None  # the one before makes room
-                volume = _prepared(image, model)
-                recipe = model.spacing_zyx, model.padding, model.pyramid_clip
-            predicted = predictor.slabs(volume, _over_all(advance, index, count))
-            shape_CZYX = classes, *volume.shape_zyx
-            for planes, own_CZYX in restored(predicted, shape_CZYX, volume.crop, grid.shape_zyx):
+                volume, recipe = _prepared(scan.image, predictor.model), _recipe(predictor.model)
+            for values_CZYX in predictor.slabs(volume, _over_all(advance, index, len(self.predictors))):
+                yield _Part(scan.grid, index, volume.shape_zyx, volume.crop, values_CZYX)
+
+    def _segmentation(self, parts: Iterator[_Part], wanted: Wanted) -> Segmentation:
+        """What the models answer on average, on the scan's grid."""
+        classes, count = self.model.class_count, len(self.predictors)
+        first = next(parts)
+        grid, parts = first.grid, itertools.chain([first], parts)
+        mask_zyx = scratch.empty(grid.shape_zyx, np.uint8)
+        share_CZYX = scratch.empty((classes, *grid.shape_zyx), np.uint16) if wanted.probabilities else None
+        total_CZYX = scratch.zeros((classes, *grid.shape_zyx), np.float32) if count > 1 else None
+        for index, of_model in itertools.groupby(parts, attrgetter("model")):
+            first = next(of_model)
+            predicted = (part.values_CZYX for part in itertools.chain([first], of_model))
+            for planes, own_CZYX in restored(predicted, (classes, *first.shape_zyx), first.crop, grid.shape_zyx):
                 sum_CZYX = own_CZYX
                 if total_CZYX is not None:
                     sum_CZYX = total_CZYX[:, planes] = total_CZYX[:, planes] + own_CZYX
@@ -142,73 +230,14 @@ class Segmenter:
                     if share_CZYX is not None:
                         share_CZYX[:, planes] = np.rint(mean_CZYX * WHOLE)
                         scratch.release(share_CZYX)
-        if largest:
+        if wanted.largest:
             keep_largest(mask_zyx, classes)
         return Segmentation(mask_zyx, grid, share_CZYX)
 
 
-def restored(
-    predicted: Iterator[NDArray[np.float32]],
-    shape_CZYX: Sequence[int],
-    crop: Box,
-    scan_shape: Sequence[int],
-) -> Iterator[Slab]:
-    """Resample probabilities linearly to the scan's canonical grid.
-
-    Args:
-        predicted: (C, planes, Y, X) on the network's grid, from its first plane to its last.
-        shape_CZYX: of all of them.
-        crop: where that grid lies in the scan.
-        scan_shape: z, y, x.
-
-    Yields:
-        Every plane of the scan once, ascending, and (C, planes, Y, X) float32 there, 0 outside the crop.
-    """
-    classes, first, end = shape_CZYX[0], crop[0].start, crop[0].stop
-    yield from _outside(0, first, (classes, *scan_shape))
-    inner = [axis.stop - axis.start for axis in crop]
-    for rows, values in linear_slabs(predicted, shape_CZYX, inner):
-        slab = np.zeros((classes, rows.stop - rows.start, *scan_shape[1:]), np.float32)
-        for own, value in zip(slab, values, strict=True):
-            own[:, *crop[1:]] = value
-        yield slice(first + rows.start, first + rows.stop), slab
-    yield from _outside(end, scan_shape[0], (classes, *scan_shape))
-
-
-def most_probable(probability_CZYX: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Class of every voxel: one class where its probability is above ½, several: the largest, background included."""
-    classes = len(probability_CZYX)
-    mask_zyx = np.zeros(probability_CZYX.shape[1:], np.uint8)
-    best = np.full(mask_zyx.shape, 0.5, np.float32) if classes == 1 else 1 - probability_CZYX.sum(axis=0)
-    for label, probability_ZYX in enumerate(probability_CZYX, start=1):
-        mask_zyx[probability_ZYX > best] = label
-        np.maximum(best, probability_ZYX, out=best)
-    return mask_zyx
-
-
-def keep_largest(mask_zyx: NDArray[np.uint8], classes: int) -> None:
-    """Set every voxel that is not in its class' largest component to background, in place.
-
-    What lies apart from an organ is seldom part of it. Components are those of one class alone; of two that are equally
-    large, one is kept.
-
-    Args:
-        mask_zyx: classes, 0 the background.
-        classes: number of foreground classes.
-    """
-    import cc3d
-
-    for label in range(1, classes + 1):
-        part = mask_zyx[bounding_box(mask_zyx.shape, lambda planes: mask_zyx[planes] == label)]  # noqa: B023 called at once
-        if not part.size:
-            continue
-        components = cc3d.connected_components(part == label, connectivity=NEIGHBOURS)
-        sizes = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"][1:]
-        if len(sizes) > 1:
-            largest = 1 + int(np.argmax(sizes))
-            for planes in scratch.slabs(part.shape):
-                found = components[planes]
-                part[planes][(found != 0) & (found != largest)] = 0
+def _recipe(model: TrainedModel) -> tuple[object, ...]:
+    """All that a scan's way to the network grid depends on."""
+    return model.spacing_zyx, model.padding, model.pyramid_clip
 
 
 def _prepared(image: Path, model: TrainedModel) -> ScanVolume:
@@ -226,10 +255,3 @@ def _over_all(advance: Advance | None, index: int, count: int) -> Advance | None
 
 def _listed(model: TrainedModel) -> str:
     return str([list(values) for values in model.classes]) if model.classes else "(all labels but 0)"
-
-
-def _outside(first: int, end: int, shape_CZYX: Sequence[int]) -> Iterator[Slab]:
-    classes, _, *plane = shape_CZYX
-    for part in scratch.slabs((end - first, *plane)):
-        planes = slice(first + part.start, first + part.stop)
-        yield planes, np.zeros((classes, planes.stop - planes.start, *plane), np.float32)

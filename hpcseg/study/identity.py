@@ -187,7 +187,8 @@ def _training(section: TrainingConfig, *unused: str) -> dict[str, Any]:
 @remembered
 def _inference(section: InferenceConfig) -> dict[str, Any]:
     """What the mode reads of the inference section, without what is kept and measured of a mask."""
-    return _without(_values(section), "save_masks", "nsd_mm") | _UNREAD[section.mode]
+    conditions = {"precision": section.precision == "trained"}
+    return _without(_values(section), "save_masks", "nsd_mm", *_where(conditions)) | _UNREAD[section.mode]
 
 
 @remembered

@@ -23,7 +23,7 @@ from torch import nn
 from hpcseg.errors import BadInput
 
 if TYPE_CHECKING:
-    from hpcseg.config import TrainingConfig
+    from hpcseg.config import RunConfig, TrainingConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 Number = Literal["float32", "bfloat16", "float16"]
@@ -119,10 +119,17 @@ class Precision:
         }
 
 
-def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """Context for applying a trained network: as it was trained where `device` can do that, else float32."""
-    number = _resolved(config, device)
-    return Precision(device, number if _has(device, number) else "float32").autocast()
+def applied(config: RunConfig, device: torch.device, number: Number | None = None) -> Precision:
+    """Precision of a trained network that is applied: `number`, or as it is configured; float32 on a device without it.
+
+    >>> from hpcseg.config import RunConfig
+    >>> applied(RunConfig(), torch.device("cpu")).convolutions
+    'float32'
+    """
+    if number is None:
+        asked = config.inference.precision
+        number = _resolved(config.training, device) if asked == "trained" else asked
+    return Precision(device, number if _has(device, number) else "float32")
 
 
 def _resolved(config: TrainingConfig, device: torch.device) -> Number:

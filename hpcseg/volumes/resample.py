@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from hpcseg.spec import IGNORED, Spacing
@@ -38,6 +37,8 @@ def cubic_matrix(n_in: int, n_out: int) -> Matrix:
     """Cubic-spline interpolation of one axis: float32 (n_out, n_in), read-only."""
     matrix = np.eye(n_in, dtype=np.float32)
     if n_in != n_out:
+        from scipy import ndimage  # half a second, which the network's loading need not wait for
+
         # Within the axis "mirror" is the default mode's own boundary rule; beyond it, where rounding can put the last
         # coordinate, the default mode would give 0.
         columns = [ndimage.zoom(column, n_out / n_in, order=3, mode="mirror") for column in np.eye(n_in)]

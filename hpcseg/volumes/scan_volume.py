@@ -13,6 +13,7 @@ from hpcseg.config import Pair
 from hpcseg.volumes.boxes import Box, intersection
 from hpcseg.volumes.preprocess import Preprocessed
 from hpcseg.volumes.pyramid import Coding, Histogram, build_pyramid, choose_coding, count_codes, padding_codes
+from hpcseg.volumes.store import LEVELS, StoredCase
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class ScanVolume:
             coding=coding,
             crop=scan.crop,
         )
+
+    @classmethod
+    def packed(cls, case: StoredCase) -> ScanVolume:
+        """Read a case of a store as a whole: the same as that of the scan that it was packed from.
+
+        Raises:
+            StoreError: the voxels are not those that were packed, where the store compares them.
+        """
+        z, y, x = (slice(int(start), int(stop)) for start, stop in case.attrs["crop"])
+        levels_zyx = (case.read(level, (0, 0, 0), case.shape_of(level)) for level in range(LEVELS))
+        return cls(tuple(levels_zyx), case.paddings, case.coding, (z, y, x))
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import os
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
@@ -246,13 +248,17 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without nibabel's own lines on headers: errors and notes say what there is to say."""
-    logger = nib.imageglobals.logger
-    before, logger.disabled = logger.disabled, True
+    """Without nibabel's own lines on headers in this thread: errors and notes say what there is to say."""
+    own = threading.get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != own
+
+    nib.imageglobals.logger.addFilter(of_others)
     try:
         yield
     finally:
-        logger.disabled = before
+        nib.imageglobals.logger.removeFilter(of_others)
 
 
 def _remedy(path: Path) -> str:

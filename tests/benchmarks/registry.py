@@ -15,11 +15,12 @@ from tests.benchmarks import (
     strategies,
     submission,
     sweeps,
+    training,
     volumes,
 )
 from tests.benchmarks.figures import Benchmark, Figure
 
-ROOMS = (volumes, patches, networks, strategies, inference, metrics, sweeps, submission, status, peers)
+ROOMS = (volumes, patches, networks, training, strategies, inference, metrics, sweeps, submission, status, peers)
 BENCHMARKS: tuple[Benchmark, ...] = tuple(
     value for room in ROOMS for value in vars(room).values() if isinstance(value, Benchmark)
 )

@@ -90,3 +90,15 @@ def test_the_command_averages_models_and_writes_maps(image: Path, tmp_path: Path
     assert shares.min() >= 0
     assert shares.sum(axis=0).max() <= 1 + 1e-4
     assert set(np.unique(np.asanyarray(mask.dataobj))) <= {0, 1, 2}
+
+
+def test_ctrl_c_is_one_line_that_names_the_way_on(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpcseg.inference.masks.segment_files", stopped)
+    words = ["segment", str(save(model(), tmp_path)), str(image), "--to", str(tmp_path / "masks")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 130
+    (line,) = done.stderr.splitlines()
+    assert line == "error: stopped; the same command with --skip-existing goes on with the other scans"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpcseg.config import AutoencoderConfig, TrainingConfig
+from hpcseg.config import AutoencoderConfig, RunConfig, TrainingConfig
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.files import read_json
 from hpcseg.networks import autoencoder as autoencoder_module
@@ -28,7 +28,7 @@ from hpcseg.spec import TrainSpec
 from hpcseg.training import update
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
-from hpcseg.training.precision import Precision, autocast, place
+from hpcseg.training.precision import Precision, applied, place
 from hpcseg.training.rehearsal import compare
 from hpcseg.training.stages import train
 from tests.training.stopping import StopAfter, train_in_parts
@@ -78,7 +78,8 @@ def test_a_trained_network_is_applied_in_float32_where_its_precision_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: MappingProxyType({}))
-    with autocast(TrainingConfig(precision="float16"), CPU):
+    config = RunConfig.model_validate({"training": {"precision": "float16"}})
+    with applied(config, CPU).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
