@@ -7,7 +7,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -127,11 +127,21 @@ def write_all(texts: Sequence[tuple[Path, str]]) -> None:
     with contextlib.ExitStack() as stack:
         temporaries = [stack.enter_context(_beside(path)) for path, _ in texts]
         with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-            list(pool.map(_make_folder, folders))
-            list(pool.map(_write_synced, temporaries, (text for _, text in texts)))
+            _in_shares(pool, _make_folder, [(folder,) for folder in folders])
+            _in_shares(pool, _write_synced, [(new, text) for new, (_, text) in zip(temporaries, texts, strict=True)])
             for temporary, (path, _) in zip(temporaries, texts, strict=True):
                 temporary.replace(path)
-            list(pool.map(sync_folder, changed))
+            _in_shares(pool, sync_folder, [(folder,) for folder in changed])
+
+
+def _in_shares(pool: ThreadPoolExecutor, work: Callable[..., None], tasks: Sequence[tuple[Any, ...]]) -> None:
+    """Do every task, a share of them in each thread: a future of its own takes as long as a small file."""
+
+    def do(share: Sequence[tuple[Any, ...]]) -> None:
+        for task in share:
+            work(*task)
+
+    list(pool.map(do, [tasks[first::SYNCS_AT_ONCE] for first in range(SYNCS_AT_ONCE)]))
 
 
 def read_json(path: Path | str, *, optional: bool = False) -> Any:

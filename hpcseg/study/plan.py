@@ -7,6 +7,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,12 @@ class Plan:
 
     def run(self, run_id: str) -> RunDir:
         """Directory of one stage."""
-        return RunDir.of(self.runs_root, self.stages[run_id].stage, run_id)
+        return self._runs[run_id]
+
+    @cached_property
+    def _runs(self) -> dict[str, RunDir]:
+        folders = {stage: self.runs_root / stage for stage in STAGES}
+        return {run_id: RunDir(folders[planned.stage] / run_id) for run_id, planned in self.stages.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many stages of each kind are in each state."""

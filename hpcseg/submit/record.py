@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, json_text, read_bytes, replace_in_time, write_all, write_text
+from hpcseg.files import compact_json, read_bytes, replace_in_time, write_all, write_text
 from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
@@ -117,7 +117,7 @@ def write_intents(
         arrays: Slurm arrays that they are tasks of; their records come before the runs that name them.
     """
     records = {array_folder(plan.runs_root, one.tag) / ARRAY_FILE: one for one in arrays}
-    texts = [(path, sealed_text(path, json_text(one.model_dump(mode="json")))) for path, one in records.items()]
+    texts = [(path, sealed_text(path, one.model_dump_json(indent=1))) for path, one in records.items()]
     for run_id, submission in submissions.items():
         run, evidence = plan.run(run_id), found[run_id]
         run.clear_failure()
@@ -128,8 +128,8 @@ def write_intents(
         update = {"attempt": 1 if heartbeat is None else heartbeat.attempt + 1}
         if before is not None:
             update["threads"] = before.threads
-        value = submission.model_copy(update=update).model_dump(mode="json")
-        texts.append((run.path / JOB_FILE, sealed_text(run.path / JOB_FILE, json_text(value))))
+        job = run.path / JOB_FILE
+        texts.append((job, sealed_text(job, submission.model_copy(update=update).model_dump_json(indent=1))))
     write_all(texts)
 
 
