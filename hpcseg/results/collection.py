@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -201,7 +202,7 @@ class Run:
     stale: str = ""
     seconds: float | None = None
 
-    @property
+    @cached_property
     def labelled_cases(self) -> tuple[str, ...]:
         """Names of the cases whose labels it learned from; none where neither its result nor its folder says so."""
         if self.result and self.result.labelled_cases:

@@ -136,7 +136,8 @@ def _replicate_with_most_masks(
     replicates: dict[Replicate, dict[Place, Run]] = {}
     for place, found in runs.items():
         for replicate, run in found:
-            if any(_mask(run, name, case).exists() for case in _scores(run, name)):
+            there = (run.folder / PREDICTIONS_FOLDER / name).is_dir()
+            if there and any(_mask(run, name, case).exists() for case in _scores(run, name)):
                 replicates.setdefault(replicate, {})[place] = run
     return max(replicates.items(), key=lambda item: len(item[1]), default=((), {}))
 

@@ -79,9 +79,12 @@ def settings(configs: Sequence[Mapping[str, Any]]) -> list[Setting]:
     """Every key of the configurations in the order of the sections. Pure."""
     defaults = {key.name: key.default for group in key_groups() for key in group.keys}
     counts: dict[str, Counter[str]] = {}
-    for config in configs:
-        for key, value in flatten(config).items():
-            counts.setdefault(key, Counter())[toml_text(value)] += 1
+    parts = [(name, part) for config in configs for name, part in config.items()]
+    alike = Counter((name, id(part)) for name, part in parts)  # thousands of runs share their sections
+    different = {(name, id(part)): part for name, part in parts}
+    for (name, known), runs in alike.items():
+        for key, value in flatten({name: different[name, known]}).items():
+            counts.setdefault(key, Counter())[toml_text(value)] += runs
     return [
         Setting(key, tuple(found.items()), toml_text(defaults[key]) if key in defaults else "")
         for key, found in counts.items()
