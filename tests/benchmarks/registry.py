@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from tests.benchmarks import (
+    collected,
     inference,
     metrics,
     networks,
@@ -20,7 +21,20 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.figures import Benchmark, Figure
 
-ROOMS = (volumes, patches, networks, training, strategies, inference, metrics, sweeps, submission, status, peers)
+ROOMS = (
+    volumes,
+    patches,
+    networks,
+    training,
+    strategies,
+    inference,
+    metrics,
+    sweeps,
+    submission,
+    status,
+    collected,
+    peers,
+)
 BENCHMARKS: tuple[Benchmark, ...] = tuple(
     value for room in ROOMS for value in vars(room).values() if isinstance(value, Benchmark)
 )
