@@ -9,11 +9,13 @@ Shapes: B batch, C classes with background first, K feature maps, D H W (z, y, x
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hpcseg.networks.convolution import Convolution
+from hpcseg.networks.forks import side_by_side
 from hpcseg.networks.merging import merged
 from hpcseg.networks.normalisation import norm_relu
 
@@ -133,9 +135,10 @@ class FNet(nn.Module):
         """
         if len(images) != len(self.encoders):
             raise ValueError(f"{len(images)} images for {len(self.encoders)} levels")
-        maps_BKDHW = self.encoders[-1](images[-1])
+        features = side_by_side([partial(encoder, image) for encoder, image in zip(self.encoders, images, strict=True)])
+        maps_BKDHW = features[-1]()
         for level in range(len(images) - 1, 0, -1):
-            features_BKDHW = self.encoders[level - 1](images[level - 1])
+            features_BKDHW = features[level - 1]()
             maps_BKDHW = merged(features_BKDHW, self.integrations[level - 1](maps_BKDHW))
         logits_BCDHW: Tensor = self.classifier(maps_BKDHW)
         return logits_BCDHW

@@ -9,13 +9,14 @@ that ask the GPU nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hpcseg.networks.forks import forked
 from hpcseg.patches.minibatch import Batch
 from hpcseg.training.task import Task
 
@@ -30,15 +31,16 @@ class GraphedPasses:
     Args:
         task: of one rank, on a GPU.
         batch: of the kind that is going to come, on the GPU.
+        streams: on which an F-Net's encoders work side by side, one for each; none: one after the other.
 
     Raises:
         RuntimeError: the passes cannot be recorded, for instance because they wait for the GPU, or memory is short.
     """
 
-    def __init__(self, task: Task, batch: Any) -> None:
-        self._batch = copied(batch)
+    def __init__(self, task: Task, batch: Any, streams: Sequence[torch.cuda.Stream] = ()) -> None:
+        self._batch, self._streams = copied(batch), streams
         self._graph = torch.cuda.CUDAGraph()
-        with preserving(task), _on_another_stream() as stream:
+        with preserving(task), _on_another_stream() as stream, forked(streams):
             for _ in range(WARM_UP - 1):
                 task.passes(self._batch)
             with _never_waiting():
@@ -55,7 +57,10 @@ class GraphedPasses:
         try:
             # Other threads may go on with what a recording forbids, such as allocating page-locked memory.
             with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
-                return task.passes(self._batch)
+                losses = task.passes(self._batch)
+                for other in self._streams:  # the backward pass has worked on them
+                    stream.wait_stream(other)
+                return losses
         except BaseException:
             # A recording that failed may still be held for one under way, and freed memory then waits for its end.
             with suppress(RuntimeError, AttributeError):

@@ -1,7 +1,8 @@
 """Which kernels a run trains with on this GPU: measured when it begins, written down, and kept.
 
 <run>/kernels.json = {"device", "ranks", "convolutions": see `hpcseg.networks.autotune`, "seconds": of the measuring,
-                      "step": {"graph", "eager_ms", "graph_ms", "why"}, "tried on": other GPUs, if any}
+                      "step": {"graph", "forked", "eager_ms", "graph_ms", "forked_ms", "why", "forked_why"},
+                      "tried on": other GPUs, if any}
 
 Kernels round differently, so a run that goes on takes those that it began with; on another GPU each is tried before it
 is believed, and torch computes what fails there. The recording of a step (`hpcseg.training.graphs`) changes no bit.
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import read_json, write_json
 from hpcseg.networks.autotune import apply_plan, plan_convolutions, tried
 from hpcseg.networks.convolution import Convolution
+from hpcseg.networks.fnet import FNet
 from hpcseg.paths import KERNELS_FILE
 from hpcseg.training.control import Control
 from hpcseg.training.graphs import GraphedPasses, copied, preserving
@@ -65,7 +68,7 @@ def choose_kernels(run: Path, task: Task, control: Control) -> dict[str, Any] | 
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path}: is not of this network ({error}); remove the file") from None
         if recorded and task.ranks.world == 1:
-            task.graphed, _ = _recorded(task, batch)
+            task.graphed, _ = _recorded(task, batch, bool(known["step"].get("forked")))
         if record != known and task.ranks.leads:
             write_json(path, record)
         where = "" if chosen_on == name else f", though this is {name}, on which they were tried"
@@ -109,25 +112,40 @@ def _choose_step(task: Task, batch: Any) -> dict[str, Any]:
         before = torch.cuda.memory_allocated()
         eager_ms = _milliseconds(lambda: task.passes(batch))
         need = torch.cuda.max_memory_allocated() - before
-    graphed, why = _recorded(task, batch)
-    found: dict[str, Any] = {"graph": False, "eager_ms": eager_ms, "graph_ms": None, "why": why}
-    if graphed is None:
-        return found
-    torch.cuda.empty_cache()
-    if torch.cuda.mem_get_info()[0] < need:  # validation has to find room beside what the recording keeps
-        return found | {"why": "no memory left beside the recording"}
-    with preserving(task):
-        graph_ms = _milliseconds(lambda: graphed(batch))
-    faster = graph_ms < _GAIN * eager_ms
-    if faster:
-        task.graphed = graphed
-    return found | {"graph": faster, "graph_ms": graph_ms, "why": "faster" if faster else "not faster"}
+    found: dict[str, Any] = {"graph": False, "forked": False, "eager_ms": eager_ms}
+    best = eager_ms
+    for forked in (False, True)[: 1 + bool(_encoders(task))]:
+        graphed, why = _recorded(task, batch, forked)
+        ms = None
+        if graphed is not None:
+            torch.cuda.empty_cache()
+            if torch.cuda.mem_get_info()[0] < need:  # validation has to find room beside what the recording keeps
+                why = "no memory left beside the recording"
+            else:
+                with preserving(task):
+                    ms = _milliseconds(partial(graphed, batch))
+                why = "faster" if ms < _GAIN * best else "not faster"
+        if why == "faster" and ms is not None:
+            task.graphed, best = graphed, ms
+            found |= {"graph": True, "forked": forked}
+        found |= {"forked_ms": ms, "forked_why": why} if forked else {"graph_ms": ms, "why": why}
+        if graphed is None:
+            break
+    return found
 
 
-def _recorded(task: Task, batch: Any) -> tuple[GraphedPasses | None, str]:
-    """A recording of the task's passes, or None and why there is none."""
+def _encoders(task: Task) -> int:
+    """Encoders of an F-Net that may work side by side; 0 for other networks."""
+    networks = [module for module in task.modules.values() if isinstance(module, FNet)]
+    most = max((len(network.encoders) for network in networks), default=0)
+    return most if most > 1 else 0
+
+
+def _recorded(task: Task, batch: Any, forked: bool) -> tuple[GraphedPasses | None, str]:
+    """A recording of the task's passes, or None and why there is none; forked: with a stream for each encoder."""
     try:
-        return GraphedPasses(task, batch), ""
+        streams = [torch.cuda.Stream() for _ in range(_encoders(task) if forked else 0)]  # type: ignore[no-untyped-call]
+        return GraphedPasses(task, batch, streams), ""
     except RuntimeError as error:  # out of memory too
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         print(f"the training step cannot be recorded as a CUDA graph, and runs without: {why}", flush=True)
@@ -155,9 +173,7 @@ def _described(task: Task, record: dict[str, Any]) -> str:
     modules = nn.ModuleDict(task.modules).modules()
     ways = [way for module in modules if isinstance(module, Convolution) for way in astuple(module.plan)]
     step, how = record["step"], "a recorded step" if task.graphed is not None else "a step"
-    times = [
-        f"{name} {step[key]:.1f} ms" for name, key in (("eager", "eager_ms"), ("graph", "graph_ms")) if step.get(key)
-    ]
+    times = [f"{name} {step[f'{name}_ms']:.1f} ms" for name in ("eager", "graph", "forked") if step.get(f"{name}_ms")]
     measured = f" ({', '.join(times)})" if times else ""
     return (
         f"{sum(way.startswith('triton') for way in ways)} of {len(ways)} convolution passes by hpcseg's own, "

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hpcseg.errors import BadInput, Interrupted, RankLost
 from hpcseg.files import read_json, write_json
 from hpcseg.paths import MEETING_FILE
+from hpcseg.training.liveness import Liveness
 from hpcseg.training.rank_info import RankInfo
 
 if TYPE_CHECKING:
@@ -191,12 +192,19 @@ def joined(info: RankInfo, run: Path, should_stop: Callable[[], bool]) -> Iterat
         timeout=timedelta(seconds=WAIT_S),
     )
     ranks = Ranks(info.rank, info.world, device)
+    # gloo notices by itself that a rank has died; NCCL would wait for it.
+    watch = Liveness(store, info.rank, info.world) if device.type == "cuda" else None
     try:
         yield ranks
         ranks.wait()
-    except Interrupted:  # on all ranks, by agreement
-        dist.destroy_process_group()
+    except BaseException as error:
+        if watch is not None:
+            watch.end()
+        if isinstance(error, Interrupted):  # on all ranks, by agreement
+            dist.destroy_process_group()
         raise
+    if watch is not None:
+        watch.end()
     # After any other error the group is left as it is: others may wait in it, and end when this process does.
     dist.destroy_process_group()
 

@@ -103,11 +103,12 @@ def test_a_step_repeated_gives_the_same_bits(kit: Kit, stack: ExitStack, number:
 
 
 @on_gpu
+@pytest.mark.parametrize("forked", [False, True])
 @pytest.mark.usefixtures("deterministic")
-def test_a_recorded_step_gives_the_bits_of_the_step(kit: Kit, stack: ExitStack) -> None:
+def test_a_recorded_step_gives_the_bits_of_the_step(kit: Kit, stack: ExitStack, forked: bool) -> None:
     recorded, plain = (task_of(kit, stack, "bfloat16") for _ in range(2))
     batches = [random_batch(kit.sizes, BATCH, torch.bfloat16, kit.machine.device, seed) for seed in range(3)]
-    recorded.graphed = steps.graphed(kit, recorded, batches[0])
+    recorded.graphed = steps.graphed(kit, recorded, batches[0], forked)
     for batch in batches:
         losses = [float(task.train_step(batch)["segmentation"]) for task in (recorded, plain)]
         assert losses[0] == losses[1]

@@ -33,8 +33,8 @@ PLAN = {"forward": "triton", "input_gradient": "torch", "weight_gradient": "trit
 class Recorded:
     """A recording that is none."""
 
-    def __init__(self, task: Task, batch: Any) -> None:
-        self._task = task
+    def __init__(self, task: Task, batch: Any, streams: Any = ()) -> None:
+        self._task, self.streams = task, streams
         with preserving(task):
             task.passes(batch)
 
@@ -57,10 +57,11 @@ class Gpu:
         self.applied: list[Any] = []
         self.tried: list[Any] = []
         self.graphed: list[bool] = []
-        self.name, self.times, self.free = "GPU A", [9.0, 8.0], 1 << 40
+        self.name, self.times, self.free = "GPU A", [9.0, 8.0, 8.0], 1 << 40
         self.recording: Any = Recorded
         for name in ("empty_cache", "reset_peak_memory_stats"):
             monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch.cuda, "Stream", object)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 100)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1100)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (self.free, 1 << 40))
@@ -93,8 +94,8 @@ class Gpu:
         self.tried.append(record)
         return record
 
-    def _record(self, task: Task, batch: Any) -> Any:
-        return self.recording(task, batch)
+    def _record(self, task: Task, batch: Any, streams: Any) -> Any:
+        return self.recording(task, batch, streams)
 
     def _time(self, work: Callable[[], object]) -> float:
         work()
@@ -125,10 +126,11 @@ def test_a_run_measures_once_writes_it_down_and_trains_as_if_it_had_not(
         train(run, spec, StopAfter(run, 5))
     assert gpu.planned == [torch.float32] and gpu.applied == [PLAN] and gpu.graphed == [True]
     record = read_json(run / KERNELS_FILE)
-    step = {"graph": True, "eager_ms": 9.0, "graph_ms": 8.0, "why": "faster"}
+    step = {"graph": True, "forked": False, "eager_ms": 9.0, "graph_ms": 8.0, "why": "faster"}
+    step |= {"forked_ms": 8.0, "forked_why": "not faster"}
     assert record.pop("seconds") < 60
     assert record == {"device": "GPU A", "ranks": 1, "convolutions": {"plan": PLAN}, "step": step}
-    assert "a recorded step (eager 9.0 ms, graph 8.0 ms); measured in" in capsys.readouterr().out
+    assert "a recorded step (eager 9.0 ms, graph 8.0 ms, forked 8.0 ms); measured in" in capsys.readouterr().out
     gpu.name = "GPU B"
     for steps in (2, 0):  # the second time GPU B is known
         with pytest.raises(Interrupted) if steps else nullcontext():
@@ -161,7 +163,7 @@ def test_a_pretraining_does_too(
 @pytest.mark.parametrize(
     ("times", "free", "recording", "why"),
     [
-        ([9.0, 8.95], 1 << 40, Recorded, "not faster"),
+        ([9.0, 8.95, 9.1], 1 << 40, Recorded, "not faster"),
         ([9.0, 8.0], 999, Recorded, "no memory left beside the recording"),
         ([9.0], 1 << 40, Unrecorded, "called a synchronizing CUDA operation"),
     ],
@@ -185,6 +187,27 @@ def test_a_step_is_not_recorded_where_that_gains_nothing_or_cannot_be(
         "the training step cannot be recorded as a CUDA graph, and runs without: called a synchronizing CUDA operation"
     )
     assert (said in capsys.readouterr().out.splitlines()) == (recording is Unrecorded)
+
+
+def test_encoders_are_forked_where_that_is_faster_and_in_later_attempts(
+    new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec], gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.times = [9.0, 8.0, 7.0]
+    streams: list[int] = []
+
+    class Counting(Recorded):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            streams.append(len(self.streams))
+
+    gpu.recording = Counting
+    run = new_run("run")
+    with pytest.raises(Interrupted):
+        train(run, train_spec(), StopAfter(run, 5))
+    assert read_json(run / KERNELS_FILE)["step"]["forked"] and gpu.graphed == [True]
+    train(run, train_spec(), Control(run))
+    levels = train_spec().config.network.levels
+    assert streams == [0, levels, levels] and levels > 1
 
 
 def test_a_recording_that_fails_in_a_later_attempt_leaves_the_step_as_it_is(

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,9 @@ def pretrained(runs: Path, pretrain_spec: Callable[..., PretrainSpec]) -> Callab
     return make
 
 
-def start(*runs: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[subprocess.Popen[str]]:
+def start(
+    *runs: Path, world: int = 2, stops: Sequence[int] = (0, 0), environment: Mapping[str, str] = WITHOUT_GPUS
+) -> list[subprocess.Popen[str]]:
     """Start the ranks of some runs, one after the other; rank r is asked to stop after `stops[r]` steps (0: never)."""
     return [
         subprocess.Popen(
@@ -110,7 +112,7 @@ def start(*runs: Path, world: int = 2, stops: Sequence[int] = (0, 0)) -> list[su
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=WITHOUT_GPUS,
+            env=environment,
         )
         for rank in range(world)
     ]
@@ -244,6 +246,23 @@ def test_when_a_rank_is_killed_the_others_end_and_the_run_goes_on_from_its_check
     before = load_tensors(run / CHECKPOINT_FILE)["progress"]["epoch"]
     assert finish(start(run, stops=(2, 0))) == ["stopped", "stopped"]
     assert load_tensors(run / CHECKPOINT_FILE)["progress"]["epoch"] >= before
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL takes a GPU for each rank")
+def test_between_gpus_too_a_rank_that_is_killed_ends_the_other_within_a_minute(
+    new_run: NewRun, train_spec: Callable[..., TrainSpec]
+) -> None:
+    spec = train_spec(training={"epochs": 100_000, "steps": 1, "validation_steps": 1, "checkpoint_epochs": 1})
+    run = new_run("killed", spec)
+    processes = start(run, environment=os.environ)
+    while not (run / CHECKPOINT_FILE).exists():
+        assert processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].kill()
+    began = time.monotonic()
+    leader, _ = finish(processes)
+    assert "RankLost: rank 0 of 2" in leader and time.monotonic() - began < 60
 
 
 def test_a_rank_that_waits_for_the_others_stops_when_asked_to(tmp_path: Path) -> None:
