@@ -80,13 +80,13 @@ lint: setup
 test: setup
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-# Four processes on two cores: one or two of them usually wait for Slurm. Threads of their own would wait for each other.
+# Three processes on two cores: one of them usually waits for Slurm. Threads of their own would wait for each other.
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 # All storms of signals with all seeds, and the lowest versions that pyproject.toml allows.
 test-all: setup lint lowest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --all
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --all
 
 # Tests of the rooms that stand on other packages' behaviour, with the lowest versions of them.
 lowest: $(LOWEST)/ready

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from hpcseg.errors import BadInput
 from hpcseg.inspection.unprepared import named_patients, patient_groups
 from hpcseg.spec import Spacing
-from hpcseg.text import word
+from hpcseg.text import listed, word
 from hpcseg.volumes.datasets import Dataset, case_groups
 
 _SD_WIDTH = 5.0  # standard deviations between the 0.5 and 99.5 percentiles of a normal distribution
@@ -99,7 +99,7 @@ def read_facts(dataset: Dataset, report: Mapping[str, Any], gpu_gib: float | Non
         unlabelled=sum(case.label is None for case in dataset.test),
         test=sum(case.label is not None for case in dataset.test),
         gpu_gib=gpu_gib,
-        notes=notes,
+        notes=(*notes, *_across(dataset, report["duplicates"])),
     )
 
 
@@ -111,6 +111,18 @@ def _standing(case: Mapping[str, Any]) -> float:
     """Where the median under the label lies among a scan's intensities, in standard deviations from the median."""
     low, middle, high = case["intensity_percentiles"].values()
     return float((case["label_intensities"]["50"] - middle) / max((high - low) / _SD_WIDTH, 1e-6))
+
+
+def _across(dataset: Dataset, alike: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Scans outside training that are, or are likely of, a training case's patient: what is measured by the one would
+    learn from the other."""
+    training, others = ({case.name for case in part} for part in (dataset.training, dataset.test))
+    sets = [item["cases"] for item in alike]
+    if shared := [" + ".join(names) for names in sets if training & {*names} and others & {*names}]:
+        yield (
+            f"training scans and others of likely one patient: {listed(shared)}; what is measured by the one may learn "
+            f"from the other: take one of them out of {dataset.root}, or set data.unlabelled_ts = false"
+        )
 
 
 def _groups(dataset: Dataset, alike: Iterable[Mapping[str, Any]]) -> tuple[str, str, tuple[str, ...]]:

@@ -115,9 +115,11 @@ def test_only_stores_are_replaced_by_force(tmp_path: Path, tiny_dataset: Path) -
     link.symlink_to(victim)
     (tmp_path / "folder").mkdir()
     (tmp_path / "cell.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n" + bytes(99))
-    for target in (victim, link, tmp_path / "folder", tmp_path / "cell.mat"):
+    for target in (victim, link, tmp_path / "cell.mat"):
         done = CliRunner().invoke(app, ["pack", str(tiny_dataset), "--to", str(target), "--force"])
         assert isinstance(done.exception, BadInput) and "is no store of hpcseg" in str(done.exception)
+    folder = CliRunner().invoke(app, ["pack", str(tiny_dataset), "--to", str(tmp_path / "folder"), "--force"])
+    assert folder.exit_code == 2 and "is a directory" in folder.output
     assert victim.read_bytes() == content and not [*tmp_path.glob(".*")]
     for force in ([], ["--force"]):
         command = ["pack", str(tiny_dataset), "--to", str(tmp_path / "s.h5"), "--spacing", "4", "--workers", "1"]
