@@ -134,6 +134,10 @@ def segment(
     if not images:
         return
     from hpcseg.inference.masks import segment_files  # loads torch
+    from hpcseg.training.early import is_under_way
+
+    for model in filter(is_under_way, models):
+        terminal.note(f"{model}: its training has not ended; these are its best weights so far")
 
     wanted = Wanted(
         None if mode is None else mode.value, None if precision is None else precision.value, largest, probabilities

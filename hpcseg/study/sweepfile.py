@@ -220,7 +220,11 @@ def _check_axes(
 
 
 def _check_roles(where: Callable[[str], str], grids: list[Grid], table: TableDefinition) -> None:
-    """An axis with several values and no role would be averaged over silently."""
+    """An axis with several values and no role would be averaged over silently; a grid to compare with is there."""
+    names = [grid.name for grid in grids]
+    if table.columns == GRID and table.baseline not in {None, "none", *names}:
+        message = f"baseline = {table.baseline!r}: the table shows no such [[grid]]"
+        raise BadInput(f"{where('baseline')}: {message}{nearest(str(table.baseline), names)}")
     named = {axis for axes in table.roles.values() for axis in axes}
     for grid in () if CHOICE in named else grids:
         for axis, values in grid.axes.items():

@@ -134,6 +134,11 @@ def test_the_last_of_two_overrides_of_a_key_counts(write_sweep: Writer) -> None:
             "study.toml:24: rows = 'labeled': grid 'a' has no such axis; did you",
         ),
         ('rows = "labelled"', 'metric = "hd59"', "study.toml:24: metric = 'hd59' is not allowed; did you mean 'hd95'?"),
+        (
+            'columns = "strategy"',
+            'columns = "grid"\nbaseline = "A"',
+            "study.toml:26: baseline = 'A': the table shows no such [[grid]]",
+        ),
         ('grid = "a"', 'grid = "c"', "study.toml:23: grid = 'c': there is no such [[grid]]; valid: a, b"),
         ('name = "b"', 'name = "a"', "study.toml:15: name = 'a': another [[grid]] has this name"),
         ("fold = [0, 1]", "fold = 0\nseed = [0, 1]", "table 't' gives no role to the axis 'seed' of grid 'a'"),
