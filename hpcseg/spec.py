@@ -140,6 +140,10 @@ class TrainSpec(Closed):
         """The section with its `epochs` and `steps`."""
         return self.config.training
 
+    def scans_in(self, group: str) -> tuple[CaseRef, ...]:
+        """The validation or the test scans, in the order in which they are measured."""
+        return self.test_scans if group == "test" else self.validation_scans
+
     def classes_in(self, group: str) -> tuple[tuple[int, ...], ...]:
         """Label values of each class in the validation or the test scans."""
         return self.test_classes if group == "test" else self.classes

@@ -40,6 +40,7 @@ from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.scans import read_grid, read_label, write_mask
 from hpcseg.volumes.store import Store
 
+_SETS = ("validation", "test")  # in the order in which they are measured
 _Scan = tuple[str, CaseRef]  # and the set that it is in
 _Scores = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -54,7 +55,7 @@ def evaluate(run: Path, spec: TrainSpec, control: Control, ranks: Ranks = ALONE)
         BadInput: a scan or its label is not sound.
     """
     segmenter = Segmenter(TrainedModel.load(run / MODEL_FILE))
-    scans = [(group, scan) for group, scans in _scans(spec).items() for scan in scans]
+    scans = [(group, scan) for group in _SETS for scan in spec.scans_in(group)]
     measured_as = {"model": digest_of(run / MODEL_FILE), "nsd_mm": spec.config.inference.nsd_mm}
     left = ranks.of_leader(lambda: _left(run, scans, measured_as))
     own = [scans[index] for index in left[ranks.rank :: ranks.world]]
@@ -174,11 +175,6 @@ def _measure(run: Path, spec: TrainSpec, item: _Scan, found: Segmentation, threa
     return [{"case": scan.name, "class": label, **values} for label, values in enumerate(found_values, start=1)]
 
 
-def _scans(spec: TrainSpec) -> dict[str, tuple[CaseRef, ...]]:
-    """Set -> its scans, in the order in which they are measured."""
-    return {"validation": spec.validation_scans, "test": spec.test_scans}
-
-
 def _left(run: Path, scans: Sequence[tuple[str, CaseRef]], measured_as: Mapping[str, Any]) -> list[int]:
     """Which scans are not measured yet."""
     done = _partial(run, measured_as)
@@ -220,7 +216,7 @@ def _training(run: Path) -> dict[str, Any]:
 def _result(run: Path, spec: TrainSpec, done: _Scores, segmenter: Segmenter) -> dict[str, Any]:
     config, device = spec.config, segmenter.device
     training = _training(run)
-    sets = {group: [line for scan in scans for line in done[group, scan.name]] for group, scans in _scans(spec).items()}
+    sets = {group: [line for scan in spec.scans_in(group) for line in done[group, scan.name]] for group in _SETS}
     return {
         "id": spec.id,
         "digest": spec_digest(spec),

@@ -15,10 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-AHEAD = 1  # scans read before their turn, and
-BEHIND = (
-    1  # scans not finished after it: each takes bytes for every voxel, and more than one never makes the network wait
-)
+# Scans read before their turn, and not finished after it: each takes bytes for every voxel, and with one of both the
+# network waits no longer than with more.
+AHEAD, BEHIND = 1, 1
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")

@@ -66,8 +66,7 @@ class Plan:
 
     @cached_property
     def _runs(self) -> dict[str, RunDir]:
-        folders = {stage: self.runs_root / stage for stage in STAGES}
-        return {run_id: RunDir(folders[planned.stage] / run_id) for run_id, planned in self.stages.items()}
+        return {run_id: RunDir.of(self.runs_root, planned.stage, run_id) for run_id, planned in self.stages.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many stages of each kind are in each state."""

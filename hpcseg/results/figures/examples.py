@@ -34,7 +34,7 @@ from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.cells import Replicate
 from hpcseg.results.tables.rendering import STALE
 from hpcseg.results.tables.tables import select_runs
-from hpcseg.spec import IGNORED, CaseRef, TrainSpec
+from hpcseg.spec import IGNORED
 from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.boxes import bounding_box
 from hpcseg.volumes.digests import require_unchanged
@@ -160,7 +160,7 @@ def _exemplar(runs: Sequence[Run], name: str, case: str) -> Exemplar | None:
         BadInput: the scan or its label is missing, or another than one of the runs was measured on.
     """
     specs = [spec for run in runs if (spec := run.specification()) is not None]
-    found = [next((scan for scan in _scans(spec, name) if scan.name == case), None) for spec in specs]
+    found = [next((scan for scan in spec.scans_in(name) if scan.name == case), None) for spec in specs]
     require_unchanged(scan for scan in found if scan is not None)
     spec, scan = (specs[0], found[0]) if specs else (None, None)
     if spec is None or scan is None or scan.label is None:
@@ -175,10 +175,6 @@ def _exemplar(runs: Sequence[Run], name: str, case: str) -> Exemplar | None:
     low, high = np.percentile(image_zyx, (1, 99.5))
     window = CT_WINDOW if image_zyx.min() < -500 else (float(low), float(high))
     return Exemplar(case, image_zyx[z, y, x], reference_zyx[z, y, x], grid, (z, y, x), window)
-
-
-def _scans(spec: TrainSpec, name: str) -> tuple[CaseRef, ...]:
-    return spec.test_scans if name == "test" else spec.validation_scans
 
 
 def _with_margin(found: slice, size: int) -> slice:
