@@ -16,8 +16,8 @@ import pytest
 
 import hpcseg
 from hpcseg.errors import BadInput, LeftOut
-from hpcseg.study.catalogue import dataset_pack
 from hpcseg.study.keys import parse_config
+from hpcseg.study.packs import dataset_pack
 from hpcseg.volumes import packing
 from hpcseg.volumes.scans import as_file, read_image
 from tests.inference.untrained import model, save

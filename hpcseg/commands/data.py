@@ -49,8 +49,8 @@ def pack(
     """Preprocess the labelled cases of a dataset into a chunk store; what was stopped or killed goes on."""
     from hpcseg.host import usable_cores
     from hpcseg.inspection.foreign import require_dataset
-    from hpcseg.study.catalogue import dataset_pack
     from hpcseg.study.keys import parse_config
+    from hpcseg.study.packs import dataset_pack
     from hpcseg.volumes import packing
     from hpcseg.volumes.seal import is_store
 

@@ -25,7 +25,9 @@ class DataConfig(Section):
         (), "datasets whose images the autoencoders may see (autoencoder.with_supplementary)", source="paper 2.2"
     )
     unlabelled_ts: bool = key(
-        False, "the dataset's own imagesTs join the unlabelled volumes", source="ours: they are there, unlabelled"
+        False,
+        "the dataset's own imagesTs join the unlabelled volumes, but for labelled ones of a test set",
+        source="ours: they are there, unlabelled",
     )
     foreground: Labels = key(
         (),

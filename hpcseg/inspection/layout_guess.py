@@ -62,15 +62,22 @@ class Guess:
         return [case for case in self.cases if case.part == part]
 
     def in_one_folder(self) -> list[list[str]]:
-        """Names of training cases that lie in one folder with their labels, where there is one for each patient.
+        """Names of training cases that lie in one folder with their labels, where there is one for each patient, and of
+        the other cases there.
 
-        That is taken for so where there are three such folders or more, of a few cases each.
+        That is taken for so where there are three such folders or more, of a few training cases each.
         """
         folders: defaultdict[tuple[PurePosixPath, ...], list[str]] = defaultdict(list)
         for case in self.of("training"):
             folders[tuple({PurePosixPath(path).parent for path in (case.image, case.label) if path})].append(case.name)
         one_each = all(len(places) == 1 and len(names) <= _VISITS for places, names in folders.items())
-        return [*folders.values()] if one_each and len(folders) > 2 else []
+        if not one_each or len(folders) < 3:
+            return []
+        for case in (case for case in self.cases if case.part != "training"):
+            folder = PurePosixPath(case.image).parent
+            if (folder,) in folders:
+                folders[(folder,)].append(case.name)
+        return [*folders.values()]
 
 
 def guess_cases(paths: Sequence[str], is_label: Callable[[str], bool], pairs: Pairs | None = None) -> Guess:

@@ -89,9 +89,10 @@ def describe(guess: Guess, dataset: Dataset, report: Mapping[str, Any]) -> tuple
         if case.name in read and case.name not in empty:
             entry = {"name": case.name, "image": case.image} | ({} if case.label is None else {"label": case.label})
             entries["training" if case.part == "training" else "test"].append(entry)
-    names = [entry["name"] for entry in entries["training"]]
-    groups = patient_groups(names, report["duplicates"], guess.in_one_folder())
-    patients = len(entries["training"]) - sum(len(group) - 1 for group in groups.values())
+    labelled, others = ([entry["name"] for entry in entries[part]] for part in ("training", "test"))
+    groups = patient_groups([*labelled, *others], report["duplicates"], guess.in_one_folder())
+    group_of = {name: number for number, group in groups.items() for name in group}
+    patients = len({group_of.get(name, name) for name in labelled})
     if patients < 2:
         raise BadInput(
             f"{dataset.root}: {counted(patients, 'patient')} with a label that can be read and has voxels; two are "
@@ -124,7 +125,7 @@ def patient_groups(
     {'1': ['sub-1_ses-1', 'sub-1_ses-2']}
 
     Args:
-        names: of the training cases.
+        names: of the cases.
         alike: `duplicates` of `inspect_dataset`.
         together: sets of names whose scans lie in one patient's folder.
     """

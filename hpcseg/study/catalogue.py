@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hpcseg.config import Labels, PreprocessingConfig, RunConfig
+from hpcseg.config import Labels, RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.paths import MODEL_FILE, plain_name
-from hpcseg.spec import CaseRef, PackSpec, Spacing, StartRef
-from hpcseg.volumes.datasets import Dataset, case_groups, find_dataset, open_dataset
+from hpcseg.paths import MODEL_FILE
+from hpcseg.spec import CaseRef, Spacing, StartRef
+from hpcseg.volumes.datasets import Dataset, all_groups, find_dataset, open_dataset
 from hpcseg.volumes.digests import Digests, cache_folder, mark_of
 from hpcseg.volumes.folds import Split
 from hpcseg.volumes.spacing import plan_spacing
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 Classes = tuple[tuple[int, ...], ...]
 READERS = 16  # files that are opened at once
-CT_PADDING = -1000.0  # HU of air
-CT_PYRAMID_CLIP = (-200.0, 400.0)  # HU
 
 
 class TestSet(NamedTuple):
@@ -58,6 +56,7 @@ class Catalogue:
         self.grid = functools.cache(self._read_grid)
         self.spacing = functools.cache(self._read_spacing)
         self._model = functools.cache(self._load_model)
+        self._groups = functools.cache(self._read_groups)
         self._given = functools.cache(self._given_splits)
         self._splits = functools.cache(self._split)
         self._scans = functools.cache(self._scans_of)
@@ -83,6 +82,22 @@ class Catalogue:
         data = config.data
         given = (data.dataset, data.groups, data.splits)
         return self._splits(*given, data.folds, config.fold, config.labelled, data.split_seed)
+
+    def patients_apart(self, config: RunConfig, measured: Iterable[str], cases: Iterable[CaseRef]) -> tuple[str, ...]:
+        """Names of the `cases` of a run's dataset, sorted, that are of none of the measured cases' groups."""
+        groups = self._groups(config.data.dataset, config.data.groups)
+        held = {groups[name] for name in measured}
+        return tuple(sorted(case.name for case in cases if groups[case.name] not in held))
+
+    def _require_other_patients(self, config: RunConfig, test: Iterable[CaseRef]) -> None:
+        groups = self._groups(config.data.dataset, config.data.groups)
+        case_of = {groups[case.name]: case.name for case in self.main(config).training}
+        for case in test:
+            if (other := case_of.get(groups[case.name])) is not None:
+                raise BadInput(
+                    f"data.test = {config.data.test!r}: {case.name} is of the same patient as {other}, which is "
+                    "learned from (data.groups); take one of them out of the dataset"
+                )
 
     def digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
         """Digest of each case's files, by its name; many are read at once, for file systems that are slow to open one.
@@ -124,7 +139,8 @@ class Catalogue:
         It is the dataset `data.test`, else what `data.splits` sets aside.
 
         Raises:
-            BadInput: the test set holds no labelled scan, none of a class's label values, or numbers them otherwise.
+            BadInput: the test set holds no labelled scan, none of a class's label values, numbers them otherwise, or is
+                of patients whom the run learns from.
         """
         name = config.data.test
         if not name:
@@ -132,13 +148,16 @@ class Catalogue:
             aside = tuple(scans[case] for case in self.split(config).test)
             return TestSet(aside, self.classes(config), self.main(config).ignore) if aside else TestSet()
         dataset = self.dataset(name)
-        candidates = dataset.test if name == config.data.dataset else dataset.training + dataset.test
+        own = name == config.data.dataset
+        candidates = dataset.test if own else dataset.training + dataset.test
         labelled = tuple(case for case in candidates if case.label is not None)
         if not labelled:
             raise BadInput(
                 f"data.test = {name!r}: {dataset.root} has no labelled test scan; "
                 "put labels into labelsTs or set data.test = ''"
             )
+        if own:
+            self._require_other_patients(config, labelled)
         classes = classes_of(config.data.test_foreground) or classes_of(config.data.foreground)
         if len(classes) != len(classes_of(config.data.foreground)):
             raise BadInput("data.test_foreground must list as many classes as data.foreground")
@@ -214,9 +233,13 @@ class Catalogue:
     def _scans_of(self, name: str) -> dict[str, CaseRef]:
         return {case.name: case for case in self.dataset(name).training}
 
+    def _read_groups(self, name: str, how: str) -> dict[str, str]:
+        return all_groups(self.dataset(name), how)
+
     def _given_splits(self, name: str, how: str, splits: str) -> GivenSplits:
         dataset = self.dataset(name)
-        groups = case_groups(dataset, how)
+        groups = self._groups(name, how)
+        groups = {case.name: groups[case.name] for case in dataset.training}
         if not splits:
             return GivenSplits(dataset.root, groups=groups)
         places = [dataset.root, *([] if self._beside is None else [self._beside])]
@@ -257,51 +280,6 @@ def _check_same_numbering(dataset: Dataset, test: Dataset, classes: Classes) -> 
                 f"data.foreground: {value} is {name!r} in {dataset.root.name}, but {test.labels[value]!r} in "
                 f"{test.root.name}, whose {name!r} is {elsewhere[0]}; set data.test_foreground"
             )
-
-
-def pack_spec(
-    config: PreprocessingConfig, dataset: Dataset, cases: tuple[CaseRef, ...], spacing: Spacing, classes: Classes
-) -> PackSpec:
-    """The pack of some cases of a dataset; id and name are the dataset's.
-
-    What is "auto" is resolved: outside a volume there is air for CT, else the image's minimum; coarser levels are
-    clipped to [-200, 400] HU for CT, else not.
-    """
-    padding = config.padding if config.padding != "auto" else CT_PADDING if dataset.is_ct else "minimum"
-    clip = config.pyramid_clip if config.pyramid_clip != "none" else None
-    labelled = any(case.label is not None for case in cases)
-    return PackSpec(
-        id=_name_of_file(dataset),
-        dataset=dataset.name,
-        cases=cases,
-        spacing_zyx=spacing,
-        classes=classes,
-        padding=padding,
-        pyramid_clip=clip if clip != "auto" else CT_PYRAMID_CLIP if dataset.is_ct else None,
-        codec=config.codec,
-        ignore=dataset.ignore if labelled else None,
-    )
-
-
-def dataset_pack(root: Path, config: RunConfig) -> PackSpec:
-    """The pack of all labelled cases of the dataset in `root`, outside of any sweep; "median" is that of all cases.
-
-    Raises:
-        BadInput: no dataset there, a bad header, or a foreground value that it does not have.
-    """
-    catalogue = Catalogue(root.resolve().parent)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": root.resolve().name})})
-    dataset, section = catalogue.main(config), config.preprocessing
-    spacings = [catalogue.spacing(case.image) for case in dataset.training] if section.spacing == "median" else ()
-    return pack_spec(section, dataset, dataset.training, plan_spacing(section, spacings), catalogue.classes(config))
-
-
-def _name_of_file(dataset: Dataset) -> str:
-    """The dataset's name, or its folder's where no file can be called so."""
-    try:
-        return plain_name(dataset.name)
-    except ValueError:
-        return dataset.root.resolve().name
 
 
 def _listed(labels: dict[int, str]) -> str:

@@ -114,7 +114,7 @@ def choose_subsets(facts: DatasetFacts) -> Subsets:
     splits = [split_cases(facts.groups, folds=folds, fold=n, labelled="all", seed=0) for n in range(folds)]
     most = min(len(split.labelled) for split in splits)
     few = [n for n in (2, 4, 8, 16) if n < most] or [1] * (most > 1)
-    return Subsets((*few, "all"), (*few, "all") if facts.unlabelled and not facts.test else tuple(few), folds)
+    return Subsets((*few, "all"), (*few, "all") if facts.unlabelled else tuple(few), folds)
 
 
 def choose_spacing(facts: DatasetFacts, scale: Scale) -> tuple[Spacing, str]:
@@ -154,9 +154,7 @@ def _data(facts: DatasetFacts) -> Iterator[Choice]:
         yield Choice("data.test", facts.name, f"{counted(facts.test, 'labelled scan')} set aside; they choose nothing")
     if facts.unlabelled:
         why = f"{counted(facts.unlabelled, 'scan')} without a label join the unlabelled ones"
-        yield Choice(
-            "data.unlabelled_ts", not facts.test, why if not facts.test else "true would show the test scans, too"
-        )
+        yield Choice("data.unlabelled_ts", True, why)
 
 
 def _intensity(facts: DatasetFacts) -> Choice:

@@ -15,7 +15,7 @@ from hpcseg.errors import BadInput
 from hpcseg.inspection.unprepared import named_patients, patient_groups
 from hpcseg.spec import Spacing
 from hpcseg.text import listed, word
-from hpcseg.volumes.datasets import Dataset, case_groups
+from hpcseg.volumes.datasets import Dataset, all_groups, case_groups
 
 _SD_WIDTH = 5.0  # standard deviations between the 0.5 and 99.5 percentiles of a normal distribution
 _PAIRS_SAY = 3  # pairs that are found alike from which on numbering is believed
@@ -99,7 +99,7 @@ def read_facts(dataset: Dataset, report: Mapping[str, Any], gpu_gib: float | Non
         unlabelled=sum(case.label is None for case in dataset.test),
         test=sum(case.label is not None for case in dataset.test),
         gpu_gib=gpu_gib,
-        notes=(*notes, *_across(dataset, report["duplicates"])),
+        notes=(*notes, *_across(dataset, all_groups(dataset, key), report["duplicates"])),
     )
 
 
@@ -113,15 +113,15 @@ def _standing(case: Mapping[str, Any]) -> float:
     return float((case["label_intensities"]["50"] - middle) / max((high - low) / _SD_WIDTH, 1e-6))
 
 
-def _across(dataset: Dataset, alike: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Scans outside training that are, or are likely of, a training case's patient: what is measured by the one would
-    learn from the other."""
+def _across(dataset: Dataset, groups: Mapping[str, str], alike: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Scans outside training that are, or are likely of, a training case's patient, and no group says so: what is
+    measured by the one would learn from the other."""
     training, others = ({case.name for case in part} for part in (dataset.training, dataset.test))
-    sets = [item["cases"] for item in alike]
+    sets = [item["cases"] for item in alike if len({groups[name] for name in item["cases"] if name in groups}) > 1]
     if shared := [" + ".join(names) for names in sets if training & {*names} and others & {*names}]:
         yield (
             f"training scans and others of likely one patient: {listed(shared)}; what is measured by the one may learn "
-            f"from the other: take one of them out of {dataset.root}, or set data.unlabelled_ts = false"
+            f"from the other: list them in patient_groups (data.groups), or take one of them out of {dataset.root}"
         )
 
 
@@ -129,12 +129,14 @@ def _groups(dataset: Dataset, alike: Iterable[Mapping[str, Any]]) -> tuple[str, 
     """Value of `data.groups`, its reason, and what is to be said."""
     for path in sorted(dataset.root.glob("*.json")):
         with contextlib.suppress(BadInput):
-            groups = case_groups(dataset, path.name)
+            groups = all_groups(dataset, path.name)
             if len({*groups.values()}) < len(groups):
-                return path.name, f"its patient_groups; {len({*groups.values()})} patients", ()
-    names = [case.name for case in dataset.training]
+                patients = len({groups[case.name] for case in dataset.training})
+                return path.name, f"its patient_groups; {patients} patients with labels", ()
+    names = [case.name for case in (*dataset.training, *dataset.test)]
     if 0 < (patients := len(named_patients(names))) < len(names):
         return "names", f"{patients} patients by the names of the cases", ()
+    names = [case.name for case in dataset.training]
     sets = [*patient_groups(names, alike).values()]
     if len(sets) >= _PAIRS_SAY and all(re.search(r"\d$", name) for name in names):
         pairs = case_groups(dataset, "pairs")

@@ -16,9 +16,10 @@ from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE, STORE_FILE
 from hpcseg.spec import AnySpec, CaseRef, LabelSpec, PackSpec, PretrainSpec, SourceRef, Spacing, StartRef, TrainSpec
-from hpcseg.study.catalogue import Catalogue, Classes, TestSet, pack_spec
+from hpcseg.study.catalogue import Catalogue, Classes, TestSet
 from hpcseg.study.earlier import EarlierRuns
 from hpcseg.study.identity import Canonical, canonical, is_shared, label_id, pack_id, pretrain_id, train_id
+from hpcseg.study.packs import pack_spec
 from hpcseg.training.strategy import Needs, strategy_of
 from hpcseg.volumes.chunks import require_codec
 from hpcseg.volumes.datasets import Dataset
@@ -215,27 +216,35 @@ class Resolver:
 
     def _seen(self, config: RunConfig, dataset: Dataset, pack: PackSpec, needs: Needs) -> tuple[SourceRef, ...]:
         """Every volume that is seen without its label: training cases, and by configuration the held-out fold, imagesTs
-        and supplementary datasets. Cases are sorted, so that all subsets of a fold show the same."""
+        and supplementary datasets; of imagesTs none of a patient who is held out or set aside. Cases are sorted: all
+        subsets of a fold show the same."""
         split, spacing = self.catalogue.split(config), pack.spacing_zyx
         held_out = config.autoencoder.with_validation if needs.held_out is None else needs.held_out
         own = split.labelled + split.unlabelled
         if needs.pseudo_labels:
             own = split.unlabelled or split.labelled  # all are labelled: it teaches itself what it was taught
         own += split.validation if held_out else ()
-        images: list[tuple[str, Dataset, tuple[CaseRef, ...]]] = []
+        measured = split.test if held_out else split.test + split.validation
+        images: list[tuple[str, Dataset, tuple[CaseRef, ...], tuple[str, ...]]] = []
         if config.data.unlabelled_ts:
-            if not dataset.test:
-                raise BadInput(f"data.unlabelled_ts = true: {dataset.root} has no scans in imagesTs; set it to false")
-            images.append((f"{config.data.dataset}-imagesTs", dataset, dataset.test))
+            is_test_set = config.data.test == config.data.dataset
+            others = [case for case in dataset.test if case.label is None or not is_test_set]
+            if not others:
+                kind = "unlabelled scans" if dataset.test else "scans"
+                raise BadInput(f"data.unlabelled_ts = true: {dataset.root} has no {kind} in imagesTs; set it to false")
+            apart = self.catalogue.patients_apart(config, measured, others)
+            images.append((f"{config.data.dataset}-imagesTs", dataset, dataset.test, apart))
         if config.autoencoder.with_supplementary:
             if not config.data.supplementary:
                 raise BadInput("autoencoder.with_supplementary = true, but data.supplementary lists no dataset")
-            others = {name: self.catalogue.dataset(name) for name in config.data.supplementary}
-            images += [(name, other, other.training + other.test) for name, other in others.items()]
+            for name in config.data.supplementary:
+                other = self.catalogue.dataset(name)
+                cases = other.training + other.test
+                images.append((name, other, cases, tuple(sorted([case.name for case in cases]))))
         sources = [self._source(pack, tuple(sorted(own)))]
-        for name, other, cases in images:
-            found = self._pack(config, name, other, spacing, (), cases)
-            sources.append(self._source(found, tuple(sorted([case.name for case in cases]))))
+        for name, other, cases, shown in images:
+            if shown:  # its pack is of all, so that the folds share it
+                sources.append(self._source(self._pack(config, name, other, spacing, (), cases), shown))
         return tuple(sources)
 
     def _pack(

@@ -137,20 +137,33 @@ def find_dataset(name: str, data: Path) -> Path:
 def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
     """Name the group of each training case; a split keeps the cases of a group (one patient) together.
 
+    Args, Raises: as `all_groups`.
+    """
+    groups = all_groups(dataset, how)
+    return {case.name: groups[case.name] for case in dataset.training}
+
+
+def all_groups(dataset: Dataset, how: str) -> dict[str, str]:
+    """Name the group of each case, those of imagesTs too: of a patient who is measured no other scan is learned from.
+
     Args:
-        dataset: whose training cases are grouped.
+        dataset: whose cases are grouped.
         how: "": every case for itself; "pairs": cases with trailing number 2k − 1 and 2k; "names": see `patient_of`;
             otherwise a JSON file in the dataset with "patient_groups" (group -> cases); cases that it does not list
             stay by themselves.
 
     Raises:
-        BadInput: no trailing number; the JSON file is missing, malformed, lists a case twice or one that is not there.
+        BadInput: a training case has no trailing number; the JSON file is missing, malformed, lists a case twice or one
+            that is not there.
     """
-    names = [case.name for case in dataset.training]
+    names = [case.name for case in (*dataset.training, *dataset.test)]
     if how == "":
         return {name: name for name in names}
     if how == "pairs":
-        return {name: _pair(dataset, name) for name in names}
+        pairs = {name: _pair(name) for name in names}
+        if alone := [case.name for case in dataset.training if pairs[case.name] is None]:
+            raise BadInput(f'{dataset.root}: case {alone[0]!r} has no trailing number; data.groups = "pairs" needs one')
+        return {name: pair or name for name, pair in pairs.items()}
     if how == "names":
         return {name: patient_of(name) for name in names}
     path = dataset.root / how
@@ -160,11 +173,10 @@ def case_groups(dataset: Dataset, how: str) -> dict[str, str]:
     patients = content.get("patient_groups") if isinstance(content, dict) else None
     if not isinstance(patients, dict) or not all(isinstance(cases, list) for cases in patients.values()):
         raise BadInput(f'{path}: needs "patient_groups": {{"group": ["case", ...]}}; correct it or data.groups')
-    known = {case.name for case in (*dataset.training, *dataset.test)}
     group_of: dict[str, str] = {}
     for group, cases in patients.items():
         for name in cases:
-            if not isinstance(name, str) or name not in known:
+            if not isinstance(name, str) or name not in names:
                 raise BadInput(f"{path}: patient_groups lists {name!r}, which is no case of the dataset; correct it")
             if name in group_of:
                 raise BadInput(f"{path}: patient_groups lists {name!r} twice; leave it in one group")
@@ -298,8 +310,6 @@ def _in_other_case(path: Path) -> Path | None:
     return None
 
 
-def _pair(dataset: Dataset, name: str) -> str:
+def _pair(name: str) -> str | None:
     number = re.search(r"\d+$", name)
-    if number is None:
-        raise BadInput(f'{dataset.root}: case {name!r} has no trailing number; data.groups = "pairs" needs one')
-    return f"pair {name[: number.start()]}{(int(number.group()) + 1) // 2}"
+    return None if number is None else f"pair {name[: number.start()]}{(int(number.group()) + 1) // 2}"

@@ -22,9 +22,9 @@ from hpcseg.errors import BadInput
 from hpcseg.inspection.dataset_findings import inspect_dataset, inspect_scan
 from hpcseg.results.tables.published import read_publication
 from hpcseg.screens.inspection import report_tables
-from hpcseg.study.catalogue import dataset_pack
 from hpcseg.study.grids import expand
 from hpcseg.study.keys import parse_config, parse_setting, run_keys
+from hpcseg.study.packs import dataset_pack
 from hpcseg.study.plan import make_plan
 from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.profile import read_profile, resolve

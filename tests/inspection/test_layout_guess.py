@@ -168,6 +168,6 @@ def test_a_wrong_line_of_a_list_is_named(row: str, message: str) -> None:
 
 def test_a_folder_of_each_patient_is_told_from_folders_of_many() -> None:
     visits = guess("p1/a p1/a_seg p1/b p1/b_seg p2/a p2/a_seg p3/b p3/b_seg p3/c")
-    assert sorted(visits.in_one_folder()) == [["p1_a", "p1_b"], ["p2_a"], ["p3_b"]]
+    assert sorted(visits.in_one_folder()) == [["p1_a", "p1_b"], ["p2_a"], ["p3_b", "p3_c"]]
     assert guess("s1/images/a s1/labels/a s2/images/a s2/labels/a s3/images/b s3/labels/b").in_one_folder() == []
     assert guess("p1/a p1/a_seg p1/b p1/b_seg p2/a p2/a_seg").in_one_folder() == []  # as likely two sites

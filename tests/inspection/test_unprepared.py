@@ -83,3 +83,18 @@ def test_a_description_leaves_out_what_cannot_be_used(tmp_path: Path, write_scan
     assert [entry["name"] for entry in made["training"]] == ["a", "d"]
     assert made["labels"] == {"0": "background", "4": "label 4"} and made["modality"] == {"0": "MRI"}
     assert len(notes) == 2 and "c_seg.nii" in notes[0] and notes[1] == "left out, no label in them: b"
+
+
+def test_a_patients_scan_without_a_label_is_in_the_patients_group(tmp_path: Path, write_scan) -> None:
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[3:6, 3:6, 3:6] = 1
+    for name in ("p1_visit1", "p1_visit2", "p2_visit1", "p3_visit1"):
+        image = np.random.default_rng(len(name)).normal(0, 9, (9, 9, 9)).astype(np.float32)
+        write_scan(tmp_path / f"{name}.nii", image)
+        if name != "p1_visit2":
+            write_scan(tmp_path / f"{name}_seg.nii", mask)
+    guess = guess_folder(tmp_path)
+    dataset = undescribed_dataset(tmp_path, guess)
+    made, _ = describe(guess, dataset, inspect_dataset(dataset) | {"duplicates": []})
+    assert [entry["name"] for entry in made["test"]] == ["p1_visit2"]
+    assert made["patient_groups"] == {"1": ["p1_visit1", "p1_visit2"]}

@@ -101,7 +101,7 @@ def test_hippocampi_get_what_their_sweep_file_has() -> None:
         (SEVERAL, {"data.foreground": [[1], [2], [3]], "augmentation.mirror": []}),
         ({"labels": {1: "kidneys"}, "label_ml": {1: 300.0}}, {"augmentation.mirror": ["x"]}),
         ({"unlabelled": 7}, {"data.unlabelled_ts": True}),
-        ({"unlabelled": 7, "test": 3}, {"data.unlabelled_ts": False, "data.test": "Task04_Hippocampus"}),
+        ({"unlabelled": 7, "test": 3}, {"data.unlabelled_ts": True, "data.test": "Task04_Hippocampus"}),
     ],
 )
 def test_data_of_other_kinds(changes: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -47,8 +47,11 @@ def test_a_patient_of_training_among_the_others_is_named(dataset: Path) -> None:
     opened = open_dataset(dataset)
     other = opened.test[0].name
     facts = read_facts(opened, report_of(dataset, PAIRS[0] | {"cases": ["case_001", other]}), None)
-    assert f"case_001 + {other}" in facts.notes[0] and "data.unlabelled_ts = false" in facts.notes[0]
+    assert f"case_001 + {other}" in facts.notes[0] and "list them in patient_groups" in facts.notes[0]
     assert read_facts(opened, report_of(dataset, PAIRS[0]), None).notes != facts.notes
+    (dataset / "who.json").write_text(json.dumps({"patient_groups": {"p": ["case_001", other]}}))
+    facts = read_facts(opened, report_of(dataset, PAIRS[0] | {"cases": ["case_001", other]}), None)
+    assert (facts.groups_key, facts.notes) == ("who.json", ())
 
 
 def test_labels_that_never_occur_are_no_class_and_one_case_is_too_few(dataset: Path) -> None:

@@ -188,6 +188,42 @@ def test_unlabelled_scans_are_a_pack_of_their_own_so_that_baselines_share_the_la
     assert plan.stages[baseline.id].needs == (specs(plan, "pack")[0].id,)
 
 
+def test_other_scans_of_patients_who_are_held_out_are_not_learned_from(plan_study: Planner, dataset: Path) -> None:
+    one, other = (path.name.removesuffix(".nii.gz") for path in sorted((dataset / "imagesTs").glob("*.nii.gz")))
+    (dataset / "who.json").write_text(json.dumps({"patient_groups": {"p": ["case_002", one]}}))
+    settings = ("data.dataset=" + dataset.name, "data.unlabelled_ts=true", "data.groups=who.json", "fold=[0, 1]")
+    for strategy, held_out in (("selftrain", False), ("transfer", True)):
+        plan = plan_study(f"strategy={strategy}", *settings, data=dataset.parent)
+        assert len(specs(plan, "pack")) == 2, "one pack of imagesTs for both folds"
+        for train in (spec for spec in specs(plan, "train") if spec.config.strategy == strategy):
+            stages = [plan.stages[run_id].spec for run_id in plan.stages[train.id].needs]
+            sources = [spec.source for spec in stages if isinstance(spec, LabelSpec)]
+            sources += [ref for spec in stages if isinstance(spec, PretrainSpec) for ref in spec.sources]
+            seen = {name for source in sources for name in source.cases}
+            assert other in seen and (one in seen) == (held_out or "case_002" not in train.validation.cases)
+
+
+def test_the_test_set_is_not_shown_among_the_unlabelled(plan_study: Planner, dataset: Path) -> None:
+    shown, tested = sorted((dataset / "imagesTs").iterdir())
+    (dataset / "labelsTs" / shown.name).unlink()
+    settings = ("strategy=teacher", f"data.dataset={dataset.name}", "data.unlabelled_ts=true")
+    for test, names in (("", {shown.name, tested.name}), (dataset.name, {shown.name})):
+        (train,) = specs(plan_study(*settings, f"data.test={test}", data=dataset.parent), "train")
+        assert {f"{name}.nii.gz" for name in train.autoencoder_sources[1].cases} == names
+    (dataset / "labelsTs" / shown.name).write_bytes((dataset / "labelsTs" / tested.name).read_bytes())
+    with pytest.raises(BadInput, match="no unlabelled scans in imagesTs"):
+        plan_study(*settings, f"data.test={dataset.name}", data=dataset.parent)
+
+
+def test_a_test_case_of_a_patient_who_is_learned_from_is_refused(plan_study: Planner, dataset: Path) -> None:
+    one = min((dataset / "labelsTs").iterdir()).name.removesuffix(".nii.gz")
+    (dataset / "who.json").write_text(json.dumps({"patient_groups": {"p": ["case_002", one]}}))
+    settings = (f"data.dataset={dataset.name}", f"data.test={dataset.name}")
+    assert len(specs(plan_study(*settings, data=dataset.parent), "train")[0].test_scans) == 2
+    with pytest.raises(BadInput, match=f"{one} is of the same patient as case_002, which is learned from"):
+        plan_study(*settings, "data.groups=who.json", data=dataset.parent)
+
+
 def test_supplementary_datasets_are_seen_whole_and_only_by_autoencoders(
     plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
 ) -> None:

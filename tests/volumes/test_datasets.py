@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpcseg.errors import BadInput
-from hpcseg.volumes.datasets import case_groups, find_dataset, open_dataset, scan_name
+from hpcseg.volumes.datasets import all_groups, case_groups, find_dataset, open_dataset, scan_name
 
 
 def change(dataset: Path, **keys: Any) -> None:
@@ -170,6 +171,16 @@ def test_groups_from_a_file(dataset: Path) -> None:
     assert set(groups) == {f"case_{index:03d}" for index in range(1, 7)}
     assert groups["case_002"] == groups["case_005"]
     assert len(set(groups.values())) == 5
+
+
+def test_scans_without_labels_have_their_patients_too(dataset: Path) -> None:
+    opened = open_dataset(dataset)
+    one, other = (case.name for case in opened.test)
+    (dataset / "splits.json").write_text(json.dumps({"patient_groups": {"p": ["case_002", one]}}))
+    groups = all_groups(opened, "splits.json")
+    assert groups[one] == groups["case_002"] and groups[other] == other
+    unnumbered = opened.test[0].model_copy(update={"name": "no number"})
+    assert all_groups(dataclasses.replace(opened, test=(unnumbered,)), "pairs")["no number"] == "no number"
 
 
 @pytest.mark.parametrize(
