@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,11 @@ from hpcseg.study.advice import advice
 from hpcseg.study.catalogue import Catalogue
 from hpcseg.study.changes import Changes, compare
 from hpcseg.study.earlier import EarlierRuns
-from hpcseg.study.grids import expand
+from hpcseg.study.grids import Cell, expand
 from hpcseg.study.order import waves
 from hpcseg.study.resolver import Resolver, Stage
 from hpcseg.study.sweepfile import Sweep
-from hpcseg.text import word
+from hpcseg.text import listed, word
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,18 @@ def _same_grids(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     ]
 
 
+def _without_test_set(sweep: Sweep, cells: Iterable[Cell], catalogue: Catalogue) -> list[str]:
+    """A note where tables or figures show a test set that no run of the study has."""
+    shown = [f"[[table]] {table.name}" for table in sweep.tables if table.sets == ("test",)]
+    shown += [f"[[figure]] {figure.name}" for figure in sweep.figures if figure.set == "test"]
+    distinct = {(id(cell.config.data), cell.config.fold): cell.config for cell in cells}
+    if not shown or any(catalogue.test_set(config).scans for config in distinct.values()):
+        return []
+    return [
+        f"no run has a test set, so {listed(shown)} will be empty; set data.test or data.splits, or show another set"
+    ]
+
+
 def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
     cells: dict[str, list[dict[str, Any]]] = {}
     expanded = expand(sweep)
@@ -157,6 +169,7 @@ def _make_plan(sweep: Sweep, resolver: Resolver, runs_root: Path) -> Plan:
     notes = (
         *resolver.catalogue.notes,
         *_same_grids(cells),
+        *_without_test_set(sweep, expanded, resolver.catalogue),
         *advice([cell.config for cell in expanded], resolver.catalogue),
     )
     return Plan(sweep, runs_root, stages, cells, changes, notes)

@@ -64,9 +64,22 @@ def read_toml(path: Path) -> TomlFile:
         if place is None:
             raise BadInput(f"{path}: not valid TOML: {message}") from None
         line, column = place.groups()
-        raise BadInput(f"{path}:{line}: not valid TOML: {message[: place.start()]} (column {column})") from None
+        why = _quotes(text.split("\n")[int(line) - 1]) or f"{message[: place.start()]} (column {column})"
+        raise BadInput(f"{path}:{line}: not valid TOML: {why}") from None
     except (RecursionError, ValueError) as error:  # brackets in brackets, a number of thousands of digits
         raise BadInput(f"{path}: not valid TOML ({str(error).split(';')[0]})") from None
+
+
+def _quotes(line: str) -> str:
+    """What is wrong with the quotes of a line that is not TOML; "" where nothing is seen.
+
+    >>> _quotes('data.dataset = "Task04'), _quotes("strategy = baseline"), _quotes("fold = [0, 1")
+    ('a quote (") is missing', 'text needs quotes: "baseline"', '')
+    """
+    if line.count('"') % 2:
+        return 'a quote (") is missing'
+    bare = re.fullmatch(r"\s*[\w.]+\s*=\s*([A-Za-z][\w./ -]*?)\s*(?:#.*)?", line)
+    return f'text needs quotes: "{bare[1]}"' if bare and bare[1] not in {"true", "false"} else ""
 
 
 def explain(error: ValidationError, valid: Iterable[str]) -> tuple[str, str]:

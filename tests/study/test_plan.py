@@ -464,3 +464,15 @@ def test_grids_that_a_setting_makes_the_same_runs_are_noted(plan_study: Planner)
     assert not [note for note in plan_study(text=two).notes if "same runs" in note]
     (note,) = [note for note in plan_study("strategy=baseline", text=two).notes if "same runs" in note]
     assert note.startswith("the grids main and other are the same runs (by --set?)")
+
+
+def test_tables_of_a_test_set_that_nobody_has_are_named(plan_study: Planner, dataset: Path) -> None:
+    text = f'[run]\ndata.dataset = "{dataset.name}"\n[[grid]]\n[[table]]\nname = "dsc"\nsets = ["test"]\n'
+
+    def notes(*settings: str) -> list[str]:
+        return [note for note in plan_study(*settings, text=text, data=dataset.parent).notes if "test set" in note]
+
+    assert notes(f"data.test={dataset.name}") == []
+    assert notes() == [
+        "no run has a test set, so [[table]] dsc will be empty; set data.test or data.splits, or show another set"
+    ]

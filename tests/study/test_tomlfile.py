@@ -67,6 +67,16 @@ def test_a_syntax_error_names_file_line_and_column(tmp_path: Path) -> None:
         read_toml(path)
 
 
+@pytest.mark.parametrize("text", ['data.dataset = "Task04\n', "strategy = baseline # plain\n"])
+def test_what_is_wrong_with_quotes_is_said(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[run]\r\n" + text)
+    with pytest.raises(
+        BadInput, match=r'bad\.toml:2: not valid TOML: (a quote \("\) is missing|text needs .*"baseline")$'
+    ):
+        read_toml(path)
+
+
 @pytest.mark.parametrize("text", ["fold = [1, 2", "fold = " + "[" * 100_000, "fold = " + "1" * 5000])
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.toml"
