@@ -108,15 +108,11 @@ def sweep(
     shown = following(made, profile.local) if backend == "local" else nullcontext(_silent)
     with shown as notify:
         outcome = apply(made, backend, profile, notify, say=terminal.note)
-    submitted, total = len(outcome.submitted), len(made.stages)
     if json:
         found = {"submitted": list(outcome.submitted), "waiting": outcome.waiting, "failed": outcome.failed}
         terminal.print_json(found)
-    elif not submitted and not outcome.waiting:
-        print(f"{made.sweep.name}: nothing to submit; {_standing(outcome, total)}")
     else:
-        print(f"{made.sweep.name}: {submitted} of {counted(total, 'stage')} submitted ({backend}); ", end="")
-        print(f"see hpcseg status --runs {word(runs)}")
+        print(f"{made.sweep.name}: {_what_was_done(made, outcome, backend)}")
     if outcome.waiting:
         run_id, why = next(iter(outcome.waiting.items()))
         left = counted(len(outcome.waiting), "stage")
@@ -137,9 +133,23 @@ def _silent(event: Event) -> None:
     """Slurm's jobs bring no news to who submits them."""
 
 
+def _what_was_done(made: Plan, outcome: Outcome, backend: Backend) -> str:
+    """What was submitted, and where to look next."""
+    submitted, total, runs = len(outcome.submitted), len(made.stages), f"--runs {word(made.runs_root)}"
+    if not submitted and not outcome.waiting:
+        return f"nothing to submit; {_standing(outcome, total)}"
+    if backend == "local" and not outcome.failed:
+        return (
+            f"{_standing(outcome, total)}, {submitted} of them now; see hpcseg collect {word(made.sweep.name)} {runs}"
+        )
+    return f"{submitted} of {counted(total, 'stage')} submitted ({backend}); see hpcseg status {runs}"
+
+
 def _standing(outcome: Outcome, total: int) -> str:
     """How all stages stand, in words."""
     counts = Counter(verdict.state for verdict in outcome.verdicts.values())
+    if counts.keys() <= {"done"}:
+        return f"all {total} stages are done"
     if counts.keys() <= {"done", "queued", "running", "requeued"}:
         return f"all {total} stages are done or on their way"
     return f"of {counted(total, 'stage')} {standing(dict(counts.most_common()))}"
