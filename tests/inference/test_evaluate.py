@@ -1,22 +1,33 @@
-"""Validation scans come from the store that they were packed into, where that holds the same; else from their files."""
+"""Validation scans come from the store that they were packed into, where that holds the same; else from their files.
+Ranks measure the scans in turn."""
 
 from __future__ import annotations
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from hpcseg.config import RunConfig
+from hpcseg.errors import Interrupted
+from hpcseg.files import json_text
 from hpcseg.inference import evaluate
 from hpcseg.inference.segment import ReadScan, Segmenter
 from hpcseg.spec import PackSpec, SourceRef, TrainSpec
+from hpcseg.training.control import Control
+from hpcseg.training.ranks import ALONE, Ranks
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.packing import pack
 from hpcseg.volumes.scan_volume import ScanVolume
 from hpcseg.volumes.store import Store
-from tests.inference.untrained import CPU, SPACING, model
+from tests.inference.untrained import CPU, SPACING, model, save
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +62,8 @@ def read(packed: tuple[Path, TrainSpec], group: str = "validation", **changes: A
 def test_the_store_and_the_file_give_the_same(packed: tuple[Path, TrainSpec]) -> None:
     (stored, from_store), (own, from_file) = read(packed), read(packed, "test")
     assert from_store and not from_file
-    for field in ("paddings", "coding", "crop"):
-        assert getattr(stored.volume, field) == getattr(own.volume, field)
+    for name in ("paddings", "coding", "crop"):
+        assert getattr(stored.volume, name) == getattr(own.volume, name)
     ours, theirs = ([*scan.volume.levels_zyx, *scan.volume.histogram] for scan in (stored, own))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
@@ -79,3 +90,82 @@ def test_without_a_store_scans_are_read(packed: tuple[Path, TrainSpec], tmp_path
     (tmp_path / "train" / "run").mkdir(parents=True)
     with evaluate._validation_store(tmp_path / "train" / "run", packed[1]) as store:
         assert store is None
+
+
+class Meeting:
+    """Where two ranks that are threads add up: one that stays away breaks it."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=PATIENCE_S)
+        self.brought: list[Any] = [None, None]
+
+    def exchange(self, rank: int, value: Any) -> list[Any]:
+        self.brought[rank] = value
+        self.barrier.wait()
+        found = [*self.brought]
+        self.barrier.wait()
+        return found
+
+
+@dataclass(frozen=True)
+class InThread(Ranks):
+    """A rank that meets the other one of this process."""
+
+    meeting: Meeting = field(default_factory=Meeting)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        one, other = self.meeting.exchange(self.rank, tensor.clone())
+        return tensor.copy_(one + other)
+
+    def of_leader(self, make: Any) -> Any:
+        return self.meeting.exchange(self.rank, make() if self.leads else None)[0]
+
+
+class StopIn(Control):
+    def __init__(self, run: Path, rank: int, rounds: int) -> None:
+        super().__init__(run, silent=rank > 0)
+        self.left = rounds
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("scans", [3, 4])
+def test_ranks_measure_the_scans_in_turn_and_stop_together(
+    packed: tuple[Path, TrainSpec], tiny_dataset: Path, tmp_path: Path, scans: int
+) -> None:
+    _, spec = packed
+    cases = open_dataset(tiny_dataset).training[2:scans]
+    spec = spec.model_copy(update={"test_scans": cases, "test_classes": spec.classes})
+
+    def run(name: str) -> Path:
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        save(model(), folder)
+        summary = {"steps": 1, "ranks": 2, "rank_seconds": 1.0}
+        (folder / "training.json").write_text(json_text(summary))
+        return folder
+
+    def together(folder: Path, stops: tuple[int, int]) -> list[str]:
+        meeting = Meeting()
+
+        def rank(number: int) -> str:
+            try:
+                evaluate.evaluate(
+                    folder, spec, StopIn(folder, number, stops[number]), InThread(number, 2, CPU, meeting)
+                )
+            except Interrupted:
+                return "stopped"
+            return "done"
+
+        with ThreadPoolExecutor(2) as pool:
+            return [*pool.map(rank, (0, 1))]
+
+    alone, pair = run("alone"), run("pair")
+    evaluate.evaluate(alone, spec, Control(alone), ALONE)
+    assert together(pair, (0, 2)) == ["stopped", "stopped"]
+    assert together(pair, (1, 0)) == ["stopped", "stopped"] and not (pair / "result.json").exists()
+    assert together(pair, (0, 0)) == ["done", "done"]
+    sets = [json.loads((folder / "result.json").read_text())["sets"] for folder in (alone, pair)]
+    assert sets[0] == sets[1] and len(sets[0]["validation"] + sets[0]["test"]) == scans
