@@ -115,7 +115,7 @@ def compact_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def write_all(texts: Sequence[tuple[Path, str]]) -> None:
+def write_all(texts: Sequence[tuple[Path, str | Iterator[str]]]) -> None:
     """Replace many files as `write_text` does each, one after another in this order; waits for the disk only twice.
 
     First every text is written beside its file and synced, then they are renamed, then their folders are synced: when
@@ -242,7 +242,7 @@ def _write_new(path: Path, text: str | Iterator[str], *, synced: bool = False) -
             os.fsync(file.fileno())
 
 
-def _write_synced(path: Path, text: str) -> None:
+def _write_synced(path: Path, text: str | Iterator[str]) -> None:
     _write_new(path, text, synced=True)
 
 

@@ -50,11 +50,13 @@ def seal_holds(content: bytes, of: str = "") -> bool | None:
     found = _SEAL.search(content, max(0, len(content) - _SEAL_BYTES))
     if found is None:
         return False if _ANY_SEAL.search(content) else None
-    return _digest(content[: found.start()], of) == found[1].decode()
+    return _digest(memoryview(content)[: found.start()], of) == found[1].decode()
 
 
-def _digest(body: bytes, of: str) -> str:
-    return hashlib.sha256(f"{of}\n".encode(errors="backslashreplace") * bool(of) + body).hexdigest()
+def _digest(body: bytes | memoryview, of: str) -> str:
+    digest = hashlib.sha256(f"{of}\n".encode(errors="backslashreplace") if of else b"")
+    digest.update(body)
+    return digest.hexdigest()
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
-from hpcseg.paths import DONE_FILE, RESULT_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
-from hpcseg.results.collection import Collection, Place, Record, Result, Run
-from hpcseg.results.freshness import why_stale
+from hpcseg.paths import DONE_FILE, RUNS_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
+from hpcseg.results.collection import Collection, Place, Record, Run
+from hpcseg.results.reading import Asked, Found, first_problem, read_results, second_reader
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
-from hpcseg.runs.result_file import read_usable
 from hpcseg.seals import read_sealed
 from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
-from hpcseg.text import in_words, nearest
+from hpcseg.text import nearest
 from hpcseg.volumes.datasets import Progress
 
 _MANY = 1000  # runs
@@ -54,26 +52,29 @@ class _SweepRecord(Record):
 
 
 def collect(runs_root: Path, sweep: str | None = None, progress: Progress | None = None) -> Collection:
-    """Read the results of `sweep`, or of the sweep applied last; `progress` is called with every run.
+    """Read the results of `sweep`, or of the sweep applied last; `progress` is called with every few runs.
 
     Raises:
         BadInput: no such sweep, or its record cannot be read. A run's unreadable result is no error but a line in
             `problems`, and the run counts as missing.
     """
     name, chosen = _choose(runs_root, sweep)
-    record = _read_sweep(runs_root, name)
-    with _without_collector(len(record.runs)):
-        runs, problems = _read_runs(runs_root, record, progress)
+    with second_reader(sweep_folder(runs_root, name) / RUNS_FILE) as other:
+        record = _read_sweep(runs_root, name)
+        with _without_collector(len(record.runs)):
+            asked = [Asked(runs_root / "train" / run.id, run.config) for run in record.runs]
+            found = read_results(asked, other, progress)
+            runs = _with_seconds(runs_root, record, asked, found)
     grids = tuple(dict.fromkeys(place.grid for run in runs for place in run.places))
     return Collection(
         root=runs_root,
         sweep=name,
         chosen=chosen,
         applied=record.applied,
-        runs=tuple(runs),
+        runs=runs,
         tables=record.tables or default_tables(grids, _sets(runs)),
         figures=record.figures or default_figures(grids, _sets(runs)),
-        problems=tuple(problems),
+        problems=tuple(one.problem for one in found if one.problem),
     )
 
 
@@ -94,26 +95,18 @@ def _without_collector(runs: int) -> Iterator[None]:
             gc.enable()
 
 
-def _read_runs(runs_root: Path, record: _SweepRecord, progress: Progress | None) -> tuple[list[Run], list[str]]:
-    """The runs with their results, and a line for each file that cannot be used or is stale."""
-    runs: list[Run] = []
-    problems: list[str] = []
+def _with_seconds(
+    runs_root: Path, record: _SweepRecord, asked: Sequence[Asked], found: Sequence[Found]
+) -> tuple[Run, ...]:
+    """The runs with their results, and with the seconds of all that each needed."""
     seconds = ancestors_seconds(runs_root, record.model_dump(include={"stages", "seconds"}))
-    training = runs_root / "train"
-    for done, run in enumerate(record.runs):
-        if progress:
-            progress(done, len(record.runs), run.id)
-        folder = training / run.id
-        result, plan, problem = _read_result(folder, run.id)
-        stale = why_stale(folder, run.config, result, plan) if result else ""
-        if stale:
-            problem = f"{folder / RESULT_FILE}: stale: {stale}; delete it and run the sweep again"
-        if problem:
-            problems.append(problem)
-        runs.append(Run(run.id, folder, run.config, run.cells, result, stale))
-        known = result.training.get("seconds") if result else None
+    for run, one in zip(record.runs, found, strict=True):
+        known = one.result.training.get("seconds") if one.result else None
         seconds[run.id] = known if isinstance(known, int | float) else None
-    return [replace(run, seconds=_with_ancestors(run.id, record.needs, seconds)) for run in runs], problems
+    return tuple(
+        Run(run.id, folder, config, run.cells, result, stale, _with_ancestors(run.id, record.needs, seconds))
+        for run, (folder, config), (result, stale, _) in zip(record.runs, asked, found, strict=True)
+    )
 
 
 def ancestors_seconds(runs_root: Path, record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -171,24 +164,7 @@ def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:
         return _SweepRecord.model_validate({**record, "runs": read_runs(runs_root, name)})
     except ValidationError as error:
         path = sweep_folder(runs_root, name) / SWEEP_FILE
-        raise BadInput(f"{path}: {_first(error)}; apply the sweep again with `hpcseg sweep FILE`") from None
-
-
-def _read_result(folder: Path, run: str) -> tuple[Result | None, bytes | None, str | None]:
-    """The result of a run, what `run.json` holds, and what is wrong with the result; all None where there is none."""
-    try:
-        content, plan = read_usable(folder, run)
-        return Result.model_validate_json(content), plan, None
-    except BadInput as error:
-        problem = f"{error}; run the sweep again, which measures it anew"
-        return None, None, problem if (folder / RESULT_FILE).exists() else None
-    except ValidationError as error:
-        return None, None, f"{folder / RESULT_FILE}: not a result ({_first(error)}); delete it and run the sweep again"
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {in_words(problem)}"
+        raise BadInput(f"{path}: {first_problem(error)}; apply the sweep again with `hpcseg sweep FILE`") from None
 
 
 def _sets(runs: Iterable[Run]) -> tuple[SetName, ...]:

@@ -85,11 +85,12 @@ class Scores:
 
     def by_case(self, metric: Metric, class_: int | None = None) -> tuple[dict[str, float], int]:
         """The value of each case, of one class or the mean over all; and how many are undefined and left out."""
-        rows = zip(self.cases, self.classes, self.of(metric), strict=True)
-        found = [(case, value) for case, own, value in rows if class_ is None or own == class_]
-        values = {case: value for case, value in found if not math.isnan(value)}
-        if len(values) == len(found):
+        own = self.of(metric)
+        values = dict(zip(self.cases, own, strict=True))
+        if class_ is None and len(values) == len(own) and not math.isnan(sum(own)):
             return values, 0
+        rows = zip(self.cases, self.classes, own, strict=True)
+        found = [(case, value) for case, its_class, value in rows if class_ in {None, its_class}]
         groups: dict[str, list[float]] = {}
         for case, value in found:
             groups.setdefault(case, []).extend([] if math.isnan(value) else [value])

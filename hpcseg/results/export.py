@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hpcseg.errors import BadInput
-from hpcseg.files import json_text, write_text
+from hpcseg.files import json_text, write_all
 from hpcseg.inference.metrics import DSC, METRICS
 from hpcseg.results.collection import Collection
 from hpcseg.results.tables.latex import to_latex
@@ -86,13 +86,14 @@ def write_collection(
         BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
     """
     chosen = make_tables(collection) if tables is None else tables
-    paths = [folder / "runs.csv", folder / "collection.json"]
-    write_text(paths[0], _runs(collection))
-    write_text(paths[1], json_text(summary(collection, chosen)))
+    texts: list[tuple[Path, str | Iterator[str]]] = [
+        (folder / "runs.csv", _runs(collection)),
+        (folder / "collection.json", json_text(summary(collection, chosen))),
+    ]
     for table in chosen:
-        for ending, render in RENDERERS.items():
-            paths.append(folder / f"{table.definition.name}{ending}")
-            write_text(paths[-1], render(table))
+        texts += [(folder / f"{table.definition.name}{end}", render(table)) for end, render in RENDERERS.items()]
+    write_all(texts)
+    paths = [path for path, _ in texts]
     if not figures:
         return paths
     from hpcseg.results.figures.figures import draw_figures

@@ -6,9 +6,12 @@ import csv
 import functools
 import io
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from pydantic_core import to_json as to_json_bytes
 
 from hpcseg.results.tables.axes import label
 from hpcseg.results.tables.cells import Cell, Contrast, Key, Replicate
@@ -17,7 +20,7 @@ from hpcseg.results.tables.statistics import Comparison
 from hpcseg.results.tables.tables import Table
 from hpcseg.study.tables import Axis
 
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+_FORMULA = frozenset("=+-@\t\r\n＝＋－＠")
 
 
 def to_csv(table: Table) -> Iterator[str]:
@@ -30,16 +33,30 @@ def to_csv(table: Table) -> Iterator[str]:
     over = len(table.definition.over)
     for key, cell in _ordered(table):
         runs, stale = {replicate: run for run, replicate in cell.runs.items()}, set(cell.stale)
-        for one, values in cell.values.items():
+        numbers = iter(_numbers(cell.flat, repr))
+        for one, cases in cell.values.items():
             begin = placed(key, one[:over])
-            end = _line("", "stale" if runs[one] in stale else "present", runs[one])
-            yield "".join([f"{begin}{named(case)}{value!r}{end}\n" for case, value in values.items()])
+            end = _line("", "stale" if runs[one] in stale else "present", runs[one]) + "\n"
+            yield f"{begin}{f'{end}{begin}'.join(map(operator.add, map(named, cases), numbers))}{end}"
         missing = [[*_place(table, key, one), "", "", "missing", runs[one]] for one in cell.missing]
         yield "".join(f"{_line(*line)}\n" for line in missing)
 
 
 def _line(*cells: Any) -> str:
     return to_lines(cells, [])[:-1]
+
+
+def _numbers(values: Sequence[float], rare: Callable[[float], str]) -> list[str]:
+    """The shortest text of each, as `repr` has it, in a quarter of its time; `rare` is asked where theirs may differ.
+
+    >>> _numbers([0.1, 1e-05, 1e16], repr)
+    ['0.1', '1e-05', '1e+16']
+    """
+    texts = to_json_bytes(values)[1:-1].decode().split(",")
+    sizes = np.abs(values)
+    for place in np.flatnonzero(~((sizes >= 1e-4) & (sizes < 1e15) | (sizes == 0))).tolist():
+        texts[place] = rare(values[place])
+    return texts
 
 
 def to_runs_csv(table: Table) -> str:
@@ -99,12 +116,11 @@ def _whole(table: Table, key: Key, cell: Cell) -> str:
             {"replicate": list(replicate), "mean": mean} for replicate, mean in cell.replicate_means.items()
         ],
     }
-    named = functools.cache(_dump)
-    number = float.__repr__ if all(map(math.isfinite, cell.flat)) else _dump
-    values = []
+    named = functools.cache(lambda case: f'{_dump(case)}, "{table.metric.key}": ')
+    numbers, values = iter(_numbers(cell.flat, _dump)), []
     for replicate, cases in cell.values.items():
-        begin, measured = f'{{"replicate": {_dump(replicate)}, "case": ', f', "{table.metric.key}": '
-        values += [f"{begin}{named(case)}{measured}{number(value)}}}" for case, value in cases.items()]
+        begin = f'{{"replicate": {_dump(replicate)}, "case": '
+        values.append(f"{begin}{f'}}, {begin}'.join(map(operator.add, map(named, cases), numbers))}}}")
     return f'{_dump(whole)[:-1]}, "values": [{", ".join(values)}]}}'
 
 

@@ -73,7 +73,7 @@ def sample_sd(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     middle = fmean(values)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+    return math.sqrt(math.fsum([(value - middle) ** 2 for value in values]) / (len(values) - 1))
 
 
 def bootstrap(

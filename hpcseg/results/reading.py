@@ -1,0 +1,149 @@
+"""From the directories of runs to their results; where there are thousands, a second process reads half of them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import subprocess
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from hpcseg.errors import BadInput, LeftOut
+from hpcseg.files import is_file
+from hpcseg.host import usable_cores
+from hpcseg.paths import RESULT_FILE
+from hpcseg.results.collection import Result
+from hpcseg.results.freshness import why_stale
+from hpcseg.runs.result_file import read_usable
+from hpcseg.text import in_words
+from hpcseg.volumes.datasets import Progress
+
+LARGE = 2**20  # bytes of runs.json, those of about 3,500 runs: reading them takes longer than starting a process
+PIECE, SHARE = 32, 8  # runs that are read between two looks at the other process; pieces that it gets at once
+
+
+class Asked(NamedTuple):
+    """Directory of a run, and its configuration as the sweep was applied."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+
+class Found(NamedTuple):
+    """What is known of a run's result: why it may be of another run, and what is wrong with its file, in a line."""
+
+    result: Result | None
+    stale: str = ""
+    problem: str = ""
+
+
+def read_run(asked: Asked) -> Found:
+    """The result of a run; without one and without a problem where there is none."""
+    folder, config = asked
+    path = f"{folder}/{RESULT_FILE}"
+    try:
+        content, plan = read_usable(folder, folder.name)
+        result = _parsed(content)
+    except BadInput as error:
+        problem = f"{error}; run the sweep again, which measures it anew"
+        return Found(None, problem=problem if (folder / RESULT_FILE).exists() else "")
+    except ValidationError as error:
+        return Found(None, problem=f"{path}: not a result ({first_problem(error)}); delete it and run the sweep again")
+    stale = why_stale(folder, config, result, plan)
+    return Found(result, stale, stale and f"{path}: stale: {stale}; delete it and run the sweep again")
+
+
+def _parsed(content: bytes) -> Result:
+    with contextlib.suppress(ValueError):  # pydantic makes objects of what it has parsed in twice the time
+        return Result.model_validate(from_json(content))
+    return Result.model_validate_json(content)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong."""
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {in_words(problem)}"
+
+
+@contextlib.contextmanager
+def second_reader(record: Path) -> Iterator[Connection | None]:
+    """A process to read results in; None where `record`, of a sweep's runs, is small, or there is no core for it.
+
+    It is a fresh interpreter, whatever threads this one has, and knows of this one's work what it is asked only.
+    """
+    if usable_cores() < 2 or not is_file(record) or record.stat().st_size < LARGE:
+        yield None
+        return
+    mine, theirs = Pipe()
+    with mine:
+        with theirs:
+            code = f"from {__name__} import serve; serve({theirs.fileno()})"
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        try:
+            yield mine
+        finally:
+            process.kill()
+            process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """What the second process does: read what it is asked for until nobody asks."""
+    gc.disable()
+    warnings.simplefilter("error", LeftOut)  # ends this process, and the one that asked says it
+    with Connection(descriptor) as asking, contextlib.suppress(EOFError):
+        while True:
+            asking.send([[*map(read_run, piece)] for piece in asking.recv()])
+
+
+def read_results(asked: Sequence[Asked], other: Connection | None, progress: Progress | None = None) -> list[Found]:
+    """The results of runs, in their order, whoever reads them.
+
+    Args:
+        other: of the `second_reader`; what it leaves unread is read here.
+        progress: called with the last run of each piece that is read here.
+    """
+    pieces = [asked[first : first + PIECE] for first in range(0, len(asked), PIECE)]
+    todo = deque(range(len(pieces)))
+    found: dict[int, list[Found]] = {}
+    away = _ask(other, pieces, todo)
+    while todo or away:
+        if other and away and other.poll(0 if todo else None):
+            try:
+                found |= zip(away, other.recv(), strict=True)
+                away = _ask(other, pieces, todo)
+            except (EOFError, OSError):  # it has died
+                todo.extend(away)
+                away = []
+        else:
+            number = todo.popleft()
+            found[number] = [*map(read_run, pieces[number])]
+            if progress:
+                progress(PIECE * len(found), len(asked), pieces[number][-1].folder.name)
+    return [one for number in range(len(pieces)) for one in found[number]]
+
+
+def _ask(other: Connection | None, pieces: Sequence[Sequence[Asked]], todo: deque[int]) -> list[int]:
+    """Ask the other process for the last pieces, and for fewer towards the end: their numbers."""
+    if other is None or len(todo) < 2:
+        return []
+    numbers = [todo.pop() for _ in range(min(SHARE, len(todo) // 2))]
+    try:
+        other.send([pieces[number] for number in numbers])
+    except OSError:  # it has died
+        todo.extend(numbers)
+        return []
+    return numbers
