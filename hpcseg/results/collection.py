@@ -211,6 +211,11 @@ class Run:
         spec = self.specification()
         return spec.labelled.cases if spec else ()
 
+    @property
+    def volumes(self) -> str:
+        """What tells runs of other volumes from this one: dataset, fold and number of labelled ones."""
+        return repr([self.config.get(key) for key in ("data", "fold", "labelled")])
+
     def specification(self) -> TrainSpec | None:
         """What the run had to do, as its folder has it; None where nothing is written, or what cannot be read.
 

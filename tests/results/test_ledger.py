@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hpcseg.config import RunConfig
 from hpcseg.results.page.circumstances import settings
-from hpcseg.results.page.ledger import Entry, add_costs, lasted
+from hpcseg.results.page.ledger import Entry, add_costs, grouped, lasted
 from hpcseg.runs.attempts import Attempt, Cause
 
 ENTRY = Entry("run", "train", "transfer", {}, "done", "", "", 10, 8, 2.0, 4.0, 0.5, (), "gpu01", {}, "")
@@ -27,6 +27,21 @@ def test_costs_are_added_up_by_kind_of_work_in_the_order_of_the_stages() -> None
     assert costs[2].per_folds == 5 * (10 + 3) / 2  # with the pretraining
     assert costs[3].per_folds == 5 * 4
     assert costs[1].per_folds is None
+
+
+def test_runs_are_grouped_by_all_axes_but_those_of_most_values() -> None:
+    runs = [
+        replace(ENTRY, axes={"labelled": n, "seed": seed}, dsc={"test": seed / 4}, hours=None)
+        for n in (2, "all")
+        for seed in range(3)
+    ]
+    entries = [replace(ENTRY, stage="pack"), *runs[1:], replace(runs[0], state="failed", dsc={})]
+    assert len(grouped(entries, 7)) == 7
+    packing, two, every = grouped(entries, 6)
+    assert (packing.stage, packing.axes, packing.hours) == ("pack", {}, 2.0)
+    assert (two.axes, every.axes) == ({"labelled": 2}, {"labelled": "all"})
+    assert (two.states, two.dsc, two.hours) == ("done 2, failed 1", {"test": 0.375}, None)
+    assert [len(group.entries) for group in grouped(entries, 1)] == [1, 6]
 
 
 def test_five_runs_are_not_told_before_all_are_done() -> None:

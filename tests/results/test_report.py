@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -242,16 +244,31 @@ def test_figures_that_cannot_be_drawn_are_named(study: Path) -> None:
     assert "Learning curves: not drawn, no run has a history yet." in page
 
 
-def test_a_thousand_runs_stay_a_small_page(sweep_files: Any, as_scores: Callable[..., Any]) -> None:
+def test_a_thousand_runs_are_folded_into_groups_beside_a_file_of_all(
+    sweep_files: Any, as_scores: Callable[..., Any], tmp_path: Path
+) -> None:
     files = sweep_files()
     files.record["figures"] = [{"name": "boxes", "kind": "box"}]
     for number in range(1000):
         scores = None if number % 10 == 0 else as_scores(test=[0.7 + number % 7 / 50])
         run = files.run(scores, strategy=("baseline", "transfer")[number % 2], labelled=2, fold=number // 2)
         write_run(files.root, run, files.record["runs"][-1]["config"], 2)
-    page = render_report(collect(files.save()))
-    assert len(page) < 2_000_000
-    assert "<details data-long>\n<summary>All 1,000 runs" in page
+    collection, rows = collect(files.save()), tmp_path / "all & none-runs.csv"
+    rows.write_text("of somebody")
+    with pytest.raises(BadInput, match="in the way"):
+        write_report(collection, tmp_path / "all & none.html")
+    page = write_report(collection, tmp_path / "all & none.html", force=True).read_text()
+    assert len(page) < 300_000
+    assert "All 1,000 runs, in 2 groups" in page and "100 runs that did not simply come to their result" in page
+    assert '<a href="all%20%26%20none-runs.csv" download>all &amp; none-runs.csv</a>' in page
+    listed = {tag.get("id", "").removeprefix("run-") for tag in Page(page).all("tr")}
+    assert {run.id for run in collection.runs if run.result is None} == listed - {""}
+    row = Page(page).row("train")
+    mean = fmean(0.7 + number % 7 / 50 for number in range(0, 1000, 2) if number % 10)
+    assert row[:4] == ["train", "Baseline", "2", "500"] and row[5] == f"{mean:.3f}"
+    lines = list(csv.DictReader(rows.open()))
+    assert [line["run"] for line in lines] == [run.id for run in collection.runs]
+    assert (lines[1]["strategy"], lines[1]["state"], lines[1]["dsc_test"]) == ("S-TL", "done", "0.72")
 
 
 def test_the_command_writes_it_among_the_results(study: Path) -> None:

@@ -6,7 +6,7 @@ settings are afterwards as they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from hpcseg.results.figures.learned import draw_filters
 from hpcseg.results.figures.learning import draw_learning
 from hpcseg.results.figures.reconstructions import draw_reconstructions
 from hpcseg.results.figures.scores import draw_boxes, draw_curve
-from hpcseg.results.figures.style import SETTINGS, save
+from hpcseg.results.figures.style import FORMATS, SETTINGS, save
 from hpcseg.study.tables import FigureDefinition, FigureKind
 from hpcseg.volumes.datasets import Progress
 
@@ -98,8 +98,10 @@ class Drawing:
         return text.format(set=self.definition.set, x=x, hue=hue)
 
 
-def draw_figures(collection: Collection, folder: Path, progress: Progress | None = None) -> list[Drawing]:
-    """Draw every figure of the sweep into `folder`; `progress` is called before each.
+def draw_figures(
+    collection: Collection, folder: Path, progress: Progress | None = None, formats: Sequence[str] = tuple(FORMATS)
+) -> list[Drawing]:
+    """Draw every figure of the sweep into `folder`, in these formats; `progress` is called before each.
 
     Histories, specifications, weights and predicted masks are read from the folders of the runs.
 
@@ -117,7 +119,7 @@ def draw_figures(collection: Collection, folder: Path, progress: Progress | None
             if isinstance(figure, str):
                 drawings.append(Drawing(definition, why_not=figure))
             else:
-                drawings.append(Drawing(definition, tuple(save(figure, folder, definition.name))))
+                drawings.append(Drawing(definition, tuple(save(figure, folder, definition.name, formats))))
     return drawings
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hpcseg.results.collection import Collection
 from hpcseg.results.figures import style
 from hpcseg.results.figures.legends import Labels, cells_note, hue_handles, labels_of
@@ -159,8 +161,11 @@ def _sizes_of_all(definition: FigureDefinition, collection: Collection) -> dict[
     if definition.x != "labelled":
         return {}
     found = select_runs(definition.as_table(), collection).items()
-    cases = [run.labelled_cases for (row, _), runs in found if row == "all" for _, run in runs]
-    counts = [len(names) for names in cases if names]
+    chosen = [run for (row, _), runs in found if row == "all" for _, run in runs]
+    numbers: dict[str, int] = {}
+    for run in chosen:
+        numbers[run.volumes] = numbers.get(run.volumes) or len(run.labelled_cases)
+    counts = [number for run in chosen if (number := numbers[run.volumes])]
     return {"all": fmean(counts)} if counts else {}
 
 
@@ -204,7 +209,7 @@ def _box(axes: Axes, x: float, width: float, values: list[float], look: style.Lo
     parts |= {"meanprops": _MEAN, "flierprops": outlier}
     layout: Any = {"positions": [x], "widths": width, "manage_ticks": False, "patch_artist": True}
     few = len(values) <= _FEW
-    axes.boxplot(values, whis=1.5, showmeans=True, showfliers=not few, **layout, **parts)
+    axes.boxplot(np.array(values), whis=1.5, showmeans=True, showfliers=not few, **layout, **parts)
     if few:
         places = [x + width * (rank * _GOLDEN % 1 - 0.5) * 0.7 for rank in range(len(values))]
         axes.plot(places, values, "o", ms=1.8, mfc=look.colour, mec="white", mew=0.3, zorder=3)

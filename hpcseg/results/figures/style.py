@@ -29,6 +29,7 @@ HATCHES = ("", "/////", ".....", "xxxxx", "-----", "|||||", "+++++", "ooo")
 YELLOW, SKY, GREY = "#F0E442", "#56B4E9", "#555555"
 SMALL = 6  # points: the smallest text of all
 DPI = 300  # what printers and journals ask for
+FORMATS: Any = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # without what would differ otherwise
 _EDGE = 0.04  # inches between what stands below the axes
 
 SETTINGS: Any = {
@@ -210,13 +211,13 @@ def finish(figure: Figure, handles: Sequence[Artist], note: str) -> None:
     arrange(figure, rect=(0.0, bottom, 1.0, 1.0 - bottom))
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = tuple(FORMATS)) -> list[Path]:
     """Write NAME.png and NAME.pdf into `folder`, each atomically and the same to the byte for the same figure."""
     _fix_layout(figure)
-    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    for path, metadata in zip(paths, ({"Software": None}, {"CreationDate": None}), strict=True):
+    paths = [folder / f"{name}.{ending}" for ending in formats]
+    for path, ending in zip(paths, formats, strict=True):
         with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+            figure.savefig(temporary, format=ending, dpi=DPI, metadata=FORMATS[ending])
     return paths
 
 

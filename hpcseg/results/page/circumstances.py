@@ -144,8 +144,7 @@ def _one_of_each(runs: Iterable[Run]) -> list[Run]:
     """One run of each dataset, fold and number of labelled volumes: the others have the same volumes."""
     chosen: dict[str, Run] = {}
     for run in runs:
-        key = repr((run.config.get("data"), run.config.get("fold"), run.config.get("labelled")))
-        chosen.setdefault(key, run)
+        chosen.setdefault(run.volumes, run)
     return list(chosen.values())
 
 

@@ -77,6 +77,42 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Runs of one stage with the same values of `axes`, in a line where there are too many for a line each."""
+
+    stage: str
+    axes: Mapping[str, Any]
+    entries: tuple[Entry, ...]
+
+    @property
+    def states(self) -> str:
+        """How many runs are in which state: "done 95, failed 1"."""
+        counts = Counter(entry.state for entry in self.entries).most_common()
+        return ", ".join(f"{state} {count:,}" for state, count in counts)
+
+    @property
+    def dsc(self) -> dict[str, float]:
+        """Mean of the runs' means of each set."""
+        return {name: fmean(one.dsc[name] for one in self.entries if name in one.dsc) for name in sets_of(self.entries)}
+
+    @property
+    def hours(self) -> float | None:
+        """By the clock, of the runs that say it; None where none does."""
+        found = [entry.hours for entry in self.entries if entry.hours is not None]
+        return sum(found) if found else None
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all attempts of all runs."""
+        return sum(entry.gpu_hours for entry in self.entries)
+
+    @property
+    def gpu_hours_lost(self) -> float:
+        """Of these, done again after an interruption."""
+        return sum(entry.gpu_hours_lost for entry in self.entries)
+
+
+@dataclass(frozen=True)
 class Cost:
     """What the runs of one kind took.
 
@@ -117,6 +153,33 @@ def read_ledger(collection: Collection) -> list[Entry]:
             needs=tuple(needs.get(run.id, ())),
         )
         for run in runs
+    ]
+
+
+def axes_of(entries: Iterable[Entry]) -> list[str]:
+    """Axes that the training runs have."""
+    return list(dict.fromkeys(key for entry in entries for key in entry.axes))
+
+
+def sets_of(entries: Iterable[Entry]) -> list[str]:
+    """Sets that were measured."""
+    return list(dict.fromkeys(name for entry in entries for name in entry.dsc))
+
+
+def grouped(entries: Sequence[Entry], most: int) -> list[Group]:
+    """Runs by stage and axes, without those axes that have the most values as long as there are more groups. Pure."""
+    axes = axes_of(entries)
+    while True:
+        groups: dict[tuple[str, ...], list[Entry]] = {}
+        for entry in entries:
+            places = (label(entry.axes[axis]) if axis in entry.axes else "" for axis in axes)
+            groups.setdefault((entry.stage, *places), []).append(entry)
+        if len(groups) <= most or not axes:
+            break
+        axes.remove(max(axes, key=lambda axis: len({label(e.axes[axis]) for e in entries if axis in e.axes})))
+    return [
+        Group(found[0].stage, {key: value for key, value in found[0].axes.items() if key in axes}, tuple(found))
+        for found in groups.values()
     ]
 
 

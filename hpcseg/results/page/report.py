@@ -27,9 +27,20 @@ from hpcseg.results.export import make_tables
 from hpcseg.results.figures.style import DPI
 from hpcseg.results.page import sheets
 from hpcseg.results.page.circumstances import environments, read_data, settings
-from hpcseg.results.page.ledger import Cost, Entry, add_costs, clock, lasted, read_ledger
+from hpcseg.results.page.ledger import (
+    Cost,
+    Entry,
+    add_costs,
+    axes_of,
+    clock,
+    grouped,
+    lasted,
+    read_ledger,
+    sets_of,
+)
 from hpcseg.results.tables import rendering
 from hpcseg.results.tables.axes import label
+from hpcseg.results.tables.machine_readable import to_lines
 from hpcseg.results.tables.published import datasets_of
 from hpcseg.results.tables.tables import Table, improved_in_all
 from hpcseg.runs.applied import read_sweep_record
@@ -45,6 +56,7 @@ HEAD = 4096  # characters in which a report says what it is
 SCREEN_DPI = 120  # CSS pixels per printed inch of a figure: a little larger than in print
 FEW = 60  # rows that are shown unasked; more stand folded
 MANY = 300  # runs that are listed of a state in which they wait for attention
+LISTED = 500  # runs that have a row each; of more only those that did not simply come to their result, and groups
 PAPER_DATA = "Task03_Liver"  # on which the paper's hours were measured
 
 
@@ -69,7 +81,7 @@ def write_report(
     note: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the page of a sweep to `path`, atomically.
+    """Write the page of a sweep to `path`, atomically, and where it does not list every run, NAME-runs.csv beside it.
 
     Args:
         path: a file, or a folder in which the page is called report.html.
@@ -84,7 +96,15 @@ def write_report(
     path = path / "report.html" if path.is_dir() else path
     if not force:
         refuse_foreign(path, collection.sweep)
-    write_text(path, render_report(collection, tables=tables, note=note, progress=progress))
+    entries, rows = read_ledger(collection), path.with_name(f"{path.stem}-runs.csv")
+    if folded := len(entries) > LISTED:
+        if rows.exists() and not path.exists() and not force:
+            raise BadInput(f"{rows}: is in the way of the report's own; name another file, or replace it with --force")
+        write_text(rows, runs_csv(entries))
+    page = render_report(
+        collection, tables=tables, note=note, progress=progress, entries=entries, rows=rows.name * folded
+    )
+    write_text(path, page)
     return path
 
 
@@ -110,15 +130,25 @@ def render_report(
     tables: Sequence[Table] | None = None,
     note: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
+    entries: Sequence[Entry] | None = None,
+    rows: str = "",
 ) -> str:
     """The page as HTML.
+
+    Args:
+        tables, note, progress: as of `write_report`.
+        entries: the runs, where they were read already.
+        rows: a file beside the page that has all of them.
 
     Raises:
         BadInput: as `write_report`.
     """
     record = read_sweep_record(collection.root, collection.sweep)
     tables = make_tables(collection) if tables is None else tables
-    entries = read_ledger(collection)
+    entries = read_ledger(collection) if entries is None else entries
+    stale = {run.id: run.stale for run in collection.runs if run.stale}
+    folded = len(entries) > LISTED
+    own = [entry for entry in entries if not folded or not entry.done or entry.id in stale or len(entry.attempts) > 1]
     keys = settings([run.config for run in collection.runs])
     pages = _environment()
     script = pages.get_template("report.js").render()
@@ -131,11 +161,16 @@ def render_report(
         asked=_asked(collection.root, collection.sweep, record),
         tables=tables,
         improved=improved_in_all(tables, least=1),
-        stale={run.id: run.stale for run in collection.runs if run.stale},
+        stale=stale,
         pictures=_pictures(collection, note, progress),
         entries=entries,
-        axes=_axes(entries),
-        sets=_sets(entries),
+        groups=(groups := grouped(entries, LISTED) if folded else []),
+        grouped_by={axis for group in groups for axis in group.axes},
+        listed=own[:LISTED],
+        with_row={entry.id for entry in own[:LISTED]},
+        rows=rows,
+        axes=axes_of(entries),
+        sets=sets_of(entries),
         open=[_waiting(state, entries) for state in dict.fromkeys(e.state for e in entries if not e.done)],
         states=Counter(entry.state for entry in entries),
         costs=(costs := add_costs(entries)),
@@ -163,10 +198,10 @@ def _pictures(collection: Collection, note: Callable[[str], None], progress: Pro
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for drawing in draw_figures(collection, Path(folder), progress):
+        for drawing in draw_figures(collection, Path(folder), progress, ["png"]):
             name = drawing.definition.name
             if drawing.files:
-                png = next(path for path in drawing.files if path.suffix == ".png").read_bytes()
+                png = drawing.files[0].read_bytes()
                 found.append(Picture(name, drawing.title, drawing.shows, sheets.data_uri(png, "image/png"), _size(png)))
             else:
                 found.append(Picture(name, drawing.title, "", why_not=drawing.why_not))
@@ -190,13 +225,19 @@ def _asked(root: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {"file": file.name, "text": text, "overrides": given}
 
 
-def _axes(entries: Sequence[Entry]) -> list[str]:
-    """Axes that the training runs have."""
-    return list(dict.fromkeys(key for entry in entries for key in entry.axes))
-
-
-def _sets(entries: Sequence[Entry]) -> list[str]:
-    return list(dict.fromkeys(name for entry in entries for name in entry.dsc))
+def runs_csv(entries: Sequence[Entry]) -> str:
+    """One line per run, with all that the page's rows have."""
+    axes, sets = axes_of(entries), sets_of(entries)
+    end = ["epochs", "best_epoch", "hours", "gpu_hours", "gpu_hours_lost", "ends", "where", "finished"]
+    head = ["run", "stage", "state", "why", *axes, *(f"{DSC.key}_{name}" for name in sets), "attempts", *end]
+    lines = (
+        [entry.id, entry.stage, entry.state, entry.why]
+        + [label(entry.axes[axis]) if axis in entry.axes else "" for axis in axes]
+        + [entry.dsc.get(name) for name in sets]
+        + [len(entry.attempts), *(getattr(entry, key) for key in end)]
+        for entry in entries
+    )
+    return to_lines(head, lines)
 
 
 def _waiting(state: str, entries: Sequence[Entry]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ LABELS = {"labelled": "n", "strategy": "Strategy", GRID: "Experiment", CHOICE: "
 
 
 def places(definition: TableDefinition, collection: Collection) -> list[tuple[Run, Place]]:
-    """Every place of the definition's grids, in the sweep file's order, with "grid" and "choice" among its axes.
+    """Every place of the definition's grids, in the sweep file's order.
+
+    Where the definition names "grid" or "choice", both are among the axes.
 
     Raises:
         BadInput: the sweep has no such grid.
@@ -27,10 +29,13 @@ def places(definition: TableDefinition, collection: Collection) -> list[tuple[Ru
             )
     wanted = definition.grid or tuple(grids)
     found = [(run, place) for run in collection.runs for place in run.places if place.grid in wanted]
+    found.sort(key=lambda one: one[1].number)
     named = {axis for axes in definition.roles.values() for axis in axes}
+    if not {GRID, CHOICE} & named:
+        return found
     choices: dict[str, dict[str, int]] = {}
     chosen = []
-    for run, place in sorted(found, key=lambda one: one[1].number):
+    for run, place in found:
         numbers = choices.setdefault(place.grid, {})
         free = repr([(axis, value) for axis, value in place.axes.items() if axis not in named])
         own = {GRID: place.grid, CHOICE: numbers.setdefault(free, len(numbers) + 1)}
@@ -48,7 +53,7 @@ def axis_value(definition: TableDefinition, run: Run, place: Place, key: str) ->
     if value is None:
         raise BadInput(
             f"{definition.name!r} asks for axis {key!r}, which run {run.id} does not have; "
-            f"its axes are {', '.join(place.axes)}"
+            f"its axes are {', '.join(dict.fromkeys([*place.axes, GRID, CHOICE]))}"
         )
     return value
 
