@@ -63,8 +63,10 @@ def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[
         BadInput: no such sweep, or its record cannot be read. A result that cannot be used is a warning, `LeftOut`.
     """
     from hpcseg.results.collect import collect
+    from hpcseg.results.second_process import second_process
 
-    collection = collect(Path(runs), sweep)
+    with second_process(Path(runs)) as other:
+        collection = collect(Path(runs), sweep, other=other)
     for problem in collection.problems:
         leave_out(problem)
     axes = ["strategy", "labelled", "fold", "seed"]

@@ -16,6 +16,7 @@ from hpcseg.text import counted, word
 
 if TYPE_CHECKING:
     from hpcseg.results.collection import Collection
+    from hpcseg.results.second_process import Other
     from hpcseg.results.tables.tables import Table
 
 PATIENCE_S = 0.5  # before progress is shown
@@ -54,19 +55,27 @@ def collect(
     import json as json_module
 
     from hpcseg.results.export import summary, write_collection
+    from hpcseg.results.second_process import second_process
     from hpcseg.results.tables.machine_readable import to_json
     from hpcseg.results.tables.rendering import overall, to_rich
     from hpcseg.results.tables.tables import improved_in_all
 
-    collection, tables = _collected(runs, sweep, against, metric)
-    if records is not None:
-        _archive(collection, records, force=force)
-        return
-    folder = to or _own_results(runs, collection.sweep)
-    with terminal.counting("collecting", PATIENCE_S) as progress:
-        paths = write_collection(
-            collection, folder, tables=tables, figures=figures, note=terminal.note, progress=progress
-        )
+    with second_process(runs) as other:
+        collection, tables = _collected(runs, sweep, against, metric, other)
+        if records is not None:
+            _archive(collection, records, force=force)
+            return
+        folder = to or _own_results(runs, collection.sweep)
+        with terminal.counting("collecting", PATIENCE_S) as progress:
+            paths = write_collection(
+                collection,
+                folder,
+                tables=tables,
+                figures=figures,
+                note=terminal.note,
+                progress=progress,
+                other=other,
+            )
     if json:
         whole = summary(collection, tables) | {
             "tables": [json_module.loads("".join(to_json(table))) for table in tables]
@@ -114,8 +123,10 @@ def report(
     The page is complete in itself and loads nothing; an earlier report of the same sweep is replaced.
     """
     from hpcseg.results.page.report import write_report
+    from hpcseg.results.second_process import second_process
 
-    collection, tables = _collected(runs, sweep, against, metric)
+    with second_process(runs) as other:
+        collection, tables = _collected(runs, sweep, against, metric, other)
     path = to or _own_results(runs, collection.sweep) / "report.html"
     with terminal.counting("writing the report", PATIENCE_S) as progress:
         written = write_report(collection, path, tables=tables, force=force, note=terminal.note, progress=progress)
@@ -136,7 +147,7 @@ def _own_results(runs: Path, sweep: str) -> Path:
 
 
 def _collected(
-    runs: Path, sweep: str | None, against: str | None, metric: list[str] | None
+    runs: Path, sweep: str | None, against: str | None, metric: list[str] | None, other: Other
 ) -> tuple[Collection, list[Table]]:
     """What was measured and its tables; a note of each file that could not be used."""
     from hpcseg.results.collect import collect as collect_runs
@@ -145,7 +156,7 @@ def _collected(
 
     beside = None if against is None else read_publication(against)
     with terminal.counting("reading results", PATIENCE_S) as progress:
-        collection = collect_runs(runs, sweep, progress)
+        collection = collect_runs(runs, sweep, progress, other)
         tables = make_tables(collection, metrics=metric or (), beside=beside)
     for problem in collection.problems:
         terminal.note(problem)

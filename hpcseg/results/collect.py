@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
-from hpcseg.paths import DONE_FILE, RUNS_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
+from hpcseg.paths import DONE_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
 from hpcseg.results.collection import Collection, Place, Record, Run
-from hpcseg.results.reading import Asked, Found, first_problem, read_results, second_reader
+from hpcseg.results.reading import Asked, Found, first_problem, read_results
+from hpcseg.results.second_process import Other
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.seals import read_sealed
 from hpcseg.spec import Name
@@ -51,20 +52,25 @@ class _SweepRecord(Record):
         return [block | {"kind": "filters"} if block.get("kind") == "kernels" else block for block in found]
 
 
-def collect(runs_root: Path, sweep: str | None = None, progress: Progress | None = None) -> Collection:
-    """Read the results of `sweep`, or of the sweep applied last; `progress` is called with every few runs.
+def collect(
+    runs_root: Path, sweep: str | None = None, progress: Progress | None = None, other: Other = None
+) -> Collection:
+    """Read the results of `sweep`, or of the sweep applied last.
+
+    Args:
+        progress: called with every few runs.
+        other: reads half of them.
 
     Raises:
         BadInput: no such sweep, or its record cannot be read. A run's unreadable result is no error but a line in
             `problems`, and the run counts as missing.
     """
     name, chosen = _choose(runs_root, sweep)
-    with second_reader(sweep_folder(runs_root, name) / RUNS_FILE) as other:
-        record = _read_sweep(runs_root, name)
-        with _without_collector(len(record.runs)):
-            asked = [Asked(runs_root / "train" / run.id, run.config) for run in record.runs]
-            found = read_results(asked, other, progress)
-            runs = _with_seconds(runs_root, record, asked, found)
+    record = _read_sweep(runs_root, name)
+    with _without_collector(len(record.runs)):
+        asked = [Asked(runs_root / "train" / run.id, run.config) for run in record.runs]
+        found = read_results(asked, other, progress)
+        runs = _with_seconds(runs_root, record, asked, found)
     grids = tuple(dict.fromkeys(place.grid for run in runs for place in run.places))
     return Collection(
         root=runs_root,

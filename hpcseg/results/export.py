@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from hpcseg.errors import BadInput
 from hpcseg.files import json_text, write_all
 from hpcseg.inference.metrics import DSC, METRICS
 from hpcseg.results.collection import Collection
+from hpcseg.results.second_process import Other, answered, ask
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.listing import to_list
 from hpcseg.results.tables.machine_readable import to_csv, to_json, to_lines, to_runs_csv, to_summary_csv
@@ -30,6 +31,7 @@ RENDERERS: dict[str, Callable[[Table], str | Iterator[str]]] = {
     ".json": to_json,
     ".tex": to_latex,
 }
+HALF = (".txt", ".csv")  # what takes half of the time
 
 
 def make_tables(
@@ -71,6 +73,7 @@ def write_collection(
     figures: bool = True,
     note: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
+    other: Other = None,
 ) -> list[Path]:
     """Write every table (text, Markdown, CSV, JSON, LaTeX) and figure (PNG, PDF) of a sweep, each file atomically.
 
@@ -81,19 +84,23 @@ def write_collection(
         figures: draw them, too.
         note: called with one line for each figure that cannot be drawn yet.
         progress: called before each figure.
+        other: writes some of the tables' files.
 
     Raises:
         BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
     """
     chosen = make_tables(collection) if tables is None else tables
-    texts: list[tuple[Path, str | Iterator[str]]] = [
+    halved = ask(other, write_rendered, folder, chosen, HALF)
+    lists = [
         (folder / "runs.csv", _runs(collection)),
         (folder / "collection.json", json_text(summary(collection, chosen))),
     ]
-    for table in chosen:
-        texts += [(folder / f"{table.definition.name}{end}", render(table)) for end, render in RENDERERS.items()]
-    write_all(texts)
-    paths = [path for path, _ in texts]
+    own = [ending for ending in RENDERERS if not (halved and ending in HALF)]
+    write_all([*lists, *_rendered(folder, chosen, own)])
+    if halved and not answered(other):
+        write_rendered(folder, chosen, HALF)
+    paths = [path for path, _ in lists]
+    paths += [folder / f"{table.definition.name}{ending}" for table in chosen for ending in RENDERERS]
     if not figures:
         return paths
     from hpcseg.results.figures.figures import draw_figures
@@ -103,6 +110,15 @@ def write_collection(
         if drawing.remark:
             note(drawing.remark)
     return paths
+
+
+def write_rendered(folder: Path, tables: Sequence[Table], endings: Iterable[str]) -> None:
+    """Write the files of tables that have these endings."""
+    write_all(_rendered(folder, tables, endings))
+
+
+def _rendered(folder: Path, tables: Sequence[Table], endings: Iterable[str]) -> list[tuple[Path, str | Iterator[str]]]:
+    return [(folder / f"{table.definition.name}{end}", RENDERERS[end](table)) for table in tables for end in endings]
 
 
 def summary(collection: Collection, tables: Sequence[Table] = ()) -> dict[str, object]:

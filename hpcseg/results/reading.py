@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import subprocess
-import sys
-import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from hpcseg.errors import BadInput, LeftOut
-from hpcseg.files import is_file
-from hpcseg.host import usable_cores
+from hpcseg.errors import BadInput
 from hpcseg.paths import RESULT_FILE
 from hpcseg.results.collection import Result
 from hpcseg.results.freshness import why_stale
+from hpcseg.results.second_process import Other, ask
 from hpcseg.runs.result_file import read_usable
 from hpcseg.text import in_words
 from hpcseg.volumes.datasets import Progress
 
-LARGE = 2**20  # bytes of runs.json, those of about 3,500 runs: reading them takes longer than starting a process
 PIECE, SHARE = 32, 8  # runs that are read between two looks at the other process; pieces that it gets at once
 
 
@@ -74,46 +66,16 @@ def first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc'])) or 'content'}: {in_words(problem)}"
 
 
-@contextlib.contextmanager
-def second_reader(record: Path) -> Iterator[Connection | None]:
-    """A process to read results in; None where `record`, of a sweep's runs, is small, or there is no core for it.
-
-    It is a fresh interpreter, whatever threads this one has, and knows of this one's work what it is asked only.
-    """
-    if usable_cores() < 2 or not is_file(record) or record.stat().st_size < LARGE:
-        yield None
-        return
-    mine, theirs = Pipe()
-    with mine:
-        with theirs:
-            code = f"from {__name__} import serve; serve({theirs.fileno()})"
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        try:
-            yield mine
-        finally:
-            process.kill()
-            process.wait()
+def read_pieces(pieces: Sequence[Sequence[Asked]]) -> list[list[Found]]:
+    """The results of several pieces, for the other process."""
+    return [[*map(read_run, piece)] for piece in pieces]
 
 
-def serve(descriptor: int) -> None:
-    """What the second process does: read what it is asked for until nobody asks."""
-    gc.disable()
-    warnings.simplefilter("error", LeftOut)  # ends this process, and the one that asked says it
-    with Connection(descriptor) as asking, contextlib.suppress(EOFError):
-        while True:
-            asking.send([[*map(read_run, piece)] for piece in asking.recv()])
-
-
-def read_results(asked: Sequence[Asked], other: Connection | None, progress: Progress | None = None) -> list[Found]:
+def read_results(asked: Sequence[Asked], other: Other, progress: Progress | None = None) -> list[Found]:
     """The results of runs, in their order, whoever reads them.
 
     Args:
-        other: of the `second_reader`; what it leaves unread is read here.
+        other: what it leaves unread is read here.
         progress: called with the last run of each piece that is read here.
     """
     pieces = [asked[first : first + PIECE] for first in range(0, len(asked), PIECE)]
@@ -136,14 +98,10 @@ def read_results(asked: Sequence[Asked], other: Connection | None, progress: Pro
     return [one for number in range(len(pieces)) for one in found[number]]
 
 
-def _ask(other: Connection | None, pieces: Sequence[Sequence[Asked]], todo: deque[int]) -> list[int]:
+def _ask(other: Other, pieces: Sequence[Sequence[Asked]], todo: deque[int]) -> list[int]:
     """Ask the other process for the last pieces, and for fewer towards the end: their numbers."""
-    if other is None or len(todo) < 2:
-        return []
     numbers = [todo.pop() for _ in range(min(SHARE, len(todo) // 2))]
-    try:
-        other.send([pieces[number] for number in numbers])
-    except OSError:  # it has died
-        todo.extend(numbers)
+    if numbers and not ask(other, read_pieces, [pieces[number] for number in numbers]):
+        todo.extend(reversed(numbers))
         return []
     return numbers

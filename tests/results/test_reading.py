@@ -1,4 +1,4 @@
-"""Results that two processes read are those that one would have read, in their order, also where the other dies."""
+"""What two processes read and write is what one would have, in its order, also where the other dies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from hpcseg.results import reading
+from hpcseg.results import export, reading, second_process
 from hpcseg.results.collect import collect
+from hpcseg.results.export import write_collection
 from hpcseg.results.reading import Asked, read_results
 
 
@@ -29,13 +30,19 @@ def runs(sweep_files: Callable[..., Any], as_scores: Callable[..., Any], monkeyp
 
 def test_two_processes_read_what_one_would_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = collect(runs)
-    monkeypatch.setattr(reading, "LARGE", 0)
-    monkeypatch.setattr(reading, "usable_cores", lambda: 2)
+    written = write_collection(alone, runs / "alone", figures=False)
+    monkeypatch.setattr(second_process, "LARGE", 0)
+    monkeypatch.setattr(second_process, "usable_cores", lambda: 2)
     here: list[str] = []
-    collected = collect(runs, progress=lambda done, total, name: here.append(name))
+    with second_process.second_process(runs) as other:
+        collected = collect(runs, progress=lambda done, total, name: here.append(name), other=other)
+        monkeypatch.setitem(export.RENDERERS, ".csv", lambda table: "not asked for here")
+        halves = write_collection(collected, runs / "two", figures=False, other=other)
     assert repr(collected.runs) == repr(alone.runs)
     assert collected.problems == alone.problems and len(alone.problems) == 2
     assert here and here[0] == "baseline-2-0" and "baseline-2-8" not in here
+    assert [path.name for path in halves] == [path.name for path in written]
+    assert [path.read_bytes() for path in halves] == [path.read_bytes() for path in written]
 
 
 class _Dying:
@@ -51,11 +58,14 @@ class _Dying:
         raise EOFError
 
 
-def test_what_a_dead_process_leaves_is_read_here(runs: Path) -> None:
+def test_what_a_dead_process_leaves_is_done_here(runs: Path) -> None:
     asked = [Asked(runs / "train" / run.id, run.config) for run in collect(runs).runs]
     alone = read_results(asked, None)
     gone, theirs = Pipe()
     theirs.close()
     others: tuple[Any, ...] = (_Dying(), gone)
     assert [repr(read_results(asked, other)) for other in others] == [repr(alone)] * 2
+    for other in others:
+        paths = write_collection(collect(runs), runs / "again", figures=False, other=other)
+        assert all(path.exists() for path in paths)
     gone.close()
