@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from statistics import fmean
 from types import NoneType
@@ -112,6 +113,7 @@ _LOWEST_M1, _HIGHEST_M1 = (
 )
 _ONE_BY_ONE = TypeAdapter(tuple[Score, ...])
 _row = itemgetter("case", "class", *METRICS)
+_attributes = attrgetter("case", "class_", *METRICS)
 
 
 def _compact(scores: Any) -> Scores:
@@ -119,7 +121,23 @@ def _compact(scores: Any) -> Scores:
     if isinstance(scores, dict):
         found = Rows.model_validate(scores)
         scores = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    if isinstance(scores, Scores):
+        return scores
     return _evident(scores) or _of_models(_ONE_BY_ONE.validate_python(scores))
+
+
+def evident(scores: Sequence[object]) -> Scores | list[object]:
+    """Scores whose attributes are known to be right; [] where there are none."""
+    if not scores:
+        return []
+    cases, classes, *metrics = zip(*map(_attributes, scores), strict=True)
+    return Scores(_one_of(cases), _one_of(classes), np.array(metrics, dtype=np.float64), _ALL)
+
+
+@functools.lru_cache(1024)
+def _one_of(equal: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The first of equal ones: thousands of runs have the same cases."""
+    return equal
 
 
 def _evident(scores: Any) -> Scores | None:

@@ -14,7 +14,7 @@ from hpcseg.results import collection
 from hpcseg.results.collection import Result
 
 
-def _score(name: str, class_: int = 1, **changed: Any) -> dict[str, Any]:
+def score(name: str, class_: int = 1, **changed: Any) -> dict[str, Any]:
     return {"case": name, "class": class_, **dict.fromkeys(METRICS, 0.5), **changed}
 
 
@@ -40,7 +40,7 @@ ODD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_glance_says_what_pydantic_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"id": "a", "sets": {"test": [_score("one"), _score("two", **ODD[name]), _score("two", 2)]}}
+    given = {"id": "a", "sets": {"test": [score("one"), score("two", **ODD[name]), score("two", 2)]}}
     glance = _outcome(given)
     monkeypatch.setattr(collection, "_evident", lambda scores: None)
     assert glance == _outcome(given)
@@ -63,7 +63,7 @@ def test_scores_of_earlier_versions_lack_metrics() -> None:
 
 
 def test_a_case_counts_with_the_mean_of_its_defined_classes() -> None:
-    scores = [_score("b", 1, dsc=None), _score("a", 1), _score("b", 2, dsc=0.2), _score("a", 2, dsc=0.7)]
+    scores = [score("b", 1, dsc=None), score("a", 1), score("b", 2, dsc=0.2), score("a", 2, dsc=0.7)]
     found = Result.model_validate({"id": "a", "sets": {"test": scores}}).sets["test"]
     values, undefined = found.by_case(DSC)
     assert (list(values.items()), undefined) == ([("b", 0.2), ("a", 0.6)], 1)

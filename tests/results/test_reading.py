@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from hpcseg.results import export, reading, second_process
 from hpcseg.results.collect import collect
+from hpcseg.results.collection import Result
 from hpcseg.results.export import write_collection
-from hpcseg.results.reading import Asked, read_results
+from hpcseg.results.reading import Asked, parse_result, read_results
+from tests.results.test_collection import ODD, score
 
 
 @pytest.fixture
@@ -43,6 +47,25 @@ def test_two_processes_read_what_one_would_read(runs: Path, monkeypatch: pytest.
     assert here and here[0] == "baseline-2-0" and "baseline-2-8" not in here
     assert [path.name for path in halves] == [path.name for path in written]
     assert [path.read_bytes() for path in halves] == [path.read_bytes() for path in written]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_results_are_parsed_as_pydantic_parses_them(name: str) -> None:
+    scores = [score("one"), score("two", **ODD[name]), score("two", 2)]
+    several: list[dict[str, Any]] = [{"test": scores, "validation": scores[:1]}, {"test": []}, {"test": scores[0]}]
+    for sets in several:
+        content = json.dumps({"id": "a", "fold": 1, "sets": sets, "training": {"seconds": 1.5}, "odd": [1]}).encode()
+        for text in (content, content[:-1], content.replace(b'"sets"', b'"set"'), content.replace(b"1.5", b"[" * 2000)):
+            assert _outcome(parse_result, text) == _outcome(Result.model_validate_json, text)
+
+
+def _outcome(parse: Callable[[bytes], Result], text: bytes) -> object:
+    try:
+        found = parse(text)
+    except ValidationError as error:
+        return [(one["loc"], one["msg"]) for one in error.errors()]
+    scores = {name: (list(scores.rows()), scores.measured) for name, scores in found.sets.items()}
+    return found.model_dump(exclude={"sets"}), found.model_fields_set, scores
 
 
 class _Dying:
