@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hpcseg.errors import BadInput
+from hpcseg.inference.constants import constants_once
 from hpcseg.inference.tiling import Tiling, large_tile
 from hpcseg.patches.codes import table_row, windowed
-from hpcseg.patches.geometry import FovealGeometry, PatchGeometry, Triple
+from hpcseg.patches.geometry import FovealGeometry, Triple
 from hpcseg.patches.reading import read_sample
 from hpcseg.training.model import TrainedModel, geometry_of
 from hpcseg.training.precision import Number, applied
@@ -49,6 +50,7 @@ class Predictor:
         self.mode = mode or model.config.inference.mode
         self.precision = applied(model.config, device, precision)
         self.network = model.network(device)
+        constants_once(self.network)
 
     def tiling(self, shape_zyx: Triple) -> Tiling:
         """The tiles that cover a volume: overlapping patches as in training ("paper"), or large tiles side by side."""
@@ -75,7 +77,7 @@ class Predictor:
         mean = _RunningMean(self.model.class_count, tiling)
         for done, tile in enumerate(tiling, start=1):
             if tiling.meets(tile):
-                mean.add(tile, self._tile(volume, row_16, tiling.geometry, tiling.origin(tile)))
+                mean.add(tile, self._tile(volume, row_16, tiling, tile))
             if advance:
                 advance(done, tiling.count)
             if done % tiling.per_layer == 0 and (finished := tiling.finished(tile[0])) > mean.first:
@@ -83,10 +85,12 @@ class Predictor:
 
     @torch.inference_mode()
     def _tile(
-        self, volume: ScanVolume | StoredCase, row_16: torch.Tensor, geometry: PatchGeometry, origin: Triple
+        self, volume: ScanVolume | StoredCase, row_16: torch.Tensor, tiling: Tiling, tile: Triple
     ) -> NDArray[np.float32]:
-        """Probabilities of one tile's voxels, (C, D, H, W)."""
-        boxes = read_sample(volume, geometry, origin, range(geometry.levels), self.model.pyramid_clip)
+        """Probabilities of one tile's voxels as far as the volume goes, (C, D, H, W)."""
+        geometry = tiling.geometry
+        whole = read_sample(volume, geometry, tiling.origin(tile), range(geometry.levels), self.model.pyramid_clip)
+        boxes = [box[:z, :y, :x] for box, (z, y, x) in zip(whole, tiling.boxes(tile), strict=True)]
         images_BCDHW = [windowed(torch.from_numpy(box)[None].to(self.device), row_16) for box in boxes]
         with self.precision.autocast():
             logits_BCDHW = self.network(images_BCDHW)

@@ -37,7 +37,10 @@ def axes_starts(shape_zyx: Sequence[int], geometry: PatchGeometry, step: int) ->
 
 
 def large_tile(shape_zyx: Sequence[int], geometry: PatchGeometry, limit: int) -> int:
-    """Edge of the tiles, a multiple of the period, that cover a volume with the least input; at most `limit`."""
+    """Edge of the tiles, a multiple of the period, that cover a volume with the least input; at most `limit`.
+
+    It never depends on measured times: from tiles of another edge, sums may be rounded otherwise.
+    """
     period = geometry.period
     edges = range(period, max(limit // period, 1) * period + 1, period)
     return min(edges, key=lambda edge: (_input_voxels(shape_zyx, geometry.resized(edge)), edge))
@@ -45,8 +48,11 @@ def large_tile(shape_zyx: Sequence[int], geometry: PatchGeometry, limit: int) ->
 
 def _input_voxels(shape_zyx: Sequence[int], geometry: PatchGeometry) -> int:
     """What a network is given to cover a volume without overlap: the measure of its work."""
-    tiles = math.prod(len(starts) for starts in axes_starts(shape_zyx, geometry, geometry.patch))
-    return tiles * sum(edge**3 for edge in geometry.inputs)
+    along = []  # each axis, for each level the edges of all boxes: those of the last tile end with the volume
+    for length, starts in zip(shape_zyx, axes_starts(shape_zyx, geometry, geometry.patch), strict=True):
+        last = geometry.trimmed(length - starts[-1])
+        along.append([(len(starts) - 1) * edge + end for edge, end in zip(geometry.inputs, last.inputs, strict=True)])
+    return sum(map(math.prod, zip(*along, strict=True)))
 
 
 def axis_shares(length: int, starts: Sequence[int], tile: int, sigma: float | None) -> NDArray[np.float32]:
@@ -110,6 +116,11 @@ class Tiling:
     def places(self, tile: Triple) -> tuple[Box, Box]:
         """Where a tile and the volume meet: in the volume and in the tile; empty if nowhere."""
         return intersection(self.origin(tile), (self.geometry.patch,) * 3, self.shape_zyx)
+
+    def boxes(self, tile: Triple) -> list[Triple]:
+        """Edges (z, y, x) of the input box of each level that a tile has without what lies beyond the far faces."""
+        trimmed = [self.geometry.trimmed(own.stop).inputs for own in self.places(tile)[1]]
+        return list(zip(*trimmed, strict=True))
 
     def meets(self, tile: Triple) -> bool:
         """Whether any voxel of the tile lies in the volume."""

@@ -49,6 +49,9 @@ class PatchGeometry(Protocol):
     def resized(self, patch: int) -> PatchGeometry:
         """Return the same network's geometry for a target of another edge."""
 
+    def trimmed(self, voxels: int) -> PatchGeometry:
+        """Return that for the target's first voxels, where their prediction is the same without the others."""
+
 
 @dataclass(frozen=True)
 class FovealGeometry:
@@ -131,6 +134,10 @@ class FovealGeometry:
         """Return the geometry of a tile of another edge; origins, period and phase stay."""
         return FovealGeometry(patch, self.kernel, self.levels)
 
+    def trimmed(self, voxels: int) -> FovealGeometry:
+        """Return the geometry of the target's first voxels: each of its boxes is the first part of one of these."""
+        return self.resized(min(voxels, self.patch))
+
 
 @dataclass(frozen=True)
 class PaddedGeometry:
@@ -198,6 +205,10 @@ class PaddedGeometry:
     def resized(self, patch: int) -> PaddedGeometry:
         """Return the geometry of a tile of another edge with the same margin."""
         return PaddedGeometry(patch, self.margin, self.resolutions)
+
+    def trimmed(self, voxels: int) -> PaddedGeometry:
+        """Return this one: a prediction depends on where the box ends."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.inference.tiling import Tiling, axis_shares, large_tile, tile_starts
-from hpcseg.patches.geometry import FovealGeometry
+from hpcseg.inference.tiling import Tiling, axes_starts, axis_shares, large_tile, tile_starts
+from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry
 
 
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 100), st.integers(-7, 0))
@@ -50,13 +50,26 @@ def test_planes_are_finished_when_no_later_layer_reaches_them() -> None:
 
 
 @given(st.tuples(*[st.integers(1, 700)] * 3), st.sampled_from([3, 5]), st.integers(1, 4))
-def test_large_tile_is_a_multiple_of_the_period_within_the_limit(
+def test_large_tiles_are_multiples_of_the_period_within_the_limit_and_none_lies_beside_the_volume(
     shape: tuple[int, int, int], kernel: int, levels: int
 ) -> None:
     geometry = FovealGeometry(72, kernel, levels)
     tile = large_tile(shape, geometry, limit=96)
     assert tile % geometry.period == 0
     assert geometry.period <= tile <= 96
+    for length, starts in zip(shape, axes_starts(shape, geometry.resized(tile), tile), strict=True):
+        assert all(start + tile > 0 and start < length for start in starts)
+
+
+def test_boxes_end_with_what_the_volumes_last_voxels_see() -> None:
+    geometry = FovealGeometry(72, 5, 4)
+    tiling = Tiling.of((68, 100, 141), geometry, 72, None)  # tiles begin at -4, 68 and 140
+    assert tiling.boxes((0, 0, 0)) == [(edge,) * 3 for edge in geometry.inputs]
+    last = [geometry.resized(own).inputs for own in (72, 32, 1)]
+    assert tiling.boxes((0, 1, 2)) == list(zip(*last, strict=True))
+    assert last[1] == (44, 32, 26, 23)
+    padded = Tiling.of((20, 20, 20), PaddedGeometry(16, 4, 2), 16, None)
+    assert padded.boxes((1, 1, 1)) == [(24, 24, 24)]
 
 
 def test_large_tile_takes_the_least_input() -> None:

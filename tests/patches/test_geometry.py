@@ -56,6 +56,14 @@ def test_all_boxes_share_the_targets_centre(geometry):
         assert abs(centre - geometry.patch / 2) < 1 << level
 
 
+@given(GEOMETRIES, st.integers(1, 400))
+def test_the_boxes_of_a_targets_first_voxels_are_the_first_parts_of_its_own(geometry, voxels):
+    trimmed = geometry.trimmed(voxels)
+    assert trimmed.patch == min(voxels, geometry.patch)
+    assert trimmed.origins == geometry.origins
+    assert all(own <= whole for own, whole in zip(trimmed.inputs, geometry.inputs, strict=True))
+
+
 PADDED = st.builds(PaddedGeometry, patch=st.integers(1, 300), margin=st.integers(0, 200), resolutions=st.integers(1, 5))
 
 
