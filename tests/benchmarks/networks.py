@@ -123,21 +123,30 @@ def floor() -> Measured:
     return Measured({"cpu_step_gap": took / least}, details)
 
 
-def _beside_its_floor(dtype: torch.dtype) -> tuple[float, float, Ceilings]:
-    """Seconds of a step, its floor, and the ceilings."""
-    edge, half = 2048, dtype.itemsize
+def products(dtype: torch.dtype) -> tuple[list[Callable[[], object]], float]:
+    """Two ways to the same product of 2048³, which take different libraries, and its operations."""
+    edge = 2048
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(edge, edge, generator=generator).to(dtype) for _ in range(2))
+    image = left.view(1, edge, edge // 32, 32).contiguous(memory_format=torch.channels_last)
+    kernel = right.view(edge, edge, 1, 1)
+    return [lambda: torch.mm(left, right), lambda: nn.functional.conv2d(image, kernel)], 2 * edge**3
+
+
+def _beside_its_floor(dtype: torch.dtype) -> tuple[float, float, Ceilings]:
+    """Seconds of a step, its floor, and the ceilings."""
+    generator = torch.Generator().manual_seed(0)
     source = torch.randint(0, 256, (256_000_000,), dtype=torch.uint8, generator=generator)
     target = torch.empty_like(source)
     geometry = FovealGeometry(PATCH, 5, 4)
     step = _step(FNet(5, 4, FNET_MAPS, 1, 0.01), geometry, dtype)
-    image = left.view(1, edge, edge // 32, 32).contiguous(memory_format=torch.channels_last)
-    products = [lambda: torch.mm(left, right), lambda: nn.functional.conv2d(image, right.view(edge, edge, 1, 1))] * 4
-    timed = interleaved(3, step, *products, *[lambda: target.copy_(source)] * 4)
+    multiply, operations = products(dtype)
+    timed = interleaved(3, step, *multiply * 4, *[lambda: target.copy_(source)] * 4)
     fastest_product, fastest_copy = (min(fastest(timed, n) for n in own) for own in (range(1, 9), range(9, 13)))
-    limits = Ceilings(2 * edge**3 / fastest_product, 2 * len(source) / fastest_copy)
-    stages = [stage for stage in fnet_step(Shape(geometry, FNET_MAPS, half=half), 1) if stage.kind != "gather"]
+    limits = Ceilings(operations / fastest_product, 2 * len(source) / fastest_copy)
+    stages = [
+        stage for stage in fnet_step(Shape(geometry, FNET_MAPS, half=dtype.itemsize), 1) if stage.kind != "gather"
+    ]
     return fastest(timed, 0), floor_seconds(stages, limits), limits
 
 

@@ -8,21 +8,45 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
+from hpcseg.inference.segment import Segmenter
 from hpcseg.volumes.store import Store, StoredCase
-from tests.benchmarks import material
+from tests.benchmarks import material, segmentation
 from tests.benchmarks.figures import Figure, Measured, at_least, benchmark
 from tests.benchmarks.hardware import package_version
 from tests.benchmarks.patches import SAMPLES, Reader
-from tests.benchmarks.timing import fastest, interleaved, median_ratio, one_thread, warm_file
+from tests.benchmarks.timing import fastest, interleaved, median_ratio, one_thread, seconds, two_threads, warm_file
 
 EDGE = 84
 PEERS_BATCH = 2
 WINDOW = (-160.0, 240.0)
+NNUNET_PLAN = {
+    "patch_size": [128, 128, 128],
+    "architecture": {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 6,
+            "features_per_stage": [32, 64, 128, 256, 320, 320],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 6,
+            "strides": [[1, 1, 1]] + [[2, 2, 2]] * 5,
+            "n_conv_per_stage": [2] * 6,
+            "n_conv_per_stage_decoder": [2] * 5,
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    },
+}
 SEEN = "4 phantoms of about 300³ voxels, 84³ image and label, one process, no augmentation"
 
 
@@ -60,6 +84,55 @@ def nnunet() -> Measured:
     peer, ours, ratio = beside(patches, store, folder, rounds=11)
     details = {f"nnU-Net {package_version('nnunetv2')}": f"{peer:.2f} ms a patch; hpcseg {ours:.2f} ms a sample"}
     return Measured({"patch_vs_nnunet": ratio}, details)
+
+
+@benchmark(
+    Figure(
+        "segment_vs_nnunet",
+        "speed of segmenting a whole CT over nnU-Net's predictor",
+        "×",
+        f"{segmentation.SCAN}; `nnUNetPredictor` as it comes (half overlapping patches of 128³, Gaussian weights, all "
+        "mirrored versions) with the network that it plans for such CTs, random weights, on the same grid: seconds of "
+        "one patch times those that it counts, without reading, resampling and writing",
+        at_least(3),
+    ),
+    peers=True,
+)
+def nnunet_predictor() -> Measured:
+    """The predictor of nnU-Net v2."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    torch.manual_seed(0)
+    classes = {"background": 0, "liver": 1}
+    plans = PlansManager({"label_manager": "LabelManager", "configurations": {"3d_fullres": NNUNET_PLAN}})
+    fullres, dataset = plans.get_configuration("3d_fullres"), {"labels": classes, "file_ending": ".nii.gz"}
+    kind, arguments = fullres.network_arch_class_name, fullres.network_arch_init_kwargs
+    imported = fullres.network_arch_init_kwargs_req_import
+    network = get_network_from_plans(kind, arguments, imported, 1, len(classes), deep_supervision=False)
+    weights = [network.state_dict()]
+    part, segmenter = segmentation.part_of_the_scan(), Segmenter(segmentation.paper_model(), device=segmentation.CPU)
+    planes, *plane = segmenter.read(part).volume.shape_zyx
+    image = torch.randn(1, *fullres.patch_size)
+    taken, count = [], 0
+    with two_threads():
+        for mirroring in (False, True):
+            predictor = nnUNetPredictor(
+                use_mirroring=mirroring, perform_everything_on_device=False, device=segmentation.CPU, allow_tqdm=False
+            )
+            predictor.manual_initialization(network, plans, fullres, weights, dataset, "nnUNetTrainer", (0, 1, 2))
+            taken.append(seconds(partial(predictor.predict_sliding_window_return_logits, image)))
+            count = len(predictor._internal_get_sliding_window_slicers((planes * segmentation.TIMES, *plane)))
+        ours = segmentation.TIMES * seconds(lambda: segmenter.segment(part))
+    plain, mirrored = (count * one for one in taken)
+    return Measured(
+        {"segment_vs_nnunet": mirrored / ours},
+        {
+            f"nnU-Net {package_version('nnunetv2')}": f"{count} patches, {mirrored:,.0f} s a scan; hpcseg {ours:.0f} s",
+            "without mirrored versions": f"{plain:,.0f} s: {plain / ours:.1f} ×",
+        },
+    )
 
 
 @benchmark(
