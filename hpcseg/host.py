@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Files of a control group, of version 2 and 1: its limit, what it uses, and what of that is cached files.
 _V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+# Of glibc's malloc.h; the first one's default, and how far malloc itself would raise the second, were it not called.
+_MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
+_MMAPS, _LARGE = 65536, 32 << 20
 
 
 def usable_cores() -> int:
@@ -19,6 +24,25 @@ def usable_cores() -> int:
 def memory_gib() -> float:
     """Memory of this host, in GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Meanwhile let malloc serve large arrays from what was freed before, at most 2 GB, where the C library is glibc.
+
+    Otherwise each is taken from the kernel and given back, with a page fault for every 4 kB of it: an eighth of the
+    time that a network of 32 maps takes on a CPU, and a quarter with 16.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_MMAP_THRESHOLD, _LARGE)
+    mallopt(_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        mallopt(_MMAP_MAX, _MMAPS)
 
 
 def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,22 @@ def test_the_tightest_limit_counts(tmp_path: Path, membership: str, folder: str,
 def test_this_machine_has_memory(tmp_path: Path) -> None:
     assert available_memory() > MIB
     assert available_memory(tmp_path, tmp_path) > MIB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps what it likes")
+def test_freed_memory_is_kept_while_that_is_asked_for() -> None:
+    script = (
+        "import resource, sys\nimport numpy as np\nfrom contextlib import nullcontext\n"
+        "from hpcseg.host import freed_memory_kept\n"
+        "for round in range(5):\n"
+        "    if round == 1: before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    with freed_memory_kept() if sys.argv[1:] else nullcontext():\n"
+        "        np.empty(1 << 26, np.uint8).fill(round)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", script, *word], capture_output=True, text=True, check=True).stdout)
+        for word in (["keep"], [])
+    )
+    assert kept < 100
+    assert given_back > kept

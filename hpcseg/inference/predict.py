@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hpcseg.errors import BadInput
+from hpcseg.host import freed_memory_kept
 from hpcseg.inference.constants import constants_once
 from hpcseg.inference.tiling import Tiling, large_tile
 from hpcseg.patches.codes import table_row, windowed
@@ -92,7 +93,7 @@ class Predictor:
         whole = read_sample(volume, geometry, tiling.origin(tile), range(geometry.levels), self.model.pyramid_clip)
         boxes = [box[:z, :y, :x] for box, (z, y, x) in zip(whole, tiling.boxes(tile), strict=True)]
         images_BCDHW = [windowed(torch.from_numpy(box)[None].to(self.device), row_16) for box in boxes]
-        with self.precision.autocast():
+        with freed_memory_kept(), self.precision.autocast():
             logits_BCDHW = self.network(images_BCDHW)
         if not torch.isfinite(logits_BCDHW).all():
             raise BadInput(
