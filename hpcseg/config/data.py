@@ -111,7 +111,7 @@ class PatchesConfig(Section):
 
 
 _BEYOND = "ours: few volumes want more than the paper's"
-INTENSITIES = ("brightness", "contrast", "gamma", "noise", "blur")  # keys of `AugmentationConfig`
+INTENSITIES = ("brightness", "contrast", "gamma", "noise", "blur", "curve")  # keys of `AugmentationConfig`
 _INJECTIVE = 0.4  # of the spacing: smaller displacements of control points fold nothing (Choi and Lee 2000: 1 / 2.48)
 
 
@@ -156,6 +156,12 @@ class AugmentationConfig(Section):
         "SD of a Gaussian blur, in voxels of level 0: fewer of a coarser level's, where it is left out below 0.2",
         unit="voxels",
         source=_BEYOND,
+    )
+    curve: Annotated[float, Field(ge=0, le=1)] = key(
+        0.0,
+        "how far five knots of a curve over the clip window are moved; above 0.125 dark may become the brighter",
+        unit="share of the clip window",
+        source=f"{_BEYOND}; as in Models Genesis (Zhou 2019)",
     )
     intensity_share: Fraction = key(
         0.3, "probability of each change of intensity, for each patch", unit="share", source=_BEYOND

@@ -1,8 +1,8 @@
 """Random changes of a patch's intensities, on all levels alike, where it is trained: after clipping and normalising.
 
-In this order, each with a probability of its own: gamma, contrast, brightness, blur, noise; so noise is not blurred, as
-in a scanner. All numbers of a patch come from its own counters, those of the noise through a seed: they depend on the
-kind of device, and not on other patches, ranks or threads.
+In this order, each with a probability of its own: a curve, gamma, contrast, brightness, blur, noise; so noise is not
+blurred, as in a scanner. All numbers of a patch come from its own counters, those of the noise through a seed: they
+depend on the kind of device, and not on other patches, ranks or threads.
 
 Shapes: B batch, D edge of a cube; axes are z, y, x.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from hpcseg.config import AugmentationConfig, Pair
 
 LEAST_BLUR = 0.2  # voxels; a narrower Gaussian has no weight beside its middle
+KNOTS = 5  # of a curve
 _REACH = 4.0  # SDs at which a Gaussian is cut off
 _SERIAL = 1 << 14  # numbers; so few are computed by one thread, whose roundings do not depend on their place
 
@@ -29,7 +30,8 @@ class Look:
     """How the intensities of one patch are changed; the defaults change nothing.
 
     Attributes:
-        window: least and largest value that normalisation can give; between them the exponent acts.
+        window: least and largest value that normalisation can give; between them the curve and the exponent act.
+        curve: what shares of the window become, at equal distances from the least to the largest; (): what they are.
         exponent: of gamma.
         factor, shift: contrast and brightness; a value v becomes v · factor + shift.
         blur: SD, level-0 voxels.
@@ -38,6 +40,7 @@ class Look:
     """
 
     window: Pair = (0.0, 1.0)
+    curve: tuple[float, ...] = ()
     exponent: float = 1.0
     factor: float = 1.0
     shift: float = 0.0
@@ -57,14 +60,16 @@ def draw_look(config: AugmentationConfig, generator: np.random.Generator, window
     wanted_5 = generator.random(5) < config.intensity_share
     share_5 = generator.uniform(-1, 1, 5) * wanted_5
     gamma, contrast, brightness, blur, noise = share_5.tolist()
+    seed = int(generator.integers(1 << 62))
     return Look(
         window=window,
+        curve=_curve(config.curve, generator) if generator.random() < config.intensity_share else (),
         exponent=math.exp(gamma * config.gamma),
         factor=math.exp(contrast * config.contrast),
         shift=brightness * config.brightness,
         blur=abs(blur) * config.blur,
         noise=abs(noise) * config.noise,
-        seed=int(generator.integers(1 << 62)),
+        seed=seed,
     )
 
 
@@ -78,6 +83,8 @@ def change(image_B1DDD: Tensor, level: int, looks: Sequence[Look]) -> None:
     """
     for image_DDD, look in zip(image_B1DDD[:, 0], looks, strict=True):
         low, high = look.window
+        if look.curve and high > low:
+            _bend(image_DDD, look)
         if look.exponent != 1 and high > low:
             _raise(image_DDD, look)
         if look.factor != 1:
@@ -106,6 +113,23 @@ def blurred(image_DDD: Tensor, sigma: float) -> Tensor:
             total.add_(pair.mul_(weights[step] / whole))
         image_DDD = total
     return image_DDD
+
+
+def _curve(most: float, generator: np.random.Generator) -> tuple[float, ...]:
+    """The straight line from 0 to 1, its knots moved by at most `most`: an order of intensities may turn round."""
+    knots = np.linspace(0, 1, KNOTS) + generator.uniform(-1, 1, KNOTS) * most
+    return tuple(np.clip(knots, 0, 1).tolist()) if most else ()
+
+
+def _bend(image_DDD: Tensor, look: Look) -> None:
+    """Apply the curve, straight between its knots, to the share of the window that each value is."""
+    low, high = look.window
+    knots = torch.tensor(look.curve, device=image_DDD.device)
+    image_DDD.sub_(low).div_(high - low).clamp_(0, 1).mul_(len(look.curve) - 1)
+    below_DDD = image_DDD.floor().clamp_(max=len(look.curve) - 2)
+    index_DDD = below_DDD.long()
+    value_DDD = torch.lerp(knots[index_DDD], knots[index_DDD + 1], image_DDD.sub_(below_DDD))
+    image_DDD.copy_(value_DDD.mul_(high - low).add_(low))
 
 
 def _raise(image_DDD: Tensor, look: Look) -> None:

@@ -197,10 +197,9 @@ def _patches(facts: DatasetFacts, scale: Scale, shape: list[float]) -> Iterator[
     varied = not facts.is_ct and facts.foreground_spread > 2
     why = f"labels are {facts.foreground_spread:.1f} standard deviations bright or dark from scan to scan: "
     why = "a CT's HU are a scale: changed a little" if facts.is_ct else why + ("strongly" if varied else "a little")
-    strengths = (0.5, 0.4, 0.4, 0.15, 0.8, 0.3) if varied else (0.15, 0.1, 0.15, 0.1, 0.5, 0.15)
-    for key, value in zip(
-        ("brightness", "contrast", "gamma", "noise", "blur", "intensity_share"), strengths, strict=True
-    ):
+    keys = ("brightness", "contrast", "gamma", "noise", "blur", "intensity_share", "curve")
+    strengths = (0.5, 0.4, 0.4, 0.15, 0.8, 0.3, 0.5) if varied else (0.15, 0.1, 0.15, 0.1, 0.5, 0.15, 0.0)
+    for key, value in zip(keys, strengths, strict=True):
         yield Choice(f"augmentation.{key}", value, why)
         why = ""
     seen = FovealGeometry(size, scale.kernel, levels).reach

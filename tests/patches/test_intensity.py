@@ -50,9 +50,28 @@ def test_gamma_is_a_power_of_the_share_of_the_window_on_every_level(exponent, le
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_window_without_width_has_no_gamma():
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_curve_is_straight_between_its_knots_and_may_turn_the_order_round(level):
+    values = torch.tensor([-2.0, -1.5, -1.0, -0.5, 0.5, 1.5, 2.5, 3.0]).view(1, 1, 1, 1, 8)
+    found = changed(values, level, curve=(0.0, 1.0, 0.5, 0.5, 0.75)).flatten()
+    expected = [4 * share - 1.5 for share in (0, 0, 0.5, 1, 0.5, 0.5, 0.75, 0.75)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    straight = tuple(np.linspace(0, 1, 5).tolist())
+    torch.testing.assert_close(changed(image(), level, curve=straight), image())
+
+
+def test_knots_are_moved_within_their_limit():
+    config = EVERY.model_copy(update={"curve": 0.2, "intensity_share": 0.5})
+    curves = [look.curve for look in drawn(config, 2000)]
+    moved = np.array([curve for curve in curves if curve]) - np.linspace(0, 1, 5)
+    assert len(moved) / 2000 == pytest.approx(0.5, abs=0.03)
+    assert 0.19 < np.abs(moved).max() <= 0.2 and (np.abs(moved[:, 1:4]).max(0) > 0.19).all()
+    assert moved[:, 0].min() == 0 and moved[:, 4].max() == 0  # never out of the window
+
+
+def test_a_window_without_width_has_neither_curve_nor_gamma():
     values = torch.zeros(1, 1, 2, 2, 2)
-    change(values, 0, [Look(window=(0.0, 0.0), exponent=2.0)])
+    change(values, 0, [Look(window=(0.0, 0.0), exponent=2.0, curve=(1.0, 0.0))])
     assert torch.equal(values, torch.zeros(1, 1, 2, 2, 2))
 
 
@@ -138,14 +157,14 @@ def test_draws_stay_what_they_are():
 
 
 @given(
-    key=st.sampled_from(["brightness", "contrast", "gamma", "noise", "blur"]),
+    key=st.sampled_from(["brightness", "contrast", "gamma", "noise", "blur", "curve"]),
     step=st.integers(0, 10**6),
     share=st.floats(0, 1),
 )
 def test_each_change_is_the_same_whatever_the_others_may_be(key, step, share):
-    every = EVERY.model_copy(update={"intensity_share": share})
-    off = dict.fromkeys(("brightness", "contrast", "gamma", "noise", "blur"), 0.0)
-    alone = every.model_copy(update=off | {key: getattr(EVERY, key)})
+    every = EVERY.model_copy(update={"intensity_share": share, "curve": 0.5})
+    off = dict.fromkeys(("brightness", "contrast", "gamma", "noise", "blur", "curve"), 0.0)
+    alone = every.model_copy(update=off | {key: getattr(every, key)})
     field = {"brightness": "shift", "contrast": "factor", "gamma": "exponent"}.get(key, key)
     generator = Draw(batch=4, seed=1, stream=Stream.TRAINING).generator
     looks = [draw_look(config, generator(step, 0, Use.INTENSITY), WINDOW) for config in (every, alone)]

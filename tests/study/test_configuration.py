@@ -86,7 +86,7 @@ def test_hippocampi_get_what_their_sweep_file_has() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (ATRIUM, {"patches.size": 32, "network.levels": 4, "augmentation.brightness": 0.5, "augmentation.mirror": []}),
+        (ATRIUM, {"patches.size": 32, "network.levels": 4, "augmentation.curve": 0.5, "augmentation.mirror": []}),
         (ATRIUM, {"preprocessing.spacing": 1.25, "preprocessing.intensity": "zscore", "data.foreground": [1]}),
         (LIVER, {"preprocessing.spacing": 3.16, "preprocessing.intensity": "percentile", "patches.size": 32}),
         (LIVER, {"network.levels": 4, "network.maps": 16, "inference.nsd_mm": 5.0, "augmentation.mirror": []}),
