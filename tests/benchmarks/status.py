@@ -56,10 +56,10 @@ def status() -> Measured:
             return Command(("status", *more), folder, cluster.environment).run()
 
         queued, as_json, every = in_turn(ROUNDS, asked, lambda: asked("--json"), lambda: asked("--all"))
-        _check(folder, "queued", expected)
+        _check(folder, "held", expected)
         _begin_all(plan)
         (begun,) = in_turn(ROUNDS, asked)
-        _check(folder, "requeued", expected)
+        _check(folder, "held", expected)
         _end_all(plan)
         (done,) = in_turn(ROUNDS, asked)
         _check(folder, "done", expected)
