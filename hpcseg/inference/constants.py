@@ -31,9 +31,8 @@ class ConstantOnce(nn.Module):
     def forward(self, image_B1DHW: Tensor) -> Tensor:
         """Return features_BKDHW."""
         lowest, highest = (float(bound) for bound in image_B1DHW.aminmax())
-        answer = None
-        if lowest == highest:
-            answer = self._answer(lowest, image_B1DHW.shape, image_B1DHW.dtype, image_B1DHW.device)
+        kind = image_B1DHW.shape, image_B1DHW.dtype, image_B1DHW.device
+        answer = self._answer(lowest, *kind) if lowest == highest else None
         if answer is None:
             return self._encoded(image_B1DHW)
         voxel_BK111, shape, strides = answer

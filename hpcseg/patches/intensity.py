@@ -10,7 +10,8 @@ Shapes: B batch, D edge of a cube; axes are z, y, x.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,7 @@ def draw_look(config: AugmentationConfig, generator: np.random.Generator, window
     seed = int(generator.integers(1 << 62))
     return Look(
         window=window,
-        curve=_curve(config.curve, generator) if generator.random() < config.intensity_share else (),
+        curve=_curve(config.curve, generator) if config.curve and generator.random() < config.intensity_share else (),
         exponent=math.exp(gamma * config.gamma),
         factor=math.exp(contrast * config.contrast),
         shift=brightness * config.brightness,
@@ -84,9 +85,11 @@ def change(image_B1DDD: Tensor, level: int, looks: Sequence[Look]) -> None:
     for image_DDD, look in zip(image_B1DDD[:, 0], looks, strict=True):
         low, high = look.window
         if look.curve and high > low:
-            _bend(image_DDD, look)
+            with _as_shares(image_DDD, look.window):
+                _bend(image_DDD, look.curve)
         if look.exponent != 1 and high > low:
-            _raise(image_DDD, look)
+            with _as_shares(image_DDD, look.window):
+                _raise(image_DDD, look.exponent)
         if look.factor != 1:
             image_DDD.mul_(look.factor)
         if look.shift != 0:
@@ -118,25 +121,29 @@ def blurred(image_DDD: Tensor, sigma: float) -> Tensor:
 def _curve(most: float, generator: np.random.Generator) -> tuple[float, ...]:
     """The straight line from 0 to 1, its knots moved by at most `most`: an order of intensities may turn round."""
     knots = np.linspace(0, 1, KNOTS) + generator.uniform(-1, 1, KNOTS) * most
-    return tuple(np.clip(knots, 0, 1).tolist()) if most else ()
+    return tuple(np.clip(knots, 0, 1).tolist())
 
 
-def _bend(image_DDD: Tensor, look: Look) -> None:
-    """Apply the curve, straight between its knots, to the share of the window that each value is."""
-    low, high = look.window
-    knots = torch.tensor(look.curve, device=image_DDD.device)
-    image_DDD.sub_(low).div_(high - low).clamp_(0, 1).mul_(len(look.curve) - 1)
-    below_DDD = image_DDD.floor().clamp_(max=len(look.curve) - 2)
-    index_DDD = below_DDD.long()
-    value_DDD = torch.lerp(knots[index_DDD], knots[index_DDD + 1], image_DDD.sub_(below_DDD))
-    image_DDD.copy_(value_DDD.mul_(high - low).add_(low))
-
-
-def _raise(image_DDD: Tensor, look: Look) -> None:
-    """Apply the exponent to the share of the window that each value is."""
-    low, high = look.window
+@contextmanager
+def _as_shares(image_DDD: Tensor, window: Pair) -> Iterator[None]:
+    """Meanwhile each value is its share of the window, from 0 to 1."""
+    low, high = window
     image_DDD.sub_(low).div_(high - low).clamp_(0, 1)
-    on_cpu = image_DDD.device.type == "cpu"
-    for part in torch.split(image_DDD.view(-1), _SERIAL if on_cpu else image_DDD.numel()):
-        part.pow_(look.exponent)
+    yield
     image_DDD.mul_(high - low).add_(low)
+
+
+def _bend(share_DDD: Tensor, curve: Sequence[float]) -> None:
+    """Apply a curve, straight between its knots."""
+    knots = torch.tensor(curve, device=share_DDD.device)
+    share_DDD.mul_(len(curve) - 1)
+    below_DDD = share_DDD.floor().clamp_(max=len(curve) - 2)
+    index_DDD = below_DDD.long()
+    share_DDD.copy_(torch.lerp(knots[index_DDD], knots[index_DDD + 1], share_DDD.sub_(below_DDD)))
+
+
+def _raise(share_DDD: Tensor, exponent: float) -> None:
+    """Apply an exponent."""
+    on_cpu = share_DDD.device.type == "cpu"
+    for part in torch.split(share_DDD.view(-1), _SERIAL if on_cpu else share_DDD.numel()):
+        part.pow_(exponent)

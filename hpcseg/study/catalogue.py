@@ -15,7 +15,7 @@ from hpcseg.config import Labels, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import CaseRef, Spacing, StartRef
-from hpcseg.volumes.datasets import Dataset, all_groups, find_dataset, open_dataset
+from hpcseg.volumes.datasets import Dataset, all_groups, case_groups, find_dataset, open_dataset
 from hpcseg.volumes.digests import Digests, cache_folder, mark_of
 from hpcseg.volumes.folds import Split
 from hpcseg.volumes.spacing import plan_spacing
@@ -238,8 +238,7 @@ class Catalogue:
 
     def _given_splits(self, name: str, how: str, splits: str) -> GivenSplits:
         dataset = self.dataset(name)
-        groups = self._groups(name, how)
-        groups = {case.name: groups[case.name] for case in dataset.training}
+        groups = case_groups(dataset, how)
         if not splits:
             return GivenSplits(dataset.root, groups=groups)
         places = [dataset.root, *([] if self._beside is None else [self._beside])]

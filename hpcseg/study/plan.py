@@ -138,7 +138,7 @@ def _same_grids(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 def _without_test_set(sweep: Sweep, cells: Iterable[Cell], catalogue: Catalogue) -> list[str]:
     """A note where tables or figures show a test set that no run of the study has."""
     shown = [f"[[table]] {table.name}" for table in sweep.tables if table.sets == ("test",)]
-    shown += [f"[[figure]] {figure.name}" for figure in sweep.figures if figure.set == "test"]
+    shown += [f"[[figure]] {figure.name}" for figure in sweep.figures if figure.is_of_a_set and figure.set == "test"]
     distinct = {(id(cell.config.data), cell.config.fold): cell.config for cell in cells}
     if not shown or any(catalogue.test_set(config).scans for config in distinct.values()):
         return []

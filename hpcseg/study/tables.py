@@ -121,6 +121,11 @@ class FigureDefinition(Section):
         """The axes of each key that names some."""
         return {"x": (self.x,), "hue": (self.hue,), "over": self.over}
 
+    @property
+    def is_of_a_set(self) -> bool:
+        """Whether `set` says what is drawn: losses, filters and reconstructions are of no set."""
+        return self.kind in {"box", "curve", "examples"}
+
     def as_table(self) -> TableDefinition:
         """The table whose cells the figure shows: x as rows, hue as columns."""
         return TableDefinition(

@@ -16,7 +16,7 @@ from hpcseg.inference.metrics import measure
 from hpcseg.inference.predict import Mode, Predictor
 from hpcseg.inference.segment import Segmentation, Segmenter, Work
 from hpcseg.spec import CaseRef
-from hpcseg.training.model import TrainedModel, new_network
+from hpcseg.training.model import TrainedModel
 from hpcseg.volumes.datasets import open_dataset
 from hpcseg.volumes.preprocess import merge_labels, preprocess
 from hpcseg.volumes.scan_volume import ScanVolume
@@ -25,6 +25,7 @@ from hpcseg.volumes.store import LEVELS
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, at_least, at_most, benchmark
 from tests.benchmarks.timing import interleaved, median_ratio, one_thread, seconds, two_threads
+from tests.inference.untrained import model_of
 
 PATCH, KERNEL, MAPS = 64, 5, 4
 SPACING = 1.5  # mm, of the network's grid
@@ -167,13 +168,4 @@ def _model(spacing: float = SPACING, **network: int) -> TrainedModel:
             "preprocessing": {"intensity": "window"},
         }
     )
-    return TrainedModel(
-        config=config,
-        spacing_zyx=(spacing, spacing, spacing),
-        classes=((1, 2),),
-        padding=material.PADDING,
-        pyramid_clip=material.PYRAMID_CLIP,
-        window=None,
-        weights=new_network(config, 1, torch.Generator().manual_seed(3)).state_dict(),
-        provenance={},
-    )
+    return model_of(config, spacing=spacing)

@@ -22,6 +22,7 @@ from tests.benchmarks.figures import Figure, Measured, at_least, benchmark
 from tests.benchmarks.hardware import package_version
 from tests.benchmarks.patches import SAMPLES, Reader
 from tests.benchmarks.timing import fastest, interleaved, median_ratio, one_thread, seconds, two_threads, warm_file
+from tests.inference.untrained import CPU
 
 EDGE = 84
 PEERS_BATCH = 2
@@ -112,14 +113,14 @@ def nnunet_predictor() -> Measured:
     imported = fullres.network_arch_init_kwargs_req_import
     network = get_network_from_plans(kind, arguments, imported, 1, len(classes), deep_supervision=False)
     weights = [network.state_dict()]
-    part, segmenter = segmentation.part_of_the_scan(), Segmenter(segmentation.paper_model(), device=segmentation.CPU)
+    part, segmenter = segmentation.part_of_the_scan(), Segmenter(segmentation.paper_model(), device=CPU)
     planes, *plane = segmenter.read(part).volume.shape_zyx
     image = torch.randn(1, *fullres.patch_size)
     taken, count = [], 0
     with two_threads():
         for mirroring in (False, True):
             predictor = nnUNetPredictor(
-                use_mirroring=mirroring, perform_everything_on_device=False, device=segmentation.CPU, allow_tqdm=False
+                use_mirroring=mirroring, perform_everything_on_device=False, device=CPU, allow_tqdm=False
             )
             predictor.manual_initialization(network, plans, fullres, weights, dataset, "nnUNetTrainer", (0, 1, 2))
             taken.append(seconds(partial(predictor.predict_sliding_window_return_logits, image)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -15,18 +16,18 @@ from hpcseg.inference.tiling import Tiling
 from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.patches.reading import read_sample
 from hpcseg.phantoms.dataset import draw_phantom
-from hpcseg.training.model import TrainedModel, new_network
+from hpcseg.training.model import TrainedModel
 from tests.benchmarks import material
 from tests.benchmarks.figures import Figure, Measured, at_most, benchmark
 from tests.benchmarks.networks import products
 from tests.benchmarks.timing import interleaved, seconds, two_threads
+from tests.inference.untrained import CPU, model_of
 
 IN_PLANE, PART, TIMES = 512, 75, 4  # planes of the part that is segmented, and its share of the scan's
 PLANES = PART * TIMES
 DRAWN = 128  # voxels across the phantom, of which each becomes several
 STEPS_ZYX = (1.0, 0.76, 0.76)  # mm
 SPACING = 1.0  # of the network's grid
-CPU = torch.device("cpu")
 SCAN = (
     f"a phantom's CT of {IN_PLANE}×{IN_PLANE}×{PLANES} voxels, {STEPS_ZYX[1]:g} mm in plane, slices of "
     f"{STEPS_ZYX[0]:g} mm, segmented at {SPACING:g} mm by the paper's F-Net (kernel 5, 4 levels of 32 maps, random "
@@ -86,6 +87,7 @@ def part_of_the_scan() -> Path:
     return material.kept("ct.nii", [Path(__file__), *drawn_by], write)
 
 
+@cache
 def operations_of(shape_zyx: tuple[int, ...]) -> float:
     """Of one tile of such a shape, counted by torch without computing anything."""
     model = paper_model()
@@ -100,16 +102,7 @@ def operations_of(shape_zyx: tuple[int, ...]) -> float:
 def paper_model() -> TrainedModel:
     """Random weights; a gain of 1 keeps the probabilities away from 0 and 1."""
     config = RunConfig.model_validate({"network": {"init_gain": 1.0}, "preprocessing": {"intensity": "window"}})
-    return TrainedModel(
-        config=config,
-        spacing_zyx=(SPACING,) * 3,
-        classes=((1, 2),),
-        padding=material.PADDING,
-        pyramid_clip=material.PYRAMID_CLIP,
-        window=None,
-        weights=new_network(config, 1, torch.Generator().manual_seed(3)).state_dict(),
-        provenance={},
-    )
+    return model_of(config, spacing=SPACING)
 
 
 def _constant(segmenter: Segmenter, tiling: Tiling, part: Path) -> float:

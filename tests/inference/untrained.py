@@ -34,6 +34,13 @@ def model(
             "inference": inference,
         }
     )
+    return model_of(config, classes, spacing=spacing, seed=seed)
+
+
+def model_of(
+    config: RunConfig, classes: tuple[tuple[int, ...], ...] = ((1, 2),), *, spacing: float = SPACING[0], seed: int = 3
+) -> TrainedModel:
+    """A model of a CT that was configured so."""
     fresh = new_network(config, len(classes), torch.Generator().manual_seed(seed))
     return TrainedModel(
         config=config,
