@@ -80,17 +80,17 @@ lint: setup
 test: setup
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-# Three processes on two cores: one of them usually waits for Slurm. Threads of their own would wait for each other.
+# Three processes on two cores: one of them usually waits for Slurm.
 pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # All storms of signals with all seeds, and the lowest versions that pyproject.toml allows.
 test-all: setup lint lowest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --all
+	$(BIN)/python -m pytest -n 3 --dist loadfile --all
 
 # Tests of the rooms that stand on other packages' behaviour, with the lowest versions of them.
 lowest: $(LOWEST)/ready
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -W ignore::DeprecationWarning \
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -W ignore::DeprecationWarning \
 	  $(addprefix tests/,volumes inspection patches study runs inference results test_cli.py)
 
 # The lowest torch is a CPU build, where one can be had; else the one that make setup takes.

@@ -25,11 +25,12 @@ def replacing(path: Path, *, former: Path | None = None) -> Iterator[Path]:
     On any exception the temporary file is removed and `path` is as it was. Whoever makes the file says that nothing may
     be there, as far as the library in between can: then no link is followed that somebody lays there in time.
 
+    Makes no folder (`make_folder`): a job under which the folder of all runs was renamed would make a second one.
+
     Args:
         path: the file.
         former: where the file goes that is at `path` until then; None: it goes away.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as temporary:
         yield temporary
         sync_file(temporary)
@@ -94,7 +95,7 @@ def replace_in_time(path: Path, text: str) -> None:
 
 
 def write_unsynced(path: Path, text: str) -> None:
-    """Replace `path` by `text` without waiting for the disk: after a power cut it may be empty. Makes no folder."""
+    """Replace `path` by `text` without waiting for the disk: after a power cut it may be empty."""
     with _beside(path) as temporary:
         _write_new(temporary, text)
         temporary.replace(path)
@@ -120,6 +121,7 @@ def write_all(texts: Sequence[tuple[Path, str | Iterator[str]]]) -> None:
 
     First every text is written beside its file and synced, then they are renamed, then their folders are synced: when
     it returns all of it is on the disk, and whoever looks before that sees whole files, of the first ones earlier.
+    Folders that are not there are made.
     On any exception before the renaming all files are as they were.
     """
     folders = sorted({path.parent for path, _ in texts})
@@ -127,7 +129,7 @@ def write_all(texts: Sequence[tuple[Path, str | Iterator[str]]]) -> None:
     with contextlib.ExitStack() as stack:
         temporaries = [stack.enter_context(_beside(path)) for path, _ in texts]
         with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-            _in_shares(pool, _make_folder, [(folder,) for folder in folders])
+            _in_shares(pool, make_folder, [(folder,) for folder in folders])
             _in_shares(pool, _write_synced, [(new, text) for new, (_, text) in zip(temporaries, texts, strict=True)])
             for temporary, (path, _) in zip(temporaries, texts, strict=True):
                 temporary.replace(path)
@@ -246,5 +248,6 @@ def _write_synced(path: Path, text: str | Iterator[str]) -> None:
     _write_new(path, text, synced=True)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 # Threads of torch that wait for one another sleep, also in all processes that tests start: where other programs want
 # the cores, they would burn their share of them (ten times the processor's time at a load of 10).
 os.environ["OMP_WAIT_POLICY"] = "passive"
+# One thread each: they would wait for each other, and figures that are compared depend on how many there are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nibabel as nib
 import numpy as np

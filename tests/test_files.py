@@ -31,6 +31,9 @@ def test_errors_name_the_file_that_is_known(tmp_path: Path) -> None:
 
 
 def test_many_files_are_replaced_and_their_folders_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):  # one file alone is no reason to make a folder
+        write_text(tmp_path / "old" / "a.json", "{}")
+    (tmp_path / "old").mkdir()
     write_text(tmp_path / "old" / "a.json", "{}")
     texts = [
         (tmp_path / folder / name, json_text([folder, name]))

@@ -56,6 +56,7 @@ def test_a_sealed_text_keeps_its_content_and_shows_any_change() -> None:
 def test_a_record_is_read_as_it_was_written_and_no_changed_one(tmp_path: Path) -> None:
     path = tmp_path / "run" / "job.json"
     assert read_sealed(path, optional=True) is None
+    path.parent.mkdir()
     write_sealed(path, {"threads": 2})
     assert read_sealed(path) == {"threads": 2}
     for text in (path.read_text().replace("2", "3"), path.read_text().replace('"threads"', '"ranks"')):
@@ -73,8 +74,9 @@ def test_a_record_is_read_as_it_was_written_and_no_changed_one(tmp_path: Path) -
 
 def test_a_record_of_another_folder_is_not_taken_for_one_of_this(tmp_path: Path) -> None:
     one, other = tmp_path / "one" / "job.json", tmp_path / "other" / "job.json"
-    write_sealed(one, {"threads": 2})
+    one.parent.mkdir()
     other.parent.mkdir()
+    write_sealed(one, {"threads": 2})
     other.write_bytes(one.read_bytes())
     with pytest.raises(BadInput, match="or is of another folder"):
         read_sealed(other)

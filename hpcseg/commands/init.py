@@ -34,7 +34,7 @@ def init(
     workers: Annotated[int, typer.Option(help="Scans that are read at a time; 0: one per core.")] = 0,
 ) -> None:
     """Look at a folder of scans, and write a sweep file for it: every key with the reason for its value."""
-    from hpcseg.files import write_text
+    from hpcseg.files import make_folder, write_text
     from hpcseg.study.draft import draft_sweep
     from hpcseg.study.measured import read_facts
 
@@ -49,6 +49,7 @@ def init(
     memory = _seen_memory() if gpu_memory is None else gpu_memory or None
     command = f"hpcseg sweep {word(to)} --data {word(root.parent)}"
     facts = read_facts(dataset, report, memory)
+    make_folder(to.parent)
     write_text(to, draft_sweep(facts, command))
     for note in facts.notes:
         terminal.note(f"note: {note}")

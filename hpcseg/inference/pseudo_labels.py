@@ -53,7 +53,6 @@ def label(run: Path, spec: LabelSpec, control: Control, ranks: Ranks = ALONE) ->
             for index in range(first, len(names))[ranks.rank : ranks.rank + 1]:
                 if not _is_store(folder / str(index)):
                     case = _labelled(store.case(names[index]), predictors, spec.confidence, control)
-                    folder.stat()  # one that was renamed meanwhile is not made again
                     with replacing(folder / str(index)) as path, contextlib.closing(StoreWriter(path, written)) as part:
                         part.add(case)
                         part.finish()

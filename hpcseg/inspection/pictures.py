@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcseg.errors import BadInput
-from hpcseg.files import replacing
+from hpcseg.files import make_folder, replacing
 from hpcseg.inspection.views import Picture, View, Window
 from hpcseg.paths import plain_name
 
@@ -215,5 +215,6 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    make_folder(path.parent)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, facecolor=_BLACK, metadata={"Software": None})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, is_file, read_json, write_text
+from hpcseg.files import compact_json, is_file, make_folder, read_json, write_text
 from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.collect import ancestors_seconds
 from hpcseg.results.collection import Collection, Run
@@ -62,6 +62,7 @@ def archive(collection: Collection, records: Path, *, force: bool = False) -> Ar
         raise BadInput(f"{first}: is another result of the same run ({len(other)} of them); --force replaces them")
     for run, text in texts.items():
         if there[run] != text:
+            make_folder(records / "train" / run)
             write_text(records / "train" / run / RESULT_FILE, text)
     _write_sweep(collection, records)
     new = tuple(run for run in texts if there[run] is None)
@@ -117,6 +118,7 @@ def _write_sweep(collection: Collection, records: Path) -> None:
         needs, seconds = earlier["needs"] | needs, earlier.get("seconds", {}) | seconds
     source = sweep_folder(collection.root, name) / Path(str(own.get("file", ""))).name
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
+    make_folder(folder)
     write_text(folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, portable(_lines(described(runs)))))
     write_text(folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, portable(_lines(own))))
     if is_file(source) and not source.is_symlink():

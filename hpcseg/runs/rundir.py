@@ -198,7 +198,6 @@ class RunDir:
 
     def mark_done(self, **facts: Any) -> None:
         """Write `done.json` (all stages but training)."""
-        self.path.stat()  # a folder that was renamed meanwhile is not made again
         finished = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_sealed(self.path / paths.DONE_FILE, {"id": self.id, "stage": self.stage, "finished": finished, **facts})
 
@@ -211,7 +210,6 @@ class RunDir:
         story = "".join(traceback.format_exception(error))
         failure = Failure(time=time.time(), cause=cause_of(error), message=message, traceback=story)
         try:
-            self.path.stat()  # a folder that was renamed meanwhile is not made again
             write_sealed(self.path / paths.ERROR_FILE, failure.model_dump())
         except OSError as unwritten:  # most likely the same full disk
             print(f"{story}{self.path}: error.json cannot be written ({unwritten})", file=sys.stderr, flush=True)

@@ -36,7 +36,7 @@ def remember_bad(runs_root: Path, node: str, why: str, job: str, now: float) -> 
     """Note that a node failed under a job."""
     path = runs_root / ARRAYS_FOLDER / NODES_FILE
     with contextlib.suppress(OSError):  # a full disk, for instance; the run matters more
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not the folder of all runs, which may have been renamed
         append_line(path, {"node": node, "time": round(now, 1), "why": why, "job": job})
 
 

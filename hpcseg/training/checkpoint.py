@@ -87,7 +87,6 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> int:
     Returns:
         Its bytes.
     """
-    run.stat()  # a folder that was renamed meanwhile is not to be made again
     remove_leftovers(run, {CHECKPOINT_FILE})  # one process alone works on a run
     return save_tensors(run / CHECKPOINT_FILE, state, former=run / PREVIOUS_FILE)
 

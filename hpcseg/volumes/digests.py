@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import read_json, write_json
+from hpcseg.files import make_folder, read_json, write_json
 from hpcseg.spec import CaseRef
 
 _EDGE_BYTES = 512
@@ -72,6 +72,7 @@ class Digests:
             changed, self._changed = self._changed, {}
         for folder, entries in changed.items():
             with contextlib.suppress(OSError):
+                make_folder(self._file(folder).parent)
                 write_json(self._file(folder), self._read(folder) | entries)
 
     def _of_all(self, path: Path) -> str:

@@ -166,7 +166,6 @@ class _Part:
     def make(self) -> tuple[int, ...]:
         """Pack the case; returns the values of its label that are of no class."""
         packed = pack_case(self.spec, self.case)
-        self.path.parent.stat()  # a folder that was renamed meanwhile is not made again
         with replacing(self.path) as temporary, contextlib.closing(StoreWriter(temporary, self.spec)) as writer:
             writer.add(packed)
             writer.finish()

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from hpcseg.files import read_json, write_text
+from hpcseg.files import make_folder, read_json, write_text
 from hpcseg.host import usable_cores
 from hpcseg.inference.metrics import DSC
 from hpcseg.results.archive import portable
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
         write_text(given.table, table([read_json(path) for path in sorted(given.to.glob("*.json"))]))
         print(given.table)
         return 0
+    make_folder(given.to)
     measured = measure_nnunet(given) if given.what == "nnunet" else measure_hpcseg(given)
     for one in measured:
         name = "-".join(str(part) for part in (one["tool"], f"n{given.labelled}", f"f{given.fold}"))

@@ -19,7 +19,7 @@ from hpcseg import paths
 from hpcseg.files import replace_in_time, write_text
 from hpcseg.inference import evaluate
 from hpcseg.runs.attempts import read_attempts, write_attempt
-from hpcseg.runs.records import ArrayRecord, Asked, Failure, Process, Submission, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Failure, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.seals import sealed_text
 from hpcseg.slurm.queue import Queue, QueueEntry
@@ -29,6 +29,7 @@ from hpcseg.study.sweepfile import read_sweep
 from hpcseg.submit.record import record
 from hpcseg.training.checkpoint import save_tensors
 from hpcseg.training.loop import fit as real_fit
+from tests.arrays import write_new_array
 from tests.planned import STUDY, run_here
 
 TABLES = """
@@ -156,7 +157,7 @@ def _queue(study: Study) -> None:
         root=str(study.root),
         job_id="77",
     )
-    write_array(study.root, array)
+    write_new_array(study.root, array)
     run.write_submission(Submission(backend="slurm", submitted=1.7e9, host="login1", array=array.tag, threads=4))
 
 
@@ -165,6 +166,7 @@ def _pretrained(study: Study) -> None:
     from hpcseg.training.model import TrainedModel
 
     folder = study.root / "pretrain" / "level0"
+    folder.mkdir(parents=True)
     weights = TrainedModel.load(study.done.path).weights
     model = {"kind": "hpcseg-autoencoder 1", "level": 0, "run": "level0", "run_digest": "0", "weights": weights}
     save_tensors(folder / paths.MODEL_FILE, model)

@@ -15,11 +15,12 @@ from hpcseg.errors import SchedulerError, StageFailed
 from hpcseg.jobs import aftermath, requeue
 from hpcseg.runs.attempts import Attempt, read_attempts, write_attempt
 from hpcseg.runs.ends import End
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import JobFacts, SlurmJob
 from hpcseg.study.plan import Plan
 from hpcseg.training.control import Control
+from tests.arrays import write_new_array
 
 JOB = SlurmJob("7_2", "hpcseg-pack-0badcafe", node="n1", memory_mb=1000, partition="main")
 KILLED_FOR_MEMORY = "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (4 > 2), being killed\n"
@@ -66,7 +67,7 @@ def array(plan_packs: Callable[..., Plan]) -> tuple[RunDir, ArrayRecord]:
         asked=Asked(minutes=60, memory_mb=1000),
         job_id="7",
     )
-    write_array(plan.runs_root, record)
+    write_new_array(plan.runs_root, record)
     run.write_submission(Submission(backend="slurm", submitted=time.time(), array=record.tag, task=2))
     return run, record
 

@@ -27,6 +27,7 @@ def pretraining(plan_study: Callable[..., Plan]) -> RunDir:
     plan = plan_study("strategy=transfer")
     run_id = next(iter(plan.of_stage("pretrain")))
     run = plan.run(run_id)
+    run.path.mkdir(parents=True)
     write_text(run.path / "run.json", plan.stages[run_id].spec.model_dump_json())
     return run
 

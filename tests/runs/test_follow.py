@@ -10,9 +10,10 @@ import pytest
 
 from hpcseg.runs.evidence import Verdict
 from hpcseg.runs.follow import follow, write_output
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.queue import Queue, QueueEntry
+from tests.arrays import write_new_array
 from tests.waiting import PATIENCE_S
 
 Waiter = Callable[..., None]
@@ -38,7 +39,7 @@ def run(tmp_path: Path) -> RunDir:
         asked=Asked(minutes=1, memory_mb=1),
         job_id="7",
     )
-    write_array(root, array)
+    write_new_array(root, array)
     run.write_submission(Submission(backend="slurm", submitted=1.0, array="train-a", task=3))
     return run
 

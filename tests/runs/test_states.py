@@ -8,11 +8,12 @@ import pytest
 from hpcseg.runs import states
 from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import Evidence
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, read_array, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, read_array
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
 from hpcseg.slurm.queue import Queue
 from hpcseg.study.plan import Plan
+from tests.arrays import write_new_array
 
 
 def test_what_ends_while_states_are_read_is_not_lost(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +42,7 @@ def test_evidence_of_many_runs_reads_each_array_once(tmp_path: Path, monkeypatch
         asked=Asked(minutes=1, memory_mb=1),
         job_id="7",
     )
-    write_array(root, array)
+    write_new_array(root, array)
     for task, name in enumerate(names):
         run = RunDir.of(root, "train", name)
         run.path.mkdir(parents=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import State, Verdict
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, Totals, add_up
 from hpcseg.runs.why import explain, inspect_run, next_step
@@ -22,6 +22,7 @@ from hpcseg.screens.terminal import STYLES
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.study.plan import Plan
 from hpcseg.training.control import Control
+from tests.arrays import write_new_array
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def run(tmp_path: Path) -> RunDir:
         asked=Asked(minutes=60, memory_mb=900, gpus=1),
         job_id="7",
     )
-    write_array(root, array)
+    write_new_array(root, array)
     run.write_submission(Submission(backend="slurm", submitted=array.submitted, host="login", array="train-1", task=3))
     first = Attempt(number=1, job="7_3", node="n1", began=time.time() - 7200, gpus=1)
     second = Attempt(number=2, job="7_3", node="n2", began=time.time() - 3600, gpus=1, restart=1)

@@ -17,12 +17,13 @@ import pytest
 
 from hpcseg.paths import array_folder
 from hpcseg.runs.attempts import Attempt, write_attempt
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import RunStatus, read_status
 from hpcseg.runs.why import explain
 from hpcseg.slurm.queue import read_queue
 from hpcseg.submit.actions import cancel
+from tests.arrays import write_new_array
 from tests.slurm.cluster import Cluster
 from tests.waiting import PATIENCE_S
 
@@ -31,6 +32,7 @@ exec {sys.executable} -c '
 import sys, time
 from pathlib import Path
 from hpcseg.training.control import Control
+from tests.arrays import write_new_array
 control = Control(Path(sys.argv[1]), interval_s=0.0)
 print("begins", flush=True)
 for step in range(10000):
@@ -62,7 +64,7 @@ def submit(root: Path) -> Submit:
             submitter=Process(pid=1, pid_start=1.0),
             asked=Asked(minutes=60, memory_mb=100),
         )
-        write_array(root, record)
+        write_new_array(root, record)
         folder = array_folder(root, tag)
         for name, task in zip(runs, tasks, strict=True):
             run = RunDir.of(root, "train", name)
@@ -77,7 +79,7 @@ def submit(root: Path) -> Submit:
         answer = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
         job_id = answer.stdout.strip()
         if known:
-            write_array(root, record.model_copy(update={"job_id": job_id}))
+            write_new_array(root, record.model_copy(update={"job_id": job_id}))
         _record(root)
         return [f"{job_id}_{task}" for task in tasks]
 

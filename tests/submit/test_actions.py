@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from hpcseg.errors import BadInput, SchedulerError
-from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission, write_array
+from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import read_status
 from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel, retry
 from hpcseg.submit.record import record
+from tests.arrays import write_new_array
 
 HEADER = "JOBID|STATE|RESTARTCOUNT|NODELIST|START_TIME|REASON|UID|NAME|"
 Planner = Callable[..., Plan]
@@ -49,7 +50,7 @@ def submit_array(plan: Plan, job_id: str | None) -> list[RunDir]:
         asked=Asked(minutes=1, memory_mb=1),
         job_id=job_id,
     )
-    write_array(plan.runs_root, array)
+    write_new_array(plan.runs_root, array)
     for task, run in enumerate(runs):
         submit(run, backend="slurm", array="train-a", task=task)
     return runs

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.runs.records import ArrayRecord, Asked, Process, read_array, write_array
+from hpcseg.paths import array_folder
+from hpcseg.runs.records import ArrayRecord, Asked, Process, read_array
 from hpcseg.slurm.queue import Queue, QueueEntry
 from hpcseg.submit import adoption
 from hpcseg.submit.adoption import abandoned, adopt, adopt_or_give_up
+from tests.arrays import write_new_array
 
 GONE = Process(pid=os.getpid(), pid_start=-1.0)  # this number, but another process
 EMPTY = Queue({})
@@ -65,6 +67,8 @@ def _started(pid: int) -> float:
 
 
 def test_what_two_looks_do_not_find_is_given_up_and_what_the_second_finds_is_adopted(tmp_path: Path) -> None:
+    for tag in ("train-1", "train-2"):
+        array_folder(tmp_path, tag).mkdir(parents=True)
     answers = [EMPTY, BROKEN, queue_of(train_2="12"), EMPTY]
     one, two, three = adopt_or_give_up(
         tmp_path,
@@ -78,6 +82,7 @@ def test_what_two_looks_do_not_find_is_given_up_and_what_the_second_finds_is_ado
 
 
 def test_one_look_is_enough_where_slurm_itself_refused(tmp_path: Path) -> None:
+    array_folder(tmp_path, record().tag).mkdir(parents=True)
     answers = [EMPTY]
     (known,) = adopt_or_give_up(tmp_path, [record()], "Invalid partition", sure=True, ask=lambda: answers.pop(0))
     assert known.refused == "Invalid partition"
@@ -85,6 +90,6 @@ def test_one_look_is_enough_where_slurm_itself_refused(tmp_path: Path) -> None:
 
 def test_a_queue_that_does_not_answer_leaves_everything_as_it_is(tmp_path: Path) -> None:
     before = record()
-    write_array(tmp_path, before)
+    write_new_array(tmp_path, before)
     assert adopt_or_give_up(tmp_path, [before], patience_s=0.0, ask=lambda: BROKEN) == [before]
     assert read_array(tmp_path, before.tag) == before

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,22 @@ def test_what_a_killed_save_left_goes_with_the_next(tmp_path: Path) -> None:
     (tmp_path / f".{CHECKPOINT_FILE}.new").write_bytes(b"half")  # of an earlier version
     save_checkpoint(tmp_path, state(2.0))
     assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT_FILE, PREVIOUS_FILE}
+
+
+def test_a_run_that_is_renamed_while_it_saves_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run := tmp_path / "runs" / "train" / "one").mkdir(parents=True)
+    save = torch.save
+
+    def rename_and_save(*what: Any) -> None:
+        (tmp_path / "runs").rename(tmp_path / "new")
+        save(*what)
+
+    monkeypatch.setattr(torch, "save", rename_and_save)
+    with pytest.raises(FileNotFoundError):
+        save_checkpoint(run, {"step": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_only_damaged_checkpoints_are_an_error_not_a_silent_restart(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def planned(
             (pseudo_labelled,) if strategy == "selftrain" else (),
             **changes,
         )
+        path.mkdir()
         write_text(path / RUN_FILE, spec.model_dump_json())
         return path
 
@@ -85,6 +86,7 @@ def test_a_pretraining_is_rehearsed_too(
     level: int | None, runs: Path, pretrain_spec: Callable[..., PretrainSpec], storm: Callable[[int, int], int]
 ) -> None:
     run, steps = runs / "pretrain" / f"rehearsed-{level}", storm(4, 15)
+    run.mkdir(parents=True)
     write_text(run / RUN_FILE, pretrain_spec(level, autoencoder=SMALL["autoencoder"] | {"steps": 15}).model_dump_json())
     heard: list[tuple[int, int]] = []
     count = storm(2, 20)

@@ -163,6 +163,7 @@ def test_labels_and_what_learned_from_them_are_made_anew_when_their_parent_is_an
     plan = plan_study("strategy=selftrain", "labelled=1")
     runs = [plan.run(run_id) for run_id in plan.stages]
     for run, planned in zip(runs, plan.stages.values(), strict=True):
+        run.path.mkdir(parents=True)
         write_text(run.path / RUN_FILE, planned.spec.model_dump_json())
         assert execute(run) == "done"
     _, teacher, labels, student = runs

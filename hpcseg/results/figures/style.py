@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpcseg.files import replacing
+from hpcseg.files import make_folder, replacing
 from hpcseg.study.tables import Axis
 from hpcseg.training.strategy import strategies
 
@@ -215,6 +215,7 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = tuple
     """Write NAME.png and NAME.pdf into `folder`, each atomically and the same to the byte for the same figure."""
     _fix_layout(figure)
     paths = [folder / f"{name}.{ending}" for ending in formats]
+    make_folder(folder)
     for path, ending in zip(paths, formats, strict=True):
         with replacing(path) as temporary:
             figure.savefig(temporary, format=ending, dpi=DPI, metadata=FORMATS[ending])

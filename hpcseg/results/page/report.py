@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import write_text
+from hpcseg.files import make_folder, write_text
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
 from hpcseg.results.collection import Collection
@@ -97,13 +97,15 @@ def write_report(
     if not force:
         refuse_foreign(path, collection.sweep)
     entries, rows = read_ledger(collection), path.with_name(f"{path.stem}-runs.csv")
-    if folded := len(entries) > LISTED:
-        if rows.exists() and not path.exists() and not force:
-            raise BadInput(f"{rows}: is in the way of the report's own; name another file, or replace it with --force")
-        write_text(rows, runs_csv(entries))
+    folded = len(entries) > LISTED
+    if folded and rows.exists() and not path.exists() and not force:
+        raise BadInput(f"{rows}: is in the way of the report's own; name another file, or replace it with --force")
     page = render_report(
         collection, tables=tables, note=note, progress=progress, entries=entries, rows=rows.name * folded
     )
+    make_folder(path.parent)
+    if folded:
+        write_text(rows, runs_csv(entries))
     write_text(path, page)
     return path
 
