@@ -32,8 +32,7 @@ from hpcseg.training.history import append_record, class_mean, cut_history, epoc
 from hpcseg.training.schedule import Schedule
 from hpcseg.training.task import Task
 from hpcseg.training.update import restore_optimizer
-
-Weights = dict[str, Tensor]
+from hpcseg.training.weights import Weights, copied, first_not_finite, on_host
 
 
 @dataclass
@@ -123,7 +122,7 @@ def fit(
             progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
             if progress.ended or progress.epoch == task.epochs or checkpointer.is_due():
                 checkpointer.save()
-    progress.best_weights = _on_host(progress.best_weights)
+    progress.best_weights = on_host(progress.best_weights)
     return progress
 
 
@@ -164,23 +163,20 @@ class Checkpointer:
         modules = {name: module.state_dict() for name, module in self.task.modules.items()}
         step = self.progress.epoch * self.task.steps + self.progress.step
         weights = {f"{name}.{key}": tensor for name, state in modules.items() for key, tensor in state.items()}
-        are_finite = torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).tolist()  # waits once
-        if not all(are_finite):
-            spoilt = next(name for name, is_finite in zip(weights, are_finite, strict=True) if not is_finite)
+        if (spoilt := first_not_finite(weights)) is not None:
             raise _diverged(f"{spoilt} is not finite after step {step}", self.task)
         if self.task.ranks.leads:
-            self._write(modules, step)
+            self._write(modules, step, now)
         self.task.ranks.wait()
 
-    def _write(self, modules: dict[str, Weights], step: int) -> None:
-        began = time.monotonic()
+    def _write(self, modules: dict[str, Weights], step: int, began: float) -> None:
         if (self.run / HISTORY_FILE).exists():
             sync_file(self.run / HISTORY_FILE)
         size = save_checkpoint(
             self.run,
             {
                 **({RUN_FILE: self.digest} if self.digest else {}),
-                "progress": vars(self.progress) | {"best_weights": _on_host(self.progress.best_weights)},
+                "progress": vars(self.progress) | {"best_weights": on_host(self.progress.best_weights)},
                 "modules": modules,
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.task.optimizers.items()},
                 **self.schedule.state(),
@@ -266,8 +262,4 @@ def _keep_best(task: Task, progress: Progress, config: TrainingConfig, value: fl
     if value is not None and (value < progress.best_value or config.select == "last"):
         progress.best_epoch, progress.best_value = progress.epoch, value
         # They stay on their device: of a GPU nobody waits for them until they are saved.
-        progress.best_weights = {name: tensor.detach().clone() for name, tensor in task.kept.state_dict().items()}
-
-
-def _on_host(weights: Weights) -> Weights:
-    return {name: tensor.cpu() for name, tensor in weights.items()}
+        progress.best_weights = copied(task.kept.state_dict())
