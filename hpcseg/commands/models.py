@@ -126,7 +126,7 @@ def segment(
     from hpcseg.inference.outputs import Wanted, free_images, models_and_images
     from hpcseg.runs.selection import path_or_run
 
-    named, given = models_and_images(paths)
+    named, given = models_and_images(paths, terminal.note)
     models = [path_or_run(runs, name) for name in named]
     images = free_images(given, to, force=force, skip_existing=skip_existing)
     if len(images) < len(given):

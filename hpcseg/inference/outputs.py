@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_bytes
+from hpcseg.inspection.layout_guess import labels_among
 from hpcseg.paths import MODEL_FILE, RUN_FILE
 from hpcseg.text import csv_rows, listed, word
 from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
@@ -40,15 +41,22 @@ class Wanted:
 AS_TRAINED = Wanted()
 
 
-def models_and_images(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def models_and_images(
+    paths: Sequence[Path], note: Callable[[str], None] = lambda line: None
+) -> tuple[list[Path], list[Path]]:
     """Tell models, which come first, from scans: NIfTI files, folders of them, patterns with * and CSV lists.
 
-    A CSV list has a scan per line, in its column "image" or else the first, relative to its own folder.
+    A CSV list has a scan per line, in its column "image" or else the first, relative to its own folder. Of a folder
+    that holds labels beside their scans (`a_seg.nii.gz` beside `a.nii.gz`) only the scans count.
+
+    Args:
+        paths: as the user gave them.
+        note: called with a line for each folder with labels.
 
     Raises:
         BadInput: no model or no scan, a model among the scans, or a list or pattern without a scan.
     """
-    scans = [_scans(path) for path in paths]
+    scans = [_scans(path, note) for path in paths]
     count = next((index for index, found in enumerate(scans) if found is not None), len(paths))
     if count == 0:
         raise BadInput(f"{paths[0]}: a scan, and no model before it; give a run directory or a model.pt first")
@@ -119,7 +127,7 @@ def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, for
                 )
 
 
-def _scans(path: Path) -> list[Path] | None:
+def _scans(path: Path, note: Callable[[str], None]) -> list[Path] | None:
     """The scans that a path stands for; None where it is no scan."""
     if path.is_dir():
         if (path / RUN_FILE).exists() or (path / MODEL_FILE).exists():
@@ -127,7 +135,10 @@ def _scans(path: Path) -> list[Path] | None:
         found = scans_in(path)
         if not found:
             _refuse_deeper(path)
-        return found or None
+        labels = labels_among([one.name for one in found])
+        if labels:
+            note(f"{path}: left out as labels, by their names: {listed(labels)}; name a file itself to segment it")
+        return [one for one in found if one.name not in labels] or None
     if path.suffix == ".csv":
         return _listed(path)
     if glob.has_magic(str(path)) and not path.exists():

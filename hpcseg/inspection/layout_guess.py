@@ -152,6 +152,17 @@ def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
     return pairs
 
 
+def labels_among(names: Collection[str]) -> list[str]:
+    """Files of one folder that are labels of others in it, by their names.
+
+    >>> labels_among(["a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "seg_7.nii.gz"])
+    ['a_seg.nii.gz']
+    """
+    labels = [name for name in names if _is_label(name)]
+    images = {_key(name) for name in names if name not in labels}
+    return [name for name in labels if _key(name) in images]
+
+
 def _stem(path: str) -> str:
     return stem(PurePosixPath(path))
 

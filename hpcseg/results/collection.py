@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from types import NoneType
@@ -113,7 +113,6 @@ _LOWEST_M1, _HIGHEST_M1 = (
 )
 _ONE_BY_ONE = TypeAdapter(tuple[Score, ...])
 _row = itemgetter("case", "class", *METRICS)
-_attributes = attrgetter("case", "class_", *METRICS)
 
 
 def _compact(scores: Any) -> Scores:
@@ -126,11 +125,11 @@ def _compact(scores: Any) -> Scores:
     return _evident(scores) or _of_models(_ONE_BY_ONE.validate_python(scores))
 
 
-def evident(scores: Sequence[object]) -> Scores | list[object]:
-    """Scores whose attributes are known to be right; [] where there are none."""
-    if not scores:
+def evident(scores: Iterable[tuple[Any, ...]]) -> Scores | list[object]:
+    """Scores that are known to be right, each a case, a class and all metrics in order; [] where there are none."""
+    cases, classes, *metrics = [*zip(*scores, strict=True)] or ((), ())
+    if not cases:
         return []
-    cases, classes, *metrics = zip(*map(_attributes, scores), strict=True)
     return Scores(_one_of(cases), _one_of(classes), np.array(metrics, dtype=np.float64), _ALL)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import UNSET, Meta, MsgspecError, defstruct, field
 from msgspec.json import Decoder
+from msgspec.structs import astuple
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
@@ -66,7 +67,9 @@ def parse_result(content: bytes) -> Result:
     with contextlib.suppress(MsgspecError, RecursionError, ValueError):
         found = _decoder().decode(content)
         known = {name: value for name in found.__struct_fields__ if (value := getattr(found, name)) is not UNSET}
-        return Result.model_validate(known | {"sets": {name: evident(rows) for name, rows in found.sets.items()}})
+        return Result.model_validate(
+            known | {"sets": {name: evident(map(astuple, rows)) for name, rows in found.sets.items()}}
+        )
     return Result.model_validate_json(content)
 
 

@@ -62,6 +62,19 @@ def test_scans_are_also_folders_patterns_and_lists_and_runs_are_models(image: Pa
             models_and_images([run, path])
 
 
+def test_labels_beside_their_scans_are_not_taken_for_scans(tmp_path: Path) -> None:
+    model, folder = tmp_path / "model.pt", tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a", "a_seg", "b", "b-label", "c_mask_of_what"):
+        (folder / f"{name}.nii.gz").touch()
+    notes: list[str] = []
+    _, images = models_and_images([model, folder], notes.append)
+    assert [image.name for image in images] == ["a.nii.gz", "b.nii.gz", "c_mask_of_what.nii.gz"]
+    assert len(notes) == 1 and "left out as labels, by their names: a_seg.nii.gz, b-label.nii.gz;" in notes[0]
+    named = folder / "a_seg.nii.gz"
+    assert models_and_images([model, named], notes.append) == ([model], [named]) and len(notes) == 1
+
+
 def test_where_scans_lie_deeper_is_said(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"Tiny: its scans lie deeper, in .*/imagesTr, .*/imagesTs, .* and 1 more; give"):
         models_and_images([tmp_path, tiny_dataset])

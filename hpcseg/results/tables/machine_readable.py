@@ -197,7 +197,11 @@ def to_lines(head: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
     """CSV; texts that a spreadsheet would compute begin with an apostrophe."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([inert(cell) for cell in line] for line in (head, *lines))
+    writer.writerows(
+        # Hundreds of thousands of cells are numbers, or begin as no formula does.
+        [inert(cell) if isinstance(cell, str) and not cell[:1].isalnum() else cell for cell in line]
+        for line in (head, *lines)
+    )
     return stream.getvalue()
 
 

@@ -72,8 +72,7 @@ def sample_sd(values: Sequence[float]) -> float | None:
     """Sample standard deviation (n - 1); None with fewer than two values."""
     if len(values) < 2:
         return None
-    middle = fmean(values)
-    return math.sqrt(math.fsum([(value - middle) ** 2 for value in values]) / (len(values) - 1))
+    return math.dist(values, [fmean(values)] * len(values)) / math.sqrt(len(values) - 1)  # exact to the last bit or two
 
 
 def bootstrap(
