@@ -16,10 +16,10 @@ _SHOWN = 3  # keys
 
 def changed_since(found: States, profile: SlurmProfile, taken: Collection[str] = ()) -> str:
     """In a line: how many waiting jobs an earlier profile asked for, in what it differs, and what to do. "": none."""
-    runs, keys = 0, Counter[str]()
+    runs, keys, anew = 0, Counter[str](), set(taken)
     for run_id, verdict in found.verdicts.items():
         array = found.evidence[run_id].array
-        if run_id in taken or verdict.state not in _WAITING or array is None or not array.profile:
+        if run_id in anew or verdict.state not in _WAITING or array is None or not array.profile:
             continue
         changes = differences(array.profile, profile.asks(array.stage))
         runs += bool(changes)

@@ -91,18 +91,18 @@ def look_ahead(plan: Plan, backend: Backend, profile: Profile) -> Outlook:
 
 def predict(plan: Plan, taken: Collection[str]) -> Forecast:
     """What the runs that applying the plan would submit will cost, by a few siblings of each; packs are left out."""
+    own = set(taken)
     trains = [
-        (plan.run(run_id), planned, kind_of(planned.stage, planned.config, planned.level), planned.config)
+        (run_id, planned, kind_of(planned.stage, planned.config, planned.level), planned.config)
         for run_id, planned in plan.stages.items()
-        if planned.config is not None
+        if planned.config is not None and run_id in own
     ]
-    measured = measured_siblings(plan, {kind for run, _, kind, _ in trains if run.id in taken})
+    measured = measured_siblings(plan, {kind for _, _, kind, _ in trains})
     todo = []
-    for run, planned, kind, config in trains:
-        if run.id in taken:
-            begun = planned.verdict.state in _BEGUN and measured[kind]
-            done = epochs_done(run) if begun else 0.0
-            todo.append(Epochs(planned.stage, kind, epochs_of(planned.stage, config), done))
+    for run_id, planned, kind, config in trains:
+        begun = planned.verdict.state in _BEGUN and measured[kind]
+        done = epochs_done(plan.run(run_id)) if begun else 0.0
+        todo.append(Epochs(planned.stage, kind, epochs_of(planned.stage, config), done))
     return forecast(todo, measured)
 
 

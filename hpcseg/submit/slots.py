@@ -117,7 +117,7 @@ class Pool:
 
     def _take(self, run_ids: list[str]) -> None:
         """Claim what nobody works on; the rest is looked at again."""
-        taken = self.claim(run_ids)
+        taken = dict.fromkeys(self.claim(run_ids))
         self.taken += taken
         self._mine.update(taken)
         for run_id in taken:
