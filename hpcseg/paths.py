@@ -42,6 +42,7 @@ WANDB_FOLDER = "wandb"
 CLAIM_FILE = ".claim"
 MEETING_FILE = ".ranks.json"
 LOCK_FILE = ".lock"  # of a run, and of the folder of all runs
+JOB_LOCK_FILE = ".job.lock"
 
 # Arrays of Slurm jobs.
 ARRAYS_FOLDER = "slurm"

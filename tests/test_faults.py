@@ -143,7 +143,7 @@ def check(study: Study, expected: dict[str, Any]) -> dict[str, int]:
     for run in study.dirs().values():
         causes += check_history(run, study.unwritten)
         assert run.failure() is None
-        left = {path.name for path in run.path.glob(".*")} - {".lock"}
+        left = {path.name for path in run.path.glob(".*")} - {".lock", ".job.lock"}
         assert not left or study.unwritten, left
     assert causes["killed"] <= study.unwritten
     places = {path.name for path in study.runs.parent.iterdir()}

@@ -22,7 +22,7 @@ _HEAD = 512  # bytes: models and stores begin with the digest of all that follow
 # What is not made of the parents: what the run has to do, and what is known of its attempts.
 _KEPT = {
     *(paths.RUN_FILE, paths.JOB_FILE, paths.HEARTBEAT_FILE, paths.ATTEMPTS_FILE, paths.LOG_FOLDER),
-    *(paths.CLAIM_FILE, paths.MEETING_FILE, paths.LOCK_FILE, paths.PARENTS_FILE),
+    *(paths.CLAIM_FILE, paths.MEETING_FILE, paths.LOCK_FILE, paths.JOB_LOCK_FILE, paths.PARENTS_FILE),
 }
 
 

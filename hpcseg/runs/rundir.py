@@ -1,5 +1,5 @@
 """One run directory, `<runs>/<stage>/<id>/`: what its files say (docs/architecture.md lists them), and what is written
-there about the run. Locks of it and of the folder of all runs."""
+there about the run."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from hpcseg import paths
-from hpcseg.errors import NO_SPACE, BadInput, HpcsegError, StageFailed, lack_of_space
+from hpcseg.errors import BadInput, HpcsegError, StageFailed, lack_of_space
 from hpcseg.heartbeat import Heartbeat, read_heartbeat
-from hpcseg.owners import REMEDY
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.locks import job_locked, take_run
 from hpcseg.runs.parents import fingerprint, read_parents
 from hpcseg.runs.records import ArrayRecord, Failure, Submission, read_array, read_record
 from hpcseg.runs.result_file import why_unusable
 from hpcseg.seals import write_sealed
 from hpcseg.spec import AnySpec, read_spec
-
-LOCK_WAIT_S = 300.0  # for the folder of all runs
 
 _DONE = {
     "pack": {paths.DONE_FILE, paths.STORE_FILE},
@@ -98,6 +96,23 @@ class RunDir:
     def write_submission(self, submission: Submission) -> None:
         """Replace `job.json`."""
         write_sealed(self.path / paths.JOB_FILE, submission.model_dump(mode="json"))
+
+    def change_submission(self, change: Callable[[Submission], Submission]) -> Submission | None:
+        """Replace `job.json` by what `change` makes of it as it is now, and return that; None where there is none.
+
+        One process at a time does so: a pool that notes the job that it began does not take back a cancellation.
+
+        Raises:
+            HpcsegError: another process holds it for too long.
+        """
+        with job_locked(self.path):
+            known = self.submission()
+            if known is None:
+                return None
+            changed = change(known)
+            if changed != known:
+                self.write_submission(changed)
+            return changed
 
     def heartbeat(self) -> Heartbeat | None:
         """The last heartbeat; None before the first."""
@@ -253,8 +268,7 @@ class RunDir:
         Raises:
             HpcsegError: another process works here.
         """
-        busy = f"{self.path}: another process works on this run; see hpcseg status {self.id}"
-        return _acquire(FileLock(self.path / paths.LOCK_FILE), timeout_s, busy)
+        return take_run(self.path, timeout_s)
 
 
 def cause_of(error: BaseException) -> str:
@@ -280,38 +294,3 @@ def find_runs(runs_root: Path) -> list[RunDir]:
         if folder.is_dir():
             found += [RunDir(path) for path in sorted(folder.iterdir()) if (path / paths.RUN_FILE).exists()]
     return found
-
-
-@contextlib.contextmanager
-def locked(runs_root: Path) -> Iterator[None]:
-    """Hold the folder of all runs; a process that holds it already may take it again.
-
-    Raises:
-        HpcsegError: another process holds it for too long.
-    """
-    runs_root.mkdir(parents=True, exist_ok=True)
-    busy = f"{runs_root}: another hpcseg is submitting since {LOCK_WAIT_S:.0f} s; try again"
-    lock = _acquire(FileLock(runs_root / paths.LOCK_FILE, is_singleton=True), LOCK_WAIT_S, busy)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:
-    """Take a lock; the system frees it when the process dies.
-
-    Raises:
-        HpcsegError: another process holds it for too long; with `busy` as message.
-        BadInput: what is there is a link, or another user's.
-    """
-    try:
-        lock.acquire(timeout=timeout_s, poll_interval=0.1)
-    except Timeout:
-        raise HpcsegError(busy) from None
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise
-        why = f"{lock.lock_file}: cannot be locked ({error.strerror or error})"
-        raise BadInput(f"{why}; {REMEDY}") from None
-    return lock

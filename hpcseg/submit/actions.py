@@ -17,6 +17,7 @@ from hpcseg.paths import sweep_folder
 from hpcseg.runs.applied import applied_sweeps, mark_cancelled, read_sweep_record
 from hpcseg.runs.ends import Ends
 from hpcseg.runs.evidence import OPEN, Evidence, Verdict
+from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.selection import select_runs
 from hpcseg.runs.states import read_states
@@ -61,7 +62,7 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
     for run in chosen:
         submission, verdict = evidence[run.id].submission, verdicts[run.id]
         assert submission is not None
-        run.write_submission(submission.model_copy(update={"cancelled": time.time()}))
+        run.change_submission(_cancelled)
         if submission.backend == "slurm" and verdict.job:
             (jobs if verdict.job in queue.jobs else unsure).append(verdict.job)
             continue
@@ -82,6 +83,10 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
             f"ours ({why}); they begin no more: cancel again when squeue answers"
         )
     return [run.id for run in chosen]
+
+
+def _cancelled(known: Submission) -> Submission:
+    return known.model_copy(update={"cancelled": time.time()})
 
 
 def _may_go_on(evidence: Evidence, verdict: Verdict) -> bool:
@@ -154,7 +159,7 @@ def retry(
         if verdict.state == "failed" and run.clear_failure():
             freed.append(run.id)
         elif verdict.state == "unknown" and submission is not None and submission.backend == "local":
-            run.write_submission(submission.model_copy(update={"cancelled": time.time()}))
+            run.change_submission(_cancelled)
             freed.append(run.id)
         elif verdict.state == "lost":  # is free already
             freed.append(run.id)

@@ -16,8 +16,8 @@ from hpcseg.errors import BadInput
 from hpcseg.host import memory_gib, usable_cores
 from hpcseg.owners import require_own_ways
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
+from hpcseg.runs.locks import locked
 from hpcseg.runs.records import Process, Submission
-from hpcseg.runs.rundir import locked
 from hpcseg.runs.states import NOT_ASKED, States, read_states
 from hpcseg.slurm.commands import cancel_jobs, cluster_for_submission, slurm_available
 from hpcseg.spec import PackSpec

@@ -19,8 +19,9 @@ from hpcseg.files import compact_json, make_folder, read_bytes, replace_in_time,
 from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
+from hpcseg.runs.locks import locked
 from hpcseg.runs.records import ArrayRecord, Submission
-from hpcseg.runs.rundir import RunDir, locked
+from hpcseg.runs.rundir import RunDir
 from hpcseg.seals import sealed_text
 from hpcseg.spec import CaseRef, read_spec, spec_digest, spec_text
 from hpcseg.study.plan import Plan

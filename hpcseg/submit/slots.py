@@ -25,7 +25,7 @@ from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import run_stage
 from hpcseg.owners import private_folder
 from hpcseg.runs.evidence import OPEN, TO_SUBMIT, State, Verdict
-from hpcseg.runs.records import Process
+from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
@@ -181,7 +181,8 @@ class Pool:
         return self.verdicts[run_id].state == "done"
 
     def _start(self, run: RunDir) -> None:
-        submission = run.submission()
+        slot = min(set(range(self.profile.slots)) - {held.slot for held in self._jobs.values()})
+        submission = _noted(run, gpus=self.profile.gpus_of(slot, self.gpus))
         if submission is None or submission.cancelled is not None:
             self._set(run.id, Verdict("stopped", "cancelled before it began"))
             return
@@ -190,8 +191,6 @@ class Pool:
             return
         import submitit
         from submitit.core.utils import environment_variables
-
-        slot = min(set(range(self.profile.slots)) - {held.slot for held in self._jobs.values()})
 
         class Executor(submitit.LocalExecutor):
             """Its jobs look at what they load before they load it."""
@@ -205,11 +204,9 @@ class Pool:
         executor.update_parameters(timeout_min=NO_TIMEOUT_MIN, tasks_per_node=submission.ranks)
         variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), submission.threads)
         variables["PYTHONSAFEPATH"] = 1  # submitit's process finds no modules in the folder that the pool began in
-        run.write_submission(submission.model_copy(update={"gpus": self.profile.gpus_of(slot, self.gpus)}))
         with _out_of_the_terminals_reach(), environment_variables(**variables):
             job = executor.submit(run_stage, str(run.path))
-        latest = run.submission() or submission  # may have been cancelled meanwhile
-        run.write_submission(latest.model_copy(update={"job_id": job.job_id}))
+        _noted(run, job_id=job.job_id)
         self._jobs[run.id] = _Job(job, slot)
         self._set(run.id, Verdict("running", f"process {job.job_id}"))
 
@@ -231,6 +228,13 @@ class Pool:
         if self.verdicts.get(run_id) != verdict:
             self.verdicts[run_id] = verdict
             self.notify(Event(run_id, self.plan.stages[run_id].spec.stage, verdict.state, verdict.why))
+
+
+def _noted(run: RunDir, **facts: str) -> Submission | None:
+    """`job.json`, with these facts where the run is this process' own."""
+    return run.change_submission(
+        lambda known: known.model_copy(update=facts) if known.pool == Process.this() else known
+    )
 
 
 def visible_gpus() -> list[str]:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import submitit
 
 from hpcseg.host import process_start
 from hpcseg.runs.records import Process, Submission
+from hpcseg.runs.rundir import RunDir
 from hpcseg.study.plan import Plan
+from hpcseg.submit.actions import cancel
 from hpcseg.submit.apply import apply, claim
 from hpcseg.submit.profile import LocalProfile, Profile
 from hpcseg.submit.slots import Event, Pool
@@ -56,3 +61,56 @@ def test_a_cancelled_run_that_another_pool_claimed_since_is_left_to_it(plan_pack
     # Cancelled again, in the hands of the other pool: this one does not take it over.
     assert (verdicts[first].state, verdicts[second].state) == ("done", "stopped")
     assert not plan.run(second).is_done() and plan.run(second).heartbeat() is None
+
+
+@pytest.mark.parametrize("when", ["first", "before", "after"])
+def test_a_run_that_is_cancelled_while_its_process_is_begun_does_nothing(
+    plan_packs: Planner, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The pool writes into job.json what the process is to use, begins it, and writes which one it is."""
+    plan = plan_packs()
+    (run_id,) = plan.stages
+    begin, gpus_of = submitit.LocalExecutor.submit, LocalProfile.gpus_of
+
+    def choose_and_cancel(profile: LocalProfile, slot: int, gpus: list[str]) -> str:
+        if when == "first":
+            assert cancel(plan.runs_root, run_id) == [run_id]
+        return gpus_of(profile, slot, gpus)
+
+    def begin_and_cancel(*arguments: Any) -> Any:
+        if when == "before":
+            assert cancel(plan.runs_root, run_id) == [run_id]
+        job = begin(*arguments)
+        if when == "after":
+            assert cancel(plan.runs_root, run_id) == [run_id]
+        return job
+
+    monkeypatch.setattr(submitit.LocalExecutor, "submit", begin_and_cancel)
+    monkeypatch.setattr(LocalProfile, "gpus_of", choose_and_cancel)
+    outcome = apply(plan, "local", Profile(local=LocalProfile(slots=1, threads=1, pack_workers=1)))
+    assert outcome.verdicts[run_id].state == "stopped" and not plan.run(run_id).is_done()
+
+
+def test_a_cancellation_outlives_what_the_pool_notes_at_the_same_time(
+    plan_packs: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the pool's look at job.json and what it writes there another process cancels the run."""
+    plan = plan_packs()
+    (run_id,) = plan.stages
+    run, read = plan.run(run_id), RunDir.submission
+    cancelling = threading.Thread(target=cancel, args=(plan.runs_root, run_id))
+
+    def read_slowly(own: RunDir) -> Submission | None:
+        found = read(own)
+        if threading.current_thread() is not cancelling and cancelling.ident is None:
+            cancelling.start()
+            cancelling.join(0.5)  # it has to wait
+        return found
+
+    assert claim(plan, [run_id], lambda _: submission()) == [run_id]
+    monkeypatch.setattr(RunDir, "submission", read_slowly)
+    changed = run.change_submission(lambda known: known.model_copy(update={"gpus": "GPU-a"}))
+    cancelling.join()
+    found = run.submission()
+    assert changed is not None and changed.gpus == "GPU-a" and changed.cancelled is None
+    assert found is not None and found.gpus == "GPU-a" and found.cancelled is not None
