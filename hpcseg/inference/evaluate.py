@@ -169,7 +169,10 @@ def _measure(run: Path, spec: TrainSpec, item: _Scan, found: Segmentation, threa
     (group, scan), inference = item, spec.config.inference
     reference_zyx = _reference(spec, item, found)
     if inference.save_masks:
-        write_mask(run / PREDICTIONS_FOLDER / group / f"{scan.name}.nii.gz", found.mask_zyx, like=scan.image)
+        folder = run / PREDICTIONS_FOLDER / group
+        for one in (folder.parent, folder):
+            one.mkdir(exist_ok=True)  # not the run's own, which may have been renamed
+        write_mask(folder / f"{scan.name}.nii.gz", found.mask_zyx, like=scan.image)
     steps, count = found.grid.steps_zyx, max(len(spec.classes), 1)
     found_values = measure(found.mask_zyx, reference_zyx, count, steps, inference.nsd_mm, threads)
     return [{"case": scan.name, "class": label, **values} for label, values in enumerate(found_values, start=1)]

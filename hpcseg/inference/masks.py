@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpcseg.errors import BadInput, BadInputs
+from hpcseg.files import make_folder
 from hpcseg.inference.outputs import AS_TRAINED, Wanted, map_path, mask_path, require_free
 from hpcseg.inference.predict import Advance
 from hpcseg.inference.segment import Segmentation, Segmenter, Work
@@ -59,6 +60,7 @@ def segment_files(
 
     def written(image: Path, found: Segmentation) -> list[Path]:
         mask, *maps = places[image]
+        make_folder(folder)
         if found.share_CZYX is not None:
             for path, share_zyx in zip(maps, found.share_CZYX, strict=True):
                 write_shares(path, share_zyx, like=image)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpcseg.errors import BadInput
-from hpcseg.files import is_file, make_folder, replacing
+from hpcseg.files import is_file, replacing
 from hpcseg.text import counted
 from hpcseg.volumes import scratch
 from hpcseg.volumes.headers import mm_per, notes_of, rounding_mm, unit_of
@@ -215,7 +215,6 @@ def _write(path: Path, values_zyx: NDArray[Any], slope: float, like: Path) -> No
     header.set_intent("none", (), "")  # what the scan's values stand for
     image = type(scan)(values, None, header)
     image.header.set_slope_inter(slope, 0)
-    make_folder(path.parent)
     with replacing(path) as temporary:
         nib.save(image, temporary)
 

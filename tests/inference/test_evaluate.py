@@ -169,3 +169,24 @@ def test_ranks_measure_the_scans_in_turn_and_stop_together(
     assert together(pair, (0, 0)) == ["done", "done"]
     sets = [json.loads((folder / "result.json").read_text())["sets"] for folder in (alone, pair)]
     assert sets[0] == sets[1] and len(sets[0]["validation"] + sets[0]["test"]) == scans
+
+
+def test_a_run_that_is_renamed_while_it_is_measured_is_not_made_again(
+    packed: tuple[Path, TrainSpec], tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate({"inference": {"save_masks": True}})
+    spec = packed[1].model_copy(update={"config": config})
+    run = tmp_path / "runs" / "train" / "one"
+    run.mkdir(parents=True)
+    save(model(), run)
+    (run / "training.json").write_text(json_text({"steps": 1, "ranks": 1, "rank_seconds": 1.0}))
+
+    class Renaming(Control):
+        def should_stop(self) -> bool:
+            if (tmp_path / "runs").exists():
+                (tmp_path / "runs").rename(tmp_path / "new")
+            return False
+
+    with pytest.raises(FileNotFoundError):
+        evaluate.evaluate(run, spec, Renaming(run))
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
