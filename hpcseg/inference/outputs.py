@@ -135,9 +135,9 @@ def _scans(path: Path, note: Callable[[str], None]) -> list[Path] | None:
         found = scans_in(path)
         if not found:
             _refuse_deeper(path)
-        labels = labels_among([one.name for one in found])
+        labels = dict.fromkeys(labels_among([one.name for one in found]))
         if labels:
-            note(f"{path}: left out as labels, by their names: {listed(labels)}; name a file itself to segment it")
+            note(f"{path}: left out as labels, by their names: {listed([*labels])}; name a file itself to segment it")
         return [one for one in found if one.name not in labels] or None
     if path.suffix == ".csv":
         return _listed(path)

@@ -158,7 +158,7 @@ def labels_among(names: Collection[str]) -> list[str]:
     >>> labels_among(["a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "seg_7.nii.gz"])
     ['a_seg.nii.gz']
     """
-    labels = [name for name in names if _is_label(name)]
+    labels = dict.fromkeys(name for name in names if _is_label(name))
     images = {_key(name) for name in names if name not in labels}
     return [name for name in labels if _key(name) in images]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, is_file, make_folder, read_json, write_text
+from hpcseg.files import compact_json, is_file, read_json, write_all
 from hpcseg.paths import RESULT_FILE, RUNS_FILE, SWEEP_FILE, sweep_folder
 from hpcseg.results.collect import ancestors_seconds
 from hpcseg.results.collection import Collection, Run
@@ -60,11 +60,10 @@ def archive(collection: Collection, records: Path, *, force: bool = False) -> Ar
     if other and not force:
         first = records / "train" / other[0] / RESULT_FILE
         raise BadInput(f"{first}: is another result of the same run ({len(other)} of them); --force replaces them")
-    for run, text in texts.items():
-        if there[run] != text:
-            make_folder(records / "train" / run)
-            write_text(records / "train" / run / RESULT_FILE, text)
-    _write_sweep(collection, records)
+    write_all(
+        [(records / "train" / run / RESULT_FILE, text) for run, text in texts.items() if there[run] != text]
+        + _sweep_files(collection, records)
+    )
     new = tuple(run for run in texts if there[run] is None)
     return Archived(new, tuple(run for run in texts if there[run] == texts[run]), tuple(other))
 
@@ -106,8 +105,8 @@ def _rows(scores: Any) -> str:
     return f'{{"columns":{compact_json(columns)},"rows":[\n' + ",\n".join(map(compact_json, rows)) + "]}"
 
 
-def _write_sweep(collection: Collection, records: Path) -> None:
-    """The sweep's own record; earlier ones of the same name are added to."""
+def _sweep_files(collection: Collection, records: Path) -> list[tuple[Path, str]]:
+    """The sweep's own record, as files and their texts; earlier ones of the same name are added to."""
     name = collection.sweep
     folder, own = sweep_folder(records, name), read_sweep_record(collection.root, name)
     runs, needs = read_runs(collection.root, name), dict(own["needs"])
@@ -118,11 +117,13 @@ def _write_sweep(collection: Collection, records: Path) -> None:
         needs, seconds = earlier["needs"] | needs, earlier.get("seconds", {}) | seconds
     source = sweep_folder(collection.root, name) / Path(str(own.get("file", ""))).name
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
-    make_folder(folder)
-    write_text(folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, portable(_lines(described(runs)))))
-    write_text(folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, portable(_lines(own))))
+    files = [
+        (folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, portable(_lines(described(runs))))),
+        (folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, portable(_lines(own)))),
+    ]
     if is_file(source) and not source.is_symlink():
-        write_text(folder / source.name, portable(source.read_text(encoding="utf-8")))
+        files.append((folder / source.name, portable(source.read_text(encoding="utf-8"))))
+    return files
 
 
 def merged(runs: Iterable[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

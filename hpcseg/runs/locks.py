@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,23 +27,17 @@ def take_run(run: Path, timeout_s: float) -> FileLock:
     return _acquire(FileLock(run / LOCK_FILE), timeout_s, busy)
 
 
-@contextmanager
-def job_locked(run: Path) -> Iterator[None]:
+def job_locked(run: Path) -> AbstractContextManager[None]:
     """Hold the `job.json` of a run directory, to change it.
 
     Raises:
         HpcsegError: another process holds it for too long.
     """
     busy = f"{run / JOB_FILE}: another process changes it since {JOB_WAIT_S:.0f} s; try again"
-    lock = _acquire(FileLock(run / JOB_LOCK_FILE), JOB_WAIT_S, busy)
-    try:
-        yield
-    finally:
-        lock.release()
+    return _held(FileLock(run / JOB_LOCK_FILE), JOB_WAIT_S, busy)
 
 
-@contextmanager
-def locked(runs_root: Path) -> Iterator[None]:
+def locked(runs_root: Path) -> AbstractContextManager[None]:
     """Hold the folder of all runs; a process that holds it already may take it again.
 
     Raises:
@@ -51,7 +45,12 @@ def locked(runs_root: Path) -> Iterator[None]:
     """
     runs_root.mkdir(parents=True, exist_ok=True)
     busy = f"{runs_root}: another hpcseg is submitting since {ALL_RUNS_WAIT_S:.0f} s; try again"
-    lock = _acquire(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy)
+    return _held(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy)
+
+
+@contextmanager
+def _held(lock: FileLock, timeout_s: float, busy: str) -> Iterator[None]:
+    _acquire(lock, timeout_s, busy)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcseg.config import RunConfig
 from hpcseg.errors import BadInput
-from hpcseg.files import compact_json, make_folder, read_bytes, replace_in_time, write_all, write_text
+from hpcseg.files import compact_json, read_bytes, replace_in_time, write_all
 from hpcseg.paths import ARRAY_FILE, JOB_FILE, RUN_FILE, RUNS_FILE, STAGES, SWEEP_FILE, array_folder, sweep_folder
 from hpcseg.runs.applied import Sections
 from hpcseg.runs.evidence import Evidence
@@ -55,10 +55,13 @@ def record(plan: Plan) -> None:
         "runs": [{"id": i, "differs": differs, "cells": plan.cells.get(i, [])} for i, differs in runs.items()],
     }
     with locked(plan.runs_root):
-        make_folder(folder)
-        write_text(folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, compact_json(kept)))
-        write_text(folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, compact_json(value)))
-        write_text(folder / sweep.source.path.name, sweep.source.text)
+        write_all(
+            [
+                (folder / RUNS_FILE, sealed_text(folder / RUNS_FILE, compact_json(kept))),
+                (folder / SWEEP_FILE, sealed_text(folder / SWEEP_FILE, compact_json(value))),
+                (folder / sweep.source.path.name, sweep.source.text),
+            ]
+        )
         follow_scans(plan)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcseg.errors import BadInput
-from hpcseg.files import make_folder, write_text
+from hpcseg.files import write_all
 from hpcseg.inference.metrics import DSC
 from hpcseg.paths import sweep_folder
 from hpcseg.results.collection import Collection
@@ -103,10 +103,7 @@ def write_report(
     page = render_report(
         collection, tables=tables, note=note, progress=progress, entries=entries, rows=rows.name * folded
     )
-    make_folder(path.parent)
-    if folded:
-        write_text(rows, runs_csv(entries))
-    write_text(path, page)
+    write_all([*([(rows, runs_csv(entries))] if folded else []), (path, page)])
     return path
 
 
