@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from hpcseg.errors import BadInput
 from hpcseg.paths import DONE_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
 from hpcseg.results.collection import Collection, Place, Record, Run
+from hpcseg.results.freshness import remade_parent
 from hpcseg.results.reading import Asked, Found, first_problem, read_results
 from hpcseg.results.second_process import Other
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
@@ -69,7 +70,7 @@ def collect(
     record = _read_sweep(runs_root, name)
     with _without_collector(len(record.runs)):
         asked = [Asked(runs_root / "train" / run.id, run.config) for run in record.runs]
-        found = read_results(asked, other, progress)
+        found = _with_students(runs_root, record, asked, read_results(asked, other, progress))
         runs = _with_seconds(runs_root, record, asked, found)
     grids = tuple(dict.fromkeys(place.grid for run in runs for place in run.places))
     return Collection(
@@ -99,6 +100,29 @@ def _without_collector(runs: int) -> Iterator[None]:
             gc.freeze()
         if was:
             gc.enable()
+
+
+def _with_students(
+    runs_root: Path, record: _SweepRecord, asked: Sequence[Asked], found: Sequence[Found]
+) -> Sequence[Found]:
+    """The results; stale are also those whose teachers are, or whose labels are of a network that was made anew."""
+    reasons = {run.id: "is stale" for run, one in zip(record.runs, found, strict=True) if one.stale}
+    for label in record.stages.get("label", ()):
+        with contextlib.suppress(BadInput):
+            if remade_parent(runs_root / "label" / label):
+                reasons[label] = "are of a network that was made anew"
+    if not reasons:
+        return found
+    teachers = [
+        [name for name in sorted(_ancestors(run.id, record.needs)) if name in reasons and name != run.id]
+        for run in record.runs
+    ]
+    return [
+        one.as_stale(folder, f"{names[0]}, which taught it, {reasons[names[0]]}")
+        if one.result and not one.stale and names
+        else one
+        for (folder, _), one, names in zip(asked, found, teachers, strict=True)
+    ]
 
 
 def _with_seconds(
@@ -139,13 +163,19 @@ def _with_ancestors(
     run_id: str, needs: Mapping[str, Sequence[str]], seconds: Mapping[str, float | None]
 ) -> float | None:
     """Seconds of a run and of all that it needs; None where one of them does not say."""
+    asked = [seconds[name] for name in sorted(_ancestors(run_id, needs)) if name in seconds]
+    known = [value for value in asked if value is not None]
+    return sum(known) if len(known) == len(asked) else None
+
+
+def _ancestors(run_id: str, needs: Mapping[str, Sequence[str]]) -> set[str]:
+    """A run and all that it needs."""
     found, waiting = {run_id}, [run_id]
     while waiting:
-        new = {name for name in needs.get(waiting.pop(), ()) if name in seconds} - found
+        new = {*needs.get(waiting.pop(), ())} - found
         found |= new
         waiting += new
-    known = [value for name in sorted(found) if (value := seconds.get(name)) is not None]
-    return sum(known) if len(known) == len(found) else None
+    return found
 
 
 def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:

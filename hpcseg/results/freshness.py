@@ -54,15 +54,29 @@ def why_stale(folder: Path, config: Mapping[str, Any], result: Result, plan: byt
         config: its whole configuration, as the sweep was applied.
         result: of this run, by its id.
         plan: what `run.json` holds, if it is there.
+
+    Raises:
+        BadInput: `parents.json` cannot be read.
     """
     for key in ("strategy", "labelled", "fold", "seed"):
         found = getattr(result, key)
         if found is not None and found != config.get(key, found):
             return f"it is of {key} = {found}, the sweep has {config[key]}"
-    for file, known in read_parents(folder).items():
-        if fingerprint(folder.parents[1] / file) not in {None, known}:
-            return f"{file}, which taught it, was made anew"
-    return _of_another_plan(plan or b"", result.id, config) or _overtaken(folder, result)
+    return remade_parent(folder) or _of_another_plan(plan or b"", result.id, config) or _overtaken(folder, result)
+
+
+def remade_parent(folder: Path) -> str:
+    """Which network or labels, from which the run in a directory was made, are no longer what they were; "" if none.
+
+    Raises:
+        BadInput: `parents.json` cannot be read.
+    """
+    changed = (
+        file
+        for file, known in read_parents(folder).items()
+        if fingerprint(folder.parents[1] / file) not in {None, known}
+    )
+    return next((f"{file}, which taught it, was made anew" for file in changed), "")
 
 
 def _of_another_plan(plan: bytes, run: str, config: Mapping[str, Any]) -> str:

@@ -41,6 +41,10 @@ class Found(NamedTuple):
     stale: str = ""
     problem: str = ""
 
+    def as_stale(self, folder: Path, why: str) -> Found:
+        """The same result, of a run in this directory, as one that may be of another run."""
+        return Found(self.result, why, f"{folder}/{RESULT_FILE}: stale: {why}; delete it and run the sweep again")
+
 
 def read_run(asked: Asked) -> Found:
     """The result of a run; without one and without a problem where there is none."""
@@ -49,13 +53,13 @@ def read_run(asked: Asked) -> Found:
     try:
         content, plan = read_usable(folder, folder.name)
         result = parse_result(content)
+        stale = why_stale(folder, config, result, plan)
     except BadInput as error:
         problem = f"{error}; run the sweep again, which measures it anew"
         return Found(None, problem=problem if (folder / RESULT_FILE).exists() else "")
     except ValidationError as error:
         return Found(None, problem=f"{path}: not a result ({first_problem(error)}); delete it and run the sweep again")
-    stale = why_stale(folder, config, result, plan)
-    return Found(result, stale, stale and f"{path}: stale: {stale}; delete it and run the sweep again")
+    return Found(result).as_stale(folder, stale) if stale else Found(result)
 
 
 def parse_result(content: bytes) -> Result:

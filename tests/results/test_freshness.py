@@ -16,6 +16,7 @@ from hpcseg.results.collect import collect
 from hpcseg.results.collection import Run
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import build_table
+from hpcseg.runs.parents import note_parents
 from hpcseg.study.plan import Plan
 from hpcseg.study.tables import TableDefinition
 from hpcseg.submit.record import record
@@ -93,6 +94,45 @@ def test_stale_results_are_named_and_marked_in_their_cells(sweep_files, as_score
     text = to_markdown(build_table(TableDefinition(name="t", sets=("test",)), collection))
     assert "| 2 | 0.600 ± 0.115‡ |" in text
     assert f"‡ Stale results (1): {run}." in text
+
+
+def test_students_of_a_stale_teacher_are_stale_and_name_it(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    teacher = files.run(None, strategy="baseline", labelled=2, fold=0)
+    files.write(teacher, {"id": teacher, "fold": 1, "sets": as_scores(test=[0.5, 0.7])})
+    student = files.run(as_scores(test=[0.6, 0.8]), strategy="selftrain", labelled=2, fold=0)
+    alone = files.run(as_scores(test=[0.6, 0.8]), strategy="baseline", labelled=4, fold=0)
+    files.record |= {"stages": {"label": ["labels"]}, "needs": {student: ["labels"], "labels": [teacher], alone: []}}
+    collection = collect(files.save())
+    assert collection.stale == (teacher, student)
+    assert f"stale: {teacher}, which taught it, is stale; delete it" in collection.problems[1]
+
+
+def test_students_of_labels_whose_network_was_made_anew_are_stale(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    teacher = files.run(as_scores(test=[0.5]), strategy="baseline", labelled=2, fold=0)
+    student = files.run(as_scores(test=[0.6]), strategy="selftrain", labelled=2, fold=0)
+    files.record |= {"stages": {"label": ["labels"]}, "needs": {student: ["labels"], "labels": [teacher]}}
+    root = files.save()
+    model, labels = Path("train", teacher, "model.pt"), root / "label" / "labels"
+    (root / model).write_bytes(b"as it was")
+    labels.mkdir(parents=True)
+    note_parents(labels, [model])
+    assert collect(root).stale == ()
+    (root / model).write_bytes(b"trained anew")
+    assert collect(root).stale == (student,)
+    assert "labels, which taught it, are of a network that was made anew" in collect(root).problems[0]
+
+
+def test_a_damaged_record_of_parents_costs_that_run_alone(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for fold in range(2):
+        run = files.run(as_scores(test=[0.5, 0.7]), strategy="selftrain", labelled=2, fold=fold)
+    root = files.save()
+    (root / "train" / run / "parents.json").write_text("{")
+    collection = collect(root)
+    assert collection.missing == (run,)
+    assert "parents.json" in collection.problems[0]
 
 
 def test_results_that_were_not_made_alike_are_marked_and_told(sweep_files, as_scores) -> None:
