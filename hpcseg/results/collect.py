@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
 from hpcseg.paths import DONE_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
-from hpcseg.results.collection import Collection, Place, Record, Run
+from hpcseg.results.collection import Collection, Place, Run, without_collector
 from hpcseg.results.freshness import remade_parent
 from hpcseg.results.reading import Asked, Found, first_problem, read_results
+from hpcseg.results.scores import Record
 from hpcseg.results.second_process import Other
 from hpcseg.runs.applied import applied_sweeps, read_runs, read_sweep_record
 from hpcseg.seals import read_sealed
@@ -22,8 +22,6 @@ from hpcseg.spec import Name
 from hpcseg.study.tables import SETS, FigureDefinition, SetName, TableDefinition, default_figures, default_tables
 from hpcseg.text import nearest
 from hpcseg.volumes.datasets import Progress
-
-_MANY = 1000  # runs
 
 
 class _RunRecord(Record):
@@ -68,7 +66,7 @@ def collect(
     """
     name, chosen = _choose(runs_root, sweep)
     record = _read_sweep(runs_root, name)
-    with _without_collector(len(record.runs)):
+    with without_collector(len(record.runs)):
         asked = [Asked(runs_root / "train" / run.id, run.config) for run in record.runs]
         found = _with_students(runs_root, record, asked, read_results(asked, other, progress))
         runs = _with_seconds(runs_root, record, asked, found)
@@ -83,23 +81,6 @@ def collect(
         figures=record.figures or default_figures(grids, _sets(runs)),
         problems=tuple(one.problem for one in found if one.problem),
     )
-
-
-@contextlib.contextmanager
-def _without_collector(runs: int) -> Iterator[None]:
-    """Without garbage collection, which would look through a million scores again and again, and find nothing.
-
-    What thousands of runs have left stays out of its sight afterwards.
-    """
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if runs >= _MANY:
-            gc.freeze()
-        if was:
-            gc.enable()
 
 
 def _with_students(

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcseg.errors import BadInput
 from hpcseg.files import json_text, write_all
 from hpcseg.inference.metrics import DSC, METRICS
-from hpcseg.results.collection import Collection
+from hpcseg.results.collection import Collection, without_collector
 from hpcseg.results.second_process import Other, answered, ask
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.listing import to_list
@@ -51,7 +51,8 @@ def make_tables(
         for metric in metrics or (None,)
         for definition in collection.tables
     ]
-    tables = [build_table(definition, collection) for definition in definitions]
+    with without_collector(len(collection.runs)):
+        tables = [build_table(definition, collection) for definition in definitions]
     datasets = datasets_of(collection)
     return tables if beside is None else [set_beside(table, beside, datasets) for table in tables]
 
@@ -91,12 +92,13 @@ def write_collection(
     """
     chosen = make_tables(collection) if tables is None else tables
     halved = ask(other, write_rendered, folder, chosen, HALF)
-    lists = [
-        (folder / "runs.csv", _runs(collection)),
-        (folder / "collection.json", json_text(summary(collection, chosen))),
-    ]
     own = [ending for ending in RENDERERS if not (halved and ending in HALF)]
-    write_all([*lists, *_rendered(folder, chosen, own)])
+    with without_collector(len(collection.runs)):
+        lists = [
+            (folder / "runs.csv", _runs(collection)),
+            (folder / "collection.json", json_text(summary(collection, chosen))),
+        ]
+        write_all([*lists, *_rendered(folder, chosen, own)])
     if halved and not answered(other):
         write_rendered(folder, chosen, HALF)
     paths = [path for path, _ in lists]

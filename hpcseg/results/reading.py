@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS
 from hpcseg.paths import RESULT_FILE
-from hpcseg.results.collection import Result, evident
+from hpcseg.results.collection import Result
 from hpcseg.results.freshness import why_stale
+from hpcseg.results.scores import evident
 from hpcseg.results.second_process import Other, ask
 from hpcseg.runs.result_file import read_usable
 from hpcseg.text import in_words

@@ -16,7 +16,7 @@ from hpcseg.results.collect import collect
 from hpcseg.results.collection import Result
 from hpcseg.results.export import write_collection
 from hpcseg.results.reading import Asked, parse_result, read_results
-from tests.results.test_collection import ODD, score
+from tests.results.test_scores import ODD, score
 
 
 @pytest.fixture

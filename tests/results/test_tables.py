@@ -14,7 +14,7 @@ from hpcseg.cli import app
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS
 from hpcseg.results.collect import collect
-from hpcseg.results.collection import Score
+from hpcseg.results.scores import Score
 from hpcseg.results.tables.cells import Cell, Replicate, bootstrap_interval, contrast_cells
 from hpcseg.results.tables.rendering import to_markdown
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all

@@ -29,17 +29,15 @@ def to_csv(table: Table) -> Iterator[str]:
     head = ["set", *place, "case", table.metric.key, "status", "run"]
     yield to_lines(head, [])
     named = functools.cache(lambda case: _line(case, ""))  # with the comma behind it
-    placed = functools.cache(lambda key, replicate: _line(*_place(table, key, replicate), ""))
-    over = len(table.definition.over)
+    placed = _placing(table)
     for key, cell in _ordered(table):
         runs, stale = {replicate: run for run, replicate in cell.runs.items()}, set(cell.stale)
         numbers = iter(_numbers(cell.flat, repr))
         for one, cases in cell.values.items():
-            begin = placed(key, one[:over])
+            begin = placed(key, one)
             end = _line("", "stale" if runs[one] in stale else "present", runs[one]) + "\n"
             yield f"{begin}{f'{end}{begin}'.join(map(operator.add, map(named, cases), numbers))}{end}"
-        missing = [[*_place(table, key, one), "", "", "missing", runs[one]] for one in cell.missing]
-        yield "".join(f"{_line(*line)}\n" for line in missing)
+        yield "".join(f"{placed(key, one)}{_line('', '', 'missing', runs[one])}\n" for one in cell.missing)
 
 
 def _line(*cells: Any) -> str:
@@ -63,16 +61,17 @@ def to_runs_csv(table: Table) -> str:
     """One line per set, row, column and replicate: the run, its mean and SD over cases."""
     place = [table.definition.rows, table.definition.columns, *table.definition.over]
     head = ["set", *place, "run", "status", "cases", "mean", "sd"]
-    lines = []
+    placed, lines = _placing(table), [to_lines(head, [])]
     for key, cell in _ordered(table):
         runs = {replicate: run for run, replicate in cell.runs.items()}
         missing, stale = set(cell.missing), set(cell.stale)
         for one in cell.replicates:
             state = "missing" if one in missing else "stale" if runs[one] in stale else "present"
             cases = len(cell.values.get(one, ()))
-            line = [runs[one], state, cases, cell.replicate_means.get(one), cell.replicate_sds.get(one)]
-            lines.append([*_place(table, key, one), *line])
-    return to_lines(head, lines)
+            measured = (cell.replicate_means.get(one), cell.replicate_sds.get(one))
+            mean, sd = ("" if value is None else repr(value) for value in measured)
+            lines.append(f"{placed(key, one)}{_line(runs[one])},{state},{cases},{mean},{sd}\n")
+    return "".join(lines)
 
 
 def to_summary_csv(table: Table) -> str:
@@ -184,8 +183,11 @@ def _ordered(table: Table) -> list[tuple[Key, Cell]]:
     return [(key, table.cells[key]) for key in keys if key in table.cells]
 
 
-def _place(table: Table, key: Key, replicate: Replicate) -> list[str | int | float]:
-    return [key[0], *(plain(value) for value in (*key[1:], *replicate[: len(table.definition.over)]))]
+def _placing(table: Table) -> Callable[[Key, Replicate], str]:
+    """What gives the beginning of a line, where in the table it belongs; cells and replicates are written once."""
+    over = len(table.definition.over)
+    begin = functools.cache(lambda values: "".join(_line(plain(value), "") for value in values))
+    return lambda key, replicate: f"{begin(key)}{begin(replicate[:over])}"
 
 
 def plain(value: Axis) -> str | int | float:

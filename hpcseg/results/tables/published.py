@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 
 from hpcseg.errors import BadInput
 from hpcseg.files import read_json
-from hpcseg.results.collection import Collection, Record
+from hpcseg.results.collection import Collection
+from hpcseg.results.scores import Record
 from hpcseg.results.tables.axes import as_toml
 from hpcseg.results.tables.cells import Beside, Key
 from hpcseg.results.tables.tables import Table

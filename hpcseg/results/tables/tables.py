@@ -16,8 +16,9 @@ from statistics import fmean
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS, Metric
 from hpcseg.registry import REFERENCE
-from hpcseg.results.collection import Collection, Result, Run, Scores
+from hpcseg.results.collection import Collection, Result, Run
 from hpcseg.results.freshness import Mixture, mixture
+from hpcseg.results.scores import Scores
 from hpcseg.results.tables.axes import as_toml, axis_value, label, places, sort_axis
 from hpcseg.results.tables.cells import (
     Beside,
@@ -135,19 +136,18 @@ def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entri
     taken: set[tuple[Key, Replicate]] = set()
     clashes: set[str] = set()
     by_class = _classes(collection) if CLASS in (definition.rows, definition.columns) else (None,)
+    axes = {definition.rows, definition.columns} - ({CLASS} if None not in by_class else set())
     for run, place in places(definition, collection):
+        values = {key: axis_value(definition, run, place, key) for key in axes}
+        of_run = tuple(axis_value(definition, run, place, key) for key in definition.over)
         for class_, name in itertools.product(by_class, definition.sets):
-            row, column = (
-                class_ if key == CLASS and class_ is not None else axis_value(definition, run, place, key)
-                for key in (definition.rows, definition.columns)
-            )
-            key = (name, row, column)
+            at = values if class_ is None else {**values, CLASS: class_}
+            key, replicate = (name, at[definition.rows], at[definition.columns]), of_run
             found = entries.setdefault(key, {})
             if run.id in found:
                 continue  # the same run in two grids
-            replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
             if (key, replicate) in taken:
-                clashes.add(f"row {row}, column {column}")
+                clashes.add(f"row {key[1]}, column {key[2]}")
                 replicate = (*replicate, run.id)
             taken.add((key, replicate))
             found[run.id] = _Entry(run, replicate, class_)
