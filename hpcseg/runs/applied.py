@@ -20,6 +20,7 @@ from typing import Any
 from hpcseg.errors import BadInput
 from hpcseg.files import compact_json, write_text
 from hpcseg.paths import RUNS_FILE, SWEEP_FILE, SWEEPS_FOLDER, plain_name, sweep_folder
+from hpcseg.runs.locks import locked
 from hpcseg.seals import read_sealed, sealed_text
 
 
@@ -61,10 +62,15 @@ def _check_ids(record: dict[str, Any]) -> None:
 
 
 def mark_cancelled(runs_root: Path, name: str) -> None:
-    """Note that a sweep was cancelled: until it is applied again, it needs nothing that it shares with others."""
-    record = read_sweep_record(runs_root, name) | {"cancelled": time.time()}
+    """Note that a sweep was cancelled: until it is applied again, it needs nothing that it shares with others.
+
+    Raises:
+        HpcsegError: another process is submitting for too long.
+    """
     path = sweep_folder(runs_root, name) / SWEEP_FILE
-    write_text(path, sealed_text(path, compact_json(record)))
+    with locked(runs_root):  # else a sweep that is applied meanwhile would be lost
+        record = read_sweep_record(runs_root, name) | {"cancelled": time.time()}
+        write_text(path, sealed_text(path, compact_json(record)))
 
 
 def read_runs(runs_root: Path, name: str) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ import pytest
 from hpcseg.errors import BadInput
 from hpcseg.files import write_json
 from hpcseg.results.collect import collect
-from hpcseg.runs.applied import applied_sweeps, described, read_runs, read_sweep_record
+from hpcseg.runs.applied import applied_sweeps, described, mark_cancelled, read_runs, read_sweep_record
+from hpcseg.runs.locks import locked
 from hpcseg.seals import read_sealed
 from hpcseg.study.plan import Plan
 from hpcseg.submit.record import record
@@ -39,6 +42,27 @@ def test_the_record_gives_back_every_configuration_and_cell(plan_study: Planner)
     assert value["needs"] == {run_id: list(planned.needs) for run_id, planned in plan.stages.items()}
     assert (plan.runs_root / "sweeps" / "study" / "study.toml").read_text() == STUDY
     assert applied_sweeps(plan.runs_root) == ["study"]
+
+
+def test_a_sweep_that_is_applied_while_it_is_cancelled_is_not_lost(plan_study: Planner) -> None:
+    first, second = plan_study("labelled=1"), plan_study("labelled=2")
+    record(first)
+    begun = threading.Event()
+
+    def apply_again() -> None:
+        with locked(second.runs_root):
+            begun.set()
+            time.sleep(0.2)  # in which the other reads, unless it waits
+            record(second)
+
+    other = threading.Thread(target=apply_again)
+    other.start()
+    begun.wait()
+    mark_cancelled(first.runs_root, "study")
+    other.join()
+    value = read_sweep_record(second.runs_root, "study")
+    assert value["stages"]["train"] == list(second.of_stage("train"))
+    assert "cancelled" in value
 
 
 def test_what_was_read_can_be_written_again(plan_study: Planner) -> None:
