@@ -22,6 +22,7 @@ from hpcseg.owners import no_link, regular
 
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\n\Z')
 _SEAL_BYTES = 80  # what is before them is not looked through
+_REMEDY = "remove the file and apply the sweep again"
 _LINE_SEAL = re.compile(rb', "seal": "([0-9a-f]{16})"}\Z')
 # By its name, or what is left of one: a digest at the end. Only models and stores had one there in earlier versions.
 _ANY_SEAL = re.compile(rb'"seal"\s*:|(?<!\.pt)(?<!\.h5)"\s*:\s*"[^"\n]*[0-9a-f]{16}"\s*}\s*\Z')
@@ -83,13 +84,15 @@ def read_sealed(path: Path | str, *, optional: bool = False) -> Any:
     content = read_bytes(path) if not optional else read_if_there(path)
     if content is None:
         return None
-    value = parse_json(path, content)
+    try:
+        value = parse_json(path, content)
+    except BadInput as error:
+        raise BadInput(f"{error}; {_REMEDY}") from None
     if seal_holds(content, os.path.basename(os.path.dirname(os.path.abspath(path)))) is False:  # noqa: PTH100, PTH119, PTH120
-        raise BadInput(f"{path}: was changed after it was written, or is of another folder: its seal does not match")
+        why = "was changed after it was written, or is of another folder: its seal does not match"
+        raise BadInput(f"{path}: {why}; {_REMEDY}")
     if not isinstance(value, dict) or not value:
-        raise BadInput(
-            f"{path}: not what hpcseg writes there (an object is missing); remove the file and apply the sweep again"
-        )
+        raise BadInput(f"{path}: not what hpcseg writes there (an object is missing); {_REMEDY}")
     value.pop("seal", None)
     return value
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput, Interrupted, StoreError
-from hpcseg.files import json_text, write_text
+from hpcseg.files import json_text, leave_out, write_text
 from hpcseg.inference.metrics import dsc_of_classes, measure
 from hpcseg.inference.segment import ReadScan, Segmentation, Segmenter, Work
 from hpcseg.paths import (
@@ -140,13 +140,24 @@ def _validation_store(run: Path, spec: TrainSpec) -> Iterator[Store | None]:
 
 
 def _read(segmenter: Segmenter, spec: TrainSpec, store: Store | None, item: _Scan) -> ReadScan:
-    """A scan on the network's grid, from the store where that holds the same."""
+    """A scan on the network's grid, from the store where that holds the same.
+
+    A damaged store is left out with a warning, `LeftOut`: what was packed can be made again.
+    """
     group, scan = item
     if scan.label is None:
         raise BadInput(f"{scan.image}: has no label to be compared with")
     require_unchanged([scan])
-    if store is None or group != "validation" or scan.name not in store.names:
-        return segmenter.read(scan.image)
+    if store is not None and group == "validation" and scan.name in store.names:
+        try:
+            return _packed(spec, store, scan) or segmenter.read(scan.image)
+        except StoreError as error:
+            leave_out(str(error))
+    return segmenter.read(scan.image)
+
+
+def _packed(spec: TrainSpec, store: Store, scan: CaseRef) -> ReadScan | None:
+    """A scan as the store has it; None where that was made otherwise, or of another scan."""
     case, grid = store.case(scan.name), read_grid(scan.image)
     recipe = store.spacing_zyx, store.pyramid_clip, case.padding if spec.padding != "minimum" else spec.padding
     same = (
@@ -154,7 +165,7 @@ def _read(segmenter: Segmenter, spec: TrainSpec, store: Store | None, item: _Sca
         and case.attrs["source_digest"] == scan_digest(scan.image)
         and np.array_equal(case.attrs["affine"], grid.affine)
     )
-    return ReadScan(scan.image, grid, ScanVolume.packed(case)) if same else segmenter.read(scan.image)
+    return ReadScan(scan.image, grid, ScanVolume.packed(case)) if same else None
 
 
 def _reference(spec: TrainSpec, item: _Scan, found: Segmentation) -> NDArray[np.uint8]:

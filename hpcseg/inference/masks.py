@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hpcseg.errors import BadInput, BadInputs
+from hpcseg.errors import BadInput, BadInputs, HpcsegError, lack_of_space
 from hpcseg.files import make_folder
 from hpcseg.inference.outputs import AS_TRAINED, Wanted, map_path, mask_path, require_free
 from hpcseg.inference.predict import Advance
@@ -43,6 +43,7 @@ def segment_files(
     Raises:
         BadInput: no such model, models of other classes, two scans have one name, or a file exists already. When all
             others are done: some scans are not sound (`BadInputs`).
+        HpcsegError: there is no room for a mask; those before it are whole.
     """
     trained = [load_any(model) for model in models]
     classes = range(1, trained[0].class_count + 1) if wanted.probabilities else ()
@@ -68,6 +69,9 @@ def segment_files(
         return places[image]
 
     def failed(_: Path, error: Exception) -> list[Path]:
+        if full := lack_of_space(error):
+            rest = "masks that are there are whole; make room, and --skip-existing goes on with the others"
+            raise HpcsegError(f"{folder}: {full.strerror}; {rest}") from error
         if not isinstance(error, BadInput):
             raise error
         bad.append(str(error))

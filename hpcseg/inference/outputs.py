@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hpcseg.errors import BadInput
 from hpcseg.files import read_bytes
 from hpcseg.inspection.layout_guess import labels_among
+from hpcseg.owners import require_writable
 from hpcseg.paths import MODEL_FILE, RUN_FILE
 from hpcseg.text import csv_rows, listed, word
 from hpcseg.volumes.layouts import ENDINGS, scans_in, stem
@@ -82,12 +83,14 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
         skip_existing: scans whose masks exist are left out.
 
     Raises:
-        BadInput: two scans have one name, a mask exists, or a mask would replace a scan.
+        BadInput: two scans have one name, a mask exists or would replace a scan, or the folder cannot be written in.
     """
     require_no_scan(images, [mask_path(folder, image) for image in images])
     done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
     left = [image for image in images if image not in done]
     require_free(left, [[mask_path(folder, image)] for image in left], force=force)
+    if left:
+        require_writable(folder, "give another --to")
     return left
 
 

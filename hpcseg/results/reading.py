@@ -54,12 +54,15 @@ def read_run(asked: Asked) -> Found:
     try:
         content, plan = read_usable(folder, folder.name)
         result = parse_result(content)
-        stale = why_stale(folder, config, result, plan)
     except BadInput as error:
         problem = f"{error}; run the sweep again, which measures it anew"
         return Found(None, problem=problem if (folder / RESULT_FILE).exists() else "")
     except ValidationError as error:
         return Found(None, problem=f"{path}: not a result ({first_problem(error)}); delete it and run the sweep again")
+    try:
+        stale = why_stale(folder, config, result, plan)
+    except BadInput as error:
+        return Found(None, problem=str(error))
     return Found(result).as_stale(folder, stale) if stale else Found(result)
 
 

@@ -226,7 +226,8 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
     A gzip stream is read to its end if its voxels were read, so that its checksum is compared.
     """
     if not is_file(path):
-        raise BadInput(f"{path}: no such scan; correct the path")
+        what = "is a folder, and no scan" if os.path.isdir(path) else "no such scan"  # noqa: PTH112 - whatever its name
+        raise BadInput(f"{path}: {what}; correct the path")
     if not path.name.endswith(ENDINGS):
         raise BadInput(f"{path}: not a .nii.gz or .nii file; convert it to NIfTI")
     try:

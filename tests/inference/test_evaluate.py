@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from torch import Tensor
 
 from hpcseg.config import RunConfig
-from hpcseg.errors import Interrupted
+from hpcseg.errors import Interrupted, LeftOut
 from hpcseg.files import json_text
 from hpcseg.inference import evaluate
 from hpcseg.inference.segment import ReadScan, Segmenter
@@ -84,6 +85,21 @@ def test_a_scan_that_is_another_than_the_packed_one_is_read(packed: tuple[Path, 
     other = second.model_copy(update={"image": first.image, "label": first.label, "mark": ""})
     scan, from_store = read(packed, validation_scans=(first, other))
     assert not from_store and scan.image == first.image
+
+
+def test_of_a_damaged_store_the_scan_is_read(packed: tuple[Path, TrainSpec], tmp_path: Path) -> None:
+    path, spec = packed
+    damaged = tmp_path / "store.h5"
+    content = bytearray(path.read_bytes())
+    with h5py.File(path, "r") as file:
+        chunk = file[f"cases/{spec.validation.cases[1]}/image_0"].id.get_chunk_info(0)
+    content[chunk.byte_offset + chunk.size // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.warns(LeftOut, match=r"is damaged .* is left out"):
+        scan, from_store = read((damaged, spec))
+    assert not from_store
+    for own, kept in zip(scan.volume.levels_zyx, read(packed)[0].volume.levels_zyx, strict=True):
+        np.testing.assert_array_equal(own, kept)
 
 
 def test_without_a_store_scans_are_read(packed: tuple[Path, TrainSpec], tmp_path: Path) -> None:

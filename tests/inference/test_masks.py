@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hpcseg.cli import app
-from hpcseg.errors import BadInput
+from hpcseg.errors import BadInput, HpcsegError
 from hpcseg.inference.masks import segment_files
 from tests.commandline import call
+from tests.faults import files_of_at_most
 from tests.inference.untrained import model, save
 
 
@@ -77,6 +78,13 @@ def test_scans_that_cannot_be_read_are_named_when_the_others_are_done(image: Pat
         "shape (4, 4) is not 3-D" in third
         and last == "3 of 4 scans are not segmented; --skip-existing leaves the others"
     )
+
+
+def test_a_full_disk_is_one_line_that_names_the_folder_and_the_way_on(image: Path, tmp_path: Path) -> None:
+    path, masks = save(model(), tmp_path), tmp_path / "masks"
+    with files_of_at_most(100), pytest.raises(HpcsegError, match=f"{masks}: .*make room, and --skip-existing goes on"):
+        list(segment_files([path], [image], masks))
+    assert list(masks.iterdir()) == []
 
 
 def test_the_command_averages_models_and_writes_maps(image: Path, tmp_path: Path) -> None:

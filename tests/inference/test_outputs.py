@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,19 @@ def test_where_scans_lie_deeper_is_said(tiny_dataset: Path, tmp_path: Path) -> N
         models_and_images([tmp_path, tiny_dataset])
     with pytest.raises(BadInput, match=r"its scans lie deeper, in .*/Tiny/imagesTr"):
         models_and_images([tmp_path, tiny_dataset.parent])
+
+
+def test_a_folder_in_which_no_mask_can_be_written_is_refused_at_once(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"file: is no folder; give another --to"):
+        free_images([image], tmp_path / "file" / "masks", force=False, skip_existing=False)
+    assert free_images([image], tmp_path / "new" / "masks", force=False, skip_existing=False) == [image]
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # root may write everywhere
+    with pytest.raises(BadInput, match=f"{tmp_path}: cannot be written in by this user; give another --to"):
+        free_images([image], tmp_path / "new" / "masks", force=False, skip_existing=False)
 
 
 def test_scans_whose_masks_exist_are_left_out_or_refused(image: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import resource
 import shutil
 import subprocess
 import time
@@ -17,6 +15,7 @@ from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir, cause_of
 from hpcseg.study.plan import Plan
 from hpcseg.training.checkpoint import load_checkpoint, load_tensors
+from tests.faults import files_of_at_most
 
 Planner = Callable[..., Plan]
 
@@ -94,17 +93,6 @@ def test_a_run_goes_on_where_a_full_disk_stopped_it(small_disk: RunDir) -> None:
     found, expected = weights_of(small_disk), undisturbed(small_disk, text)
     assert all(found[name].equal(expected[name]) for name in expected)
     assert [attempt.cause for attempt in read_attempts(small_disk.path)] == ["disk", "done"]
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Meanwhile no file of this process grows beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_limit_of_file_size_is_a_full_disk(training: RunDir) -> None:

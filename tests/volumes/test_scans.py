@@ -173,6 +173,9 @@ def test_float_labels_with_whole_numbers_are_read(tmp_path: Path, write_scan) ->
 
 
 def test_a_missing_scan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.nii.gz").mkdir()
+    with pytest.raises(BadInput, match=r"folder\.nii\.gz: is a folder, and no scan"):
+        read_image(tmp_path / "folder.nii.gz")
     with pytest.raises(BadInput, match=r"no such scan; correct"):
         read_image(tmp_path / "none.nii.gz")
 
