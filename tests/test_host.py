@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hpcseg.host import (
     control_group_room,
     control_groups,
     is_alive,
+    old_objects_left_alone,
     parse_meminfo,
     process_start,
 )
@@ -130,3 +133,27 @@ def test_freed_memory_is_kept_while_that_is_asked_for() -> None:
     )
     assert kept < 100
     assert given_back > kept
+
+
+def test_the_garbage_collector_sees_what_comes_and_not_what_was_there() -> None:
+    class Node:
+        other: object
+
+    def pair() -> weakref.ref[Node]:
+        one, two = Node(), Node()
+        one.other, two.other = two, one
+        return weakref.ref(one)
+
+    gc.disable()
+    try:
+        gc.collect()
+        old = pair()
+        with pytest.raises(KeyError), old_objects_left_alone():
+            new = pair()
+            gc.collect()
+            assert new() is None and old() is not None
+            raise KeyError
+        gc.collect()
+        assert old() is None
+    finally:
+        gc.enable()

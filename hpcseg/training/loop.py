@@ -24,6 +24,7 @@ from torch import Tensor
 from hpcseg.config import TrainingConfig
 from hpcseg.errors import BadInput, Interrupted, TrainingError
 from hpcseg.files import sync_file
+from hpcseg.host import old_objects_left_alone
 from hpcseg.paths import CHECKPOINT_FILE, HISTORY_FILE, RUN_FILE
 from hpcseg.training.checkpoint import load_checkpoint, save_checkpoint
 from hpcseg.training.control import Control
@@ -88,7 +89,7 @@ def fit(
     losses = DeferredLosses(task.precision.device, partial(_record_step, task, control, progress))
     stop = StopFlag(task.ranks)
     task.pulse = control.pulse
-    with closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
+    with old_objects_left_alone(), closing(task.batches(progress.epoch * task.steps + progress.step)) as batches:
         while progress.epoch < task.epochs and not progress.ended:
             began = time.monotonic()
             while progress.step < task.steps:
