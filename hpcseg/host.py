@@ -41,6 +41,24 @@ def old_objects_left_alone() -> Iterator[None]:
 
 
 @contextmanager
+def without_collector(*, freeze: bool) -> Iterator[None]:
+    """Without garbage collection, which would look through a million scores again and again, and find nothing.
+
+    Args:
+        freeze: whether what is in memory at the end stays out of its sight afterwards.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if freeze:
+            gc.freeze()
+        if was:
+            gc.enable()
+
+
+@contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Meanwhile let malloc serve large arrays from what was freed before, at most 2 GB, where the C library is glibc.
 

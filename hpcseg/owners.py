@@ -76,7 +76,7 @@ def require_own_ways(root: Path, folders: Iterable[Path] = (), remedy: str = REM
     if not root.exists():
         return
     _require_own(root, root.stat(), remedy=remedy)
-    require_writable(root, remedy)
+    _require_writable(root, remedy)
     ways = dict.fromkeys(way for folder in folders for way in _ways(root, folder))
     for way in ways:
         try:
@@ -86,7 +86,7 @@ def require_own_ways(root: Path, folders: Iterable[Path] = (), remedy: str = REM
         if stat.S_ISLNK(link.st_mode) and link.st_uid not in {os.geteuid(), 0}:
             raise WrittenByOthers(f"{way}: is a link that user {link.st_uid} made; {remedy}")
         _require_own(way, known, remedy=remedy)
-        require_writable(way, remedy)
+        _require_writable(way, remedy)
 
 
 def require_writable(folder: Path, remedy: str) -> None:
@@ -94,8 +94,12 @@ def require_writable(folder: Path, remedy: str) -> None:
     there = next(way for way in (folder, *folder.parents) if way.exists())
     if not there.is_dir():
         raise BadInput(f"{there}: is no folder; {remedy}")
-    if not os.access(there, os.W_OK):
-        raise BadInput(f"{there}: cannot be written in by this user; {remedy}")
+    _require_writable(there, remedy)
+
+
+def _require_writable(folder: Path, remedy: str) -> None:
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"{folder}: cannot be written in by this user; {remedy}")
 
 
 def require_own_file(path: Path, remedy: str) -> None:

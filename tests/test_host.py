@@ -18,6 +18,7 @@ from hpcseg.host import (
     old_objects_left_alone,
     parse_meminfo,
     process_start,
+    without_collector,
 )
 
 MIB = 1 << 20
@@ -157,3 +158,22 @@ def test_the_garbage_collector_sees_what_comes_and_not_what_was_there() -> None:
         assert old() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("before", [True, False])
+def test_the_garbage_collector_is_as_it_was_whatever_happens(freeze: bool, before: bool) -> None:
+    was, frozen = gc.isenabled(), gc.get_freeze_count()
+    try:
+        (gc.enable if before else gc.disable)()
+        with pytest.raises(KeyError), without_collector(freeze=freeze):
+            assert not gc.isenabled()
+            with without_collector(freeze=False):
+                pass
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() is before
+        assert (gc.get_freeze_count() > frozen) is freeze
+    finally:
+        gc.unfreeze()
+        (gc.enable if was else gc.disable)()

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from hpcseg.errors import BadInput
+from hpcseg.host import without_collector
 from hpcseg.paths import DONE_FILE, SWEEP_FILE, TRAINING_FILE, sweep_folder
-from hpcseg.results.collection import Collection, Place, Run, without_collector
+from hpcseg.results.collection import MANY, Collection, Place, Run
 from hpcseg.results.freshness import remade_parent
 from hpcseg.results.reading import Asked, Found, first_problem, read_results
 from hpcseg.results.scores import Record
@@ -66,7 +67,7 @@ def collect(
     """
     name, chosen = _choose(runs_root, sweep)
     record = _read_sweep(runs_root, name)
-    with without_collector(len(record.runs)):
+    with without_collector(freeze=len(record.runs) >= MANY):
         asked = [Asked(runs_root / "train" / run.id, run.config) for run in record.runs]
         found = _with_students(runs_root, record, asked, read_results(asked, other, progress))
         runs = _with_seconds(runs_root, record, asked, found)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +18,7 @@ from hpcseg.results.scores import Record, Scores, as_scores
 from hpcseg.spec import TrainSpec, read_spec
 from hpcseg.study.tables import Axis, FigureDefinition, TableDefinition
 
-MANY = 1000  # runs
+MANY = 1000  # runs; what they leave in memory the garbage collector need not look through again
 
 
 class Result(Record):
@@ -150,23 +148,6 @@ class Collection:
     def versions(self) -> tuple[str, ...]:
         """Versions of the code behind the results, sorted."""
         return tuple(sorted({run.result.version for run in self.runs if run.result}))
-
-
-@contextlib.contextmanager
-def without_collector(runs: int) -> Iterator[None]:
-    """Without garbage collection, which would look through a million scores again and again, and find nothing.
-
-    What thousands of runs have left stays out of its sight afterwards.
-    """
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if runs >= MANY:
-            gc.freeze()
-        if was:
-            gc.enable()
 
 
 def _hashable(value: Any) -> Axis:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hpcseg.errors import BadInput
 from hpcseg.files import json_text, write_all
+from hpcseg.host import without_collector
 from hpcseg.inference.metrics import DSC, METRICS
-from hpcseg.results.collection import Collection, without_collector
+from hpcseg.results.collection import MANY, Collection
 from hpcseg.results.second_process import Other, answered, ask
 from hpcseg.results.tables.latex import to_latex
 from hpcseg.results.tables.listing import to_list
@@ -51,7 +52,7 @@ def make_tables(
         for metric in metrics or (None,)
         for definition in collection.tables
     ]
-    with without_collector(len(collection.runs)):
+    with without_collector(freeze=len(collection.runs) >= MANY):
         tables = [build_table(definition, collection) for definition in definitions]
     datasets = datasets_of(collection)
     return tables if beside is None else [set_beside(table, beside, datasets) for table in tables]
@@ -93,7 +94,7 @@ def write_collection(
     chosen = make_tables(collection) if tables is None else tables
     halved = ask(other, write_rendered, folder, chosen, HALF)
     own = [ending for ending in RENDERERS if not (halved and ending in HALF)]
-    with without_collector(len(collection.runs)):
+    with without_collector(freeze=len(collection.runs) >= MANY):
         lists = [
             (folder / "runs.csv", _runs(collection)),
             (folder / "collection.json", json_text(summary(collection, chosen))),
