@@ -217,6 +217,15 @@ def test_train_runs_one_run_in_the_foreground_and_a_staged_sweep_ends_with_the_s
     assert report["reading"][0]["path"] == str(used[0])
 
 
+def test_train_takes_one_grid_of_two_that_no_key_of_set_tells_apart(study: Path, here: Cli) -> None:
+    second = '[[grid]]\nname = "short"\nlabelled = [2]\nfold = [0, 1]\ntraining.epochs = 1\n'
+    (study / "sweep.toml").write_text(SWEEP.replace('"baseline", "transfer", "multitask"', '"baseline"') + second)
+    assert "2 training runs" in one_line(here("train", "sweep.toml", "--set", "fold=0", code=2))
+    here("train", "sweep.toml", "--set", "fold=0", "--grid", "short", "--threads", "1")
+    (run,) = train_runs(study).values()
+    assert json.loads((run / "training.json").read_text())["steps"] == 4
+
+
 def test_rehearse_proves_that_interruptions_change_nothing_and_leaves_nothing(study: Path, cli: Cli, here: Cli) -> None:
     here("train", "sweep.toml", "--set", "strategy=transfer", "--set", "fold=0", "--threads", "1")
     before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*")}

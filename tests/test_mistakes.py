@@ -97,7 +97,10 @@ MISTAKES = [  # what is typed; the thing, the place, what next
     ("sweep good.toml --jobs jtime.toml", "'2 days'", "jtime.toml:2", "hpcseg keys slurm"),
     ("sweep good.toml --jobs jmemory.toml", "'32 Gigs'", "jmemory.toml:2", 'such as "32G"'),
     ("sweep good.toml --jobs jslots.toml", "'many'", "jslots.toml:2", "hpcseg keys local"),
-    ("train good.toml --set labelled=[1,2]", "has 2 training runs", "good.toml", "leave one with --set"),
+    ("train good.toml --set labelled=[1,2]", "has 2 training runs", "good.toml", "leave one with --grid and --set"),
+    ("train good.toml --grid recipe", "no such grid", "good.toml", "it has: grid1"),
+    ("train made --set fold=1", "a run's keys stand", "made:", "are for a sweep file"),
+    ("train pack/made", "a run of the stage pack", "pack/made:", "hpcseg sweep FILE makes what its trainings need"),
     ("train nosuch", "no such file", "nosuch:", "one of hpcseg sweeps"),
     ("phantom data/Tiny", "already holds something", "data/Tiny:", "give a new or empty folder"),
     ("phantom new --training 0", "at least 1 training case", "new:", "--training 1"),
@@ -127,6 +130,8 @@ MISTAKES = [  # what is typed; the thing, the place, what next
     ("cancel ''", "matches every run", "''", "write '*' if all are meant"),
     ("retry 'base*'", "no run or sweep", "'base*'", RUNS),
     ("rehearse nosuch", "no run or sweep", "'nosuch'", RUNS),
+    ("collect --records new --json", "writes no tables", "--records", "leave --to and --json out"),
+    ("status --watch --json", "prints once", "--watch", "leave one of them out"),
     ("collect", "no sweep has been applied", "runs:", "hpcseg sweep FILE"),
     ("collect --against nosuch", "No such file", "--against nosuch", "name 'paper', a TOML file"),
     (f"segment {IMAGE} --to masks", "no model before it", IMAGE, "give a run directory or a model.pt first"),
@@ -153,8 +158,8 @@ MISTAKES = [  # what is typed; the thing, the place, what next
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path:
     """A working folder with a sound study, and with files that hold one mistake each."""
     folder = tmp_path_factory.mktemp("mistakes")
-    for name in ("empty", "done"):
-        (folder / name).mkdir()
+    for name in ("empty", "done", "made", "pack/made"):
+        (folder / name).mkdir(parents=True)
     shutil.copytree(tiny_dataset, folder / "data" / "Tiny")
     (folder / "good.toml").write_text(GOOD)
     for name, (old, new) in SPOILT.items():
@@ -162,7 +167,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path
         (folder / f"{name}.toml").write_text(GOOD.replace(old, new, 1))
     for name, text in PROFILES.items():
         (folder / f"{name}.toml").write_text(text)
-    for name in ("notes.txt", "broken.pt", "empty/x.txt", "done/case_007.nii.gz"):
+    for name in (
+        "notes.txt",
+        "broken.pt",
+        "empty/x.txt",
+        "done/case_007.nii.gz",
+        "made/run.json",
+        "pack/made/run.json",
+    ):
         (folder / name).write_text("words")
     return folder
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Json, Overrides, Runs, Stage
+from hpcseg.commands.options import DEFAULT_DATA, DEFAULT_RUNS, Data, Grids, Json, Overrides, Runs, Stage
 from hpcseg.errors import BadInputs
 from hpcseg.screens import terminal
 from hpcseg.screens.status_tables import rehearsal_table
@@ -31,8 +31,11 @@ class Precision(enum.StrEnum):
 
 
 def train(
-    target: Annotated[Path, typer.Argument(help="A sweep file with --set that leaves one run, or a run directory.")],
+    target: Annotated[
+        Path, typer.Argument(help="A sweep file of which --grid and --set leave one run, or a run directory.")
+    ],
     overrides: Overrides = None,
+    grids: Grids = None,
     data: Data = DEFAULT_DATA,
     runs: Runs = DEFAULT_RUNS,
     threads: Annotated[int, typer.Option(help="CPU threads of a new run; 0: all cores.")] = 0,
@@ -45,7 +48,8 @@ def train(
 
     reading = Reading(stage=stage_folder(stage or ""))
     with terminal.bars() as progress:
-        result = run_here(target, overrides or (), data, runs, threads, terminal.beat_bar(progress), reading)
+        on_beat = terminal.beat_bar(progress)
+        result = run_here(target, overrides or (), data, runs, threads, on_beat, reading, grids or ())
     scores = {
         name: [score["dsc"] for score in found if score["dsc"] is not None] for name, found in result["sets"].items()
     }

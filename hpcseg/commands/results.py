@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcseg.commands.options import DEFAULT_RUNS, Json, Runs
+from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS
 from hpcseg.owners import require_own_ways
 from hpcseg.paths import RESULTS_FOLDER
@@ -60,6 +61,8 @@ def collect(
     from hpcseg.results.tables.rendering import overall, to_rich
     from hpcseg.results.tables.tables import improved_in_all
 
+    if records is not None and (json or to is not None):
+        raise BadInput("--records writes no tables; leave --to and --json out, and collect from the records then")
     with second_process(runs) as other:
         collection, tables = _collected(runs, sweep, against, metric, other)
         if records is not None:

@@ -50,6 +50,8 @@ def status(
             )
         return lines, add_up(lines)
 
+    if watch and json:
+        raise BadInput("--watch draws again and again, and --json prints once; leave one of them out")
     if watch:
         with terminal.quiet_interrupt():
             watch_status(read)

@@ -32,7 +32,8 @@ def report_tables(report: dict[str, Any], *, every: bool = False) -> list[Table 
     cases = [(part, case) for part in _PARTS for case in report.get(part, ())]
     rows = [_row(part, case) for part, case in cases]
     if len(rows) > MANY_CASES and not every:
-        found.append(_summary([case for _, case in cases]))
+        if measured := _measured([case for _, case in cases]):
+            found.append(_summary(measured))
         odd = [row for row, (_, case) in zip(rows, cases, strict=True) if _stands_out(case["remarks"])]
         found.append(f"{len(rows)} cases, of which {len(odd)} stand out; --all lists every case, --json everything")
         rows = sorted(odd, key=lambda row: "problem" not in row["remarks"])[:MANY_CASES]
@@ -64,8 +65,8 @@ def _row(part: str, case: dict[str, Any]) -> dict[str, str]:
     return row | {"remarks": ", ".join(case["remarks"])}
 
 
-def _summary(cases: Iterable[dict[str, Any]]) -> Table:
-    """Lowest, median and highest of what was measured."""
+def _measured(cases: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
+    """What was measured, by its name; nothing where no case can be read."""
     measured: dict[str, list[float]] = {}
     for case in cases:
         for key, name in (("shape_zyx", "voxels along {}"), ("spacing_zyx", "mm along {}")):
@@ -77,6 +78,11 @@ def _summary(cases: Iterable[dict[str, Any]]) -> Table:
         for key, name in (("foreground_voxels", "foreground voxels"), ("size_bytes", "bytes")):
             if key in case:
                 measured.setdefault(name, []).append(case[key])
+    return measured
+
+
+def _summary(measured: dict[str, list[float]]) -> Table:
+    """Lowest, median and highest of what was measured."""
     return table(
         [
             {

@@ -135,7 +135,8 @@ def _watch_lines(read: Read, interval_s: float) -> None:
         lines, totals = found
         changes = [line for line in lines if known.get(line.id) != line.state]
         for line in changes if known else ():
-            print(f"{time.strftime('%H:%M:%S')}  {line.id}  {known[line.id]} → {line.state}  {line.why}")
+            before = known.get(line.id, "not there")
+            print(f"{time.strftime('%H:%M:%S')}  {line.id}  {before} → {line.state}  {line.why}")
         if changes:
             print(f"{time.strftime('%H:%M:%S')}  {totals_line(totals)}", flush=True)
         known = {line.id: line.state for line in lines}

@@ -89,6 +89,9 @@ def read_sweep(path: Path, overrides: Sequence[str] = (), grids: Sequence[str] =
         sweep = _choose(sweep, tuple(dict.fromkeys(grids)))
     for override in overrides:
         sweep = _override(sweep, override)
+    if overrides:
+        tables = tuple(_with_baseline(table, sweep.run, _of(table, sweep.grids)) for table in sweep.tables)
+        sweep = replace(sweep, tables=tables)
     return sweep
 
 
@@ -112,10 +115,22 @@ def _of_grids(definitions: Sequence[DefinitionT], names: Sequence[str]) -> tuple
 
 def _with_baseline(table: TableDefinition, run: Mapping[str, Any], grids: Sequence[Grid]) -> TableDefinition:
     """The table, without the comparison with a column that no grid has."""
-    values = (grid.axes.get(table.columns, [run.get(table.columns)]) for grid in grids)
-    columns = [grid.name for grid in grids] if table.columns == GRID else [value for own in values for value in own]
-    is_there = table.baseline is None or table.baseline in columns or table.columns in {CLASS, CHOICE}
-    return table if is_there else table.model_copy(update={"baseline": "none"})
+    return table if _has_baseline(table, run, grids) else table.model_copy(update={"baseline": "none"})
+
+
+def _has_baseline(table: TableDefinition, run: Mapping[str, Any], grids: Sequence[Grid]) -> bool:
+    """Whether the column that the table compares with, if it names one, may be among its columns."""
+    if table.baseline in {None, "none"} or table.columns in {CLASS, CHOICE}:
+        return True
+    if table.columns == GRID:
+        return table.baseline in [grid.name for grid in grids]
+    values = [value for grid in grids for value in grid.axes.get(table.columns, [run.get(table.columns)])]
+    return table.baseline in values or None in values  # None: the key's default
+
+
+def _of(definition: TableDefinition, grids: Sequence[Grid]) -> list[Grid]:
+    """The grids that a table shows."""
+    return [grid for grid in grids if definition.grid is None or grid.name in definition.grid]
 
 
 def _misplaced(name: str) -> str:
@@ -193,8 +208,15 @@ def _definitions(
         shown = _shown(where, grids, definition.grid)
         given = {role: axes for role, axes in definition.roles.items() if role in definition.model_fields_set}
         _check_axes(where, run, shown, given)
+        runs_only = isinstance(definition, FigureDefinition) and definition.kind not in {"box", "curve"}
+        for role, axes in definition.roles.items():
+            if CLASS in axes and (runs_only or role == "over"):
+                what = (
+                    f"a figure of kind {definition.kind!r}" if isinstance(definition, FigureDefinition) else "a table"
+                )
+                raise BadInput(f"{where(role)}: {role} = {CLASS!r}: {what} has no such axis; a run has all classes")
         if isinstance(definition, TableDefinition):
-            _check_roles(where, shown, definition)
+            _check_roles(where, run, shown, definition)
     return found
 
 
@@ -219,12 +241,14 @@ def _check_axes(
                 raise BadInput(f"{where(role)}: {message}")
 
 
-def _check_roles(where: Callable[[str], str], grids: list[Grid], table: TableDefinition) -> None:
-    """An axis with several values and no role would be averaged over silently; a grid to compare with is there."""
-    names = [grid.name for grid in grids]
-    if table.columns == GRID and table.baseline not in {None, "none", *names}:
-        message = f"baseline = {table.baseline!r}: the table shows no such [[grid]]"
-        raise BadInput(f"{where('baseline')}: {message}{nearest(str(table.baseline), names)}")
+def _check_roles(
+    where: Callable[[str], str], run: Mapping[str, Any], grids: list[Grid], table: TableDefinition
+) -> None:
+    """An axis with several values and no role would be averaged over silently; what is compared with is there."""
+    if not _has_baseline(table, run, grids):
+        what = "[[grid]]" if table.columns == GRID else f"column of {table.columns!r}"
+        near = nearest(str(table.baseline), [grid.name for grid in grids]) if table.columns == GRID else ""
+        raise BadInput(f"{where('baseline')}: baseline = {table.baseline!r}: the table shows no such {what}{near}")
     named = {axis for axes in table.roles.values() for axis in axes}
     for grid in () if CHOICE in named else grids:
         for axis, values in grid.axes.items():

@@ -34,20 +34,22 @@ def run_here(
     threads: int,
     on_beat: OnBeat | None = None,
     reading: Reading = AS_IT_COMES,
+    grids: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and evaluate one run; returns its result.
 
     Args:
-        target: a sweep file that, with `overrides`, has exactly one training run; or a run directory.
+        target: a sweep file that, with `overrides` and `grids`, has exactly one training run; or a run directory.
         overrides: `key=value`, for a sweep file.
         data: folder of the datasets, for a sweep file.
         runs_root: folder of all runs, for a sweep file.
         threads: CPU threads of stages that were never submitted before; 0: all cores.
         on_beat: called with every heartbeat.
         reading: how stores are read.
+        grids: only these of the sweep file.
 
     Raises:
-        BadInput: the target has not exactly one run.
+        BadInput: the target has not exactly one run, or a run directory is to have other keys.
         Interrupted: the process was asked to stop, and has saved.
         HpcsegError: another process works on a stage.
     """
@@ -57,10 +59,16 @@ def run_here(
             raise Interrupted(f"{run.id}: stopped and saved; the same command goes on from there")
 
     if (target / RUN_FILE).exists():
+        if overrides or grids:
+            raise BadInput(f"{target}: a run's keys stand; --set and --grid are for a sweep file")
         run = RunDir(target.resolve())
+        if run.stage != "train":
+            raise BadInput(
+                f"{target}: is a run of the stage {run.stage}; hpcseg sweep FILE makes what its trainings need"
+            )
         do(run)
     else:
-        plan = make_plan(read_sweep(target, overrides), data, runs_root)
+        plan = make_plan(read_sweep(target, overrides, grids), data, runs_root)
         cores = usable_cores()
         submission = Submission(
             backend="foreground",
@@ -79,7 +87,7 @@ def _run_sweep_of_one(plan: Plan, submission: Submission, do: Callable[[RunDir],
     training = list(plan.of_stage("train"))
     if len(training) != 1:
         file = plan.sweep.source.path
-        raise BadInput(f"{file}: has {len(training)} training runs; leave one with --set, e.g. --set fold=0")
+        raise BadInput(f"{file}: has {len(training)} training runs; leave one with --grid and --set, e.g. --set fold=0")
     require_own_ways(plan.runs_root, written_folders(plan))
     check_new(plan, lambda _: 1)
     record(plan)

@@ -150,6 +150,18 @@ def test_all_of_many_runs_are_plain_lines_and_quick(capsys: pytest.CaptureFixtur
     assert text.count("Slurm job") == 10_000 and "10000 queued" in text
 
 
+def test_a_run_that_is_new_while_one_watches_is_a_change(capsys: pytest.CaptureFixture[str]) -> None:
+    story = iter([["a"], ["a", "b"], []])
+
+    def read() -> tuple[list[RunStatus], Totals]:
+        there = next(story)
+        lines = [RunStatus(name, "train", "queued", "") for name in there] or [RunStatus("a", "train", "done", "")]
+        return lines, add_up(lines)
+
+    watch_status(read, interval_s=0.0)
+    assert "b  not there → queued" in capsys.readouterr().out
+
+
 def test_watching_without_a_terminal_prints_changes_and_outlives_errors(capsys: pytest.CaptureFixture[str]) -> None:
     def states() -> Iterator[str]:
         yield from ("queued", "queued", "gone", "running", "done")

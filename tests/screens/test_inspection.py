@@ -74,6 +74,11 @@ def test_a_large_dataset_has_a_summary_and_what_stands_out() -> None:
     assert text(dataset(*cases), every=True).count("case_") == 200
 
 
+def test_where_not_one_of_many_cases_can_be_read_they_are_listed_all_the_same() -> None:
+    shown = text(dataset(*({"case": f"case_{n:03d}", "remarks": ["problem"]} for n in range(100))))
+    assert "100 cases, of which 100 stand out" in shown and shown.count("case_") == MANY_CASES
+
+
 def test_no_more_than_40_cases_are_listed() -> None:
     assert text(dataset(*(case(n, "clipped") for n in range(100)))).count("case_") == MANY_CASES
 

@@ -69,6 +69,12 @@ kind = "box"
 """
 
 
+def test_a_column_that_set_takes_away_is_not_compared_with(write_sweep: Writer) -> None:
+    path = write_sweep(GOOD.replace('columns = "strategy"', 'columns = "strategy"\nbaseline = "transfer"'))
+    of = {words: read_sweep(path, words).tables[0].baseline for words in ((), ("labelled=2",), ("strategy=baseline",))}
+    assert [*of.values()] == ["transfer", "transfer", "none"]
+
+
 def test_some_grids_alone_are_as_if_the_file_had_only_these(write_sweep: Writer) -> None:
     path = write_sweep(GOOD.replace('"b"\n', '"b"\nfold = 0\n') + OF_BOTH)
     sweep = read_sweep(path, (), ["b", "b"])
@@ -138,6 +144,16 @@ def test_the_last_of_two_overrides_of_a_key_counts(write_sweep: Writer) -> None:
             'columns = "strategy"',
             'columns = "grid"\nbaseline = "A"',
             "study.toml:26: baseline = 'A': the table shows no such [[grid]]",
+        ),
+        (
+            'rows = "labelled"',
+            'rows = "labelled"\nover = ["class"]',
+            "study.toml:25: over = 'class': a table has no such",
+        ),
+        (
+            'columns = "strategy"',
+            'columns = "strategy"\nbaseline = "tranfser"',
+            "study.toml:26: baseline = 'tranfser': the table shows no such column of 'strategy'",
         ),
         ('grid = "a"', 'grid = "c"', "study.toml:23: grid = 'c': there is no such [[grid]]; valid: a, b"),
         ('name = "b"', 'name = "a"', "study.toml:15: name = 'a': another [[grid]] has this name"),
