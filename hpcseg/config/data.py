@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from hpcseg.sections import Fraction, Positive, Section, key
 
+LARGEST_EDGE = 512  # voxels; one map of such a patch takes 537 MB
+
+
+def _rising(pair: Pair) -> Pair:
+    if pair[0] >= pair[1]:
+        raise PydanticCustomError("not_rising", "Input should be a list of two numbers of which the second is larger")
+    return pair
+
+
 Pair = tuple[float, float]
+Rising = Annotated[Pair, AfterValidator(_rising)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Labels = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
@@ -73,18 +85,18 @@ class PreprocessingConfig(Section):
         "fixed HU (method 1); zscore: clipped at the scan's own percentiles, for MR",
         source="paper 3.2.1; zscore is ours: the scale of MR differs from scan to scan",
     )
-    percentiles: Pair = key(
+    percentiles: Annotated[tuple[Percent, Percent], AfterValidator(_rising)] = key(
         (0.5, 99.5), "where intensities are clipped before the z-score", unit="%", source="paper 3.2.1"
     )
-    window: Pair = key((-155.0, 295.0), "with window: where intensities are clipped", unit="HU", source="paper 3.2.1")
-    window_range: Pair = key((-3.0, 3.0), "with window: what it is mapped to", source="paper 3.2.1")
+    window: Rising = key((-155.0, 295.0), "with window: where intensities are clipped", unit="HU", source="paper 3.2.1")
+    window_range: Rising = key((-3.0, 3.0), "with window: what it is mapped to", source="paper 3.2.1")
     padding: Literal["auto", "minimum"] | float = key(
         "auto",
         "intensity outside the volume, and what is cropped away around it; auto: -1000 for CT, else the minimum",
         unit="HU",
         source='ours: "non-zero" (paper 3.2.1) says nothing of HU',
     )
-    pyramid_clip: Literal["auto", "none"] | Pair = key(
+    pyramid_clip: Literal["auto", "none"] | Rising = key(
         "auto",
         "where intensities are clipped before pooling to coarser levels; auto: [-200, 400] for CT, else none",
         unit="HU",
@@ -98,7 +110,9 @@ class PreprocessingConfig(Section):
 class PatchesConfig(Section):
     """Size and place of the target patches (paper 3.1.1; room `patches`)."""
 
-    size: Annotated[int, Field(ge=4)] = key(72, "edge of a target patch", unit="voxels", source="paper 3.2.3")
+    size: Annotated[int, Field(ge=4, le=LARGEST_EDGE)] = key(
+        72, "edge of a target patch", unit="voxels", source="paper 3.2.3"
+    )
     lattice: Annotated[Literal[1, 2, 4, 8], BeforeValidator(lambda v: "true" if v is True else v)] = key(  # True == 1
         4,
         "target origins are multiples of it, plus the phase at which every level starts on a whole voxel",

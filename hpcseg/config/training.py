@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hpcseg.config.data import LARGEST_EDGE
 from hpcseg.sections import Count, Fraction, Positive, Section, key
 
 _AS_NNUNET = "ours: as in nnU-Net, which the paper follows"
@@ -227,7 +228,7 @@ class InferenceConfig(Section):
         "large tiles without overlap, or overlapping patches as published",
         source="paper 3.1.2; tiles is ours: valid convolutions give the same from any tile, sooner",
     )
-    tile: Annotated[int, Field(ge=0)] = key(
+    tile: Annotated[int, Field(ge=0, le=LARGEST_EDGE)] = key(
         0, "with tiles: edge of one; 0: as large as is sensible", unit="voxels", source="ours: memory"
     )
     overlap: Annotated[float, Field(ge=0, lt=1)] = key(

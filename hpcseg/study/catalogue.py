@@ -73,6 +73,14 @@ class Catalogue:
             )
         return self.dataset(config.data.dataset)
 
+    def is_own(self, config: RunConfig, name: str) -> bool:
+        """Whether this is the run's labelled dataset, by whichever name of its folder."""
+        return self.dataset(name).root.resolve() == self.main(config).root.resolve()
+
+    def has_own_test(self, config: RunConfig) -> bool:
+        """Whether the labelled scans in the dataset's own imagesTs are the test set."""
+        return bool(config.data.test) and self.is_own(config, config.data.test)
+
     def split(self, config: RunConfig) -> Split:
         """Labelled, unlabelled and held-out cases of a run.
 
@@ -97,6 +105,18 @@ class Catalogue:
                 raise BadInput(
                     f"data.test = {config.data.test!r}: {case.name} is of the same patient as {other}, which is "
                     "learned from (data.groups); take one of them out of the dataset"
+                )
+
+    def _require_other_scans(self, config: RunConfig, test: Iterable[CaseRef]) -> None:
+        """Refuse a test case whose image is, to the byte, one that the run learns from or chooses by."""
+        scans, split = self.training_scans(config), self.split(config)
+        own = [scans[name] for name in (*split.labelled, *split.unlabelled, *split.validation)]
+        learned = {digest.partition("+")[0]: name for name, digest in self.digests(own).items()}
+        for name, digest in self.digests(test).items():
+            if (other := learned.get(digest.partition("+")[0])) is not None:
+                raise BadInput(
+                    f"data.test = {config.data.test!r}: {name} is the same scan as {other} of {config.data.dataset}, "
+                    "which is learned from; take one of them out"
                 )
 
     def digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
@@ -148,7 +168,7 @@ class Catalogue:
             aside = tuple(scans[case] for case in self.split(config).test)
             return TestSet(aside, self.classes(config), self.main(config).ignore) if aside else TestSet()
         dataset = self.dataset(name)
-        own = name == config.data.dataset
+        own = self.has_own_test(config)
         candidates = dataset.test if own else dataset.training + dataset.test
         labelled = tuple(case for case in candidates if case.label is not None)
         if not labelled:
@@ -158,6 +178,7 @@ class Catalogue:
             )
         if own:
             self._require_other_patients(config, labelled)
+        self._require_other_scans(config, labelled)
         classes = classes_of(config.data.test_foreground) or classes_of(config.data.foreground)
         if len(classes) != len(classes_of(config.data.foreground)):
             raise BadInput("data.test_foreground must list as many classes as data.foreground")
@@ -170,7 +191,8 @@ class Catalogue:
                     f"{dataset.root / 'dataset.json'} (it lists {_listed(dataset.labels)}); set data.test_foreground"
                 )
         if not config.data.test_foreground:
-            _check_same_numbering(self.main(config), dataset, classes)
+            found = _check_same_numbering(self.main(config), dataset, classes)
+            self.notes += [note for note in found if note not in self.notes]
         return TestSet(labelled, classes, dataset.ignore)
 
     def classes(self, config: RunConfig) -> Classes:
@@ -269,16 +291,26 @@ def classes_of(foreground: Labels) -> Classes:
     return (tuple(flat),) if flat else tuple(classes)
 
 
-def _check_same_numbering(dataset: Dataset, test: Dataset, classes: Classes) -> None:
-    """Refuse a test set that has a foreground label of the training set under another number."""
+def _check_same_numbering(dataset: Dataset, test: Dataset, classes: Classes) -> list[str]:
+    """Refuse a test set that has a foreground label of the training set under another number; notes on other names."""
+    notes, both = [], f"{dataset.root.name} and {test.root.name}"
     for value in (value for values in classes for value in values):
-        name = dataset.labels.get(value, "").lower()
+        name, theirs = dataset.labels.get(value, "").lower(), test.labels.get(value)
         elsewhere = [number for number, other in test.labels.items() if other.lower() == name and number != value]
-        if elsewhere and test.labels.get(value, name).lower() != name:
+        if theirs is not None and theirs.lower() == name:
+            continue
+        if elsewhere:
+            there = f"{'no label' if theirs is None else repr(theirs)} in {test.root.name}"
             raise BadInput(
-                f"data.foreground: {value} is {name!r} in {dataset.root.name}, but {test.labels[value]!r} in "
-                f"{test.root.name}, whose {name!r} is {elsewhere[0]}; set data.test_foreground"
+                f"data.foreground: {value} is {name!r} in {dataset.root.name}, but {there}, whose {name!r} is "
+                f"{elsewhere[0]}; set data.test_foreground"
             )
+        if theirs is not None:
+            notes.append(f"label {value} of {both} is {name!r} and {theirs!r}: taken for the same")
+    others = [] if classes else sorted(test.labels.keys() - dataset.labels.keys() - {0, test.ignore})
+    if others:
+        notes.append(f"labels {', '.join(map(str, others))} of {test.root.name} alone count as foreground")
+    return [f"data.test: {note}; set data.test_foreground if it is not" for note in notes]
 
 
 def _listed(labels: dict[int, str]) -> str:

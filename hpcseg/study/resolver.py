@@ -227,18 +227,18 @@ class Resolver:
         measured = split.test if held_out else split.test + split.validation
         images: list[tuple[str, Dataset, tuple[CaseRef, ...], tuple[str, ...]]] = []
         if config.data.unlabelled_ts:
-            is_test_set = config.data.test == config.data.dataset
-            others = [case for case in dataset.test if case.label is None or not is_test_set]
-            if not others:
-                kind = "unlabelled scans" if dataset.test else "scans"
-                raise BadInput(f"data.unlabelled_ts = true: {dataset.root} has no {kind} in imagesTs; set it to false")
-            apart = self.catalogue.patients_apart(config, measured, others)
-            images.append((f"{config.data.dataset}-imagesTs", dataset, dataset.test, apart))
+            shown = self._unlabelled_ts(config, dataset, measured)
+            images.append((f"{config.data.dataset}-imagesTs", dataset, dataset.test, shown))
         if config.autoencoder.with_supplementary:
             if not config.data.supplementary:
                 raise BadInput("autoencoder.with_supplementary = true, but data.supplementary lists no dataset")
             for name in config.data.supplementary:
                 other = self.catalogue.dataset(name)
+                for key, whole in (("dataset", config.data.dataset), ("test", config.data.test)):
+                    if whole and other.root.resolve() == self.catalogue.dataset(whole).root.resolve():
+                        raise BadInput(
+                            f"data.supplementary: {name!r} is data.{key}, whose scans are measured; leave it out"
+                        )
                 cases = other.training + other.test
                 images.append((name, other, cases, tuple(sorted([case.name for case in cases]))))
         sources = [self._source(pack, tuple(sorted(own)))]
@@ -246,6 +246,16 @@ class Resolver:
             if shown:  # its pack is of all, so that the folds share it
                 sources.append(self._source(self._pack(config, name, other, spacing, (), cases), shown))
         return tuple(sources)
+
+    def _unlabelled_ts(self, config: RunConfig, dataset: Dataset, measured: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of imagesTs that are seen: those of a test set are not, nor another scan of a measured patient."""
+        is_test_set = self.catalogue.has_own_test(config)
+        tested = {case.name for case in dataset.test if case.label is not None and is_test_set}
+        others = [case for case in dataset.test if case.name not in tested]
+        if not others:
+            kind = "unlabelled scans" if dataset.test else "scans"
+            raise BadInput(f"data.unlabelled_ts = true: {dataset.root} has no {kind} in imagesTs; set it to false")
+        return self.catalogue.patients_apart(config, (*measured, *tested), others)
 
     def _pack(
         self,

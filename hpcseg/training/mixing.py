@@ -65,7 +65,7 @@ class CopyPaste:
         self._levels = 1 if section.mix_levels == "finest" else geometry.levels
 
     def drawn(self, step: int, *, wanted: bool = True) -> Tensor:
-        """The first and the last but one block of each pair's cuboid, (M, 3, 2) int64; both are 0 where there is none.
+        """The first block of each pair's cuboid and the one after its last, (M, 3, 2) int64; 0 where there is none.
 
         Args:
             step: of all steps.

@@ -21,6 +21,7 @@ from hpcseg.networks.unet import UNet
 from hpcseg.patches.geometry import FovealGeometry, PaddedGeometry, PatchGeometry
 from hpcseg.paths import MODEL_FILE, RUN_FILE, TRAINING_FILE
 from hpcseg.spec import Spacing, TrainSpec, read_spec, spec_digest
+from hpcseg.text import in_words
 from hpcseg.training.checkpoint import load_tensors, save_tensors
 from hpcseg.training.precision import place
 from hpcseg.version import __version__
@@ -28,7 +29,6 @@ from hpcseg.volumes.datasets import open_dataset
 
 MOST_CLASSES = 255
 SMALLEST_MM, LARGEST_MM = 1e-6, 1000.0  # electron microscopes see nanometres
-LARGEST_EDGE = 512  # voxels; one map of such a patch takes 537 MB
 LARGEST_WEIGHT = 1e15  # of trained networks, variances of intensities are the largest, far below it
 _KINDS = {"fnet": "hpcseg-fnet 1", "unet": "hpcseg-unet 1"}
 
@@ -146,9 +146,11 @@ class TrainedModel:
             raise BadInput(f"{file}: not a trained network of this version of hpcseg")
         try:
             config = RunConfig.model_validate_json(plain.pop("config", ""))
-        except ValidationError:
+        except ValidationError as error:
+            first = error.errors()[0]
             raise BadInput(
-                f"{file}: its configuration is not one of this version of hpcseg, or of strategies that are here"
+                f"{file}: its configuration is not one of this version of hpcseg, or of strategies that are here "
+                f"({'.'.join(map(str, first['loc'])) or 'content'}: {in_words(first)})"
             ) from None
         try:
             del plain["kind"]
@@ -210,9 +212,6 @@ def _require_sound(model: TrainedModel, file: Path) -> None:
             raise BadInput(f"{file}: {name} is {_listed(numbers)}, not finite; {remedy}")
     if not all(SMALLEST_MM <= mm <= LARGEST_MM for mm in model.spacing_zyx):
         raise BadInput(f"{file}: spacing is {_listed(model.spacing_zyx)} mm, which no scan has; {remedy}")
-    edge = max(model.config.patches.size, model.config.inference.tile)
-    if edge > LARGEST_EDGE:
-        raise BadInput(f"{file}: its patches or tiles have {edge} voxels along an edge; {LARGEST_EDGE} is the most")
     for name, weight in model.weights.items():
         if weight.is_floating_point() and not bool((weight.abs() <= LARGEST_WEIGHT).all()):
             raise BadInput(f"{file}: weights of {name} are no numbers, or beyond all measure; {remedy}")

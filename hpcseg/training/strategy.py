@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from hpcseg.config import AutoencoderConfig, RunConfig
 from hpcseg.errors import BadInput
+from hpcseg.patches.geometry import FovealGeometry
 from hpcseg.registry import described, names
 from hpcseg.sections import Section
 from hpcseg.spec import LabelSpec, PretrainSpec, TrainSpec
@@ -22,7 +23,7 @@ from hpcseg.training.task import Inputs, Task
 SectionT = TypeVar("SectionT", bound=Section)
 
 # Of the autoencoders' section, what says where patches of unlabelled volumes lie: for whichever network reads them.
-_PLACES = {"sampling", "sigma", "with_supplementary"}
+_PLACES = {"sampling", "sigma", "inside", "with_supplementary"}
 AUTOENCODERS_ONLY = frozenset(f"autoencoder.{name}" for name in AutoencoderConfig.model_fields.keys() - _PLACES)
 
 
@@ -171,6 +172,17 @@ def require_two_patches(config: RunConfig) -> None:
     if config.training.batch < 2:
         raise ValueError(
             f"training.batch = {config.training.batch}: strategy '{config.strategy}' shares it; give 2 or more"
+        )
+
+
+def require_winners(config: RunConfig, levels: Iterable[int]) -> None:
+    """Raise ValueError where the autoencoder of one of the levels has fewer voxels in its code than are to win."""
+    geometry = FovealGeometry(config.patches.size, config.network.kernel, config.network.levels)
+    least = min(geometry.features[level] for level in levels) ** 3
+    if config.autoencoder.winners > least:
+        raise ValueError(
+            f"autoencoder.winners = {config.autoencoder.winners}: the smallest code of an autoencoder has {least} "
+            "voxels; lower it"
         )
 
 

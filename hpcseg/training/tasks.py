@@ -234,9 +234,10 @@ def fresh_network(inputs: Inputs) -> SegmentationNetwork:
     """The network of a run as its seed makes it, but for what another model gives it (`training.start`)."""
     import torch
 
+    from hpcseg.patches.sampling import WORD
     from hpcseg.training.model import new_network
 
-    network = new_network(inputs.config, inputs.classes, torch.Generator().manual_seed(inputs.config.seed))
+    network = new_network(inputs.config, inputs.classes, torch.Generator().manual_seed(inputs.config.seed & WORD))
     network.load_state_dict({**network.state_dict(), **inputs.start})
     return network
 
@@ -257,6 +258,7 @@ def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) 
     import torch
 
     from hpcseg.networks.autoencoder import WTAutoencoder
+    from hpcseg.patches.sampling import WORD
 
     return WTAutoencoder(
         config.network.kernel,
@@ -264,7 +266,7 @@ def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) 
         config.network.init_gain,
         config.autoencoder,
         encoder=None if network is None else network.encoder(level).twin(),
-        generator=torch.Generator().manual_seed(_AUTOENCODER_SEED * (level + 1) + config.seed),
+        generator=torch.Generator().manual_seed((_AUTOENCODER_SEED * (level + 1) + config.seed) & WORD),
     )
 
 

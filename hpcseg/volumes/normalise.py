@@ -64,12 +64,10 @@ def normalisation(config: PreprocessingConfig, histogram: Histogram, window: Pai
     "zscore": clip to the image's own `config.percentiles`, then z-score.
 
     Raises:
-        BadInput: "percentile" without a window, or a window without width.
+        BadInput: "percentile" without a window.
     """
     if config.intensity == "window":
         (lo, hi), (bottom, top) = config.window, config.window_range
-        if not (lo < hi and bottom < top):
-            raise BadInput("preprocessing.window and window_range must each rise from the first to the second number")
         std = (hi - lo) / (top - bottom)
         return Normalisation(lo, hi, lo - bottom * std, std)
     if config.intensity == "zscore":

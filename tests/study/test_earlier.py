@@ -21,12 +21,14 @@ Planner = Callable[..., Plan]
 
 @pytest.fixture
 def data(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """The tiny dataset as .nii, twice: to learn from, and to test on."""
+    """The tiny dataset as .nii, and with another last voxel of each image: to learn from, and to test on."""
     for name in ("Tiny", "Test"):
         for source in tiny_dataset.rglob("*.nii.gz"):
             target = tmp_path / "data" / name / source.parent.name / source.name.removesuffix(".gz")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(gzip.decompress(source.read_bytes()))
+            content = bytearray(gzip.decompress(source.read_bytes()))
+            content[-1] ^= name == "Test" and source.parent.name.startswith("images")
+            target.write_bytes(content)
         description = (tiny_dataset / "dataset.json").read_text().replace(".nii.gz", ".nii")
         (tmp_path / "data" / name / "dataset.json").write_text(json.dumps(json.loads(description)))
     return tmp_path / "data"

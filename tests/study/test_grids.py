@@ -86,6 +86,12 @@ def test_what_a_strategy_does_not_read_refuses_none_of_its_runs(
         ("fold = [0, 7]", r":5: fold 7 does not exist"),
         ("strategy = 'multitask'\nnetwork.levels = [4, 1]", r"multitask.levels = 2 exceeds network.levels = 1"),
         ("seed = ['a']", r":5: seed = 'a' is not allowed"),
+        ("preprocessing.percentiles = [[99.5, 0.5]]", r"\[99.5, 0.5\] is not .* of which the second is larger"),
+        ("preprocessing.percentiles = [[0.5, 100.5]]", r"100.5 is not allowed: should be less than or equal to 100"),
+        ("preprocessing.window = [[295, -155]]", r"\[295, -155\] is not .* of which the second is larger"),
+        ("preprocessing.pyramid_clip = [[400, -200]]", r"\[400, -200\] is not .* of which the second is larger"),
+        ("inference.tile = 1024", r"should be less than or equal to 512"),
+        ("strategy = 'transfer'\nautoencoder.winners = 4097", r":6: autoencoder.winners = 4097: .* has 4096 voxels"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_its_line(

@@ -83,6 +83,8 @@ def test_an_id_is_a_slug_and_ten_digits_that_do_not_depend_on_the_order_of_keys(
         ("masked", {"autoencoder": {"steps": 1}}, True),
         ("teacher", {"autoencoder": {"winners": 1, "epochs": 1, "learning_rate": 1.0}}, False),
         ("teacher", {"autoencoder": {"sampling": "uniform"}}, True),
+        ("teacher", {"autoencoder": {"inside": 0.5}}, True),
+        ("masked", {"autoencoder": {"inside": 0.5}}, True),
         ("teacher", {"training": {"average": 0.9}}, False),  # the teacher is one
         ("teacher", {"teacher": {"decay": 0.9}}, True),
         ("teacher", {"teacher": {"with_validation": True}}, False),  # cases say so

@@ -215,6 +215,52 @@ def test_the_test_set_is_not_shown_among_the_unlabelled(plan_study: Planner, dat
         plan_study(*settings, f"data.test={dataset.name}", data=dataset.parent)
 
 
+def test_another_scan_of_a_test_patient_is_not_shown_among_the_unlabelled(plan_study: Planner, dataset: Path) -> None:
+    shown, tested = (path.name.removesuffix(".nii.gz") for path in sorted((dataset / "imagesTs").iterdir()))
+    (dataset / "labelsTs" / f"{shown}.nii.gz").unlink()
+    settings = ("strategy=teacher", f"data.dataset={dataset.name}", "data.unlabelled_ts=true", "data.groups=who.json")
+    for patient, others in (([shown, tested], []), ([tested], [shown])):
+        (dataset / "who.json").write_text(json.dumps({"patient_groups": {"p": patient}}))
+        (train,) = specs(plan_study(*settings, f"data.test={dataset.name}", data=dataset.parent), "train")
+        assert [name for ref in train.autoencoder_sources[1:] for name in ref.cases] == others
+        (train,) = specs(plan_study(*settings, data=dataset.parent), "train")
+        assert {*train.autoencoder_sources[1].cases} == {shown, tested}, "without a test set nobody is measured there"
+
+
+@pytest.mark.parametrize(("name", "key"), [("Tiny", "data.dataset"), ("More", "data.test")])
+def test_what_is_measured_is_no_supplementary_dataset(
+    plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path, name: str, key: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Tiny").symlink_to(tiny_dataset)
+    write_dataset(tmp_path / "data" / "More", training=2, test=1)
+    settings = ("strategy=multitask", "autoencoder.with_supplementary=true", f"data.supplementary=[{name}]")
+    with pytest.raises(BadInput, match=f"'{name}' is {key}, whose scans are measured; leave it out"):
+        plan_study(*settings, "data.test=More", data=tmp_path / "data")
+
+
+def test_a_test_set_that_holds_a_scan_that_is_learned_from_is_refused(
+    plan_study: Planner, write_dataset: Callable[..., Path], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Tiny").symlink_to(tiny_dataset)
+    other = write_dataset(tmp_path / "data" / "Other", training=2, test=0, seed=1)
+    shutil.copy(tiny_dataset / "imagesTr" / "case_004.nii.gz", other / "imagesTr" / "case_002.nii.gz")
+    with pytest.raises(BadInput, match="'Other': case_002 is the same scan as case_004 of Tiny, which is learned from"):
+        plan_study("data.test=Other", data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["./Tiny", "Tiny/", "Link"])
+def test_a_dataset_is_its_own_test_set_by_whichever_name(
+    plan_study: Planner, tiny_dataset: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    for link in ("Tiny", "Link"):
+        (tmp_path / "data" / link).symlink_to(tiny_dataset)
+    (train,) = specs(plan_study(f"data.test={name}", data=tmp_path / "data"), "train")
+    assert [case.name for case in train.test_scans] == ["case_007", "case_008"], "no scan that is learned from"
+
+
 def test_a_test_case_of_a_patient_who_is_learned_from_is_refused(plan_study: Planner, dataset: Path) -> None:
     one = min((dataset / "labelsTs").iterdir()).name.removesuffix(".nii.gz")
     (dataset / "who.json").write_text(json.dumps({"patient_groups": {"p": ["case_002", one]}}))
@@ -289,7 +335,7 @@ def test_the_test_set_may_be_the_datasets_own_or_another(
     data = tmp_path / "data"
     data.mkdir()
     (data / "Tiny").symlink_to(tiny_dataset)
-    write_dataset(data / "Other", training=3, test=1)
+    write_dataset(data / "Other", training=3, test=1, seed=1)
     (train,) = specs(plan_study("data.test=Other", data=data), "train")
     assert len(train.test_scans) == 4
 
@@ -300,11 +346,23 @@ def test_a_test_set_with_other_label_numbers_is_refused_until_they_are_given(
     data = tmp_path / "data"
     data.mkdir()
     (data / "Tiny").symlink_to(tiny_dataset)
-    other = write_dataset(data / "Other", training=1, test=1) / "dataset.json"
+    other = write_dataset(data / "Other", training=1, test=1, seed=1) / "dataset.json"
     labels = {"0": "background", "1": "spleen", "2": "core", "6": "Ball"}
     other.write_text(json.dumps(json.loads(other.read_text()) | {"labels": labels}))
     with pytest.raises(BadInput, match=r"1 is 'ball' in Tiny, but 'spleen' in Other.*6; set data.test_foreground"):
         plan_study("data.test=Other", data=data)
+    labels = {"0": "background", "1": "ball", "3": "core"}
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"labels": labels}))
+    with pytest.raises(
+        BadInput, match=r"2 is 'core' in Tiny, but no label in Other, whose 'core' is 3; set data.test_f"
+    ):
+        plan_study("data.test=Other", data=data)
+    labels = {"0": "background", "1": "sphere", "2": "core", "6": "Ball"}
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"labels": labels | {"6": "bone"}}))
+    notes = plan_study("data.test=Other", data=data).notes
+    assert [note for note in notes if "label 1 of Tiny and Other is 'ball' and 'sphere': taken for the same" in note]
+    notes = plan_study("data.test=Other", "data.foreground=[]", data=data).notes
+    assert [note for note in notes if "labels 6 of Other alone count as foreground" in note]
     (train,) = specs(plan_study("data.test=Other", "data.test_foreground=[2, 6]", data=data), "train")
     assert train.classes_in("validation") == ((1, 2),)
     assert train.classes_in("test") == ((2, 6),)

@@ -163,7 +163,7 @@ def without(key: str) -> Callable[[Path], None]:
         (change("provenance", {"run": [[1]]}), "its parts do not fit together"),
         (times(math.nan), "are no numbers, or beyond all measure"),
         (times(1e38), "are no numbers, or beyond all measure"),
-        (patches_of(100_000), "its patches or tiles have 100000 voxels along an edge"),
+        (patches_of(100_000), "or of strategies that are here (patches.size: less than or equal to 512)"),
         (shared_storage, "its parts do not fit together"),
         (lambda path: save_tensors(path, cast("Any", [1, 2])), "not what hpcseg writes"),
     ],

@@ -105,6 +105,14 @@ def test_whole_scans_are_measured_as_at_the_end_and_nothing_else_changes(
     assert measure_scans(TrainedModel.load(plain), spec, stopped, ALONE) is None
 
 
+def test_a_seed_may_be_any_whole_number(new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]) -> None:
+    short = {"training": SMALL["training"] | {"epochs": 1}}
+    first, second = new_run("1"), new_run("2")
+    for run, seed in ((first, 1), (second, 2**64 + 1)):
+        train(run, train_spec("multitask", seed=seed, **short), Control(run))
+    assert same_weights(first, second)
+
+
 def test_same_specification_gives_the_same_weights_and_another_seed_others(
     new_run: Callable[[str], Path], train_spec: Callable[..., TrainSpec]
 ) -> None:

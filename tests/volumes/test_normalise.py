@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hpcseg.config import PreprocessingConfig
 from hpcseg.errors import BadInput
@@ -89,5 +90,7 @@ def test_impossible_normalisations_are_refused() -> None:
     counts = histogram(np.zeros(3, np.float32))
     with pytest.raises(BadInput, match="needs labelled cases"):
         normalisation(PreprocessingConfig(), counts, None)
-    with pytest.raises(BadInput, match=r"preprocessing\.window"):
-        normalisation(PreprocessingConfig(intensity="window", window=(5, 5)), counts, None)
+    falling = {"window": (5, 5), "window_range": (1, -1), "percentiles": (99.5, 0.5), "pyramid_clip": (4, 2)}
+    for limits in ({key: pair} for key, pair in falling.items()):
+        with pytest.raises(ValidationError, match="of which the second is larger"):
+            PreprocessingConfig.model_validate(limits)

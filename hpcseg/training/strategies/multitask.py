@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from hpcseg.config import RunConfig
 from hpcseg.sections import Count, Positive, Section, key
-from hpcseg.training.strategy import Needs, Strategy
+from hpcseg.training.strategy import Needs, Strategy, require_winners
 from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import (
     SegmentationTask,
@@ -56,10 +56,11 @@ class Multitask(Strategy[MultitaskConfig]):
     paper_hours = 195
 
     def check(self, config: RunConfig) -> None:
-        """Raise ValueError where there are more autoencoders than levels."""
+        """Raise ValueError where there are more autoencoders than levels, or more winners than voxels of one's code."""
         levels = self.section(config).levels
         if levels > config.network.levels:
             raise ValueError(f"multitask.levels = {levels} exceeds network.levels = {config.network.levels}")
+        require_winners(config, range(levels))
 
     def needs(self, config: RunConfig) -> Needs:
         """The volumes that the autoencoders see."""

@@ -15,7 +15,7 @@ from hpcseg.files import read_json, write_json
 from hpcseg.paths import SIZES_FILE
 from hpcseg.sections import Count, Positive, Section, key
 from hpcseg.training.pretrained import pretrained_weights
-from hpcseg.training.strategy import Needs, Strategy
+from hpcseg.training.strategy import Needs, Strategy, require_winners
 from hpcseg.training.task import Inputs
 from hpcseg.training.tasks import SegmentationTask, fresh_network, rate_groups
 
@@ -105,6 +105,10 @@ class Transfer(Strategy[TransferConfig]):
     networks = ("fnet",)
     free_keys = frozenset({"phi", "phi_steps", "fine_tune_rate", "fine_tune_share"})
     paper_hours = 130
+
+    def check(self, config: RunConfig) -> None:
+        """Raise ValueError where an autoencoder has too few voxels for its winners."""
+        require_winners(config, self.needs(config).autoencoders)
 
     def needs(self, config: RunConfig) -> Needs:
         """The autoencoder of every level."""
