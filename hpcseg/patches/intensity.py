@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hpcseg.config import AugmentationConfig, Pair
+from hpcseg.patches.buffers import on_device
 
 LEAST_BLUR = 0.2  # voxels; a narrower Gaussian has no weight beside its middle
 KNOTS = 5  # of a curve
@@ -135,7 +136,7 @@ def _as_shares(image_DDD: Tensor, window: Pair) -> Iterator[None]:
 
 def _bend(share_DDD: Tensor, curve: Sequence[float]) -> None:
     """Apply a curve, straight between its knots."""
-    knots = torch.tensor(curve, device=share_DDD.device)
+    (knots,) = on_device(share_DDD.device, np.array(curve, np.float32))
     share_DDD.mul_(len(curve) - 1)
     below_DDD = share_DDD.floor().clamp_(max=len(curve) - 2)
     index_DDD = below_DDD.long()

@@ -5,6 +5,7 @@ The codes are those that streaming reads, by the same rule, so that minibatches 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,18 +45,22 @@ class ResidentCase:
     bounds: tuple[int, int] | None
 
     @classmethod
-    def upload(cls, case: StoredCase, clip: Pair | None, device: torch.device) -> ResidentCase:
-        """Read all of a case and copy it to a device; any stream of it may use it then."""
+    def upload(
+        cls, case: StoredCase, clip: Pair | None, device: torch.device, levels: tuple[Tensor, ...] = ()
+    ) -> ResidentCase:
+        """Read all of a case, or its label where its `levels` are known, and copy it to a device.
+
+        Any stream of the device may use it then.
+        """
         with ThreadPoolExecutor(reading_threads(device), thread_name_prefix="upload") as pool:
-            levels = []
-            for level in range(LEVELS):
+            for level in () if levels else range(LEVELS):
                 read = partial(case.read, level)
-                levels.append(_uploaded(read, case.shape_of(level), torch.int16, device, pool))
+                levels = (*levels, _uploaded(read, case.shape_of(level), torch.int16, device, pool))
             label = _uploaded(case.read_label, case.shape_zyx, torch.uint8, device, pool) if case.labelled else None
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         return cls(
-            levels=tuple(levels),
+            levels=levels,
             label_ZYX=label,
             paddings=case.paddings,
             bounds=clip_codes(case.coding, clip),
@@ -102,22 +107,35 @@ class ResidentCase:
 
 
 class ResidentCases:
-    """Cases on one device, each copied there once, when it is first asked for."""
+    """Cases on one device, each copied there once, when it is first asked for; with other labels these alone."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
-        self._cases: dict[StoredCase, ResidentCase] = {}
+        self._cases: dict[tuple[StoredCase, StoredCase | None], ResidentCase] = {}
+        self._levels: dict[StoredCase, tuple[Tensor, ...]] = {}
 
     def case(self, stored: StoredCase, clip: Pair | None) -> ResidentCase:
         """Return a stored case as it lies on the device; `clip` is its store's `pyramid_clip`."""
-        if stored not in self._cases:
-            self._cases[stored] = ResidentCase.upload(stored, clip, self.device)
-        return self._cases[stored]
+        images, labels = _parts(stored)
+        if (images, labels) not in self._cases:
+            case = ResidentCase.upload(stored, clip, self.device, self._levels.get(images, ()))
+            self._cases[images, labels], self._levels[images] = case, case.levels
+        return self._cases[images, labels]
 
 
 def resident_bytes(cases: Iterable[StoredCase]) -> int:
-    """Bytes of device memory that cases take, each counted once: codes of all levels, and labels."""
-    return sum(_bytes(case) for case in set(cases))
+    """Bytes of device memory that cases take: codes of all levels and labels, each counted once."""
+    found = {_parts(case): case for case in cases}
+    images = {one for one, _ in found}
+    labels = sum(math.prod(case.shape_zyx) for case in found.values() if case.labelled)
+    return labels + torch.int16.itemsize * sum(
+        math.prod(case.shape_of(level)) for case in images for level in range(LEVELS)
+    )
+
+
+def _parts(case: StoredCase) -> tuple[StoredCase, StoredCase | None]:
+    """The case that the images are of, and the one that labels were taken from."""
+    return case.parts[0] or case, case.parts[1]
 
 
 class _Reader(Protocol):
@@ -151,8 +169,3 @@ def _copy(volume_ZYX: Tensor, start_3: Triple, out_ZYX: Tensor, outside: int) ->
     if inside.shape != out_ZYX.shape:
         out_ZYX.fill_(outside)
     inside.copy_(volume_ZYX[source])
-
-
-def _bytes(case: StoredCase) -> int:
-    voxels = [z * y * x for z, y, x in map(case.shape_of, range(LEVELS))]
-    return torch.int16.itemsize * sum(voxels) + (voxels[0] if case.labelled else 0)

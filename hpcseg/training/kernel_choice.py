@@ -51,7 +51,8 @@ def choose_kernels(run: Path, task: Task, control: Control) -> dict[str, Any] | 
     if not kernels.run_on(device) or task.precision.compiled:
         return None
     control.beat(phase="choosing kernels")
-    path, name = run / KERNELS_FILE, torch.cuda.get_device_name(device)
+    path = run / KERNELS_FILE
+    name = task.ranks.of_leader(lambda: torch.cuda.get_device_name(device))  # ranks on unlike GPUs decide alike
     known: dict[str, Any] | None = task.ranks.of_leader(lambda: read_json(path) if path.exists() else None)
     with closing(task.batches(0)) as batches:
         batch = copied(next(batches))

@@ -24,7 +24,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.ranks import Ranks
 from hpcseg.volumes.node_copy import copy_to_node
 from hpcseg.volumes.normalise import normalisation, percentile_window
-from hpcseg.volumes.store import Store
+from hpcseg.volumes.store import Store, StoredCase
 
 
 class Stores:
@@ -70,9 +70,7 @@ class Stores:
         found = []
         for ref in refs:
             store = self._store(ref.store)
-            labels = None if ref.labels is None else self._store(ref.labels, on_node=True)
-            for case in map(store.case, ref.cases):
-                case = case if labels is None else case.with_labels(labels.case(case.name))  # noqa: PLW2901
+            for case in self._cases(ref):
                 source = Source(case, normalisation(config, case.histogram, window), store.pyramid_clip)
                 found.append(source if self._resident is None else self._uploaded(source, self._resident))
         return found
@@ -84,12 +82,12 @@ class Stores:
 
     def _open_all(self, refs: Iterable[SourceRef]) -> list[StoreReading]:
         """Copy, open, choose where the bytes are to be, and begin to bring them there."""
-        cases: dict[Path, set[str]] = {}
+        refs, cases = list(refs), dict[Path, set[str]]()
         for ref in refs:
             cases.setdefault(ref.store, set()).update(ref.cases)
         stores = {path: self._store(path, on_node=True) for path in cases}
         needed = {path: [stores[path].case(name) for name in sorted(names)] for path, names in cases.items()}
-        decoded = resident_bytes(case for found in needed.values() for case in found)
+        decoded = resident_bytes(case for ref in refs for case in self._cases(ref))
         extents: list[Extent] = [(case.path, *case.extent) for found in needed.values() for case in found]
         free = FreeMemory(ram=available_memory(), gpu=None if self._gpu is None else _free_memory(self._gpu))
         tier = choose_tier(sum(size for _, _, size in extents), decoded, free, self._reading.tier)
@@ -108,6 +106,14 @@ class Stores:
         elif tier == "ram":
             self._stack.enter_context(read_into_memory(extents, _say))
         return report
+
+    def _cases(self, ref: SourceRef) -> list[StoredCase]:
+        """Its cases, with the labels that it names."""
+        cases = [*map(self._store(ref.store).case, ref.cases)]
+        if ref.labels is None:
+            return cases
+        labels = self._store(ref.labels, on_node=True)
+        return [case.with_labels(labels.case(case.name)) for case in cases]
 
     def _store(self, path: Path, *, on_node: bool = False) -> Store:
         if path not in self._open:

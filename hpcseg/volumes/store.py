@@ -148,11 +148,11 @@ class StoredCase:
         labelled: whether the case has a label.
         foreground_classes: classes of which it has voxels, ascending.
         ignored: voxels that whoever made the label left out.
+        parts: the cases that images and labels were taken from; None: its own.
     """
 
     def __init__(self, store: Store, name: str, text: str, file: ChunkFile, chunks: NDArray[np.void]) -> None:
-        self.name = name
-        self.path = store.path
+        self.name, self.path = name, store.path
         entry = json.loads(text)
         attributes, arrays = entry["attributes"], entry["arrays"]
         self.coding = Coding(float(attributes["slope"]), float(attributes["intercept"]))
@@ -167,7 +167,7 @@ class StoredCase:
         soundness.require_keys(attributes, soundness.CASE_ATTRIBUTES)
         key = "image_0" if "image_0" in entry["volumes"] else "label"
         self.shape_zyx: Triple = soundness.chunked_volume(file, chunks, key, entry["volumes"][key]).shape_zyx
-        self._labels: StoredCase | None = None
+        self.parts: tuple[StoredCase | None, StoredCase | None] = (None, None)
         self.paddings = padding_codes(self.coding, self.padding, store.pyramid_clip, LEVELS)
 
     def with_labels(self, labels: StoredCase) -> StoredCase:
@@ -183,7 +183,8 @@ class StoredCase:
         other = copy.copy(self)
         other.__dict__.pop("foreground_by_class", None)
         other.ignored = labels.ignored
-        other._labels, other.labelled, other.foreground_classes = labels, True, labels.foreground_classes
+        other.parts, other.labelled = (self.parts[0] or self, labels), True
+        other.foreground_classes = labels.foreground_classes
         return other
 
     @property
@@ -239,8 +240,8 @@ class StoredCase:
         Raises:
             StoreError: the case is not labelled; or as `read`.
         """
-        if self._labels is not None:
-            return self._labels.read_label(start_3, size_3, out)
+        if (labels := self.parts[1]) is not None:
+            return labels.read_label(start_3, size_3, out)
         if not self.labelled:
             raise StoreError(f"{self.path}: case {self.name!r} has no label")
         return self._read("label", start_3, size_3, 0, out)
@@ -248,8 +249,8 @@ class StoredCase:
     @cached_property
     def foreground_by_class(self) -> dict[int, NDArray[np.int32]]:
         """Class -> up to 10,000 of its voxels, int32 (N, 3), level-0 z, y, x, sorted; {} without a label."""
-        if self._labels is not None:
-            return self._labels.foreground_by_class
+        if (labels := self.parts[1]) is not None:
+            return labels.foreground_by_class
         if not self.labelled:
             return {}
         return {index: self._array(f"foreground_{index}") for index in range(1, self._n_classes + 1)}

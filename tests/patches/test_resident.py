@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,18 @@ def test_a_case_is_uploaded_once_and_takes_the_bytes_that_were_foreseen(streamed
     tensors = [tensor for case in twice[:3] for tensor in (*case.levels, case.label_ZYX)]
     assert all(tensor.device.type == device for tensor in tensors)
     assert sum(tensor.nbytes for tensor in tensors) == resident_bytes([source.case for source in streamed * 2])
+
+
+def test_other_labels_of_the_same_images_are_all_that_is_uploaded_for_them(streamed):
+    source, cases = streamed[0], ResidentCases("cpu")
+    other = replace(source, case=source.case.with_labels(streamed[0].case))
+    again = replace(source, case=source.case.with_labels(streamed[0].case))
+    own, labelled, same = (one.on_device(cases).resident for one in (source, other, again))
+    assert labelled is same and labelled is not own and labelled.levels is own.levels
+    assert labelled.label_ZYX.data_ptr() != own.label_ZYX.data_ptr()
+    np.testing.assert_array_equal(labelled.label_ZYX, own.label_ZYX)
+    bytes_of = [resident_bytes([one.case for one in some]) for some in ([source], [source, other, again])]
+    assert bytes_of[1] - bytes_of[0] == own.label_ZYX.nbytes
 
 
 def test_unlabelled_cases_take_no_label(packed):
