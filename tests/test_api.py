@@ -19,7 +19,8 @@ from hpcseg.errors import BadInput, LeftOut
 from hpcseg.study.keys import parse_config
 from hpcseg.study.packs import dataset_pack
 from hpcseg.volumes import packing
-from hpcseg.volumes.scans import as_file, read_image
+from hpcseg.volumes.in_memory import as_file
+from hpcseg.volumes.scans import read_image
 from tests.inference.untrained import model, save
 from tests.results.conftest import SweepFiles
 
@@ -68,6 +69,20 @@ def test_arrays_of_any_type_become_scans(kind: str) -> None:
     with as_file(values, np.diag([2, 2, 2, 1])) as path:
         np.testing.assert_array_equal(nib.nifti1.load(path).get_fdata(), values.astype(float))
     assert not path.exists()
+
+
+def test_an_image_in_memory_goes_in_with_its_values_whatever_its_header_was_made_for(tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    values = np.linspace(-1000, 1000, 24, dtype=np.float32).reshape(2, 3, 4)
+    for kept in (values, values.astype(np.int16)):
+        with as_file(nib.Nifti1Image(kept, np.diag([2, 2, 2, 1]), header)) as path:
+            np.testing.assert_array_equal(nib.nifti1.load(path).get_fdata(), kept)
+    scaled = nib.Nifti1Image(values.astype(np.int16), np.eye(4))
+    scaled.header.set_slope_inter(0.1, 7)
+    nib.save(scaled, tmp_path / "scaled.nii")
+    with as_file(nib.nifti1.load(tmp_path / "scaled.nii")) as path:
+        np.testing.assert_array_equal(read_image(path)[0], read_image(tmp_path / "scaled.nii")[0])
 
 
 @pytest.mark.parametrize(

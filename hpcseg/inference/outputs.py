@@ -86,12 +86,22 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
         BadInput: two scans have one name, a mask exists or would replace a scan, or the folder cannot be written in.
     """
     require_no_scan(images, [mask_path(folder, image) for image in images])
+    _require_distinct(images)
     done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
     left = [image for image in images if image not in done]
     require_free(left, [[mask_path(folder, image)] for image in left], force=force)
     if left:
         require_writable(folder, "give another --to")
     return left
+
+
+def _require_distinct(images: Sequence[Path]) -> None:
+    """Raise BadInput where two scans would have one mask, whether it exists or not."""
+    taken: set[str] = set()
+    for image in images:
+        if stem(image) in taken:
+            raise BadInput(f"{image}: a second scan named {stem(image)}; segment them into different folders")
+        taken.add(stem(image))
 
 
 def require_no_scan(images: Sequence[Path], files: Sequence[Path]) -> None:

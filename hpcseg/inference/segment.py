@@ -29,11 +29,12 @@ from hpcseg.training.model import TrainedModel
 from hpcseg.training.precision import Number, pick_device
 from hpcseg.volumes import scratch
 from hpcseg.volumes.boxes import Box, Triple
+from hpcseg.volumes.in_memory import as_file
 from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.resample import one_thread
 from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scan_volume import ScanVolume
-from hpcseg.volumes.scans import WHOLE, as_file, read_grid
+from hpcseg.volumes.scans import WHOLE, read_grid
 from hpcseg.volumes.store import LEVELS
 
 Item = TypeVar("Item")

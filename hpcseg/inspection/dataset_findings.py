@@ -141,7 +141,7 @@ def inspect_scan(
 
 def _of_dataset(path: Path) -> tuple[Dataset, CaseRef]:
     """The dataset in which a scan lies, and its case there; an empty dataset and a case without a label otherwise."""
-    with contextlib.suppress(BadInput):
+    with contextlib.suppress(BadInput, IndexError):  # IndexError: it lies directly below the root
         dataset = open_dataset(path.absolute().parents[1], files_must_exist=False)
         for case in (*dataset.training, *dataset.test):
             if case.image.absolute() == path.absolute():

@@ -86,10 +86,15 @@ class CaseFacts:
         }
         if self.labels is not None:
             entry["labels"] = {str(value): count for value, count in self.labels.items()}
-            entry["label_ml"] = {str(v): round(count * self.voxel_ml, 4) for v, count in self.labels.items() if v}
+            entry["label_ml"] = {str(v): _rounded(count * self.voxel_ml) for v, count in self.labels.items() if v}
             entry["label_intensities"] = None if self.under_label is None else _by_percentile(self.under_label)
             entry["label_at_edge"] = self.label_at_edge
         return entry
+
+
+def _rounded(ml: float) -> float:
+    """Four decimals, or of less than that four digits: what is there is never nothing."""
+    return round(ml, 4) or float(f"{ml:.4g}")
 
 
 def measure(

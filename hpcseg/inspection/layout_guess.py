@@ -297,9 +297,8 @@ def _layout(cases: Pairs) -> str:
 
 def _cases(pairs: Pairs, reasons: Mapping[str, str]) -> tuple[FoundCase, ...]:
     """Cases with distinct names: the file's, less what all images have at the end; else with the folders' before it."""
-    ends = {_stem(image).rpartition("_")[2] for image in pairs}
-    end = next(iter(ends)) if len(ends) == 1 else ""
-    end = f"_{end}" if end.lower() in _MODALITY | _IMAGE or f"_{end}" == CHANNEL else ""
+    end, *others = {_stem(image).rpartition("_")[2] for image in pairs} or {""}
+    end = f"_{end}" if not others and (end.lower() in _MODALITY | _IMAGE or f"_{end}" == CHANNEL) else ""
     for name in (
         lambda path: _stem(path).removesuffix(end),
         lambda path: "_".join(_key(path)),
@@ -308,9 +307,12 @@ def _cases(pairs: Pairs, reasons: Mapping[str, str]) -> tuple[FoundCase, ...]:
         names = {image: re.sub(r"[^\w.-]+", "_", name(image)).strip("_") for image in pairs}
         if len({*names.values()} - {""}) == len(names):
             break
+    else:
+        first = {name: image for image, name in reversed(names.items())}
+        pair = (f"{first[name]} and {image}" for image, name in names.items() if first[name] != image)
+        raise BadInput(f"{next(pair, 'scans without letters')} would be cases of one name; rename one or take it out")
     test = {image for image in pairs if {folder.lower() for folder in PurePosixPath(image).parent.parts} & _TEST}
-    if all(image in test for image, label in pairs.items() if label):
-        test = set()  # all labels are there: they are all that a network can learn from
+    test = set() if all(image in test for image, label in pairs.items() if label) else test  # what else to learn from
     found = []
     for image, label in pairs.items():
         part: Part = "unlabelled" if label is None else "test" if image in test else "training"

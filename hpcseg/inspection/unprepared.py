@@ -174,7 +174,9 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
 def _looks_like_label(path: Path) -> bool:
     """Whether voxels are few whole numbers from 0 on; not those of a scan that cannot be read."""
     try:
-        some = np.unique(sample(read_image(path)[0], _SAMPLE))
+        volume = read_image(path)[0]
+        some = np.unique(sample(volume, _SAMPLE))
+        some = np.unique(volume) if len(some) == 1 else some  # a small lesion is easily missed
     except BadInput:
         return False
     return bool(some[0] == 0 and 1 < len(some) <= _LABEL_VALUES and (some == np.rint(some)).all())

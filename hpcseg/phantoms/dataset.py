@@ -82,6 +82,7 @@ def write_phantoms(
     """
     counts = dict(zip(SETS, (training, test, unlabelled), strict=True))
     _check(folder, counts, seed, size)
+    folder = folder.resolve()  # of a link what it leads to
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -100,6 +101,8 @@ def write_phantoms(
 def _check(folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder}: already holds something; give a new or empty folder for the phantoms")
+    if folder.exists() and folder.samefile(Path.cwd()):  # it would be replaced below the user's feet
+        raise BadInput(f"{folder}: is the folder that you are in; give a new one in it, such as {folder / 'Phantoms'}")
     if counts["train"] < 1 or min(counts.values()) < 0:
         raise BadInput(
             f"{folder}: phantoms need at least 1 training case and no negative numbers of cases: --training 1"

@@ -181,7 +181,8 @@ def _patches(facts: DatasetFacts, scale: Scale, shape: list[float]) -> Iterator[
     )
     yield Choice("augmentation.translation", float(round(size / 12)), "a twelfth of a patch")
     named = " ".join((facts.name, *facts.labels.values()))
-    sided = all(any(side.search(name) for name in facts.labels.values()) for side in _SIDES)
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in facts.labels.values()]  # LeftKidney
+    sided = all(any(map(side.search, words)) for side in _SIDES)
     if _PAIRED.search(named) and not sided:
         yield Choice("augmentation.mirror", ["x"], f"by its name ({_PAIRED.search(named)[0]}) it is on both sides")  # type: ignore[index]
     else:

@@ -92,7 +92,7 @@ def open_dataset(root: Path, *, files_must_exist: bool = True) -> Dataset:
         name=str(description.get("name") or root.resolve().name),
         layout="nnU-Net" if is_nnunet else "MSD",
         modality=modality,
-        labels=_labels(path, description),
+        labels=_labels(path, description, is_nnunet=is_nnunet),
         training=tuple(sorted(training, key=lambda case: case.name)),
         test=tuple(sorted(test, key=lambda case: case.name)),
         notes=tuple(layout_notes(root, description, [case.name for case in training], is_nnunet=is_nnunet)),
@@ -208,8 +208,8 @@ def _modality(path: Path, description: Mapping[str, Any], key: str) -> str:
     return str(next(iter(channels.values())))
 
 
-def _labels(path: Path, description: Mapping[str, Any]) -> dict[int, str]:
-    """MSD has value -> name, nnU-Net name -> value."""
+def _labels(path: Path, description: Mapping[str, Any], *, is_nnunet: bool) -> dict[int, str]:
+    """MSD has value -> name, nnU-Net name -> value; a name may be a number (of a tooth)."""
     labels = description.get("labels", {})
     regions = [name for name, value in labels.items() if isinstance(value, list)] if isinstance(labels, dict) else []
     if regions:
@@ -218,7 +218,10 @@ def _labels(path: Path, description: Mapping[str, Any]) -> dict[int, str]:
             "name there, and merge values by data.foreground: [1, 2] is one class"
         )
     try:
-        pairs = [(int(a), str(b)) if str(a).isdigit() else (int(b), str(a)) for a, b in labels.items()]
+        pairs = [
+            (int(a), str(b)) if str(a).isdigit() and not (is_nnunet and isinstance(b, int)) else (int(b), str(a))
+            for a, b in labels.items()
+        ]
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise BadInput(f'{path}: labels must pair one integer with one name ({{"1": "liver"}}); correct it') from None
     return dict(sorted(pairs))

@@ -141,10 +141,12 @@ def scan_digest(path: Path) -> str:
     return Digests().of(path)[0]
 
 
-def cache_folder() -> Path:
-    """Where digests are kept: below $XDG_CACHE_HOME, else ~/.cache."""
+def cache_folder() -> Path | None:
+    """Where digests are kept: below $XDG_CACHE_HOME, else ~/.cache; None for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "hpcseg" / "digests"
+    with contextlib.suppress(RuntimeError):
+        return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "hpcseg" / "digests"
+    return None
 
 
 def _edges(path: Path) -> tuple[int, bytes, bytes]:

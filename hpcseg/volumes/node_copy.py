@@ -76,13 +76,16 @@ def expand(folder: str, environment: Mapping[str, str]) -> Path:
     """The folder that a configured name means in an environment.
 
     Raises:
-        _NotCopied: a variable is unset, or the outcome is no absolute path.
+        _NotCopied: a variable is unset, there is no such user, or the outcome is no absolute path.
     """
     try:
         text = Template(folder).substitute({name: value for name, value in environment.items() if value})
     except (KeyError, ValueError) as error:
         raise _NotCopied(f"${error.args[0]} is not set on this node") from None
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise _NotCopied(str(error)) from None
     if not path.is_absolute():
         raise _NotCopied(f"{path} is not an absolute path")
     return path

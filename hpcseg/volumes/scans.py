@@ -1,4 +1,4 @@
-"""NIfTI scans in and out. The only module that knows the order x, y, z.
+"""NIfTI scans in and out. With `in_memory` the only module that knows the order x, y, z.
 
 Inside hpcseg a volume is z, y, x (`volume_zyx`) in canonical orientation: x to the right, y to the front, z up (RAS+).
 """
@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import logging
 import os
-import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from hpcseg.errors import BadInput
 from hpcseg.files import is_file, replacing
@@ -134,58 +133,6 @@ def read_label(path: Path, grid: ScanGrid) -> NDArray[np.uint8]:
     return np.ascontiguousarray(grid.to_canonical(label))
 
 
-@contextlib.contextmanager
-def as_file(scan: Any, affine: ArrayLike | None = None) -> Iterator[Path]:
-    """A scan that may be in memory as a file, which is gone afterwards.
-
-    Args:
-        scan: a path; a nibabel image; or an array whose axes are those of `affine`, as nibabel has them: x, y, z.
-        affine: (4, 4) of an array: voxel -> mm.
-
-    Raises:
-        BadInput: an array without an affine, or with one that gives its voxels no place; what has an affine of its own,
-            and is given another; or what is no scan at all. What is raised meanwhile names the scan, and no file.
-    """
-    is_path = isinstance(scan, str | os.PathLike)
-    if affine is not None and (is_path or isinstance(scan, nib.spatialimages.SpatialImage)):
-        raise BadInput(f"affine: {scan if is_path else 'the image'} has one of its own; leave affine out")
-    if is_path:
-        yield Path(scan)
-        return
-    name = "the image"
-    if not isinstance(scan, nib.spatialimages.SpatialImage):
-        name, scan = "the array", _image_of(scan, affine)
-    with tempfile.TemporaryDirectory(prefix="hpcseg-") as folder:
-        nib.save(scan, path := Path(folder) / "scan.nii")
-        try:
-            yield path
-        except BadInput as error:
-            raise type(error)(str(error).replace(str(path), name)) from None
-
-
-def _image_of(array: Any, affine: ArrayLike | None) -> nib.Nifti1Image:
-    """An array with its affine, as `as_file` takes them."""
-    if affine is None or np.ndim(array) < 3:
-        what = f"an object of type {type(array).__name__}" if np.ndim(array) < 3 else "an array"
-        raise BadInput(f"{what}: give a path, a nibabel image, or a 3-D array with its affine, 4 × 4, voxel to mm")
-    values = np.asarray(array)
-    if values.dtype.kind not in "biuf":
-        raise BadInput(f"the array: voxels of type {values.dtype} are not plain intensities; convert it to numbers")
-    try:
-        matrix = np.asarray(affine, float)
-        is_sound = matrix.shape == (4, 4) and np.isfinite(matrix).all() and (matrix[3] == (0, 0, 0, 1)).all()
-        is_sound = is_sound and np.linalg.det(matrix) != 0
-    except (TypeError, ValueError):  # texts, rows of different lengths
-        is_sound = False
-    if not is_sound:
-        raise BadInput(
-            "affine: places no voxels; give 4 × 4 finite numbers, voxel to mm, whose axes do not lie in one plane and "
-            "whose last row is 0 0 0 1"
-        )
-    plain = values.dtype.kind in "iuf" and values.dtype not in {np.dtype(kind) for kind in ("i8", "u8", "f2")}
-    return nib.Nifti1Image(values if plain else values.astype(np.float32), matrix)
-
-
 def write_mask(path: Path, mask_zyx: NDArray[np.uint8], *, like: Path) -> None:
     """Write a mask (canonical, uint8) as NIfTI on the scan's own grid, atomically.
 
@@ -219,6 +166,13 @@ def _write(path: Path, values_zyx: NDArray[Any], slope: float, like: Path) -> No
         nib.save(image, temporary)
 
 
+def _no_file(path: Path) -> str:
+    """What is there instead of a file; whatever the name."""
+    if os.path.isdir(path):  # noqa: PTH112
+        return "is a folder, and no scan"
+    return "a link to a file that is not there" if os.path.islink(path) else "no such scan"  # noqa: PTH114
+
+
 @contextlib.contextmanager
 def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
     """Open a NIfTI-1 or -2 file, as image and stream; turn every way in which reading can fail into BadInput.
@@ -226,8 +180,7 @@ def _scan(path: Path) -> Iterator[tuple[Any, BufferedIOBase]]:
     A gzip stream is read to its end if its voxels were read, so that its checksum is compared.
     """
     if not is_file(path):
-        what = "is a folder, and no scan" if os.path.isdir(path) else "no such scan"  # noqa: PTH112 - whatever its name
-        raise BadInput(f"{path}: {what}; correct the path")
+        raise BadInput(f"{path}: {_no_file(path)}; correct the path")
     if not path.name.endswith(ENDINGS):
         raise BadInput(f"{path}: not a .nii.gz or .nii file; convert it to NIfTI")
     try:

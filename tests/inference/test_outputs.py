@@ -125,3 +125,13 @@ def test_torch_is_not_loaded_to_find_that_masks_exist(image: Path, tmp_path: Pat
     words = [str(path), str(image), "--to", str(masks)]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["BadInput False", "NoneType False"]
+
+
+def test_a_mask_that_exists_is_not_taken_for_that_of_another_scan_of_the_name(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "p2").mkdir()
+    other = tmp_path / "p2" / image.name
+    other.write_bytes(image.read_bytes())
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / image.name).touch()
+    with pytest.raises(BadInput, match="a second scan named"):
+        free_images([image, other], tmp_path / "masks", force=False, skip_existing=True)

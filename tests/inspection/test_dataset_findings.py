@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hpcseg.errors import BadInput
+from hpcseg.inspection import dataset_findings
 from hpcseg.inspection.dataset_findings import inspect_dataset, list_datasets
 from hpcseg.screens.inspection import report_tables
 
@@ -179,3 +180,8 @@ def test_the_reserved_label_is_named_and_counts_as_none(tmp_path: Path, write_sc
     assert "label 2 (ignore) is nnU-Net's reserved one: its voxels (0.864 ml in 4 cases) are left out of loss" in note
     assert not any(case["label_at_edge"] for case in found["training"])
     assert not any("label 2" in line for line in found["warnings"] if line != note)
+
+
+def test_a_scan_directly_below_the_root_is_of_no_dataset() -> None:
+    dataset, case = dataset_findings._of_dataset(Path("/scan.nii.gz"))
+    assert (dataset.training, case.name, case.label) == ((), "scan", None)

@@ -65,3 +65,10 @@ def test_percentiles_of_a_large_scan_are_those_of_a_sample(tmp_path: Path, write
     facts = facts_of(tmp_path, write_scan, image, None, np.eye(4))
     assert facts.percentiles == pytest.approx(np.percentile(image, (0.5, 50, 99.5)), abs=2)
     assert facts.high == image.max()
+
+
+def test_the_volume_of_a_label_under_a_microscope_is_not_nothing(tmp_path: Path, write_scan) -> None:
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[2:4] = 1
+    facts = facts_of(tmp_path, write_scan, np.arange(512.0).reshape(8, 8, 8), label, np.diag([0.01, 0.01, 0.01, 1]))
+    assert facts.to_json()["label_ml"] == {"1": pytest.approx(128 * 1e-6 / 1000)}

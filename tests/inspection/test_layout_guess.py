@@ -171,3 +171,9 @@ def test_a_folder_of_each_patient_is_told_from_folders_of_many() -> None:
     assert sorted(visits.in_one_folder()) == [["p1_a", "p1_b"], ["p2_a"], ["p3_b", "p3_c"]]
     assert guess("s1/images/a s1/labels/a s2/images/a s2/labels/a s3/images/b s3/labels/b").in_one_folder() == []
     assert guess("p1/a p1/a_seg p1/b p1/b_seg p2/a p2/a_seg").in_one_folder() == []  # as likely two sites
+
+
+def test_two_files_that_would_be_one_case_are_named() -> None:
+    scans = ["a.nii.gz", "a_seg.nii.gz", "b.nii", "b.nii.gz"]
+    with pytest.raises(BadInput, match=r"b\.nii and b\.nii\.gz would be cases of one name; rename one or take it out"):
+        guess_cases(scans, lambda _: False)

@@ -57,6 +57,19 @@ def test_content_tells_labels_where_names_do_not(tmp_path: Path, write_scan) -> 
     assert "few whole numbers" in found[0].reason
 
 
+def test_a_lesion_of_few_voxels_is_a_label_all_the_same(
+    tmp_path: Path, write_scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcseg.inspection.unprepared._SAMPLE", 16)
+    rng = np.random.default_rng(0)
+    for case in "ab":
+        write_scan(tmp_path / f"{case}.nii.gz", rng.normal(0, 100, (20, 20, 20)).astype(np.int16))
+        lesion = np.zeros((20, 20, 20), np.uint8)
+        lesion[10, 10, 10:12] = 1
+        write_scan(tmp_path / f"{case}_tumour.nii.gz", lesion)
+    assert [case.label for case in guess_folder(tmp_path).cases] == ["a_tumour.nii.gz", "b_tumour.nii.gz"]
+
+
 def test_two_lists_and_datasets_below_are_refused(tmp_path: Path, write_scan) -> None:
     write_scan(tmp_path / "1.nii", np.zeros((4, 4, 4), np.uint8))
     for name in "ab":

@@ -148,3 +148,16 @@ def test_progress_counts_every_case(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     write_phantoms(tmp_path / "new", training=1, test=1, unlabelled=1, size=SIZE, progress=lambda *a: seen.append(a))
     assert seen == [(1, 3, "train_000"), (2, 3, "test_000"), (3, 3, "unlabelled_000")]
+
+
+def test_the_folder_that_one_is_in_is_not_replaced_and_a_link_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(BadInput, match=r"is the folder that you are in; give a new one in it, such as Phantoms"):
+        write_phantoms(Path(), training=1, test=0, unlabelled=0, seed=0, size=24)
+    (tmp_path / "place").mkdir()
+    (tmp_path / "link").symlink_to("place")
+    write_phantoms(tmp_path / "link", training=1, test=0, unlabelled=0, seed=0, size=24)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "place" / "dataset.json").is_file()

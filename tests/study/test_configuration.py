@@ -100,6 +100,10 @@ def test_hippocampi_get_what_their_sweep_file_has() -> None:
         (BONE, {"patches.foreground_share": 0.7, "augmentation.mirror": ["x"]}),
         (SEVERAL, {"data.foreground": [[1], [2], [3]], "augmentation.mirror": []}),
         ({"labels": {1: "kidneys"}, "label_ml": {1: 300.0}}, {"augmentation.mirror": ["x"]}),
+        (
+            {"labels": {1: "LeftKidney", 2: "RightKidney"}, "label_ml": {1: 150.0, 2: 150.0}},
+            {"augmentation.mirror": []},
+        ),
         ({"unlabelled": 7}, {"data.unlabelled_ts": True}),
         ({"unlabelled": 7, "test": 3}, {"data.unlabelled_ts": True, "data.test": "Task04_Hippocampus"}),
     ],

@@ -48,6 +48,14 @@ def test_nnunet_layout_gives_the_same_cases(tiny_dataset: Path, tmp_path: Path) 
     assert all(case.label is not None and case.label.is_file() for case in (*other.training, *other.test))
 
 
+def test_labels_of_nnunet_may_be_called_by_numbers(tiny_dataset: Path, tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "Teeth", tiny_dataset)
+    description = json.loads((root / "dataset.json").read_text())
+    description["labels"] = {"background": 0, "12": 1, "11": 2}
+    (root / "dataset.json").write_text(json.dumps(description))
+    assert open_dataset(root).labels == {0: "background", 1: "12", 2: "11"}
+
+
 def test_cases_may_have_names_and_test_labels_a_place(dataset: Path) -> None:
     """As `hpcseg init` lists the scans of a folder for each case, which are all called alike."""
     entries = []

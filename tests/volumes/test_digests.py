@@ -15,7 +15,7 @@ import pytest
 
 from hpcseg.errors import BadInput
 from hpcseg.volumes import digests
-from hpcseg.volumes.digests import Digests, scan_bytes, scan_digest
+from hpcseg.volumes.digests import Digests, cache_folder, scan_bytes, scan_digest
 
 
 def test_the_digest_changes_with_one_voxel(tmp_path: Path, write_scan) -> None:
@@ -128,3 +128,12 @@ def test_a_header_tells_how_long_the_file_is(kind: type) -> None:
     content = image.to_bytes()
     assert scan_bytes(content) == len(content)
     assert scan_bytes(content[:300]) is None and scan_bytes(bytes(540)) is None
+
+
+def test_a_user_without_a_home_keeps_no_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert cache_folder() is None

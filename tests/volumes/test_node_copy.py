@@ -254,9 +254,9 @@ def test_variables_are_replaced(text: str, meant: str) -> None:
     assert expand(text, {"A": "/a b", "B": "/b", "EMPTY": ""}) == Path(meant)
 
 
-@pytest.mark.parametrize("text", ["$C", "/x/$EMPTY", "relative", "$WORD/x"])
+@pytest.mark.parametrize("text", ["$C", "/x/$EMPTY", "relative", "$WORD/x", "~no-such-user/x"])
 def test_what_means_no_folder_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match=r"not set|absolute"):
+    with pytest.raises(Exception, match=r"not set|absolute|home"):
         expand(text, {"A": "/a", "EMPTY": "", "WORD": "a"})
 
 

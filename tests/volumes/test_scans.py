@@ -178,6 +178,9 @@ def test_a_missing_scan_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "folder.nii.gz")
     with pytest.raises(BadInput, match=r"no such scan; correct"):
         read_image(tmp_path / "none.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to("none.nii.gz")
+    with pytest.raises(BadInput, match=r"link\.nii\.gz: a link to a file that is not there; correct"):
+        read_image(tmp_path / "link.nii.gz")
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
