@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,17 +25,18 @@ from typing import Any, cast
 from filelock import FileLock
 
 from hpcseg.errors import HpcsegError, Interrupted, RankLost, StageFailed
-from hpcseg.files import remove_leftovers, write_unsynced
+from hpcseg.files import remove_leftovers
 from hpcseg.heartbeat import Heartbeat
+from hpcseg.jobs.claims import claim_run, is_wanted, refuse_superseded
 from hpcseg.jobs.dispatch import run_spec
-from hpcseg.jobs.journal import close_attempt, close_former, log_since, note_superseded, open_attempt
+from hpcseg.jobs.journal import close_attempt, close_former, log_since, open_attempt
 from hpcseg.jobs.remedies import disk_words, explained
 from hpcseg.jobs.requeue import check_budget, is_warning, requeue_or_fail, why_stopped
 from hpcseg.jobs.stopping import Signals, watched
-from hpcseg.paths import CHECKPOINT_FILE, CLAIM_FILE, DONE_FILE, HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, STORE_FILE
+from hpcseg.paths import CHECKPOINT_FILE, DONE_FILE, HEARTBEAT_FILE, MODEL_FILE, RESULT_FILE, STORE_FILE
 from hpcseg.runs.attempts import Attempt, Cause
 from hpcseg.runs.ends import end_of
-from hpcseg.runs.records import JOB_NAME, Submission
+from hpcseg.runs.records import Submission
 from hpcseg.runs.rundir import RunDir, cause_of
 from hpcseg.slurm.job import SlurmJob, ask_about, can_requeue, slurm_job
 from hpcseg.spec import AS_IT_COMES, Reading
@@ -43,6 +44,7 @@ from hpcseg.training.control import Control
 from hpcseg.training.rank_info import RankInfo
 
 LOCK_WAIT_S = 120.0  # a cancelled job may live on while its successor starts, and a dead node's lock a little longer
+START = "start"  # phase before a stage has done anything
 _WRITTEN = {HEARTBEAT_FILE, CHECKPOINT_FILE, MODEL_FILE, STORE_FILE, RESULT_FILE, DONE_FILE}  # by the lock's holder
 
 
@@ -81,6 +83,7 @@ def run_stage(run_dir: str) -> str:
     Raises:
         HpcsegError: another process works in the directory, or another job has the run; the run is not touched.
         StageFailed: (Slurm) the job stopped, and is not to be begun again.
+        SystemExit: (Slurm) the run was cancelled, or another attempt has it.
         Exception: whatever the stage raised, after it was recorded in `error.json`.
     """
     return execute(RunDir(Path(run_dir).resolve()), as_job=True)
@@ -101,7 +104,7 @@ def execute(
         return "done"
     rank_info = _rank_info() if as_job else RankInfo()
     slurm = slurm_job() if as_job and os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else None
-    _refuse_superseded(run, slurm, rank_info)
+    refuse_superseded(run, slurm, rank_info)
     job = _Job(run, rank_info, slurm, None if as_job else reading, Signals())
     job.signals.install()
     try:
@@ -113,6 +116,10 @@ def execute(
             job.signals.ignore()
     if slurm is not None and job.again:
         _go_on(job, slurm)
+    elif slurm is not None and job.attempt is not None and job.attempt.cause in {"cancelled", "superseded"}:
+        # As a failure: a job that ends well has those begin that wait for the run. Nothing is wrong with the stage.
+        print(f"{run.id}: {job.attempt.cause}; this job goes on no more", file=sys.stderr, flush=True)
+        raise SystemExit(1)
     return "done" if done else "stopped"
 
 
@@ -120,14 +127,13 @@ def _locked(job: _Job, on_beat: Callable[[Heartbeat], None] | None) -> bool:
     """Run the stage while the run directory is this process' own; False if it was stopped."""
     run, leads = job.run, job.rank_info.leads
     if leads and job.slurm is not None:
-        with suppress(OSError):  # a full disk
-            write_unsynced(run.path / CLAIM_FILE, _claim(job.slurm))
+        claim_run(run, job.slurm)
     lock = _lock(run) if leads else None
     try:
         if run.is_done():
             return True
         if leads:
-            _refuse_superseded(run, job.slurm, job.rank_info)  # submitted again, while this one waited
+            refuse_superseded(run, job.slurm, job.rank_info)  # submitted again, while this one waited
             remove_leftovers(run.path, _WRITTEN)
         control = Control(run.path, on_beat=on_beat, silent=not leads)
         job.signals.attach(control)
@@ -152,25 +158,6 @@ def _lock(run: RunDir) -> FileLock:
         failed = StageFailed("disk", disk_words(error, run.path))
         run.write_error(failed)
         raise failed from None
-
-
-def _refuse_superseded(run: RunDir, slurm: SlurmJob | None, rank_info: RankInfo) -> None:
-    """A job whose array is not the one that the run was last submitted with leaves it alone.
-
-    It ends as a failure, so that no job begins that waits for the run.
-    """
-    submission = run.submission()
-    if slurm is None or submission is None or not slurm.name.startswith(JOB_NAME):
-        return
-    if slurm.name != JOB_NAME + submission.array:
-        why = f"the run was submitted again, {f'as {submission.array}' if submission.array else submission.backend}"
-        if rank_info.leads:
-            note_superseded(run, slurm, why)
-        raise HpcsegError(f"{run.id}: job {slurm.task} does nothing: {why}")
-
-
-def _claim(slurm: SlurmJob) -> str:
-    return f"{slurm.task}.{slurm.restart}"
 
 
 def _rank_info() -> RankInfo:
@@ -198,7 +185,7 @@ def _recorded(job: _Job, control: Control) -> bool:
         if job.rank_info.leads:
             former = close_former(run, job.slurm)  # while the heartbeat is still the last one's
             run.clear_failure()  # of an attempt that Slurm requeued: what follows is another one
-        control.beat(phase="start")  # before job.json is read: whoever cancels now finds one of the two
+        control.beat(phase=START)  # before job.json is read: whoever cancels now finds one of the two
         submission = run.submission()
         if submission is None:
             submission = Submission(backend="foreground", submitted=time.time(), reading=job.reading or AS_IT_COMES)
@@ -215,7 +202,7 @@ def _recorded(job: _Job, control: Control) -> bool:
             run_spec(run, spec, submission, control, job.rank_info)
     except Interrupted:
         control.close("stopped")
-        _end(job, control, *_stopped(job))
+        _end(job, control, *_stopped(job, control.phase))
         return False
     except KeyboardInterrupt:
         control.close("stopped")
@@ -241,30 +228,13 @@ def _begin(job: _Job, control: Control, submission: Submission, former: list[Att
     if former and former[-1].job == slurm.task and former[-1].cause is not None:
         check_budget(run, slurm, run.array(submission), former[-1].cause)
     facts = ask_about(slurm.task)
-    claim = run.path / CLAIM_FILE
-
-    def is_wanted() -> bool:
-        try:
-            return claim.read_text(encoding="utf-8") == _claim(slurm)
-        except FileNotFoundError:
-            _end_without_folder(run)
-        except OSError:
-            pass
-        return True
 
     def end_now() -> float | None:
         facts = ask_about(slurm.task)
         return None if facts is None else facts.end
 
     end = None if facts is None else facts.end
-    job.reasons = stack.enter_context(watched(control, end, is_wanted, ask_end=end_now))
-
-
-def _end_without_folder(run: RunDir) -> None:
-    """End this process if the folder of all runs was renamed: whatever it saved would make a second one."""
-    if not run.runs_root.exists():
-        print(f"{run.runs_root}: is not there any more; this job ends", file=sys.stderr, flush=True)
-        os._exit(1)
+    job.reasons = stack.enter_context(watched(control, end, lambda: is_wanted(run, slurm), ask_end=end_now))
 
 
 def _end(job: _Job, control: Control, cause: Cause, detail: str) -> None:
@@ -287,8 +257,8 @@ def _fail(job: _Job, control: Control, error: BaseException) -> None:
         _end(job, control, "killed" if isinstance(error, RankLost) else cast(Cause, cause_of(error)), str(error))
 
 
-def _stopped(job: _Job) -> tuple[Cause, str]:
-    """Why the stage was asked to stop."""
+def _stopped(job: _Job, phase: str) -> tuple[Cause, str]:
+    """Why the stage was asked to stop, in this phase."""
     names = ", ".join(signal.Signals(number).name for number in sorted(job.signals.received))
     if job.slurm is None or job.attempt is None:
         return "stopped", names
@@ -299,6 +269,14 @@ def _stopped(job: _Job) -> tuple[Cause, str]:
     facts = ask_about(job.slurm.task)
     reasons = [*job.reasons, *(["limit"] if signal.SIGUSR2 in job.signals.received and is_warning(facts) else [])]
     cause, job.again = why_stopped(reasons, cancelled, job.slurm.restart, facts, logged)
+    unexplained = (cause, job.again) == ("requeued", True) and facts is not None
+    if unexplained and phase == START and job.rank_info.world > 1:
+        # Nobody but srun, as another rank ended before all had met: it would again, for as long as the job came back.
+        failed = job.run.failure()
+        if failed is not None:
+            job.again = False
+            return cast(Cause, failed.cause), failed.message
+        return "killed", "another rank ended before all had met"
     return cause, names
 
 

@@ -11,8 +11,10 @@ from hpcseg.runs.ends import End
 from hpcseg.runs.records import ArrayRecord, Asked
 from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
 from hpcseg.runs.rundir import RunDir
-from hpcseg.slurm.job import JobFacts, SlurmJob, ask_about, requeue
+from hpcseg.slurm.job import REQUEUE_S, JobFacts, SlurmJob, ask_about, requeue
 from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
+
+_BEFORE_END_S = 15.0  # of a job's limit: what is left to say goes to the log
 
 
 def why_stopped(
@@ -87,7 +89,8 @@ def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause
         decision = check_budget(run, job, array, cause)
         run.clear_failure()
         try:
-            how = requeue(job.task, decision.memory_mb, _exclude(run, job, array, decision))
+            exclude, wait_s = _exclude(run, job, array, decision), patience_s(job, cause, time.time())
+            how = requeue(job.task, decision.memory_mb, exclude, wait_s)
         except SchedulerError as error:
             facts = ask_about(job.task)
             if facts is not None and facts.restarts > job.restart:
@@ -99,6 +102,12 @@ def requeue_or_fail(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause
         run.write_error(failed)
         raise
     return f"{decision.why}: {how}"
+
+
+def patience_s(job: SlurmJob, cause: Cause, now: float) -> float:
+    """How long Slurm is asked to take a job back: one that was warned of its limit has the time until then. Pure."""
+    left = job.end - now - _BEFORE_END_S if job.end and cause == "limit" else 0.0
+    return max(REQUEUE_S, left)
 
 
 def _exclude(run: RunDir, job: SlurmJob, array: ArrayRecord | None, decision: Decision) -> tuple[str, ...]:

@@ -79,8 +79,9 @@ def judge(evidence: Evidence, queue: Queue, now: float, fate: Fate | None = None
         verdict = Verdict("lost", f"{evidence.unusable}; the same hpcseg sweep does it again")
     if job is None:
         return verdict
-    if entry is None:
-        return replace(verdict, job="" if job in queue.jobs else job)  # a job of that number is another's
+    if entry is None:  # a job of that number is another's, or the run is under way in a process here
+        over = job in queue.jobs or (verdict.state in {"running", "stalled"} and not queue.error)
+        return replace(verdict, job="" if over else job)
     return replace(verdict, job=job, node=entry.node, ending=entry.state == "COMPLETING")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hpcseg.errors import NO_SPACE, BadInput, HpcsegError
 from hpcseg.owners import REMEDY
-from hpcseg.paths import JOB_FILE, JOB_LOCK_FILE, LOCK_FILE
+from hpcseg.paths import JOB_FILE, JOB_LOCK_FILE, LOCK_FILE, STAGES
 
 ALL_RUNS_WAIT_S = 300.0
 JOB_WAIT_S = 30.0  # for a file that is read and written
@@ -45,16 +46,26 @@ def locked(runs_root: Path) -> AbstractContextManager[None]:
     """
     runs_root.mkdir(parents=True, exist_ok=True)
     busy = f"{runs_root}: another hpcseg is submitting since {ALL_RUNS_WAIT_S:.0f} s; try again"
-    return _held(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy)
+    return _held(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy, runs_root)
 
 
 @contextmanager
-def _held(lock: FileLock, timeout_s: float, busy: str) -> Iterator[None]:
+def _held(lock: FileLock, timeout_s: float, busy: str, runs_root: Path | None = None) -> Iterator[None]:
     _acquire(lock, timeout_s, busy)
     try:
+        if runs_root is not None:
+            _look_anew(runs_root)
         yield
     finally:
         lock.release()
+
+
+def _look_anew(runs_root: Path) -> None:
+    """Open the folders in which runs appear: NFS then asks its server, and no longer takes for absent what another
+    host has made since this one looked (close-to-open consistency, nfs(5))."""
+    for folder in (runs_root, *(runs_root / stage for stage in STAGES)):
+        with suppress(OSError):
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def _acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:

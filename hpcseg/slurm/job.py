@@ -28,8 +28,9 @@ class SlurmJob:
         node: the first of its nodes.
         nodes: how many.
         gpus: in all.
-        memory_mb: of each node; 0 where the environment does not say.
+        memory_mb: of each node, however it was asked for; 0 where the environment does not say.
         partition: that it runs in.
+        end: Unix time of its limit; 0 where the environment does not say.
     """
 
     task: str
@@ -40,6 +41,7 @@ class SlurmJob:
     gpus: int = 0
     memory_mb: int = 0
     partition: str = ""
+    end: int = 0
 
     @property
     def index(self) -> int:
@@ -87,8 +89,11 @@ def slurm_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
         node=environment.get("SLURMD_NODENAME", ""),
         nodes=nodes,
         gpus=_number(environment, "SLURM_GPUS_ON_NODE") * nodes,
-        memory_mb=_number(environment, "SLURM_MEM_PER_NODE"),
+        memory_mb=_number(environment, "SLURM_MEM_PER_NODE")
+        or _number(environment, "SLURM_MEM_PER_CPU") * _number(environment, "SLURM_CPUS_ON_NODE")
+        or _number(environment, "SLURM_MEM_PER_GPU") * _number(environment, "SLURM_GPUS_ON_NODE"),
         partition=environment.get("SLURM_JOB_PARTITION", ""),
+        end=_number(environment, "SLURM_JOB_END_TIME"),
     )
 
 
@@ -120,11 +125,11 @@ def can_requeue() -> bool:
     return shutil.which("scontrol") is not None
 
 
-def requeue(task: str, memory_mb: int | None = None, exclude: Sequence[str] = ()) -> str:
+def requeue(task: str, memory_mb: int | None = None, exclude: Sequence[str] = (), wait_s: float = REQUEUE_S) -> str:
     """Put the job `task` ("12_3": array and index) back into the queue, if asked with more memory or without nodes.
 
     Slurm takes changes only of jobs that wait, so the job is requeued first; it begins to end at once. What Slurm does
-    not do at once is tried again for `REQUEUE_S` seconds.
+    not do at once is tried again for `wait_s` seconds.
 
     Returns:
         What was done, and which of the changes Slurm did not take, in a line.
@@ -132,30 +137,30 @@ def requeue(task: str, memory_mb: int | None = None, exclude: Sequence[str] = ()
     Raises:
         CallError: the job is not requeued.
     """
-    until = time.monotonic() + REQUEUE_S
-    _scontrol(until, "requeue", task)
+    _scontrol(wait_s, "requeue", task)
     done = ["requeued"]
     changes = {} if memory_mb is None else {f"MinMemoryNode={memory_mb}": f"with {memory_mb} MB"}
     if exclude:
         changes[f"ExcNodeList={','.join(exclude)}"] = f"without {', '.join(exclude)}"
     for change, words in changes.items():
         try:
-            _scontrol(until, "update", f"JobId={task}", change)
+            _scontrol(REQUEUE_S, "update", f"JobId={task}", change)
             done.append(words)
         except CallError as error:
             done.append(f"not {words}: {error}")
     return ", ".join(done)
 
 
-def _scontrol(until: float, *arguments: str) -> None:
-    """Call scontrol again and again until it succeeds, at most to the monotonic time `until`."""
+def _scontrol(wait_s: float, *arguments: str) -> None:
+    """Call scontrol again and again until it succeeds, for so long; seldom where that is long."""
+    until, pause_s = time.monotonic() + wait_s, 0.2 if wait_s <= REQUEUE_S else 2.0
     while True:
         try:
             call("scontrol", *arguments, timeout_s=REQUEUE_TIMEOUT_S)
         except CallError as error:
             if error.failure == "absent" or time.monotonic() > until:
                 raise
-            time.sleep(0.2)
+            time.sleep(pause_s)
         else:
             return
 

@@ -23,7 +23,7 @@ from hpcseg.runs.selection import select_runs
 from hpcseg.runs.states import read_states
 from hpcseg.slurm.commands import cancel_jobs
 from hpcseg.slurm.queue import read_queue
-from hpcseg.text import counted, standing
+from hpcseg.text import counted, listed, standing
 
 CANCEL_WAIT_S = 10.0
 _ENDING = {"COMPLETING", "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL"}
@@ -59,6 +59,7 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
         _name_shared([run.id for run in chosen if run.id in needed], needed, "cancelled", note)
     jobs: list[str] = []
     unsure: list[str] = []
+    elsewhere: list[str] = []
     for run in chosen:
         submission, verdict = evidence[run.id].submission, verdicts[run.id]
         assert submission is not None
@@ -73,9 +74,11 @@ def cancel(runs_root: Path, pattern: str, note: Callable[[str], None] = lambda w
             and heartbeat.state == "running"
             and (submission.backend != "slurm" or heartbeat.alive)
         ):
-            _terminate(run, heartbeat)
+            elsewhere += _terminate(run, heartbeat)
     cancel_jobs(jobs)
     _confirm_cancelled(jobs)
+    if elsewhere:
+        raise BadInput(f"{listed(elsewhere)}; cancel there what runs there, all else is cancelled")
     if unsure:
         why = verdicts[next(run.id for run in chosen if verdicts[run.id].job == unsure[0])].why
         raise SchedulerError(
@@ -182,8 +185,10 @@ def _nothing_to_clear(verdicts: Mapping[str, Verdict], cause: str) -> str:
     return f"no run has failed: {standing(states)}; the same hpcseg sweep goes on with what is left"
 
 
-def _terminate(run: RunDir, heartbeat: Heartbeat) -> None:
+def _terminate(run: RunDir, heartbeat: Heartbeat) -> list[str]:
+    """Ask a process to save and stop; says where it runs if that is another host."""
     if heartbeat.host != socket.gethostname():
-        raise BadInput(f"{run.id} runs on {heartbeat.host}; cancel it there")
+        return [f"{run.id} runs on {heartbeat.host}"]
     if heartbeat.alive:
         os.kill(heartbeat.pid, signal.SIGTERM)
+    return []

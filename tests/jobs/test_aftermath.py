@@ -34,7 +34,8 @@ class Scheduler:
         self.facts: JobFacts | None = RUNS
         self.requeued: list[tuple[str, int | None]] = []
 
-    def requeue(self, task: str, memory_mb: int | None, exclude: tuple[str, ...]) -> str:
+    def requeue(self, task: str, memory_mb: int | None, exclude: tuple[str, ...], wait_s: float) -> str:
+        assert wait_s == 8.0, "nothing here is at a limit that is known"
         self.requeued.append((task, memory_mb))
         return "requeued"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -11,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from hpcseg.errors import BadInput, HpcsegError, RankLost
+from hpcseg.errors import BadInput, HpcsegError, Interrupted, RankLost
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs import entry
 from hpcseg.jobs.entry import run_stage
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.job import JobFacts
 from hpcseg.spec import TrainSpec, spec_text
 from hpcseg.study.plan import Plan
+from hpcseg.training.rank_info import RankInfo
 from tests.waiting import PATIENCE_S
 
 Waiter = Callable[..., None]
@@ -129,7 +132,8 @@ def test_a_slurm_job_stops_when_a_later_attempt_wants_the_run(long_pack: RunDir,
     process = start(long_pack, **SLURM)
     wait_for(lambda: is_packing(long_pack))
     (long_pack.path / ".claim").write_text("7_2.1")
-    assert process.communicate(timeout=PATIENCE_S)[0].strip() == "stopped"
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1, "nothing begins that waits for the run"
     (attempt,) = read_attempts(long_pack.path)
     assert (attempt.cause, attempt.job, attempt.node) == ("superseded", "7_2", "n1")
 
@@ -144,6 +148,59 @@ def test_a_slurm_job_leaves_a_run_alone_that_was_submitted_again(
     with pytest.raises(HpcsegError, match="job 7_2 does nothing: the run was submitted again, as pack-00000001"):
         run_stage(str(pack_run.path))
     assert causes(pack_run) == ["superseded"] and pack_run.heartbeat() is None and not pack_run.is_done()
+
+
+def test_a_job_that_cannot_claim_its_run_for_want_of_room_does_not_heed_the_claim_of_the_last_one(
+    pack_run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: str) -> None:
+        assert path.name == ".claim"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (pack_run.path / ".claim").write_text("7_2.0")
+    monkeypatch.setattr("hpcseg.jobs.claims.write_unsynced", full)
+    for name, value in (SLURM | {"SLURM_RESTART_COUNT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert run_stage(str(pack_run.path)) == "done" and not (pack_run.path / ".claim").exists()
+
+
+def test_a_job_of_a_cancelled_run_ends_as_a_failure_so_that_nothing_begins_that_waits_for_it(
+    pack_run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = SLURM["SLURM_JOB_NAME"].removeprefix("hpcseg-")
+    pack_run.write_submission(Submission(backend="slurm", submitted=0.0, array=array, task=2, cancelled=1.0))
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="1"):
+        run_stage(str(pack_run.path))
+    assert causes(pack_run) == ["cancelled"] and pack_run.failure() is None
+
+
+@pytest.mark.parametrize(("known", "expected"), [(True, "python"), (False, "killed")])
+def test_a_rank_that_fails_before_all_have_met_does_not_bring_the_job_back_for_ever(
+    pack_run: RunDir, monkeypatch: pytest.MonkeyPatch, known: bool, expected: str
+) -> None:
+    def ended(*_: object) -> None:
+        if known:
+            pack_run.write_error(ImportError("libcudart.so: no such file"))
+        raise Interrupted("stopped before all ranks were there")
+
+    taken_back: list[str] = []
+
+    def take_back(*arguments: object) -> str:
+        taken_back.append(str(arguments[-1]))
+        return ""
+
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    pack_run.write_submission(Submission(backend="slurm", submitted=0.0, array="pack-0badcafe", task=2))
+    monkeypatch.setattr(entry, "_rank_info", lambda: RankInfo(rank=0, world=2))
+    monkeypatch.setattr(entry, "run_spec", ended)
+    monkeypatch.setattr(entry, "ask_about", lambda _: JobFacts("RUNNING", "None", 0))
+    monkeypatch.setattr(entry, "can_requeue", lambda: True)
+    monkeypatch.setattr(entry, "requeue_or_fail", take_back)
+    assert run_stage(str(pack_run.path)) == "stopped"
+    assert causes(pack_run) == [expected] and taken_back == ([] if known else ["killed"])
 
 
 def test_a_run_in_use_is_not_touched(pack_run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

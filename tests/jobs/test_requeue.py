@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcseg.jobs.requeue import is_warning, why_stopped
+from hpcseg.jobs.requeue import is_warning, patience_s, why_stopped
 from hpcseg.runs.ends import End
-from hpcseg.slurm.job import JobFacts
+from hpcseg.slurm.job import JobFacts, SlurmJob
 
 RUNS = JobFacts("RUNNING", "None", 1)
 ENDS = JobFacts("COMPLETING", "None", 1)
@@ -61,3 +61,9 @@ def test_a_job_that_is_ending_is_never_brought_back_to_life(
     reasons: list[str], state: str, reason: str, restarts: int, preempted: bool
 ) -> None:
     assert not why_stopped(reasons, False, 0, JobFacts(state, reason, restarts, preempted), None)[1]
+
+
+def test_a_job_at_its_limit_asks_slurm_to_take_it_back_for_as_long_as_it_has() -> None:
+    job = SlurmJob("4_2", end=1000)
+    assert [patience_s(job, "limit", now) for now in (700.0, 980.0, 1100.0)] == [285.0, 8.0, 8.0]
+    assert patience_s(job, "preempted", 700.0) == patience_s(SlurmJob("4_2"), "limit", 700.0) == 8.0

@@ -379,3 +379,9 @@ def test_attempts_are_counted_as_their_budget_does() -> None:
     found = known(submission=SLURM, attempts=(*attempts, ended(6, "killed", progress=0)))
     verdict = judge(found, Queue({"7_3": QueueEntry("PENDING", "BeginTime", restarts=5)}), NOW)
     assert "after killed 1 of 2 on n1" in verdict.why
+
+
+def test_a_run_that_goes_on_in_a_process_here_has_no_job_for_others_to_wait_for() -> None:
+    evidence = known(submission=SLURM, heartbeat=ALIVE)
+    assert [judge(evidence, answer, NOW).job for answer in (EMPTY, Queue({}, "no answer"))] == ["", "7_3"]
+    assert judge(evidence, queue(j7_3="RUNNING"), NOW).job == "7_3"

@@ -29,6 +29,12 @@ def test_a_job_is_named_by_array_and_index_never_by_its_own_id() -> None:
     assert slurm_job({"SLURM_JOB_ID": "9"}) == SlurmJob("9") and slurm_job({}) is None
 
 
+def test_memory_is_that_of_a_node_however_it_was_asked_for() -> None:
+    here = {"SLURM_JOB_ID": "9", "SLURM_CPUS_ON_NODE": "8", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_END_TIME": "1700"}
+    found = [slurm_job(here | asked) for asked in ({"SLURM_MEM_PER_CPU": "2000"}, {"SLURM_MEM_PER_GPU": "64000"})]
+    assert [(job.memory_mb, job.end) for job in found if job] == [(16_000, 1700), (128_000, 1700)]
+
+
 def test_what_slurm_says_about_a_job() -> None:
     end = time.mktime((2026, 11, 23, 8, 59, 1, 0, 0, -1))
     assert parse_facts(SHOWN.format("None")) == JobFacts("RUNNING", "None", 1, preempted=False, start=end - 30, end=end)

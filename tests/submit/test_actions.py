@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from hpcseg.errors import BadInput, SchedulerError
+from hpcseg.heartbeat import Heartbeat
 from hpcseg.runs.records import ArrayRecord, Asked, Process, Submission
 from hpcseg.runs.rundir import RunDir
 from hpcseg.runs.status import read_status
@@ -112,6 +115,21 @@ def test_while_squeue_does_not_answer_nothing_is_cancelled_by_its_number(
     with pytest.raises(SchedulerError, match=r"2 jobs may be in the queue and were not cancelled.*squeue said nothing"):
         cancel(plan.runs_root, "study")
     assert log.read_text() == "" and all((s := run.submission()) is not None and s.cancelled for run in runs)
+
+
+def test_what_runs_on_another_host_keeps_nothing_else_from_being_cancelled(
+    plan: Plan, slurm_says: Callable[..., Path]
+) -> None:
+    log = slurm_says("7_[0-1]|PENDING|0||N/A|Resources|0|hpcseg-train-a|\n")
+    runs = submit_array(plan, "7")
+    (pack,) = (plan.run(run_id) for run_id in plan.of_stage("pack"))
+    submit(pack, host=socket.gethostname(), pool=Process.this())
+    beat = Heartbeat("running", "pack", 1, 2, 0, None, None, time.time(), "elsewhere", pid=1, pid_start=1.0, attempt=1)
+    (pack.path / "heartbeat.json").write_text(json.dumps(asdict(beat)))
+    with pytest.raises(BadInput, match=f"{pack.id} runs on elsewhere; cancel there what runs there, all else is"):
+        cancel(plan.runs_root, "study")
+    assert log.read_text() == "7_[0-1]\n"
+    assert all((found := run.submission()) is not None and found.cancelled for run in (*runs, pack))
 
 
 def test_a_scancel_that_does_nothing_is_not_believed(
