@@ -114,7 +114,7 @@ def _sweep_files(collection: Collection, records: Path) -> list[tuple[Path, str]
     if (folder / SWEEP_FILE).exists():
         earlier = read_sweep_record(records, name)
         runs = merged(runs, read_runs(records, name))
-        needs, seconds = earlier["needs"] | needs, earlier.get("seconds", {}) | seconds
+        needs, seconds = earlier["needs"] | needs, _known(seconds, earlier.get("seconds", {}))
     source = sweep_folder(collection.root, name) / Path(str(own.get("file", ""))).name
     own |= {"needs": needs, "seconds": seconds, "stages": {"train": [run["id"] for run in runs]}}
     files = [
@@ -126,12 +126,22 @@ def _sweep_files(collection: Collection, records: Path) -> list[tuple[Path, str]
     return files
 
 
+def _known(seconds: Mapping[str, float | None], earlier: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Seconds of ancestors; an earlier record's where this folder does not know them."""
+    return {**seconds, **{one: known for one, known in earlier.items() if seconds.get(one) is None}}
+
+
 def merged(runs: Iterable[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Runs with their cells; of an earlier record come those cells that the present one does not have. Pure."""
-    found = {run["id"]: dict(run) for run in runs}
-    taken = {_place(cell) for run in found.values() for cell in run["cells"]}
-    for run in earlier:
-        cells = [cell for cell in run["cells"] if _place(cell) not in taken]
+    """Runs with their cells; of an earlier record come those cells in whose place the present one has none. Pure.
+
+    A cell's place is that on its axes. A key with one value may have come to its grid since, or gone from it: it is
+    then no part of the place.
+    """
+    found, old = {run["id"]: dict(run) for run in runs}, [*earlier]
+    axes, axes_before = _axes(found.values()), _axes(old)
+    taken = {_place(cell, axes, axes_before) for run in found.values() for cell in run["cells"]}
+    for run in old:
+        cells = [cell for cell in run["cells"] if _place(cell, axes_before, axes) not in taken]
         if run["id"] in found:
             found[run["id"]]["cells"] = [*found[run["id"]]["cells"], *cells]
         elif cells or not run["cells"]:
@@ -139,8 +149,24 @@ def merged(runs: Iterable[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any
     return list(found.values())
 
 
-def _place(cell: Mapping[str, Any]) -> str:
-    return json.dumps([cell["grid"], cell["axes"]], sort_keys=True)
+_Axes = Mapping[str, Mapping[str, set[str]]]  # of each grid: axis -> its values as JSON; of cells without it, ""
+
+
+def _axes(runs: Iterable[Mapping[str, Any]]) -> _Axes:
+    cells = [cell for run in runs for cell in run["cells"]]
+    found: dict[str, dict[str, set[str]]] = {}
+    for cell in cells:
+        found.setdefault(cell["grid"], {}).update((axis, set()) for axis in cell["axes"])
+    for cell in cells:
+        for axis, values in found[cell["grid"]].items():
+            values.add(compact_json(cell["axes"][axis]) if axis in cell["axes"] else "")
+    return found
+
+
+def _place(cell: Mapping[str, Any], own: _Axes, others: _Axes) -> str:
+    grid, there = cell["grid"], others.get(cell["grid"], {})
+    kept = {axis: value for axis, value in cell["axes"].items() if axis in there or len(own[grid][axis]) > 1}
+    return json.dumps([grid, kept], sort_keys=True)
 
 
 def _lines(value: Mapping[str, Any]) -> str:

@@ -62,7 +62,9 @@ def _of_metric(definition: TableDefinition, metric: str) -> TableDefinition:
     if metric not in METRICS:
         raise BadInput(f"--metric {metric}: there is no such metric{nearest(metric, METRICS)}")
     label = METRICS[metric].label
-    title = definition.title.replace(DSC.label, label) or f"{label} ({definition.name})"
+    title = definition.title.replace(DSC.label, label) if definition.metric == DSC.key else definition.title
+    if not title or METRICS[definition.metric].label in title:
+        title = f"{label} ({definition.name})"
     update = {"metric": metric, "name": f"{definition.name}-{metric}", "title": title}
     return definition.model_copy(update=update | {"published": definition.published or definition.name})
 

@@ -90,6 +90,11 @@ class Scores:
         means = {case: group[0] if len(group) == 1 else fmean(group) for case, group in groups.items() if group}
         return means, len(found) - sum(map(len, groups.values()))
 
+    def by_class(self, metric: Metric) -> dict[tuple[str, int], float]:
+        """The defined value of each case and class."""
+        keys = zip(self.cases, self.classes, strict=True)
+        return {key: value for key, value in zip(keys, self.of(metric), strict=True) if not math.isnan(value)}
+
 
 class Rows(Record):
     """Scores as a record has them (hpcseg.results.archive): one in a row, and each metric's name once."""

@@ -118,7 +118,9 @@ class Forecast:
     @property
     def unit(self) -> str:
         """What the hours are hours of."""
-        return "process hours on CPUs" if self.devices == {"cpu"} else "GPU hours"
+        if self.devices == {"cpu"}:
+            return "process hours on CPUs"
+        return "process hours" if self.known and not self.devices else "GPU hours"  # no sibling says where it ran yet
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""

@@ -14,6 +14,7 @@ from hpcseg.results.export import write_collection
 from hpcseg.results.page.circumstances import read_data
 from hpcseg.results.page.ledger import read_ledger
 from hpcseg.results.page.report import render_report
+from hpcseg.runs.applied import read_sweep_record
 from tests.results.conftest import SweepFiles
 
 
@@ -126,6 +127,29 @@ def test_of_a_cell_that_both_have_the_later_run_counts() -> None:
         ],
     )
     assert [(run["id"], run["cells"]) for run in runs] == [("new", [cell, other])]
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_a_key_with_one_value_that_came_or_went_leaves_no_former_run_in_the_cell(came: bool) -> None:
+    short, long = {"fold": 0}, {"fold": 0, "training.weight_decay": 1e-4}
+    now, before = (long, short) if came else (short, long)
+    other = {"grid": "other", "axes": {"fold": 0}}
+    runs = merged(
+        [{"id": "new", "config": {}, "cells": [{"grid": "main", "axes": now}]}],
+        [{"id": "old", "config": {}, "cells": [{"grid": "main", "axes": before}, other]}],
+    )
+    assert [(run["id"], [cell["grid"] for cell in run["cells"]]) for run in runs] == [
+        ("new", ["main"]),
+        ("old", ["other"]),
+    ]
+
+
+def test_seconds_that_another_folder_does_not_know_stay_known(files: SweepFiles, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    archive(collect(files.root), records)
+    (files.root / "pretrain" / "level0" / "training.json").unlink()
+    archive(collect(files.root), records)
+    assert read_sweep_record(records, "study")["seconds"]["level0"] == 30
 
 
 def test_a_sweep_file_of_a_name_that_no_file_has_is_left_out(files: SweepFiles, tmp_path: Path) -> None:

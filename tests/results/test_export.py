@@ -58,6 +58,15 @@ def test_a_metric_that_there_is_not_names_the_nearest(sweep_files) -> None:
         make_tables(collect(files.save()), metrics=["hd59"])
 
 
+def test_a_table_of_another_metric_has_no_other_metric_s_title(sweep_files) -> None:
+    files = sweep_files()
+    files.run(None, strategy="baseline", labelled=2, fold=0)
+    titles = {"overlap": ("dsc", "DSC on test cases"), "surface": ("hd95", "HD95 in mm on test cases")}
+    files.record["tables"] = [{"name": name, "metric": m, "title": title} for name, (m, title) in titles.items()]
+    found = [table.title for table in make_tables(collect(files.save()), metrics=["nsd"])]
+    assert found == ["NSD on test cases", "NSD (surface)"]
+
+
 def test_a_sweep_without_any_result_still_gets_its_tables(sweep_files, tmp_path: Path) -> None:
     files = sweep_files()
     files.run(None, strategy="baseline", labelled=2, fold=0)

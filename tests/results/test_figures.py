@@ -339,6 +339,27 @@ def test_colours_that_begin_again_have_other_markers_and_hatches() -> None:
         assert len({(look.colour, getattr(look, kind)) for look in of.values()}) == 20, kind
 
 
+def test_a_curve_of_each_class(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for labelled in (2, 4, "all"):
+        files.run(as_scores(test=[[0.5, 0.7], [0.6, 0.8]]), strategy="baseline", labelled=labelled, fold=0)
+    figure = drawn(collect(files.save()), kind="curve", hue="class")
+    assert {"class:", "1", "2"} <= {said for said, *_ in texts(figure)}
+
+
+def test_epochs_stand_on_one_axis_whatever_was_measured_how_often(sweep_files) -> None:
+    files = sweep_files()
+    run = files.run(None, strategy="baseline", labelled=2, fold=0)
+    path = files.root / "train" / run / "history.jsonl"
+    path.parent.mkdir(parents=True)
+    lines = [{"epoch": e, "training_loss": 1 / e} | ({"validation_dsc": [0.5]} if e >= 8 else {}) for e in range(1, 11)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figure = draw(FigureDefinition(name="l", kind="learning"), collect(files.save()))
+    assert not isinstance(figure, str)
+    loss, dsc = (axes for axes in figure.axes if axes.get_visible())
+    assert loss.get_xlim() == dsc.get_xlim() and loss.get_xlim()[0] <= 1
+
+
 def test_examples_without_their_scans_are_left_out_with_a_reason(
     sweep_files, as_scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

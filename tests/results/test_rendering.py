@@ -57,6 +57,16 @@ def test_latex_is_a_booktabs_table_with_its_signs_escaped(small: Table) -> None:
     assert_latex_is_sound(text)
 
 
+def test_what_begins_with_a_bracket_is_no_argument_of_the_line_before(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for strategy in ("baseline", "transfer", "multitask"):
+        files.run(as_scores(test=[0.5]), strategy=strategy, labelled=2, fold=0)
+    labels = {"transfer": "S-TL, all of it pretrained on what there is [12]", "multitask": "[13]"}
+    definition = TableDefinition(name="t", sets=("test",), column_labels=labels, row_labels={"2": "*two"})
+    text = to_latex(build_table(definition, collect(files.save())))
+    assert "{}[13]" in text and "{}*two" in text and not re.search(r"\\\\\s*[\[*]", text)
+
+
 def assert_latex_is_sound(text: str) -> None:
     """Environments and braces are closed in order, and every row has as many cells as the tabular has columns."""
     opened = []

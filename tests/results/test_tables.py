@@ -91,6 +91,29 @@ def test_different_runs_in_one_place_are_kept_apart_and_noted(sweep_files, as_sc
     assert any("pooled" in note for note in table.notes)
 
 
+def test_runs_that_stand_in_one_place_are_compared_with_those_of_the_same_seed(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for strategy, gain in (("baseline", 0.0), ("transfer", 0.1)):
+        for fold in range(2):
+            for seed in (0, 1, 2) if strategy == "baseline" else (2, 1):
+                scores = as_scores(validation=[0.5 + 0.1 * seed + gain + 0.01 * fold * gain])
+                files.run(scores, strategy=strategy, labelled=4, fold=fold, seed=seed)
+    table = build_table(collect(files.save()).tables[0], collect(files.root))
+    contrast = table.contrasts["validation", 4, "transfer"]
+    assert (contrast.pairs, table.cells["validation", 4, "baseline"].present) == (4, 6)
+    assert contrast.sd is not None and contrast.sd < 0.001, "no seed is compared with another one"
+    assert any("several runs per fold are pooled" in note for note in table.notes)
+
+
+def test_replicates_may_be_numbers_and_lists(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for maps in (16, [8, 16], 8):
+        files.run(as_scores(validation=[0.5]), strategy="baseline", labelled=4, fold=0, maps=maps)
+    definition = TableDefinition(name="t", over=("fold", "maps"), sets=VALIDATION)
+    cell = build_table(definition, collect(files.save())).cells["validation", 4, "baseline"]
+    assert cell.replicates == [(0, 8), (0, 16), (0, (8, 16))]
+
+
 def test_several_classes_count_once_per_case_unless_the_table_asks(sweep_files, as_scores) -> None:
     files = sweep_files()
     files.run(as_scores(validation=[[0.8, 0.6], [0.9, 0.5]]), strategy="baseline", labelled=4, fold=0)
@@ -196,6 +219,41 @@ def test_less_distance_is_an_improvement_and_undefined_ones_are_counted_in_their
     assert "{k}: 1 undefined values of the HD95 (a mask is empty) are left out" in text
     assert "Lower than Baseline in 1 of 1 cells (100%)" in text
     assert "less is better" in text
+
+
+def test_an_organ_that_one_of_two_missed_does_not_make_it_the_better_one(sweep_files) -> None:
+    files = sweep_files()
+    for strategy, second in (("baseline", 40.0), ("transfer", None)):
+        lines = [
+            {"case": case, "class": class_, "dsc": 0.5, "hd95": value}
+            for case in ("a", "b")
+            for class_, value in ((1, 5.0), (2, second if case == "a" else 30.0))
+        ]
+        files.run({"validation": lines}, strategy=strategy, labelled=4, fold=0)
+    table = build_table(TableDefinition(name="t", sets=VALIDATION, metric="hd95"), collect(files.save()))
+    contrast = table.contrasts["validation", 4, "transfer"]
+    assert (contrast.pairs, contrast.mean, contrast.improved, contrast.unpaired) == (2, 0.0, False, 1)
+    assert "differences leave out 1 value of a class that only one of both has" in table.notes
+
+
+def test_a_run_of_one_class_and_one_of_two_are_compared_by_the_class_that_both_have(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for classes, scores in (("one", [[0.8]]), ("two", [[0.7, 0.2]])):
+        files.run(as_scores(validation=scores), classes=classes, labelled=4, fold=0)
+    definition = TableDefinition(name="t", columns="classes", baseline="one", sets=VALIDATION)
+    contrast = build_table(definition, collect(files.save())).contrasts["validation", 4, "two"]
+    assert contrast.mean == pytest.approx(-0.1) and contrast.unpaired == 1
+
+
+def test_each_class_that_has_cells_of_its_own_counts_among_the_improved(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    for strategy, first, second in (("baseline", 0.5, 0.5), ("transfer", 0.6, 0.4)):
+        files.run(as_scores(validation=[[first, second]]), strategy=strategy, labelled=4, fold=0)
+    collection = collect(files.save())
+    table = build_table(TableDefinition(name="t", rows="class", sets=VALIDATION), collection)
+    assert table.improved == (1, 2)
+    found = improved_in_all([table, table])
+    assert found is not None and (found.better, found.compared) == (1, 2)
 
 
 def test_volumes_are_compared_by_the_size_of_their_difference(sweep_files) -> None:

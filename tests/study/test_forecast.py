@@ -87,6 +87,8 @@ def test_time_is_bounded_by_the_longest_run_and_by_what_runs_at_once() -> None:
 def test_what_was_measured_on_cpus_only_is_no_gpu_hour() -> None:
     cost = forecast([Epochs("train", A, 1)], {A: [Measured(1.0, device="cpu")]})
     assert cost.unit == "process hours on CPUs"
+    running = forecast([Epochs("train", A, 1)], {A: [Measured(1.0)]})
+    assert running.unit == "process hours", "no run that has ended says on what"
 
 
 def run_with(tmp_path: Path, **files: Any) -> RunDir:

@@ -53,11 +53,11 @@ Place = tuple[Axis, Axis]  # column and row of the figure: x, hue
 
 @dataclass(frozen=True)
 class Exemplar:
-    """The slice that is shown: image (Z, Y), class indices of the reference (Z, Y), and where they are in the scan."""
+    """The slice that is shown: image (Z, Y), label values of the reference (Z, Y), and where they are in the scan."""
 
     case: str
     image_zy: NDArray[np.float32]
-    reference_zy: NDArray[np.uint8]
+    label_zy: NDArray[np.uint8]
     grid: ScanGrid
     at: tuple[slice, slice, int]  # z, y, x
     window: tuple[float, float]
@@ -84,10 +84,11 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
     case = _median_case(list(chosen.values()), name)
     try:
         exemplar = _exemplar(list(chosen.values()), name, case) if case else None
-    except BadInput as error:  # the data were moved, purged or changed since
+        if exemplar is None:
+            return f"the runs have no case of the {name} set with a mask and a reference in common"
+        classes = {place: _classes(exemplar, run, name) for place, run in chosen.items()}
+    except BadInput as error:  # the data, or a mask, were moved, purged or changed since
         return str(error)
-    if exemplar is None:
-        return f"the runs have no case of the {name} set with a mask and a reference in common"
     where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
     note = (
         f"{case}, the {name} case of median DSC, sagittal, with its DSC; {where}, {seeds_note(definition, collection)}."
@@ -98,7 +99,8 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(panels, rows, strict=True):
         for axes, column in zip(line, columns, strict=True):
-            _panel(axes, exemplar, chosen.get((column, row)), name)
+            place = column, row
+            _panel(axes, exemplar, chosen.get(place), name, classes.get(place) or next(iter(classes.values()))[:1])
         line[0].set_ylabel(labels.hue(row))
     for axes, column in zip(panels[0], columns, strict=True):
         axes.set_title(labels.panel(column), fontsize=7)
@@ -166,7 +168,8 @@ def _exemplar(runs: Sequence[Run], name: str, case: str) -> Exemplar | None:
     if spec is None or scan is None or scan.label is None:
         return None
     image_zyx, grid = read_image(scan.image)
-    reference_zyx = merge_labels(read_label(scan.label, grid), spec.classes_in(name), spec.ignored_in(name))
+    label_zyx = read_label(scan.label, grid)
+    reference_zyx = merge_labels(label_zyx, spec.classes_in(name), spec.ignored_in(name))
     reference_zyx[reference_zyx == IGNORED] = 0
     x = int(np.count_nonzero(reference_zyx, axis=(0, 1)).argmax())
     shown_xzy = reference_zyx[None, :, :, x]
@@ -174,7 +177,20 @@ def _exemplar(runs: Sequence[Run], name: str, case: str) -> Exemplar | None:
     z, y = _with_margin(z, image_zyx.shape[0]), _with_margin(y, image_zyx.shape[1])
     low, high = np.percentile(image_zyx, (1, 99.5))
     window = CT_WINDOW if image_zyx.min() < -500 else (float(low), float(high))
-    return Exemplar(case, image_zyx[z, y, x], reference_zyx[z, y, x], grid, (z, y, x), window)
+    return Exemplar(case, image_zyx[z, y, x], label_zyx[z, y, x].copy(), grid, (z, y, x), window)
+
+
+def _classes(exemplar: Exemplar, run: Run, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """What a run's reference and its mask say on the slice, class indices (Z, Y); runs may differ in their classes.
+
+    Raises:
+        BadInput: the mask cannot be read, or is of another grid.
+    """
+    mask_zyx, spec = read_label(_mask(run, name, exemplar.case), exemplar.grid), run.specification()
+    classes, ignored = (spec.classes_in(name), spec.ignored_in(name)) if spec is not None else ((), None)
+    reference_1zy = merge_labels(exemplar.label_zy[None], classes, ignored)
+    reference_1zy[reference_1zy == IGNORED] = 0
+    return reference_1zy[0], mask_zyx[exemplar.at].copy()
 
 
 def _with_margin(found: slice, size: int) -> slice:
@@ -185,18 +201,22 @@ def _with_margin(found: slice, size: int) -> slice:
     return slice(max(0, found.start - margin), min(size, found.stop + margin))
 
 
-def _panel(axes: Axes, exemplar: Exemplar, run: Run | None, name: str) -> None:
+def _panel(
+    axes: Axes,
+    exemplar: Exemplar,
+    run: Run | None,
+    name: str,
+    classes: Sequence[NDArray[np.uint8]],  # of the reference, and where there is a run of its mask
+) -> None:
     low, high = exemplar.window
     image: Any = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "bilinear", "origin": "lower"}
     axes.imshow(exemplar.image_zy, aspect=exemplar.aspect, **image)
     bare(axes).invert_xaxis()  # front to the left
-    lines = _lines()
-    _contours(axes, exemplar.reference_zy, lines["reference"])
+    for classes_zy, line in zip(classes, _lines().values(), strict=False):
+        _contours(axes, classes_zy, line)
     if run is None:
         _write(axes, 0.5, 0.5, "missing", "center")
         return
-    mask_zyx = read_label(_mask(run, name, exemplar.case), exemplar.grid)
-    _contours(axes, mask_zyx[exemplar.at], lines["prediction"])
     _write(axes, 0.97, 0.04, f"{_scores(run, name)[exemplar.case]:.3f}{STALE * bool(run.stale)}", "right")
 
 

@@ -93,6 +93,8 @@ def draw_learning(definition: FigureDefinition, collection: Collection) -> Figur
                 measure.plot(axes, histories.get((row, column), []), looks[column])
             if number:
                 axes.sharey(panels[0])
+            if kind:
+                axes.sharex(grid[:: len(measures)].ravel()[number])  # one axis of epochs for all that stand on it
             _dress(axes, measure, first=number % across == 0, last=measure is measures[-1])
         for axes in panels[len(rows) :]:
             axes.set_visible(False)

@@ -85,20 +85,18 @@ def hue_handles(labels: Labels, values: Sequence[Axis], handle: Callable[[Axis, 
 def cells_note(definition: FigureDefinition, table: Table, collection: Collection) -> str:
     """How many scores of how many runs stand behind each cell of a figure, and with which seeds."""
     cells = [cell for cell in table.cells.values() if cell.values]
-    return (
-        f"{_span(map(len, (cell.flat for cell in cells)), 'score')} of "
-        f"{_span((cell.present for cell in cells), _replicate(definition))} each; {seeds_note(definition, collection)}."
-    )
+    scores, noun = _span(map(len, (cell.flat for cell in cells)), "score"), _replicate(definition, collection)
+    return f"{scores} of {_span((cell.present for cell in cells), noun)} each; {seeds_note(definition, collection)}."
 
 
 def runs_note(definition: FigureDefinition, counts: Iterable[int], collection: Collection) -> str:
     """Over how many runs something is a mean, and with which seeds."""
-    return f"mean of {_span(counts, _replicate(definition))}; {seeds_note(definition, collection)}."
+    return f"mean of {_span(counts, _replicate(definition, collection))}; {seeds_note(definition, collection)}."
 
 
 def seeds_note(definition: FigureDefinition, collection: Collection) -> str:
     """The seeds of all runs of a figure."""
-    seeds = sorted({int(run.config.get("seed", 0)) for run in runs_of(definition, collection)})
+    seeds = _seeds(definition, collection)
     if len(seeds) > MOST_SEEDS:
         return f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}"
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
@@ -113,8 +111,13 @@ def runs_of(definition: FigureDefinition, collection: Collection) -> list[Run]:
     return list({run.id: run for run, _ in places(definition.as_table(), collection)}.values())
 
 
-def _replicate(definition: FigureDefinition) -> str:
-    return "fold" if definition.over == ("fold",) else "run"
+def _seeds(definition: FigureDefinition, collection: Collection) -> list[int]:
+    return sorted({int(run.config.get("seed", 0)) for run in runs_of(definition, collection)})
+
+
+def _replicate(definition: FigureDefinition, collection: Collection) -> str:
+    """What a run of a cell is: a fold, where no two differ in the seed."""
+    return "fold" if definition.over == ("fold",) and len(_seeds(definition, collection)) == 1 else "run"
 
 
 def _span(counts: Iterable[int], noun: str) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from hpcseg.results.collection import Collection
 from hpcseg.results.figures import style
 from hpcseg.results.figures.legends import Labels, cells_note, hue_handles, labels_of
+from hpcseg.results.tables.axes import axis_value, places
 from hpcseg.results.tables.cells import Cell, bootstrap_interval
-from hpcseg.results.tables.tables import Table, build_table, select_runs
+from hpcseg.results.tables.tables import Table, build_table
 from hpcseg.study.tables import Axis, FigureDefinition
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def _read_scores(definition: FigureDefinition, collection: Collection) -> Scores
     """What there is to show, or why there is nothing."""
     table = build_table(definition.as_table(), collection)
     there = {(row, column) for (_, row, column), cell in table.cells.items() if cell.values}
+    if not there and any(cell.undefined for cell in table.cells.values()):
+        return f"the {table.metric.label} of the {definition.set} set is undefined throughout"
     if not there:
         return f"no run has results for the {definition.set} set yet"
     rows = tuple(row for row in table.rows if any(row == one for one, _ in there))
@@ -160,8 +163,11 @@ def _sizes_of_all(definition: FigureDefinition, collection: Collection) -> dict[
     """Mean number of labelled volumes of the runs with `labelled = "all"`, as far as it is known."""
     if definition.x != "labelled":
         return {}
-    found = select_runs(definition.as_table(), collection).items()
-    chosen = [run for (row, _), runs in found if row == "all" for _, run in runs]
+    table = definition.as_table()
+    found = {
+        run.id: run for run, place in places(table, collection) if axis_value(table, run, place, "labelled") == "all"
+    }
+    chosen = list(found.values())
     numbers: dict[str, int] = {}
     for run in chosen:
         numbers[run.volumes] = numbers.get(run.volumes) or len(run.labelled_cases)

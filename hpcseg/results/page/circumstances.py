@@ -108,12 +108,13 @@ def read_data(collection: Collection) -> Data:
     stores = [_store(folder / run_id / STORE_FILE, found) for run_id, found in packs.items() if found]
     splits: dict[tuple[str, int], Split] = {}
     test: dict[str, None] = {}
+    datasets = {_dataset(run) for run in collection.runs}
     for run in _one_of_each(collection.runs):
         recorded = run.result is not None and bool(run.result.labelled_cases)
         found = _of_record(run.result) if run.result and recorded else read("train", run.id)
         if not found:
             continue
-        split = _split(run, found)
+        split = _split(run, found, several=len(datasets) > 1)
         splits.setdefault((split.fold, split.labelled), split)
         test |= dict.fromkeys(str(scan["name"]) for scan in found.get("test_scans", ()))
     ordered = tuple(sorted(splits.values(), key=lambda split: (split.fold, split.labelled)))
@@ -157,11 +158,18 @@ def _of_record(result: Result) -> Mapping[str, Any]:
     return {"labelled": {"cases": result.labelled_cases}, **scans}
 
 
-def _split(run: Run, found: Mapping[str, Any]) -> Split:
+def _dataset(run: Run) -> str:
+    data = run.config.get("data")
+    return str(data.get("dataset", "")) if isinstance(data, Mapping) else ""
+
+
+def _split(run: Run, found: Mapping[str, Any], *, several: bool) -> Split:
+    """The split of a run; with `several` datasets its fold says of which."""
+    fold = str(run.config.get("fold", "")) + (f" of {_dataset(run)}" if several else "")
     labelled = tuple(map(str, found.get("labelled", {}).get("cases", ())))
     validation = tuple(str(scan["name"]) for scan in found.get("validation_scans", ()))
     tests = len(found.get("test_scans", ()))
-    return Split(str(run.config.get("fold", "")), len(labelled), len(validation), tests, labelled, validation)
+    return Split(fold, len(labelled), len(validation), tests, labelled, validation)
 
 
 def _store(path: Path, found: Mapping[str, Any]) -> Store:

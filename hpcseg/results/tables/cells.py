@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 from typing import TypeVar
 
 from hpcseg.inference.metrics import DSC, Metric
+from hpcseg.results.scores import Scores
 from hpcseg.results.tables.statistics import (
     DRAWS,
     LEVEL,
@@ -25,6 +26,7 @@ KeyT = TypeVar("KeyT")
 Replicate = tuple[Axis, ...]
 Key = tuple[str, Axis, Axis]  # set, row, column
 Values = Mapping[Replicate, Mapping[str, float]]  # by replicate, those of each case
+OfClasses = Mapping[Replicate, Scores]  # what values are means of, over classes; none of them in a table of classes
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Cell:
     present: int  # of these, runs with results
     missing: tuple[Replicate, ...] = ()
     undefined: int = 0  # scores without a defined value, left out of `values`
+    gaps: frozenset[Replicate] = frozenset()  # whose cases' values are means over some of the classes only
     runs: Mapping[str, Replicate] = field(default_factory=dict)  # all of them, by id
     stale: tuple[str, ...] = ()  # of these, whose result may not be of what the sweep asks for
     odd: tuple[str, ...] = ()  # of these, that were not made as most results of the table
@@ -59,10 +62,7 @@ class Cell:
     @cached_property
     def replicates(self) -> list[Replicate]:
         """All replicates, missing ones too, in their order."""
-        return sorted(
-            self.runs.values(),
-            key=lambda one: [(isinstance(v, str), v if not isinstance(v, str) else 0, str(v)) for v in one],
-        )
+        return sorted(self.runs.values(), key=lambda one: [*map(_order, one)])
 
     @cached_property
     def replicate_means(self) -> dict[Replicate, float]:
@@ -98,6 +98,7 @@ class Contrast:
             None with fewer than two of either.
         improved: the mean is better than the baseline's.
         complete: both cells have all their runs.
+        unpaired: values of a class, in cases that both cells have, that one of them has; no difference knows of them.
         p, replicate_p: Wilcoxon's, of cases and of replicates, with Holm's correction over the contrasts of the table;
             None before it is known.
     """
@@ -109,6 +110,7 @@ class Contrast:
     by_replicate: Comparison
     improved: bool
     complete: bool
+    unpaired: int = 0
     interval: Interval | None = None
     p: float | None = None
     replicate_p: float | None = None
@@ -132,16 +134,22 @@ class Beside:
     notes: tuple[str, ...] = ()
 
 
-def contrast_cells(cell: Cell, baseline: Cell | None, metric: Metric = DSC) -> Contrast | None:
-    """Paired difference of two cells; None where they share no (replicate, case)."""
+def contrast_cells(
+    cell: Cell, baseline: Cell | None, metric: Metric = DSC, scores: tuple[OfClasses, OfClasses] = ({}, {})
+) -> Contrast | None:
+    """Paired difference of two cells, with the `scores` of both; None where they share no (replicate, case).
+
+    A case's difference is the mean over the classes that both have: an organ that one of them missed has no distance,
+    and its mean over the others is not to be compared with one over all.
+    """
     if baseline is None:
         return None
-    size = metric.comparable
-    differences = {
-        replicate: {case: size(value) - size(theirs[case]) for case, value in cases.items() if case in theirs}
-        for replicate, cases in cell.values.items()
-        if (theirs := baseline.values.get(replicate))
+    found = {
+        replicate: _differences((cell, baseline), replicate, metric, [of.get(replicate) for of in scores])
+        for replicate in cell.values
+        if replicate in baseline.values
     }
+    differences = {replicate: cases for replicate, (cases, _) in found.items()}
     pairs = [(replicate, *pair) for replicate, cases in differences.items() for pair in cases.items()]
     if not pairs:
         return None
@@ -154,8 +162,36 @@ def contrast_cells(cell: Cell, baseline: Cell | None, metric: Metric = DSC) -> C
         by_replicate=compare([*cases.values()] for cases in differences.values() if cases),
         improved=metric.improves(fmean(values)),
         complete=all(one.present == one.expected for one in (cell, baseline)),
+        unpaired=sum(unpaired for _, unpaired in found.values()),
         interval=bootstrap_both(_grouped(((replicate[:1], case), value) for replicate, case, value in pairs)),
     )
+
+
+def _differences(
+    cells: tuple[Cell, Cell], replicate: Replicate, metric: Metric, scores: Sequence[Scores | None]
+) -> tuple[dict[str, float], int]:
+    """Of each case that both have; and how many values of a class one of them has, and the other has not."""
+    size, (ours, theirs) = metric.comparable, (one.values[replicate] for one in cells)
+    first, second = scores
+    whole = not any(replicate in one.gaps for one in cells)
+    if first is None or second is None or (whole and first.classes == second.classes):
+        return {case: size(value) - size(theirs[case]) for case, value in ours.items() if case in theirs}, 0
+    a, b = (
+        {key: value for key, value in one.by_class(metric).items() if key[0] in ours and key[0] in theirs}
+        for one in (first, second)
+    )
+    means_a, means_b = (
+        {case: fmean(found) for case, found in _grouped((key[0], one[key]) for key in a if key in b).items()}
+        for one in (a, b)
+    )
+    return {case: size(value) - size(means_b[case]) for case, value in means_a.items()}, len(a.keys() ^ b.keys())
+
+
+def _order(value: Axis) -> tuple[int, float, str]:
+    """Numbers by size, then words, then lists."""
+    if isinstance(value, int | float):
+        return 0, value, ""
+    return 1 + isinstance(value, tuple), 0, str(value)
 
 
 def bootstrap_interval(cell: Cell, level: float = LEVEL, draws: int = DRAWS) -> Interval | None:

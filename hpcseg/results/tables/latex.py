@@ -108,7 +108,7 @@ def _tabular(table: Table, part: Part, *, beside: bool) -> list[str]:
     lines = [rf"\begin{{tabular}}{{@{{}}r{'c' * count * blocks}@{{}}}}", r"\toprule"]
     if beside:
         lines += [rf" & {' & '.join(heads)} \\", " ".join(rules)]
-    lines += [rf"{' & '.join([escape(table.row_label(table.definition.rows)), *columns])} \\", r"\midrule"]
+    lines += [rf"{' & '.join([_begun(table.row_label(table.definition.rows)), *columns])} \\", r"\midrule"]
     if beside:
         lines += [_line(table, part, row, table.sets) for row in table.rows]
     else:
@@ -120,13 +120,16 @@ def _tabular(table: Table, part: Part, *, beside: bool) -> list[str]:
 
 def _stacked(lines: list[str]) -> str:
     """Lines of a head above each other."""
-    joined = r" \\ ".join(map(escape, lines))
+    joined = r" \\ ".join(map(_begun, lines))
     return joined if len(lines) == 1 else rf"\shortstack{{{joined}}}"
 
 
+def _begun(text: str) -> str:
+    """A text at the beginning of a line: after the one before, which ends in \\\\, a bracket would be its argument."""
+    return ("{}" if text.startswith(("[", "*")) else "") + escape(text)
+
+
 def _line(table: Table, part: Part, row: Axis, sets: Sequence[str]) -> str:
-    first = escape(table.row_label(row))
     texts = [part.text((name, row, column)) for name in sets for column in part.columns]
-    # After the line before, which ends in \\, a bracket would be taken for its argument.
-    cells = ["{}" + first if first.startswith(("[", "*")) else first, *map(escape, texts)]
+    cells = [_begun(table.row_label(row)), *map(escape, texts)]
     return rf"{' & '.join(cells)} \\"

@@ -86,7 +86,7 @@ def format_replicates(table: Table, key: Key) -> str:
 def _pair(value: float, sd: float | None, metric: Metric) -> str:
     """A mean and its standard deviation, to the metric's decimals."""
     spread = "" if sd is None else f" ± {sd:.{metric.decimals}f}"
-    return f"{value:.{metric.decimals}f}{spread}".replace("-", "−")
+    return f"{value:z.{metric.decimals}f}{spread}".replace("-", "−")
 
 
 def _bounds(interval: Interval | None, metric: Metric) -> str:
@@ -240,7 +240,9 @@ def to_markdown(table: Table) -> str:
         if part.kind == "differences":
             blocks.append(f"Difference from {against(table)}, paired by case: mean [95 % interval], p after Holm:")
         elif part.kind == "beside" and table.beside:
-            blocks.append(f"{table.beside.label.capitalize()}'s {table.beside.table} (ours − theirs):")
+            blocks.append(
+                f"{table.beside.label[:1].upper()}{table.beside.label[1:]}'s {table.beside.table} (ours − theirs):"
+            )
         elif part.kind == "runs":
             blocks.append(replicates_title(table))
         blocks.append(_grid(table, part))

@@ -19,17 +19,19 @@ from hpcseg.registry import REFERENCE
 from hpcseg.results.collection import Collection, Result, Run
 from hpcseg.results.freshness import Mixture, mixture
 from hpcseg.results.scores import Scores
-from hpcseg.results.tables.axes import as_toml, axis_value, label, places, sort_axis
+from hpcseg.results.tables.axes import as_toml, axis_value, free_axes, label, places, sort_axis
 from hpcseg.results.tables.cells import (
     Beside,
     Cell,
     Contrast,
     Key,
+    OfClasses,
     Replicate,
     contrast_cells,
 )
 from hpcseg.results.tables.statistics import holm
 from hpcseg.study.tables import CLASS, Axis, TableDefinition
+from hpcseg.text import counted
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Table:
     def improved(self) -> tuple[int, int]:
         """Cells with a better paired mean than the baseline, and cells that could be compared.
 
-        Where all runs are there, that is whether the cell's mean is better, as the paper counts (its 75 %).
+        Where all runs and values are there, that is whether the cell's mean is better, as the paper counts (its 75 %).
         """
         return sum(contrast.improved for contrast in self.contrasts.values()), len(self.contrasts)
 
@@ -113,7 +115,11 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
     cells = {key: _cell(found, key[0], metric, mixed) for key, found in entries.items()}
     columns = sort_axis(column for _, _, column in cells)
     baseline = _baseline(definition, columns)
+    of_classes = {key: _of_classes(found, key[0], metric) for key, found in entries.items()}
+    contrasts = {} if baseline is None else _contrasts(cells, baseline, metric, of_classes)
     notes += _notes(metric, cells.values(), with_scores.values())
+    if unpaired := sum(contrast.unpaired for contrast in contrasts.values()):
+        notes.append(f"differences leave out {counted(unpaired, 'value')} of a class that only one of both has")
     if others:
         notes.append(f"{len(others)} runs were measured without the {metric.label}, and count as missing")
     return Table(
@@ -124,41 +130,55 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
         columns=columns,
         cells=cells,
         baseline=baseline,
-        contrasts={} if baseline is None else _contrasts(cells, baseline, metric),
+        contrasts=contrasts,
         notes=tuple(notes),
         mixed=mixed,
     )
 
 
 def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entries, list[str]]:
-    """The runs of every cell, and a note for each in which several stand in one place."""
-    entries: dict[Key, dict[str, _Entry]] = {}
-    taken: set[tuple[Key, Replicate]] = set()
-    clashes: set[str] = set()
+    """The runs of every cell, and a note for each in which several stand in one place.
+
+    In the rows of these, a replicate is also a value of each axis without a role: runs of one seed are compared.
+    """
     by_class = _classes(collection) if CLASS in (definition.rows, definition.columns) else (None,)
     axes = {definition.rows, definition.columns} - ({CLASS} if None not in by_class else set())
-    for run, place in places(definition, collection):
+    found = places(definition, collection)
+    free = free_axes(definition, (place for _, place in found))
+    cells: dict[Key, dict[str, tuple[Run, int | None, Replicate, Replicate]]] = {}
+    for run, place in found:
         values = {key: axis_value(definition, run, place, key) for key in axes}
         of_run = tuple(axis_value(definition, run, place, key) for key in definition.over)
+        others = tuple(f"{axis} = {run.axis(place, axis)}" for axis in free[place.grid])
         for class_, name in itertools.product(by_class, definition.sets):
             at = values if class_ is None else {**values, CLASS: class_}
-            key, replicate = (name, at[definition.rows], at[definition.columns]), of_run
-            found = entries.setdefault(key, {})
-            if run.id in found:
-                continue  # the same run in two grids
-            if (key, replicate) in taken:
-                clashes.add(f"row {key[1]}, column {key[2]}")
-                replicate = (*replicate, run.id)
-            taken.add((key, replicate))
-            found[run.id] = _Entry(run, replicate, class_)
-    over = " and ".join(definition.over)
-    return entries, [f"several runs per {over} are pooled in {clash}" for clash in sorted(clashes)]
+            key = (name, at[definition.rows], at[definition.columns])
+            cells.setdefault(key, {}).setdefault(run.id, (run, class_, of_run, others))  # the same run in two grids
+    clashes = [key for key, runs in cells.items() if len({of_run for _, _, of_run, _ in runs.values()}) < len(runs)]
+    rows = {key[:2] for key in clashes}
+    entries = {key: _entries(runs, told_apart=key[:2] in rows) for key, runs in cells.items()}
+    over, where = " and ".join(definition.over), {f"row {row}, column {column}" for _, row, column in clashes}
+    return entries, [f"several runs per {over} are pooled in {clash}" for clash in sorted(where)]
+
+
+def _entries(
+    runs: Mapping[str, tuple[Run, int | None, Replicate, Replicate]], *, told_apart: bool
+) -> dict[str, _Entry]:
+    """The runs of a cell, each with a replicate of its own."""
+    entries: dict[str, _Entry] = {}
+    taken: set[Replicate] = set()
+    for run_id, (run, class_, of_run, others) in runs.items():
+        replicate = (*of_run, *others) if told_apart else of_run
+        replicate = (*replicate, run_id) if replicate in taken else replicate
+        taken.add(replicate)
+        entries[run_id] = _Entry(run, replicate, class_)
+    return entries
 
 
 def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture) -> Cell:
     present: dict[str, _Entry] = {}
     values: dict[Replicate, Mapping[str, float]] = {}
-    undefined = 0
+    gaps, undefined = set(), 0
     for run, entry in found.items():
         if scores := entry.scores(name, metric):
             present[run] = entry
@@ -166,6 +186,8 @@ def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture
             undefined += left_out
             if by_case:
                 values[entry.replicate] = by_case
+            if left_out:
+                gaps.add(entry.replicate)
     minutes = [entry.run.seconds / 60 for entry in present.values() if entry.run.seconds is not None]
     return Cell(
         values=values,
@@ -173,6 +195,7 @@ def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture
         present=len(present),
         missing=tuple(entry.replicate for run, entry in found.items() if run not in present),
         undefined=undefined,
+        gaps=frozenset(gaps),
         runs={run: entry.replicate for run, entry in found.items()},
         stale=tuple(run for run, entry in present.items() if entry.run.stale),
         odd=tuple(run for run in present if run in mixed.odd),
@@ -192,14 +215,24 @@ def _notes(metric: Metric, cells: Iterable[Cell], results: Iterable[Result]) -> 
     return notes
 
 
-def _contrasts(cells: Mapping[Key, Cell], baseline: Axis, metric: Metric) -> dict[Key, Contrast]:
+def _of_classes(found: Mapping[str, _Entry], name: str, metric: Metric) -> OfClasses:
+    """The scores of a cell whose values are means over classes; too many to be kept with it."""
+    known = ((entry.replicate, entry.scores(name, metric)) for entry in found.values() if entry.class_ is None)
+    return {replicate: scores for replicate, scores in known if scores}
+
+
+def _contrasts(
+    cells: Mapping[Key, Cell], baseline: Axis, metric: Metric, of_classes: Mapping[Key, OfClasses]
+) -> dict[Key, Contrast]:
     """Contrast of every cell that has one, with p corrected over all of them."""
-    found = {
-        (name, row, column): contrast
-        for (name, row, column), cell in cells.items()
-        if column != baseline
-        if (contrast := contrast_cells(cell, cells.get((name, row, baseline)), metric)) is not None
-    }
+    found: dict[Key, Contrast] = {}
+    for key, cell in cells.items():
+        other = (*key[:2], baseline)
+        if key == other or other not in cells:
+            continue
+        contrast = contrast_cells(cell, cells[other], metric, (of_classes[key], of_classes[other]))
+        if contrast is not None:
+            found[key] = contrast
     by_case = holm([contrast.by_case.p for contrast in found.values()])
     by_replicate = holm([contrast.by_replicate.p for contrast in found.values()])
     return {
@@ -223,7 +256,8 @@ def improved_in_all(tables: Iterable[Table], least: int = 2) -> Improved | None:
     """Improved and compared cells of all tables with the same metric, columns' key and baseline as the first of them.
 
     The paper's "75 % of the experiments" are those of its tables 7 and 8 together. A cell of the same runs against the
-    same baseline's counts once. None where fewer than `least` tables can be taken together.
+    same baseline's counts once, once for each class that has cells of its own. None where fewer than `least` tables can
+    be taken together.
     """
     chosen: list[Table] = []
     better: dict[object, bool] = {}
@@ -233,7 +267,9 @@ def improved_in_all(tables: Iterable[Table], least: int = 2) -> Improved | None:
             for key, contrast in table.contrasts.items():
                 against = table.cells.get((*key[:2], table.baseline)) if table.baseline is not None else None
                 runs = [tuple(sorted(cell.runs)) for cell in (table.cells[key], against) if cell]
-                better[key[0], *runs] = contrast.improved
+                roles = (table.definition.rows, table.definition.columns)
+                classes = [value for value, role in zip(key[1:], roles, strict=True) if role == CLASS]
+                better[key[0], *classes, *runs] = contrast.improved
     if len(chosen) < max(least, 1):
         return None
     others = [table.beside for table in chosen if table.beside and table.beside.improved[1]]
