@@ -85,9 +85,10 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
     Raises:
         BadInput: two scans have one name, a mask exists or would replace a scan, or the folder cannot be written in.
     """
-    require_no_scan(images, [mask_path(folder, image) for image in images])
-    _require_distinct(images)
-    done = {image for image in images if skip_existing and mask_path(folder, image).exists()}
+    masks = [mask_path(folder, image) for image in images]
+    require_no_scan(images, masks)
+    _require_distinct(images, [[mask] for mask in masks])
+    done = {image for image, mask in zip(images, masks, strict=True) if skip_existing and mask.exists()}
     left = [image for image in images if image not in done]
     require_free(left, [[mask_path(folder, image)] for image in left], force=force)
     if left:
@@ -95,13 +96,13 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
     return left
 
 
-def _require_distinct(images: Sequence[Path]) -> None:
-    """Raise BadInput where two scans would have one mask, whether it exists or not."""
-    taken: set[str] = set()
-    for image in images:
-        if stem(image) in taken:
+def _require_distinct(images: Sequence[Path], files: Sequence[Sequence[Path]]) -> None:
+    """Raise BadInput where two scans write to one file, whether it exists or not."""
+    taken: set[Path] = set()
+    for image, own in zip(images, files, strict=True):
+        if not taken.isdisjoint(own):
             raise BadInput(f"{image}: a second scan named {stem(image)}; segment them into different folders")
-        taken.add(stem(image))
+        taken.update(own)
 
 
 def require_no_scan(images: Sequence[Path], files: Sequence[Path]) -> None:
@@ -128,16 +129,10 @@ def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, for
         BadInput: see `free_images`.
     """
     require_no_scan(images, [path for own in files for path in own])
-    taken: set[Path] = set()
-    for image, own in zip(images, files, strict=True):
-        for path in own:
-            if path in taken:
-                raise BadInput(f"{image}: a second scan named {stem(image)}; segment them into different folders")
-            taken.add(path)
-            if path.exists() and not force:
-                raise BadInput(
-                    f"{path}: exists; choose another --to, --force to replace it, or --skip-existing to go on"
-                )
+    _require_distinct(images, files)
+    there = (path for own in files for path in own if path.exists())
+    if not force and (first := next(there, None)):
+        raise BadInput(f"{first}: exists; choose another --to, --force to replace it, or --skip-existing to go on")
 
 
 def _scans(path: Path, note: Callable[[str], None]) -> list[Path] | None:

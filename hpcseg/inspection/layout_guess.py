@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
 from hpcseg.errors import BadInput
-from hpcseg.text import counted, csv_rows, listed
-from hpcseg.volumes.layouts import CHANNEL, ENDINGS, stem
+from hpcseg.text import counted, listed
+from hpcseg.volumes.layouts import CHANNEL, stem
 
 Part = Literal["training", "test", "unlabelled"]
 Words = tuple[str, ...]
@@ -35,7 +35,6 @@ _GLUED = re.compile(r"(img|image|label|seg|mask|volume|scan|gt)(\d+)")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _BIDS = re.compile(r"(.*/)?sub-[^/_]+(_[^/]*)?")
 _VISITS = 8  # scans of a patient, at most, in a folder of its own
-_COLUMNS = (("image", "img", "scan", "volume"), ("label", "seg", "segmentation", "mask"))
 
 
 @dataclass(frozen=True)
@@ -119,37 +118,6 @@ def guess_cases(paths: Sequence[str], is_label: Callable[[str], bool], pairs: Pa
     ]
     kept = {image: found.get(image) for image in images if image not in others}
     return Guess(_layout(kept), _cases(kept, {image: how + reason for image, reason in reasons.items()}), tuple(notes))
-
-
-def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
-    """The pairs of a CSV file, by image; None where it lists none.
-
-    >>> read_pairs("image,label\\na.nii,a_seg.nii\\nb.nii,\\n", ["a.nii", "a_seg.nii", "b.nii"])
-    {'a.nii': 'a_seg.nii', 'b.nii': None}
-
-    Args:
-        text: a first line that names the columns image and label, or scans in the first two columns of all lines.
-        there: paths of the scans that exist.
-
-    Raises:
-        BadInput: a line names a scan that is not there, no image, or one twice.
-    """
-    rows = [[cell.strip() for cell in row] for row in csv_rows(text)]
-    head = [cell.lower() for cell in rows[0]] if rows else []
-    columns = [next((head.index(name) for name in names if name in head), -1) for names in _COLUMNS]
-    if -1 in columns:
-        if len(head) < 2 or not all(cell.endswith(ENDINGS) for cell in head[:2]):
-            return None
-        columns, head = [0, 1], []
-    known, pairs = {*there}, dict[str, str | None]()
-    for number, row in enumerate(rows[bool(head) :], start=1 + bool(head)):
-        image, label = (row[at].removeprefix("./") if at < len(row) else "" for at in columns)
-        if not image or image in pairs:
-            raise BadInput(f"line {number} names {f'{image!r} again' if image else 'no image'}; correct it")
-        if missing := [path for path in (image, label) if path and path not in known]:
-            raise BadInput(f"line {number}: no scan {missing[0]!r} in the folder; paths are relative to it")
-        pairs[image] = label or None
-    return pairs
 
 
 def labels_among(names: Collection[str]) -> list[str]:
@@ -297,8 +265,9 @@ def _layout(cases: Pairs) -> str:
 
 def _cases(pairs: Pairs, reasons: Mapping[str, str]) -> tuple[FoundCase, ...]:
     """Cases with distinct names: the file's, less what all images have at the end; else with the folders' before it."""
-    end, *others = {_stem(image).rpartition("_")[2] for image in pairs} or {""}
-    end = f"_{end}" if not others and (end.lower() in _MODALITY | _IMAGE or f"_{end}" == CHANNEL) else ""
+    ends = {_stem(image).rpartition("_")[2] for image in pairs}
+    end = next(iter(ends)) if len(ends) == 1 else ""
+    end = f"_{end}" if end.lower() in _MODALITY | _IMAGE or f"_{end}" == CHANNEL else ""
     for name in (
         lambda path: _stem(path).removesuffix(end),
         lambda path: "_".join(_key(path)),
@@ -312,7 +281,8 @@ def _cases(pairs: Pairs, reasons: Mapping[str, str]) -> tuple[FoundCase, ...]:
         pair = (f"{first[name]} and {image}" for image, name in names.items() if first[name] != image)
         raise BadInput(f"{next(pair, 'scans without letters')} would be cases of one name; rename one or take it out")
     test = {image for image in pairs if {folder.lower() for folder in PurePosixPath(image).parent.parts} & _TEST}
-    test = set() if all(image in test for image, label in pairs.items() if label) else test  # what else to learn from
+    if all(image in test for image, label in pairs.items() if label):
+        test = set()  # all labels are there: they are all that a network can learn from
     found = []
     for image, label in pairs.items():
         part: Part = "unlabelled" if label is None else "test" if image in test else "training"

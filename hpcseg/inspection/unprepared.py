@@ -11,7 +11,8 @@ import numpy as np
 
 from hpcseg.errors import BadInput
 from hpcseg.inspection.fingerprints import sample
-from hpcseg.inspection.layout_guess import Guess, guess_cases, read_pairs
+from hpcseg.inspection.layout_guess import Guess, guess_cases
+from hpcseg.inspection.pair_lists import read_pairs
 from hpcseg.spec import CaseRef
 from hpcseg.text import counted, listed
 from hpcseg.volumes.datasets import Dataset, datasets_in, patient_of

@@ -268,16 +268,15 @@ def _stopped(job: _Job, phase: str) -> tuple[Cause, str]:
     logged = end_of(log_since(job.run.runs_root, job.attempt), job.slurm.node)
     facts = ask_about(job.slurm.task)
     reasons = [*job.reasons, *(["limit"] if signal.SIGUSR2 in job.signals.received and is_warning(facts) else [])]
-    cause, job.again = why_stopped(reasons, cancelled, job.slurm.restart, facts, logged)
-    unexplained = (cause, job.again) == ("requeued", True) and facts is not None
-    if unexplained and phase == START and job.rank_info.world > 1:
-        # Nobody but srun, as another rank ended before all had met: it would again, for as long as the job came back.
-        failed = job.run.failure()
-        if failed is not None:
-            job.again = False
-            return cast(Cause, failed.cause), failed.message
-        return "killed", "another rank ended before all had met"
-    return cause, names
+    gathering = phase == START and job.rank_info.world > 1
+    cause, job.again = why_stopped(reasons, cancelled, job.slurm.restart, facts, logged, gathering=gathering)
+    if cause != "killed":
+        return cause, names
+    failed = job.run.failure()  # which the other rank may have left
+    if failed is None:
+        return cause, "another rank ended before all had met"
+    job.again = False
+    return cast(Cause, failed.cause), failed.message
 
 
 def _go_on(job: _Job, slurm: SlurmJob) -> None:

@@ -18,7 +18,13 @@ _BEFORE_END_S = 15.0  # of a job's limit: what is left to say goes to the log
 
 
 def why_stopped(
-    reasons: Collection[str], cancelled: bool, restart: int, facts: JobFacts | None, logged: End | None
+    reasons: Collection[str],
+    cancelled: bool,
+    restart: int,
+    facts: JobFacts | None,
+    logged: End | None,
+    *,
+    gathering: bool = False,
 ) -> tuple[Cause, bool]:
     """Why a job was asked to stop, and whether it has to be requeued for the run to go on. Pure.
 
@@ -28,6 +34,8 @@ def why_stopped(
         restart: how often it had been requeued when it began.
         facts: what Slurm says now; None: it does not answer, and the log counts.
         logged: what the log says.
+        gathering: whether several ranks were about to meet. A job that Slurm says runs is then ended by srun alone, as
+            another rank has ended: taken for a request, it would come back for ever.
     """
     if "superseded" in reasons or cancelled:
         return "superseded" if "superseded" in reasons else "cancelled", False
@@ -42,7 +50,7 @@ def why_stopped(
     if facts is not None and facts.preempted:
         return "preempted", True
     at_limit = "limit" in reasons or (facts is not None and facts.reason == "TimeLimit")
-    return "limit" if at_limit else "requeued", True
+    return "limit" if at_limit else "killed" if gathering and facts is not None else "requeued", True
 
 
 def is_warning(facts: JobFacts | None) -> bool:

@@ -38,7 +38,8 @@ def job_locked(run: Path) -> AbstractContextManager[None]:
     return _held(FileLock(run / JOB_LOCK_FILE), JOB_WAIT_S, busy)
 
 
-def locked(runs_root: Path) -> AbstractContextManager[None]:
+@contextmanager
+def locked(runs_root: Path) -> Iterator[None]:
     """Hold the folder of all runs; a process that holds it already may take it again.
 
     Raises:
@@ -46,15 +47,15 @@ def locked(runs_root: Path) -> AbstractContextManager[None]:
     """
     runs_root.mkdir(parents=True, exist_ok=True)
     busy = f"{runs_root}: another hpcseg is submitting since {ALL_RUNS_WAIT_S:.0f} s; try again"
-    return _held(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy, runs_root)
+    with _held(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy):
+        _look_anew(runs_root)
+        yield
 
 
 @contextmanager
-def _held(lock: FileLock, timeout_s: float, busy: str, runs_root: Path | None = None) -> Iterator[None]:
+def _held(lock: FileLock, timeout_s: float, busy: str) -> Iterator[None]:
     _acquire(lock, timeout_s, busy)
     try:
-        if runs_root is not None:
-            _look_anew(runs_root)
         yield
     finally:
         lock.release()

@@ -15,6 +15,7 @@ from hpcseg.config import Labels, RunConfig
 from hpcseg.errors import BadInput
 from hpcseg.paths import MODEL_FILE
 from hpcseg.spec import CaseRef, Spacing, StartRef
+from hpcseg.study.numbering import check_same_numbering
 from hpcseg.volumes.datasets import Dataset, all_groups, case_groups, find_dataset, open_dataset
 from hpcseg.volumes.digests import Digests, cache_folder, mark_of
 from hpcseg.volumes.folds import Split
@@ -59,6 +60,7 @@ class Catalogue:
         self._groups = functools.cache(self._read_groups)
         self._given = functools.cache(self._given_splits)
         self._splits = functools.cache(self._split)
+        self._twins = functools.cache(self._twins_of)
         self._scans = functools.cache(self._scans_of)
 
     def main(self, config: RunConfig) -> Dataset:
@@ -73,13 +75,13 @@ class Catalogue:
             )
         return self.dataset(config.data.dataset)
 
-    def is_own(self, config: RunConfig, name: str) -> bool:
-        """Whether this is the run's labelled dataset, by whichever name of its folder."""
-        return self.dataset(name).root.resolve() == self.main(config).root.resolve()
+    def is_one(self, name: str, other: str) -> bool:
+        """Whether two names are of one dataset: a folder may be reached by several."""
+        return self.dataset(name).root.resolve() == self.dataset(other).root.resolve()
 
     def has_own_test(self, config: RunConfig) -> bool:
         """Whether the labelled scans in the dataset's own imagesTs are the test set."""
-        return bool(config.data.test) and self.is_own(config, config.data.test)
+        return bool(config.data.test) and self.is_one(config.data.test, config.data.dataset)
 
     def split(self, config: RunConfig) -> Split:
         """Labelled, unlabelled and held-out cases of a run.
@@ -109,15 +111,27 @@ class Catalogue:
 
     def _require_other_scans(self, config: RunConfig, test: Iterable[CaseRef]) -> None:
         """Refuse a test case whose image is, to the byte, one that the run learns from or chooses by."""
-        scans, split = self.training_scans(config), self.split(config)
-        own = [scans[name] for name in (*split.labelled, *split.unlabelled, *split.validation)]
-        learned = {digest.partition("+")[0]: name for name, digest in self.digests(own).items()}
-        for name, digest in self.digests(test).items():
-            if (other := learned.get(digest.partition("+")[0])) is not None:
+        split, twins = self.split(config), self._twins(config.data.dataset, config.data.test)
+        learned = {*split.labelled, *split.unlabelled, *split.validation}
+        for case in test:
+            if (other := twins.get(case.name)) in learned:
                 raise BadInput(
-                    f"data.test = {config.data.test!r}: {name} is the same scan as {other} of {config.data.dataset}, "
-                    "which is learned from; take one of them out"
+                    f"data.test = {config.data.test!r}: {case.name} is the same scan as {other} of "
+                    f"{config.data.dataset}, which is learned from; take one of them out"
                 )
+
+    def _labelled_test(self, name: str, test: str) -> tuple[CaseRef, ...]:
+        """The labelled scans of the dataset `test`; of `name` itself those in its imagesTs."""
+        dataset = self.dataset(test)
+        cases = dataset.test if self.is_one(name, test) else dataset.training + dataset.test
+        return tuple(case for case in cases if case.label is not None)
+
+    def _twins_of(self, name: str, test: str) -> dict[str, str]:
+        """Labelled cases of the dataset `test` whose image is that of a training case of `name` -> that one."""
+        own = {digest.partition("+")[0]: case for case, digest in self.digests(self.dataset(name).training).items()}
+        tested = self.digests(self._labelled_test(name, test))
+        images = {case: digest.partition("+")[0] for case, digest in tested.items()}
+        return {case: own[image] for case, image in images.items() if image in own}
 
     def digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
         """Digest of each case's files, by its name; many are read at once, for file systems that are slow to open one.
@@ -168,15 +182,13 @@ class Catalogue:
             aside = tuple(scans[case] for case in self.split(config).test)
             return TestSet(aside, self.classes(config), self.main(config).ignore) if aside else TestSet()
         dataset = self.dataset(name)
-        own = self.has_own_test(config)
-        candidates = dataset.test if own else dataset.training + dataset.test
-        labelled = tuple(case for case in candidates if case.label is not None)
+        labelled = self._labelled_test(config.data.dataset, name)
         if not labelled:
             raise BadInput(
                 f"data.test = {name!r}: {dataset.root} has no labelled test scan; "
                 "put labels into labelsTs or set data.test = ''"
             )
-        if own:
+        if self.has_own_test(config):
             self._require_other_patients(config, labelled)
         self._require_other_scans(config, labelled)
         classes = classes_of(config.data.test_foreground) or classes_of(config.data.foreground)
@@ -191,7 +203,7 @@ class Catalogue:
                     f"{dataset.root / 'dataset.json'} (it lists {_listed(dataset.labels)}); set data.test_foreground"
                 )
         if not config.data.test_foreground:
-            found = _check_same_numbering(self.main(config), dataset, classes)
+            found = check_same_numbering(self.main(config), dataset, classes)
             self.notes += [note for note in found if note not in self.notes]
         return TestSet(labelled, classes, dataset.ignore)
 
@@ -289,28 +301,6 @@ def classes_of(foreground: Labels) -> Classes:
         else:
             flat.append(value)
     return (tuple(flat),) if flat else tuple(classes)
-
-
-def _check_same_numbering(dataset: Dataset, test: Dataset, classes: Classes) -> list[str]:
-    """Refuse a test set that has a foreground label of the training set under another number; notes on other names."""
-    notes, both = [], f"{dataset.root.name} and {test.root.name}"
-    for value in (value for values in classes for value in values):
-        name, theirs = dataset.labels.get(value, "").lower(), test.labels.get(value)
-        elsewhere = [number for number, other in test.labels.items() if other.lower() == name and number != value]
-        if theirs is not None and theirs.lower() == name:
-            continue
-        if elsewhere:
-            there = f"{'no label' if theirs is None else repr(theirs)} in {test.root.name}"
-            raise BadInput(
-                f"data.foreground: {value} is {name!r} in {dataset.root.name}, but {there}, whose {name!r} is "
-                f"{elsewhere[0]}; set data.test_foreground"
-            )
-        if theirs is not None:
-            notes.append(f"label {value} of {both} is {name!r} and {theirs!r}: taken for the same")
-    others = [] if classes else sorted(test.labels.keys() - dataset.labels.keys() - {0, test.ignore})
-    if others:
-        notes.append(f"labels {', '.join(map(str, others))} of {test.root.name} alone count as foreground")
-    return [f"data.test: {note}; set data.test_foreground if it is not" for note in notes]
 
 
 def _listed(labels: dict[int, str]) -> str:

@@ -233,12 +233,12 @@ class Resolver:
             if not config.data.supplementary:
                 raise BadInput("autoencoder.with_supplementary = true, but data.supplementary lists no dataset")
             for name in config.data.supplementary:
-                other = self.catalogue.dataset(name)
-                for key, whole in (("dataset", config.data.dataset), ("test", config.data.test)):
-                    if whole and other.root.resolve() == self.catalogue.dataset(whole).root.resolve():
+                for key, measured_one in (("dataset", config.data.dataset), ("test", config.data.test)):
+                    if measured_one and self.catalogue.is_one(name, measured_one):
                         raise BadInput(
                             f"data.supplementary: {name!r} is data.{key}, whose scans are measured; leave it out"
                         )
+                other = self.catalogue.dataset(name)
                 cases = other.training + other.test
                 images.append((name, other, cases, tuple(sorted([case.name for case in cases]))))
         sources = [self._source(pack, tuple(sorted(own)))]

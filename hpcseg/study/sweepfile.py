@@ -89,8 +89,8 @@ def read_sweep(path: Path, overrides: Sequence[str] = (), grids: Sequence[str] =
         sweep = _choose(sweep, tuple(dict.fromkeys(grids)))
     for override in overrides:
         sweep = _override(sweep, override)
-    if overrides:
-        tables = tuple(_with_baseline(table, sweep.run, _of(table, sweep.grids)) for table in sweep.tables)
+    if grids or overrides:
+        tables = tuple(_with_baseline(table, sweep.run, _among(sweep.grids, table.grid)) for table in sweep.tables)
         sweep = replace(sweep, tables=tables)
     return sweep
 
@@ -101,8 +101,8 @@ def _choose(sweep: Sweep, names: tuple[str, ...]) -> Sweep:
     if unknown := next((name for name in names if name not in there), None):
         raise BadInput(f"--grid {unknown}: {sweep.source.path} has no such grid; it has: {', '.join(there)}")
     grids = tuple(grid for grid in sweep.grids if grid.name in names)
-    tables = (_with_baseline(table, sweep.run, grids) for table in _of_grids(sweep.tables, names))
-    return replace(sweep, grids=grids, tables=tuple(tables), figures=_of_grids(sweep.figures, names), chosen=names)
+    tables, figures = _of_grids(sweep.tables, names), _of_grids(sweep.figures, names)
+    return replace(sweep, grids=grids, tables=tables, figures=figures, chosen=names)
 
 
 def _of_grids(definitions: Sequence[DefinitionT], names: Sequence[str]) -> tuple[DefinitionT, ...]:
@@ -128,9 +128,9 @@ def _has_baseline(table: TableDefinition, run: Mapping[str, Any], grids: Sequenc
     return table.baseline in values or None in values  # None: the key's default
 
 
-def _of(definition: TableDefinition, grids: Sequence[Grid]) -> list[Grid]:
-    """The grids that a table shows."""
-    return [grid for grid in grids if definition.grid is None or grid.name in definition.grid]
+def _among(grids: Sequence[Grid], chosen: Sequence[str] | None) -> list[Grid]:
+    """Those of these names; None: all."""
+    return [grid for grid in grids if chosen is None or grid.name in chosen]
 
 
 def _misplaced(name: str) -> str:
@@ -208,13 +208,7 @@ def _definitions(
         shown = _shown(where, grids, definition.grid)
         given = {role: axes for role, axes in definition.roles.items() if role in definition.model_fields_set}
         _check_axes(where, run, shown, given)
-        runs_only = isinstance(definition, FigureDefinition) and definition.kind not in {"box", "curve"}
-        for role, axes in definition.roles.items():
-            if CLASS in axes and (runs_only or role == "over"):
-                what = (
-                    f"a figure of kind {definition.kind!r}" if isinstance(definition, FigureDefinition) else "a table"
-                )
-                raise BadInput(f"{where(role)}: {role} = {CLASS!r}: {what} has no such axis; a run has all classes")
+        _check_classes(where, definition)
         if isinstance(definition, TableDefinition):
             _check_roles(where, run, shown, definition)
     return found
@@ -226,7 +220,7 @@ def _shown(where: Callable[[str], str], grids: list[Grid], chosen: Sequence[str]
     for name in chosen or ():
         if name not in names:
             raise BadInput(f"{where('grid')}: grid = {name!r}: there is no such [[grid]]{nearest(name, names)}")
-    return [grid for grid in grids if chosen is None or grid.name in chosen]
+    return _among(grids, chosen)
 
 
 def _check_axes(
@@ -239,6 +233,15 @@ def _check_axes(
             if axis not in there:
                 message = f"{role} = {axis!r}: grid '{grid.name}' has no such axis{nearest(axis, there)}"
                 raise BadInput(f"{where(role)}: {message}")
+
+
+def _check_classes(where: Callable[[str], str], definition: TableDefinition | FigureDefinition) -> None:
+    """Classes are no replicates, and what is drawn of whole runs does not tell them apart."""
+    kind = definition.kind if isinstance(definition, FigureDefinition) else ""
+    for role, axes in definition.roles.items():
+        if CLASS in axes and (kind not in {"", "box", "curve"} or role == "over"):
+            what = f"a figure of kind {kind!r}" if kind else "a table"
+            raise BadInput(f"{where(role)}: {role} = {CLASS!r}: {what} has no such axis; a run has all classes")
 
 
 def _check_roles(

@@ -34,11 +34,10 @@ def as_file(scan: Any, affine: ArrayLike | None = None) -> Iterator[Path]:
     if is_path:
         yield Path(scan)
         return
-    name = "the image"
-    if not isinstance(scan, nib.spatialimages.SpatialImage):
-        name, scan = "the array", _image_of(scan, affine)
+    is_image = isinstance(scan, nib.spatialimages.SpatialImage)
+    name, image = ("the image", _as_it_is(scan)) if is_image else ("the array", _image_of(scan, affine))
     with tempfile.TemporaryDirectory(prefix="hpcseg-") as folder:
-        nib.save(_as_it_is(scan), path := Path(folder) / "scan.nii")
+        nib.save(image, path := Path(folder) / "scan.nii")
         try:
             yield path
         except BadInput as error:

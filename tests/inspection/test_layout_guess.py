@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcseg.errors import BadInput
-from hpcseg.inspection.layout_guess import Guess, guess_cases, read_pairs
+from hpcseg.inspection.layout_guess import Guess, guess_cases
+from hpcseg.inspection.pair_lists import read_pairs
 
 
 def guess(names: str, marks: str = "") -> Guess:
@@ -155,15 +156,6 @@ def test_a_list_of_pairs_counts() -> None:
     for mark in ";\t":
         assert read_pairs(f"image{mark}label\nx/1.nii{mark}y/9.nii\n", there) == {"x/1.nii": "y/9.nii"}
     assert read_pairs("age,sex\n61,f\n", there) is read_pairs("", there) is None
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [("x.nii,b.nii", "line 3: no scan 'x.nii'"), ("a.nii,", "'a.nii' again"), (",b.nii", "no image")],
-)
-def test_a_wrong_line_of_a_list_is_named(row: str, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        read_pairs(f"image,label\na.nii,b.nii\n{row}\n", ["a.nii", "b.nii"])
 
 
 def test_a_folder_of_each_patient_is_told_from_folders_of_many() -> None:

@@ -42,6 +42,15 @@ def test_why_a_job_was_asked_to_stop(
     assert why_stopped(reasons, cancelled, 1, facts, said) == expected
 
 
+def test_a_job_that_ends_while_its_ranks_gather_was_killed_unless_something_says_why() -> None:
+    def why(facts: JobFacts | None, *reasons: str) -> tuple[str, bool]:
+        return why_stopped(reasons, False, 1, facts, None, gathering=True)
+
+    assert why(RUNS) == ("killed", True)
+    assert why(RUNS, "limit") == ("limit", True) and why(None) == ("requeued", True)
+    assert why(AGAIN) == ("requeued", False) and why(ENDS) == ("cancelled", False)
+
+
 def test_a_warning_is_a_signal_near_the_end() -> None:
     now = time.time()
     assert is_warning(replace(RUNS, start=now - 3000, end=now + 600))

@@ -34,7 +34,7 @@ from hpcseg.results.tables.axes import sort_axis
 from hpcseg.results.tables.cells import Replicate
 from hpcseg.results.tables.rendering import STALE
 from hpcseg.results.tables.tables import select_runs
-from hpcseg.spec import IGNORED
+from hpcseg.spec import IGNORED, TrainSpec
 from hpcseg.study.tables import Axis, FigureDefinition
 from hpcseg.volumes.boxes import bounding_box
 from hpcseg.volumes.digests import require_unchanged
@@ -169,8 +169,7 @@ def _exemplar(runs: Sequence[Run], name: str, case: str) -> Exemplar | None:
         return None
     image_zyx, grid = read_image(scan.image)
     label_zyx = read_label(scan.label, grid)
-    reference_zyx = merge_labels(label_zyx, spec.classes_in(name), spec.ignored_in(name))
-    reference_zyx[reference_zyx == IGNORED] = 0
+    reference_zyx = _merged(label_zyx, spec, name)
     x = int(np.count_nonzero(reference_zyx, axis=(0, 1)).argmax())
     shown_xzy = reference_zyx[None, :, :, x]
     _, z, y = bounding_box(shown_xzy.shape, lambda part: shown_xzy[part] > 0)
@@ -187,10 +186,15 @@ def _classes(exemplar: Exemplar, run: Run, name: str) -> tuple[NDArray[np.uint8]
         BadInput: the mask cannot be read, or is of another grid.
     """
     mask_zyx, spec = read_label(_mask(run, name, exemplar.case), exemplar.grid), run.specification()
+    return _merged(exemplar.label_zy[None], spec, name)[0], mask_zyx[exemplar.at].copy()
+
+
+def _merged(label_zyx: NDArray[np.uint8], spec: TrainSpec | None, name: str) -> NDArray[np.uint8]:
+    """Class indices of label values, as a run has its classes; ignored voxels are of none."""
     classes, ignored = (spec.classes_in(name), spec.ignored_in(name)) if spec is not None else ((), None)
-    reference_1zy = merge_labels(exemplar.label_zy[None], classes, ignored)
-    reference_1zy[reference_1zy == IGNORED] = 0
-    return reference_1zy[0], mask_zyx[exemplar.at].copy()
+    merged_zyx = merge_labels(label_zyx, classes, ignored)
+    merged_zyx[merged_zyx == IGNORED] = 0
+    return merged_zyx
 
 
 def _with_margin(found: slice, size: int) -> slice:

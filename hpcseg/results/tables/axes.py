@@ -44,14 +44,13 @@ def places(definition: TableDefinition, collection: Collection) -> list[tuple[Ru
 
 
 def free_axes(definition: TableDefinition, shown: Iterable[Place]) -> dict[str, tuple[str, ...]]:
-    """Of each grid the axes that have several values in it and no role in the definition."""
-    named = {axis for axes in definition.roles.values() for axis in axes}
+    """Of each grid the axes that have several values in it and no role in the definition; a choice is all of them."""
+    named = {GRID, CHOICE, *(axis for axes in definition.roles.values() for axis in axes)}
+    has_choice = any(CHOICE in axes for axes in definition.roles.values())
     values: dict[str, dict[str, set[str]]] = {}
     for place in shown:
         of_grid = values.setdefault(place.grid, {})
-        for axis in (
-            place.axes.keys() - named - {GRID, CHOICE} if CHOICE not in named else ()
-        ):  # a choice is all of them
+        for axis in () if has_choice else place.axes.keys() - named:
             of_grid.setdefault(axis, set()).add(repr(place.axes[axis]))
     return {grid: tuple(sorted(a for a, found in axes.items() if len(found) > 1)) for grid, axes in values.items()}
 

@@ -79,11 +79,12 @@ class Table:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A run's part in a cell; class None: the mean over classes."""
+    """A run's part in a cell; class None: the mean over classes; `others`: its values on axes without a role."""
 
     run: Run
     replicate: Replicate
     class_: int | None
+    others: tuple[str, ...]
 
     def scores(self, name: str, metric: Metric) -> Scores | None:
         """Those of the set; None where the run has no result of it, or one of other metrics only."""
@@ -115,8 +116,7 @@ def build_table(definition: TableDefinition, collection: Collection) -> Table:
     cells = {key: _cell(found, key[0], metric, mixed) for key, found in entries.items()}
     columns = sort_axis(column for _, _, column in cells)
     baseline = _baseline(definition, columns)
-    of_classes = {key: _of_classes(found, key[0], metric) for key, found in entries.items()}
-    contrasts = {} if baseline is None else _contrasts(cells, baseline, metric, of_classes)
+    contrasts = {} if baseline is None else _contrasts(cells, baseline, metric, entries)
     notes += _notes(metric, cells.values(), with_scores.values())
     if unpaired := sum(contrast.unpaired for contrast in contrasts.values()):
         notes.append(f"differences leave out {counted(unpaired, 'value')} of a class that only one of both has")
@@ -145,7 +145,7 @@ def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entri
     axes = {definition.rows, definition.columns} - ({CLASS} if None not in by_class else set())
     found = places(definition, collection)
     free = free_axes(definition, (place for _, place in found))
-    cells: dict[Key, dict[str, tuple[Run, int | None, Replicate, Replicate]]] = {}
+    entries: dict[Key, dict[str, _Entry]] = {}
     for run, place in found:
         values = {key: axis_value(definition, run, place, key) for key in axes}
         of_run = tuple(axis_value(definition, run, place, key) for key in definition.over)
@@ -153,26 +153,24 @@ def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entri
         for class_, name in itertools.product(by_class, definition.sets):
             at = values if class_ is None else {**values, CLASS: class_}
             key = (name, at[definition.rows], at[definition.columns])
-            cells.setdefault(key, {}).setdefault(run.id, (run, class_, of_run, others))  # the same run in two grids
-    clashes = [key for key, runs in cells.items() if len({of_run for _, _, of_run, _ in runs.values()}) < len(runs)]
+            entries.setdefault(key, {}).setdefault(run.id, _Entry(run, of_run, class_, others))  # once, if in two grids
+    clashes = [key for key, runs in entries.items() if len({one.replicate for one in runs.values()}) < len(runs)]
     rows = {key[:2] for key in clashes}
-    entries = {key: _entries(runs, told_apart=key[:2] in rows) for key, runs in cells.items()}
+    entries |= {key: _told_apart(runs) for key, runs in entries.items() if key[:2] in rows}
     over, where = " and ".join(definition.over), {f"row {row}, column {column}" for _, row, column in clashes}
     return entries, [f"several runs per {over} are pooled in {clash}" for clash in sorted(where)]
 
 
-def _entries(
-    runs: Mapping[str, tuple[Run, int | None, Replicate, Replicate]], *, told_apart: bool
-) -> dict[str, _Entry]:
-    """The runs of a cell, each with a replicate of its own."""
-    entries: dict[str, _Entry] = {}
+def _told_apart(runs: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    """The runs of a cell, each with a replicate of its own: with its other axes, and its id where these are alike."""
+    found: dict[str, _Entry] = {}
     taken: set[Replicate] = set()
-    for run_id, (run, class_, of_run, others) in runs.items():
-        replicate = (*of_run, *others) if told_apart else of_run
+    for run_id, entry in runs.items():
+        replicate = (*entry.replicate, *entry.others)
         replicate = (*replicate, run_id) if replicate in taken else replicate
         taken.add(replicate)
-        entries[run_id] = _Entry(run, replicate, class_)
-    return entries
+        found[run_id] = replace(entry, replicate=replicate)
+    return found
 
 
 def _cell(found: Mapping[str, _Entry], name: str, metric: Metric, mixed: Mixture) -> Cell:
@@ -221,10 +219,9 @@ def _of_classes(found: Mapping[str, _Entry], name: str, metric: Metric) -> OfCla
     return {replicate: scores for replicate, scores in known if scores}
 
 
-def _contrasts(
-    cells: Mapping[Key, Cell], baseline: Axis, metric: Metric, of_classes: Mapping[Key, OfClasses]
-) -> dict[Key, Contrast]:
+def _contrasts(cells: Mapping[Key, Cell], baseline: Axis, metric: Metric, entries: Entries) -> dict[Key, Contrast]:
     """Contrast of every cell that has one, with p corrected over all of them."""
+    of_classes = {key: _of_classes(found, key[0], metric) for key, found in entries.items()}
     found: dict[Key, Contrast] = {}
     for key, cell in cells.items():
         other = (*key[:2], baseline)
