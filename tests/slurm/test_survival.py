@@ -67,7 +67,11 @@ def disturbed(
 # n1 is for those that are preempted, n2 fails, the others are on n3, or on both after n2 came back.
 _AT_N1, _AT_N3, _LATER = {"exclude": ["n2", "n3"]}, {"exclude": ["n1", "n2"]}, {"exclude": ["n1"]}
 _PROFILES: dict[str, dict[str, Any]] = {
-    "limit": {**_AT_N3, "time": 1, "hook": "os.environ.get('SLURM_RESTART_COUNT') or time.sleep(0.15)"},
+    "limit": {
+        **_AT_N3,
+        "time": 1,
+        "hook": "os.environ.get('SLURM_RESTART_COUNT') or time.sleep(0.4)",
+    },  # a minute is never enough
     "preempted": _AT_N1,
     "preempted-at-once": {**_AT_N1, "partition": "brief"},
     "node": {"exclude": ["n1"]},
