@@ -151,6 +151,8 @@ class Collection:
 
 
 def _hashable(value: Any) -> Axis:
+    if isinstance(value, str | int):  # of ten thousand runs nearly all
+        return value
     if isinstance(value, Mapping):  # a whole section, or what a damaged record has in place of a value
         return json.dumps(value, sort_keys=True, default=str)
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value

@@ -17,6 +17,7 @@ from hpcseg.results.collect import collect
 from hpcseg.results.scores import Score
 from hpcseg.results.tables.cells import Cell, Replicate, bootstrap_interval, contrast_cells
 from hpcseg.results.tables.rendering import to_markdown
+from hpcseg.results.tables.statistics import bootstrap_both, compare
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
 from hpcseg.study.tables import SetName, TableDefinition
 
@@ -28,6 +29,21 @@ def _cell(values: dict[tuple[int, str], float]) -> Cell:
     for (fold, case), value in values.items():
         nested.setdefault((fold,), {})[case] = value
     return Cell(nested, 1, 1)
+
+
+@pytest.mark.parametrize("cases", [("ab", "ab", "ba"), ("ab", "cd", "ef"), ("abc", "b", "cda")])
+def test_a_contrast_takes_each_case_with_its_values_of_all_folds(cases: tuple[str, ...]) -> None:
+    ours = {(fold, case): (fold + 2) * ord(case) / 1000 for fold, own in enumerate(cases) for case in own}
+    theirs = {(fold, case): 0.1 * fold for fold, own in enumerate(cases) for case in own}
+    units: dict[str, list[float]] = {}
+    pairs: dict[tuple[int, str], list[float]] = {}
+    for (fold, case), value in ours.items():
+        units.setdefault(case, []).append(value - theirs[fold, case])
+        pairs[fold, case] = [value - theirs[fold, case]]
+    contrast = contrast_cells(_cell(ours), _cell(theirs))
+    assert contrast is not None
+    assert contrast.by_case == compare(units.values())
+    assert contrast.interval == bootstrap_both(pairs)
 
 
 def test_a_cell_pools_cases_over_folds_and_keeps_the_folds_apart(sweep_files, as_scores) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import sub
 from statistics import fmean
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from hpcseg.results.tables.statistics import (
 from hpcseg.study.tables import Axis
 
 KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
 Replicate = tuple[Axis, ...]
 Key = tuple[str, Axis, Axis]  # set, row, column
 Values = Mapping[Replicate, Mapping[str, float]]  # by replicate, those of each case
@@ -149,21 +151,23 @@ def contrast_cells(
         for replicate in cell.values
         if replicate in baseline.values
     }
-    differences = {replicate: cases for replicate, (cases, _) in found.items()}
-    pairs = [(replicate, *pair) for replicate, cases in differences.items() for pair in cases.items()]
-    if not pairs:
+    differences = {replicate: cases for replicate, (cases, _) in found.items() if cases}
+    if not differences:
         return None
-    values = [value for _, _, value in pairs]
+    values = [value for cases in differences.values() for value in cases.values()]
+    folds = _grouped((replicate[:1], cases) for replicate, cases in differences.items())
     return Contrast(
         pairs=len(values),
         mean=fmean(values),
         sd=sample_sd(values),
-        by_case=compare(_grouped((case, value) for _, case, value in pairs).values()),
-        by_replicate=compare([*cases.values()] for cases in differences.values() if cases),
+        by_case=compare(_by_case(differences.values()).values()),
+        by_replicate=compare([*cases.values()] for cases in differences.values()),
         improved=metric.improves(fmean(values)),
         complete=all(one.present == one.expected for one in (cell, baseline)),
         unpaired=sum(unpaired for _, unpaired in found.values()),
-        interval=bootstrap_both(_grouped(((replicate[:1], case), value) for replicate, case, value in pairs)),
+        interval=bootstrap_both(
+            {(fold, case): found for fold, rows in folds.items() for case, found in _by_case(rows).items()}
+        ),
     )
 
 
@@ -171,20 +175,30 @@ def _differences(
     cells: tuple[Cell, Cell], replicate: Replicate, metric: Metric, scores: Sequence[Scores | None]
 ) -> tuple[dict[str, float], int]:
     """Of each case that both have; and how many values of a class one of them has, and the other has not."""
-    size, (ours, theirs) = metric.comparable, (one.values[replicate] for one in cells)
+    ours, theirs = (_comparable(metric, one.values[replicate]) for one in cells)
     first, second = scores
     whole = not any(replicate in one.gaps for one in cells)
     if first is None or second is None or (whole and first.classes == second.classes):
-        return {case: size(value) - size(theirs[case]) for case, value in ours.items() if case in theirs}, 0
+        if [*ours] == [*theirs]:
+            return dict(zip(ours, map(sub, ours.values(), theirs.values()), strict=True)), 0
+        return {case: value - theirs[case] for case, value in ours.items() if case in theirs}, 0
     a, b = (
         {key: value for key, value in one.by_class(metric).items() if key[0] in ours and key[0] in theirs}
         for one in (first, second)
     )
     means_a, means_b = (
-        {case: fmean(found) for case, found in _grouped((key[0], one[key]) for key in a if key in b).items()}
+        _comparable(
+            metric,
+            {case: fmean(found) for case, found in _grouped((key[0], one[key]) for key in a if key in b).items()},
+        )
         for one in (a, b)
     )
-    return {case: size(value) - size(means_b[case]) for case, value in means_a.items()}, len(a.keys() ^ b.keys())
+    return {case: value - means_b[case] for case, value in means_a.items()}, len(a.keys() ^ b.keys())
+
+
+def _comparable(metric: Metric, values: Mapping[str, float]) -> Mapping[str, float]:
+    """Values of cases as contrasts take them."""
+    return {case: metric.comparable(value) for case, value in values.items()} if metric.better == "zero" else values
 
 
 def _order(value: Axis) -> tuple[int, float, str]:
@@ -199,13 +213,22 @@ def bootstrap_interval(cell: Cell, level: float = LEVEL, draws: int = DRAWS) -> 
 
     Deterministic. None with fewer than two cases.
     """
-    cases = _grouped(pair for found in cell.values.values() for pair in found.items())
+    cases = _by_case(cell.values.values())
     groups = [cases[case] for case in sorted(cases)]
     return bootstrap(list(map(sum, groups)), list(map(len, groups)), level, draws)
 
 
-def _grouped(pairs: Iterable[tuple[KeyT, float]]) -> dict[KeyT, list[float]]:
-    groups: dict[KeyT, list[float]] = {}
+def _by_case(rows: Collection[Mapping[str, float]]) -> Mapping[str, Sequence[float]]:
+    """Values of each case, in the order of the rows; column by column where no two rows share some of their cases."""
+    alike = _grouped((tuple(row), row) for row in rows)
+    if sum(map(len, alike)) > len({case for cases in alike for case in cases}):
+        return _grouped(pair for row in rows for pair in row.items())
+    columns = ((cases, zip(*(row.values() for row in found), strict=True)) for cases, found in alike.items())
+    return {case: column for cases, found in columns for case, column in zip(cases, found, strict=True)}
+
+
+def _grouped(pairs: Iterable[tuple[KeyT, ValueT]]) -> dict[KeyT, list[ValueT]]:
+    groups: dict[KeyT, list[ValueT]] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
     return groups

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import NamedTuple
 
 from hpcseg.errors import BadInput
 from hpcseg.inference.metrics import METRICS, Metric
@@ -77,8 +78,7 @@ class Table:
         return self.definition.column_labels.get(as_toml(value), label(value))
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A run's part in a cell; class None: the mean over classes; `others`: its values on axes without a role."""
 
     run: Run
@@ -169,7 +169,7 @@ def _told_apart(runs: Mapping[str, _Entry]) -> dict[str, _Entry]:
         replicate = (*entry.replicate, *entry.others)
         replicate = (*replicate, run_id) if replicate in taken else replicate
         taken.add(replicate)
-        found[run_id] = replace(entry, replicate=replicate)
+        found[run_id] = entry._replace(replicate=replicate)
     return found
 
 
