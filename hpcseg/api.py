@@ -57,7 +57,8 @@ def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[
     Returns:
         A record for each case and class of each set of each finished run: `run`, `strategy`, `labelled`, `fold`, `seed`
         and every axis of the sweep's grids, `set`, `case`, `class`, and every metric (None: undefined), lengths in mm,
-        volumes in ml. `stale` says why a result may not be of what the sweep asks for; "" otherwise.
+        volumes in ml. `stale` says why a result may not be of what the sweep asks for; "" otherwise. Runs that stand
+        in no grid, and teach others only, are left out.
 
     Raises:
         BadInput: no such sweep, or its record cannot be read. A result that cannot be used is a warning, `LeftOut`.
@@ -76,7 +77,7 @@ def read_results(runs: AnyPath = "runs", sweep: str | None = None) -> list[dict[
         | {key: run.axis(run.places[0], key) for key in axes}
         | {"set": name, "case": case, "class": class_, **metrics, "stale": run.stale}
         for run in collection.runs
-        if run.result is not None
+        if run.result is not None and run.places
         for name, scores in run.result.sets.items()
         for case, class_, metrics in scores.rows()
     ]

@@ -63,6 +63,13 @@ def test_records_have_every_axis_and_name_what_could_not_be_used(tmp_path: Path)
     assert rows[0]["hd95"] is None and rows[0]["fold"] == 0
 
 
+def test_a_run_of_no_grid_that_teaches_others_has_no_records(tmp_path: Path) -> None:
+    files = write_results(tmp_path / "runs")
+    files.record["runs"][0]["cells"] = []
+    files.save()
+    assert {row["run"] for row in hpcseg.read_results(tmp_path / "runs")} == {"transfer-2"}
+
+
 @pytest.mark.parametrize("kind", [np.bool_, np.int64, np.uint16, np.float16, np.float64, ">i2"])
 def test_arrays_of_any_type_become_scans(kind: str) -> None:
     values = np.arange(24).reshape(2, 3, 4).astype(kind)

@@ -38,7 +38,7 @@ def train(
     grids: Grids = None,
     data: Data = DEFAULT_DATA,
     runs: Runs = DEFAULT_RUNS,
-    threads: Annotated[int, typer.Option(help="CPU threads of a new run; 0: all cores.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of a new run; 0: all cores.")] = 0,
     stage: Stage = None,
 ) -> None:
     """Train and evaluate one run here in the foreground, after what it needs; goes on from a checkpoint."""
@@ -50,12 +50,11 @@ def train(
     with terminal.bars() as progress:
         on_beat = terminal.beat_bar(progress)
         result = run_here(target, overrides or (), data, runs, threads, on_beat, reading, grids or ())
-    scores = {
-        name: [score["dsc"] for score in found if score["dsc"] is not None] for name, found in result["sets"].items()
-    }
-    for name, values in scores.items():
+    for name, found in result["sets"].items():
+        values = {(score["case"], score["class"]): score["dsc"] for score in found if score["dsc"] is not None}
         if values:
-            print(f"{name}: DSC {sum(values) / len(values):.4f} over {counted(len(values), 'scan')}")
+            scans = len({case for case, _ in values})
+            print(f"{name}: DSC {sum(values.values()) / len(values):.4f} over {counted(scans, 'scan')}")
 
 
 def rehearse(
@@ -157,7 +156,14 @@ def segment(
                 bars.update(tiles, completed=done, total=total)
 
             for path in segment_files(
-                models, images, to, wanted=wanted, force=force, progress=scan_done, advance=tile_done
+                models,
+                images,
+                to,
+                wanted=wanted,
+                force=force,
+                skip_existing=skip_existing,
+                progress=scan_done,
+                advance=tile_done,
             ):
                 print(path, flush=True)
     except KeyboardInterrupt:

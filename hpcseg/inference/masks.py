@@ -23,6 +23,7 @@ def segment_files(
     *,
     wanted: Wanted = AS_TRAINED,
     force: bool = False,
+    skip_existing: bool = False,
     progress: Progress | None = None,
     advance: Advance | None = None,
 ) -> Iterator[Path]:
@@ -37,6 +38,7 @@ def segment_files(
         folder: made if it is missing.
         wanted: what to make of every scan.
         force: replace files that exist.
+        skip_existing: replace those of a scan whose mask is missing, as an earlier call left them.
         progress: called with every scan that is done.
         advance: called with every tile of a scan.
 
@@ -48,7 +50,7 @@ def segment_files(
     trained = [load_any(model) for model in models]
     classes = range(1, trained[0].class_count + 1) if wanted.probabilities else ()
     files = [[mask_path(folder, image), *(map_path(folder, image, label) for label in classes)] for image in images]
-    require_free(images, files, force=force)
+    require_free(images, files, force=force, skip_existing=skip_existing)
     bad: list[str] = []
     segmenter = Segmenter(*trained, mode=wanted.mode, precision=wanted.precision)
     places = dict(zip(images, files, strict=True))

@@ -88,9 +88,8 @@ def free_images(images: Sequence[Path], folder: Path, *, force: bool, skip_exist
     masks = [mask_path(folder, image) for image in images]
     require_no_scan(images, masks)
     _require_distinct(images, [[mask] for mask in masks])
-    done = {image for image, mask in zip(images, masks, strict=True) if skip_existing and mask.exists()}
-    left = [image for image in images if image not in done]
-    require_free(left, [[mask_path(folder, image)] for image in left], force=force)
+    left = [image for image, mask in zip(images, masks, strict=True) if not (skip_existing and mask.exists())]
+    _require_absent([mask_path(folder, image) for image in left], force=force)
     if left:
         require_writable(folder, "give another --to")
     return left
@@ -122,16 +121,27 @@ def map_path(folder: Path, image: Path, label: int) -> Path:
     return folder / f"{stem(image)}.p{label}.nii.gz"
 
 
-def require_free(images: Sequence[Path], files: Sequence[Sequence[Path]], *, force: bool) -> None:
+def require_free(
+    images: Sequence[Path], files: Sequence[Sequence[Path]], *, force: bool, skip_existing: bool = False
+) -> None:
     """Check that no two scans write to one file, and that nothing is replaced that should be kept.
+
+    Args:
+        images: scans.
+        files: of each scan, its mask first, which is written last.
+        force: files that exist are replaced.
+        skip_existing: so are those of a scan without a mask, with which an earlier call did not come to its end.
 
     Raises:
         BadInput: see `free_images`.
     """
     require_no_scan(images, [path for own in files for path in own])
     _require_distinct(images, files)
-    there = (path for own in files for path in own if path.exists())
-    if not force and (first := next(there, None)):
+    _require_absent([path for own in files if own[0].exists() or not skip_existing for path in own], force=force)
+
+
+def _require_absent(files: Sequence[Path], *, force: bool) -> None:
+    if not force and (first := next((path for path in files if path.exists()), None)):
         raise BadInput(f"{first}: exists; choose another --to, --force to replace it, or --skip-existing to go on")
 
 

@@ -54,8 +54,9 @@ def archive(collection: Collection, records: Path, *, force: bool = False) -> Ar
     """
     if records.resolve() == collection.root.resolve():
         raise BadInput(f"{records}: is the folder of the runs themselves; name another one for their records")
-    texts = {run.id: _result(run) for run in collection.runs if run.result is not None and not run.stale}
-    there = {run: _read(records / "train" / run / RESULT_FILE) for run in texts}
+    done = [run for run in collection.runs if run.result is not None and not run.stale]
+    there = {run.id: _read(records / "train" / run.id / RESULT_FILE) for run in done}
+    texts = {run.id: _result(run, there[run.id]) for run in done}
     other = [run for run, text in texts.items() if there[run] not in (None, text)]
     if other and not force:
         first = records / "train" / other[0] / RESULT_FILE
@@ -81,11 +82,15 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def _result(run: Run) -> str:
-    """The record of a run: a key in a line, and a score in a line; with a seal of its own where the result has one."""
+def _result(run: Run, earlier: str | None) -> str:
+    """The record of a run: a key in a line, and a score in a line; with a seal of its own where the result has one.
+
+    An earlier record may know the labelled cases where the run's folder no longer does.
+    """
     result = read_json(run.folder / RESULT_FILE)
     sealed = result.pop("seal", None) is not None
-    result["labelled_cases"] = list(run.labelled_cases)
+    cases = run.labelled_cases or (json.loads(earlier).get("labelled_cases") if earlier else None) or ()
+    result["labelled_cases"] = list(cases)
     left_out = {"hardware": {"host"}, "training": {"checkpoint", "reading"}}
     for part, keys in left_out.items():
         result[part] = {key: value for key, value in result.get(part, {}).items() if key not in keys}

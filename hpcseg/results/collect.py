@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +174,16 @@ def _choose(runs_root: Path, sweep: str | None) -> tuple[str, str]:
         raise BadInput(f"{runs_root}: no sweep named {sweep!r}{nearest(sweep, found)}")
     if len(found) == 1:
         return found[0], "the only sweep"
-    applied = {name: str(read_sweep_record(runs_root, name).get("applied", "")) for name in found}
+    applied = {name: _moment(str(read_sweep_record(runs_root, name).get("applied", ""))) for name in found}
     return max(found, key=lambda name: applied[name]), f"the last applied of {len(found)} sweeps"
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970, whatever the zone; before all others where nobody says."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return -math.inf
 
 
 def _read_sweep(runs_root: Path, name: str) -> _SweepRecord:

@@ -18,20 +18,21 @@ from hpcseg.results.tables.machine_readable import to_csv, to_json, to_lines, to
 from hpcseg.results.tables.published import Publication, datasets_of, set_beside
 from hpcseg.results.tables.rendering import to_markdown, to_text
 from hpcseg.results.tables.tables import Table, build_table, improved_in_all
-from hpcseg.study.tables import TableDefinition
+from hpcseg.study.tables import RUNS_LIST, SUMMARY, TABLE_ENDINGS, TableDefinition, clashing_file
 from hpcseg.text import nearest
 from hpcseg.volumes.datasets import Progress
 
-RENDERERS: dict[str, Callable[[Table], str | Iterator[str]]] = {
-    ".txt": to_text,
-    ".md": to_markdown,
-    "-list.md": to_list,
-    ".csv": to_csv,
-    "-runs.csv": to_runs_csv,
-    "-summary.csv": to_summary_csv,
-    ".json": to_json,
-    ".tex": to_latex,
-}
+_RENDER: tuple[Callable[[Table], str | Iterator[str]], ...] = (
+    to_text,
+    to_markdown,
+    to_list,
+    to_csv,
+    to_runs_csv,
+    to_summary_csv,
+    to_json,
+    to_latex,
+)
+RENDERERS = dict(zip(TABLE_ENDINGS, _RENDER, strict=True))
 HALF = (".txt", ".csv")  # what takes half of the time
 
 
@@ -47,15 +48,17 @@ def make_tables(
     Raises:
         BadInput: a table names an axis, grid, metric or baseline that there is not.
     """
-    definitions = [
-        definition if metric in (None, definition.metric) else _of_metric(definition, metric)
+    named = [
+        (definition.name, definition if metric in (None, definition.metric) else _of_metric(definition, metric))
         for metric in metrics or (None,)
         for definition in collection.tables
     ]
     with without_collector(freeze=len(collection.runs) >= MANY):
-        tables = [build_table(definition, collection) for definition in definitions]
+        tables = [build_table(definition, collection) for _, definition in named]
+    if beside is None:
+        return tables
     datasets = datasets_of(collection)
-    return tables if beside is None else [set_beside(table, beside, datasets) for table in tables]
+    return [set_beside(table, beside, datasets, name) for table, (name, _) in zip(tables, named, strict=True)]
 
 
 def _of_metric(definition: TableDefinition, metric: str) -> TableDefinition:
@@ -65,8 +68,7 @@ def _of_metric(definition: TableDefinition, metric: str) -> TableDefinition:
     title = definition.title.replace(DSC.label, label) if definition.metric == DSC.key else definition.title
     if not title or METRICS[definition.metric].label in title:
         title = f"{label} ({definition.name})"
-    update = {"metric": metric, "name": f"{definition.name}-{metric}", "title": title}
-    return definition.model_copy(update=update | {"published": definition.published or definition.name})
+    return definition.model_copy(update={"metric": metric, "name": f"{definition.name}-{metric}", "title": title})
 
 
 def write_collection(
@@ -91,15 +93,18 @@ def write_collection(
         other: writes some of the tables' files.
 
     Raises:
-        BadInput: a table or figure names an axis or grid that the sweep does not have. Nothing is written then.
+        BadInput: two tables have a file of one name, or a table names an axis or grid that the sweep does not have;
+            nothing is written then. A figure does; the tables are written then.
     """
     chosen = make_tables(collection) if tables is None else tables
+    if file := clashing_file(table.definition.name for table in chosen):
+        raise BadInput(f"{folder / file}: two tables have this file; rename a [[table]], or leave out a --metric")
     halved = ask(other, write_rendered, folder, chosen, HALF)
     own = [ending for ending in RENDERERS if not (halved and ending in HALF)]
     with without_collector(freeze=len(collection.runs) >= MANY):
         lists = [
-            (folder / "runs.csv", _runs(collection)),
-            (folder / "collection.json", json_text(summary(collection, chosen))),
+            (folder / RUNS_LIST, _runs(collection)),
+            (folder / SUMMARY, json_text(summary(collection, chosen))),
         ]
         write_all([*lists, *_rendered(folder, chosen, own)])
     if halved and not answered(other):

@@ -24,7 +24,16 @@ from hpcseg.errors import BadInput
 from hpcseg.sections import Section, flatten
 from hpcseg.study.keys import is_axis, parse_setting, run_keys
 from hpcseg.study.shipped import find_sweep
-from hpcseg.study.tables import CHOICE, CLASS, GRID, FigureDefinition, GridHeading, Heading, TableDefinition
+from hpcseg.study.tables import (
+    CHOICE,
+    CLASS,
+    GRID,
+    FigureDefinition,
+    GridHeading,
+    Heading,
+    TableDefinition,
+    clashing_file,
+)
 from hpcseg.study.tomlfile import TomlFile, explain, read_toml
 from hpcseg.text import nearest
 
@@ -202,7 +211,14 @@ def _definitions(
 ) -> tuple[DefinitionT, ...]:
     """The tables or figures of the file, which name grids and axes that there are."""
     found = tuple(_model(source, kind, n, model, value) for n, value in enumerate(_blocks(source, kind)))
-    _check_names(source, kind, [definition.name for definition in found])
+    names = [definition.name for definition in found]
+    _check_names(source, kind, names)
+    for n in range(len(names) if kind == "table" else 0):
+        if file := clashing_file(names[: n + 1]):
+            raise BadInput(
+                f"{source.where(kind, n, 'name')}: name = {names[n]!r}: "
+                f"what else is collected has a file {file}, too; rename it"
+            )
     for n, definition in enumerate(found):
         where = functools.partial(source.where, kind, n)
         shown = _shown(where, grids, definition.grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -44,6 +44,23 @@ _SEVERAL = "ours: a sweep may hold several experiments"
 _METRIC = f"what is shown: {', '.join(METRICS)}"
 _BEYOND_DSC = "paper 3.1.3; all but dsc are ours: overlap says little of borders"
 FileName = Annotated[str, Field(pattern=PLAIN_NAME)]
+
+TABLE_ENDINGS = (".txt", ".md", "-list.md", ".csv", "-runs.csv", "-summary.csv", ".json", ".tex")  # of a table's files
+RUNS_LIST, SUMMARY = "runs.csv", "collection.json"  # files of a whole collection, beside them
+
+
+def clashing_file(tables: Iterable[str]) -> str:
+    """The first file that two tables of these names have, or one of them and the collection itself; "" if none.
+
+    >>> clashing_file(["main", "main-runs"]), clashing_file(["collection"]), clashing_file(["main", "main2"])
+    ('main-runs.csv', 'collection.json', '')
+    """
+    taken = {RUNS_LIST, SUMMARY}
+    for file in (f"{name}{ending}" for name in tables for ending in TABLE_ENDINGS):
+        if file in taken:
+            return file
+        taken.add(file)
+    return ""
 
 
 class Heading(Section):
@@ -175,6 +192,6 @@ def _file_names(grids: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for number, grid in enumerate(grids, start=1):
         name = re.sub(r"[^\w.-]+", "-", grid)
-        plain = re.match("[A-Za-z0-9]", name) and name not in names.values()
+        plain = re.match("[A-Za-z0-9]", name) and not clashing_file([*names.values(), name])
         names[grid] = name if plain else f"grid{number}-{name}"
     return names

@@ -100,6 +100,19 @@ def test_the_command_averages_models_and_writes_maps(image: Path, tmp_path: Path
     assert set(np.unique(np.asanyarray(mask.dataobj))) <= {0, 1, 2}
 
 
+def test_maps_without_their_mask_are_made_anew_by_who_goes_on_and_by_no_one_else(image: Path, tmp_path: Path) -> None:
+    masks, path = tmp_path / "masks", save(model(), tmp_path)
+    masks.mkdir()
+    (masks / "case_007.p1.nii.gz").write_bytes(b"left by a call that was killed")
+    words = ["segment", str(path), str(image), "--to", str(masks), "--probabilities"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, BadInput)
+    assert (masks / "case_007.p1.nii.gz").read_bytes().startswith(b"left")
+    done = CliRunner().invoke(app, [*words, "--skip-existing"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert nib.nifti1.load(masks / "case_007.p1.nii.gz").get_fdata().max() <= 1
+
+
 def test_ctrl_c_is_one_line_that_names_the_way_on(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

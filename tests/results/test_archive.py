@@ -100,6 +100,14 @@ def test_a_later_run_adds_to_them_and_nothing_is_replaced_unasked(files: SweepFi
         archive(collect(records), records)
 
 
+def test_a_record_knows_the_labelled_cases_when_the_folder_no_longer_does(files: SweepFiles, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    archive(collect(files.root), records)
+    (files.root / "train" / "baseline-4-0" / "run.json").unlink()
+    assert len(archive(collect(files.root), records).same) == 3
+    assert read_data(collect(records)).splits[0].cases == ("a", "b")
+
+
 def test_cells_of_an_earlier_application_stay(files: SweepFiles, as_scores, tmp_path: Path) -> None:
     records = tmp_path / "records"
     archive(collect(files.root), records)

@@ -39,6 +39,14 @@ def test_without_a_name_the_sweep_applied_last_is_taken(sweep_files) -> None:
     assert collect(root, "old").sweep == "old"
 
 
+def test_the_last_is_the_last_whatever_the_zone_of_its_clock(sweep_files) -> None:
+    for name, applied in (("early", "2026-01-01T23:30:00+0900"), ("late", "2026-01-01T20:00:00+0000")):
+        files = sweep_files(name=name, applied=applied)
+        files.run(None, strategy="baseline", labelled=2, fold=0)
+        root = files.save()
+    assert collect(root).sweep == "late"
+
+
 def test_an_unknown_sweep_names_the_nearest(sweep_files) -> None:
     root = sweep_files(name="paper").save()
     with pytest.raises(BadInput, match="'papr'; did you mean 'paper'"):

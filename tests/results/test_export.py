@@ -13,6 +13,7 @@ from hpcseg.errors import BadInput
 from hpcseg.results.collect import collect
 from hpcseg.results.export import make_tables, write_collection
 from hpcseg.results.tables.machine_readable import to_lines
+from hpcseg.results.tables.published import read_publication
 
 
 def test_tables_figures_and_runs_are_written(sweep_files, as_scores, tmp_path: Path) -> None:
@@ -49,6 +50,31 @@ def test_a_table_that_does_not_fit_leaves_nothing_behind(sweep_files, tmp_path: 
     with pytest.raises(BadInput, match="strategie"):
         write_collection(collect(files.save()), tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def test_no_two_tables_write_to_one_file(sweep_files, tmp_path: Path) -> None:
+    files = sweep_files()
+    for grid in ("a", "a-runs", "collection"):
+        files.run(None, grids=grid, strategy="baseline", labelled=2, fold=0)
+    paths = write_collection(collect(files.save()), tmp_path / "default", figures=False)
+    assert len({*paths}) == len(paths) == 2 + 3 * 8
+    files.record["tables"] = [{"name": "t", "grid": "a"}, {"name": "t-nsd", "grid": "a", "metric": "nsd"}]
+    collection = collect(files.save())
+    with pytest.raises(BadInput, match=r"t-nsd.txt: two tables have this file"):
+        write_collection(collection, tmp_path / "nsd", tables=make_tables(collection, metrics=["nsd"]), figures=False)
+    assert not (tmp_path / "nsd").exists()
+
+
+def test_a_copy_of_another_metric_stands_beside_its_like(sweep_files, tmp_path: Path) -> None:
+    files = sweep_files()
+    scores = {"test": [{"case": "a", "class": 1, "dsc": 0.5, "nsd": 0.75}]}
+    files.run(scores, strategy="baseline", labelled=2, fold=0)
+    collection = collect(files.save())
+    for metrics in ([], ["nsd"]):
+        tables = make_tables(collection, metrics=metrics)
+        write_collection(collection, tmp_path / "a", tables=tables, figures=False)
+    (table,) = make_tables(collection, metrics=["nsd"], beside=read_publication(str(tmp_path / "a")))
+    assert table.beside is not None and [*table.beside.values.values()] == [(0.75, None)]
 
 
 def test_a_metric_that_there_is_not_names_the_nearest(sweep_files) -> None:

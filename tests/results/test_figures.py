@@ -378,6 +378,16 @@ def test_examples_without_their_scans_are_left_out_with_a_reason(
     assert draw(definition, collection) == "/old/scan.nii.gz: no such file"
 
 
+def test_examples_are_of_one_seed_and_say_which(sweep_files, as_scores, scan: tuple[Path, Path]) -> None:
+    files = sweep_files()
+    for seed in (1, 2):
+        run = files.run(as_scores(test=[0.5 + 0.1 * seed]), strategy="baseline", labelled=2, fold=0, seed=seed)
+        _write_scan(files.root, run, *scan)
+    figure = draw(FigureDefinition(name="e", kind="examples"), collect(files.save()))
+    assert not isinstance(figure, str) and "0.600‡" in {text.get_text() for text in figure.axes[0].texts}
+    assert "with its DSC; fold 0, seed = 1." in figure.texts[0].get_text().replace("\n", " ")
+
+
 def test_examples_show_no_label_but_that_which_was_measured(sweep_files, as_scores, scan: tuple[Path, Path]) -> None:
     files = sweep_files()
     for strategy, mark in (("baseline", ""), ("transfer", "0123456789abcdef")):

@@ -59,6 +59,14 @@ def test_a_cell_pools_cases_over_folds_and_keeps_the_folds_apart(sweep_files, as
     assert cell.sd_of_means == pytest.approx(stdev([0.85, 0.6]))
 
 
+def test_a_table_by_class_has_the_classes_of_its_own_grids(sweep_files, as_scores) -> None:
+    files = sweep_files()
+    files.run(as_scores(validation=[0.5]), grids="one", strategy="baseline", labelled=4, fold=0)
+    files.run(as_scores(validation=[[0.5, 0.6]]), grids="two", strategy="baseline", labelled=8, fold=0)
+    definition = TableDefinition(name="t", grid=("one",), rows="class", sets=VALIDATION)
+    assert build_table(definition, collect(files.save())).rows == (1,)
+
+
 def test_missing_runs_are_counted_and_never_averaged_over_silently(sweep_files, as_scores) -> None:
     files = sweep_files()
     for fold, scores in enumerate([as_scores(validation=[0.8]), None, as_scores(validation=[0.6])]):

@@ -164,6 +164,7 @@ def test_the_last_of_two_overrides_of_a_key_counts(write_sweep: Writer) -> None:
             "study.toml:22: name = '../t' is not allowed: should be a name of letters, digits",
         ),
         ('name = "t"\n', "", "study.toml:21: name is missing ([[table]])"),
+        ('name = "t"', 'name = "runs"', "study.toml:22: name = 'runs': what else is collected has a file runs.csv"),
         ('name = "b"', "name = 5", "study.toml:15: name = 5 is not allowed: should be a text in quotes ([[grid]])"),
         ('[[grid]]\nname = "a"', '[grid]\nname = "a"', "study.toml"),
         (

@@ -17,7 +17,7 @@ from hpcseg.inference.metrics import DSC
 from hpcseg.inspection.views import CT_WINDOW
 from hpcseg.paths import PREDICTIONS_FOLDER
 from hpcseg.results.collection import Collection, Run
-from hpcseg.results.figures.legends import labels_of, seeds_note
+from hpcseg.results.figures.legends import labels_of, seeds_of
 from hpcseg.results.figures.style import (
     PAGE,
     SKY,
@@ -89,10 +89,12 @@ def draw_examples(definition: FigureDefinition, collection: Collection) -> Figur
         classes = {place: _classes(exemplar, run, name) for place, run in chosen.items()}
     except BadInput as error:  # the data, or a mask, were moved, purged or changed since
         return str(error)
-    where = ", ".join(f"{key} {value}" for key, value in zip(definition.over, replicate, strict=True))
-    note = (
-        f"{case}, the {name} case of median DSC, sagittal, with its DSC; {where}, {seeds_note(definition, collection)}."
-    )
+    over = len(definition.over)
+    where = [f"{key} {value}" for key, value in zip(definition.over, replicate[:over], strict=True)]
+    where += map(str, replicate[over:])  # where several runs have these: the rest of what tells one from the others
+    if not any(one.startswith("seed") for one in where):
+        where.append(seeds_of(chosen.values()))
+    note = f"{case}, the {name} case of median DSC, sagittal, with its DSC; {', '.join(where)}."
     if any(run.stale for run in chosen.values()):
         note += f" {STALE}: a stale result."
     figure = _empty_grid(exemplar, len(rows), len(columns), note)

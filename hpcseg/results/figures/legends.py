@@ -96,7 +96,12 @@ def runs_note(definition: FigureDefinition, counts: Iterable[int], collection: C
 
 def seeds_note(definition: FigureDefinition, collection: Collection) -> str:
     """The seeds of all runs of a figure."""
-    seeds = _seeds(definition, collection)
+    return seeds_of(runs_of(definition, collection))
+
+
+def seeds_of(runs: Iterable[Run]) -> str:
+    """The seeds of some runs."""
+    seeds = _seeds(runs)
     if len(seeds) > MOST_SEEDS:
         return f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}"
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
@@ -111,13 +116,13 @@ def runs_of(definition: FigureDefinition, collection: Collection) -> list[Run]:
     return list({run.id: run for run, _ in places(definition.as_table(), collection)}.values())
 
 
-def _seeds(definition: FigureDefinition, collection: Collection) -> list[int]:
-    return sorted({int(run.config.get("seed", 0)) for run in runs_of(definition, collection)})
+def _seeds(runs: Iterable[Run]) -> list[int]:
+    return sorted({int(run.config.get("seed", 0)) for run in runs})
 
 
 def _replicate(definition: FigureDefinition, collection: Collection) -> str:
     """What a run of a cell is: a fold, where no two differ in the seed."""
-    return "fold" if definition.over == ("fold",) and len(_seeds(definition, collection)) == 1 else "run"
+    return "fold" if definition.over == ("fold",) and len(_seeds(runs_of(definition, collection))) == 1 else "run"
 
 
 def _span(counts: Iterable[int], noun: str) -> str:

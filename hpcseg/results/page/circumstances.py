@@ -16,6 +16,8 @@ from hpcseg.runs.applied import read_sweep_record
 from hpcseg.runs.rundir import RunDir
 from hpcseg.sections import flatten, toml_text
 
+SPLIT_KEYS = ("dataset", "test", "splits", "split_seed", "folds", "groups")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -108,13 +110,13 @@ def read_data(collection: Collection) -> Data:
     stores = [_store(folder / run_id / STORE_FILE, found) for run_id, found in packs.items() if found]
     splits: dict[tuple[str, int], Split] = {}
     test: dict[str, None] = {}
-    datasets = {_dataset(run) for run in collection.runs}
+    told = _told_apart(collection.runs)
     for run in _one_of_each(collection.runs):
         recorded = run.result is not None and bool(run.result.labelled_cases)
         found = _of_record(run.result) if run.result and recorded else read("train", run.id)
         if not found:
             continue
-        split = _split(run, found, several=len(datasets) > 1)
+        split = _split(run, found, told)
         splits.setdefault((split.fold, split.labelled), split)
         test |= dict.fromkeys(str(scan["name"]) for scan in found.get("test_scans", ()))
     ordered = tuple(sorted(splits.values(), key=lambda split: (split.fold, split.labelled)))
@@ -158,14 +160,20 @@ def _of_record(result: Result) -> Mapping[str, Any]:
     return {"labelled": {"cases": result.labelled_cases}, **scans}
 
 
-def _dataset(run: Run) -> str:
+def _data(run: Run, key: str) -> str:
     data = run.config.get("data")
-    return str(data.get("dataset", "")) if isinstance(data, Mapping) else ""
+    return str(data.get(key, "")) if isinstance(data, Mapping) else ""
 
 
-def _split(run: Run, found: Mapping[str, Any], *, several: bool) -> Split:
-    """The split of a run; with `several` datasets its fold says of which."""
-    fold = str(run.config.get("fold", "")) + (f" of {_dataset(run)}" if several else "")
+def _told_apart(runs: Sequence[Run]) -> list[str]:
+    """Keys of `data` in which runs differ, of those on which splits and test sets hang."""
+    return [key for key in SPLIT_KEYS if len({_data(run, key) for run in runs}) > 1]
+
+
+def _split(run: Run, found: Mapping[str, Any], told: Sequence[str]) -> Split:
+    """The split of a run; its fold says of which dataset, seed, …, where runs differ in these keys."""
+    values = [_data(run, key) if key == "dataset" else f"data.{key} {_data(run, key) or '–'}" for key in told]
+    fold = str(run.config.get("fold", "")) + (f" of {', '.join(values)}" if values else "")
     labelled = tuple(map(str, found.get("labelled", {}).get("cases", ())))
     validation = tuple(str(scan["name"]) for scan in found.get("validation_scans", ()))
     tests = len(found.get("test_scans", ()))

@@ -99,13 +99,17 @@ def read_publication(against: str) -> Publication:
         ) from None
 
 
-def set_beside(table: Table, publication: Publication, datasets: Iterable[str]) -> Table:
+def set_beside(table: Table, publication: Publication, datasets: Iterable[str], original: str = "") -> Table:
     """The table with the published one of its name, or of its key `published`, beside it; a note says if there is none.
 
     Args:
         datasets: that our results are of.
+        original: name of the table of which this is a copy, of another metric.
     """
-    name = table.definition.published or table.definition.name
+    own = table.definition.name
+    name = table.definition.published or original or own
+    if original not in ("", own) and own in publication.tables:
+        name = own
     found = publication.tables.get(name)
     label = publication.label
     if found is None:

@@ -141,9 +141,10 @@ def _arrange(definition: TableDefinition, collection: Collection) -> tuple[Entri
 
     In the rows of these, a replicate is also a value of each axis without a role: runs of one seed are compared.
     """
-    by_class = _classes(collection) if CLASS in (definition.rows, definition.columns) else (None,)
-    axes = {definition.rows, definition.columns} - ({CLASS} if None not in by_class else set())
     found = places(definition, collection)
+    of_classes = CLASS in (definition.rows, definition.columns)
+    by_class = _classes((run for run, _ in found), definition.sets) if of_classes else (None,)
+    axes = {definition.rows, definition.columns} - ({CLASS} if of_classes else set())
     free = free_axes(definition, (place for _, place in found))
     entries: dict[Key, dict[str, _Entry]] = {}
     for run, place in found:
@@ -288,19 +289,19 @@ def select_runs(
 ) -> dict[tuple[Axis, Axis], list[tuple[Replicate, Run]]]:
     """The runs of each (row, column), with their replicates, in the order of the sweep.
 
+    Args:
+        definition: of one set, and not of classes.
+
     Raises:
         BadInput: as `build_table`.
     """
-    runs: dict[tuple[Axis, Axis], dict[str, tuple[Replicate, Run]]] = {}
-    for run, place in places(definition, collection):
-        row, column = (axis_value(definition, run, place, key) for key in (definition.rows, definition.columns))
-        replicate = tuple(axis_value(definition, run, place, key) for key in definition.over)
-        runs.setdefault((row, column), {})[run.id] = (replicate, run)
-    return {place: list(found.values()) for place, found in runs.items()}
+    entries, _ = _arrange(definition, collection)
+    return {key[1:]: [(one.replicate, one.run) for one in found.values()] for key, found in entries.items()}
 
 
-def _classes(collection: Collection) -> tuple[int, ...]:
-    found = [scores.classes for run in collection.runs if run.result for scores in run.result.sets.values()]
+def _classes(runs: Iterable[Run], sets: Iterable[str]) -> tuple[int, ...]:
+    results = [run.result for run in runs if run.result]
+    found = [result.sets[name].classes for result in results for name in sets if name in result.sets]
     return tuple(sorted(set().union(*found))) or (1,)
 
 
