@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 
 from hpcseg.errors import BadInput
@@ -18,12 +19,20 @@ def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
     {'a.nii': 'a_seg.nii', 'b.nii': None}
 
     Args:
-        text: a first line that names the columns image and label, or scans in the first two columns of all lines.
+        text: a first line that names the columns image and label (or img, scan, volume; seg, segmentation, mask), or
+            scans in the first two columns of all lines.
         there: paths of the scans that exist.
 
     Raises:
-        BadInput: a line names a scan that is not there, no image, or one twice.
+        BadInput: it is no CSV, or a line names a scan that is not there, no image, or a scan twice.
     """
+    try:
+        return _pairs(text, there)
+    except csv.Error as error:
+        raise BadInput(f"cannot be read as CSV ({error}); take it out of the folder if it is no list") from None
+
+
+def _pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
     rows = [[cell.strip() for cell in row] for row in csv_rows(text)]
     head = [cell.lower() for cell in rows[0]] if rows else []
     columns = [next((head.index(name) for name in names if name in head), -1) for names in _COLUMNS]
@@ -31,12 +40,17 @@ def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
         if len(head) < 2 or not all(cell.endswith(ENDINGS) for cell in head[:2]):
             return None
         columns, head = [0, 1], []
-    known, pairs = {*there}, dict[str, str | None]()
+    elif not any(cell.endswith(ENDINGS) for row in rows[1:] for cell in row):  # measured volumes, say
+        return None
+    known, named, pairs = {*there}, set[str](), dict[str, str | None]()
     for number, row in enumerate(rows[bool(head) :], start=1 + bool(head)):
         image, label = (row[at].removeprefix("./") if at < len(row) else "" for at in columns)
-        if not image or image in pairs:
+        if not image or image in named:
             raise BadInput(f"line {number} names {f'{image!r} again' if image else 'no image'}; correct it")
         if missing := [path for path in (image, label) if path and path not in known]:
             raise BadInput(f"line {number}: no scan {missing[0]!r} in the folder; paths are relative to it")
+        if label and label in {*named, image}:
+            raise BadInput(f"line {number} names {label!r} again; correct it")
+        named |= {image, label}
         pairs[image] = label or None
     return pairs

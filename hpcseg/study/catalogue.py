@@ -114,9 +114,9 @@ class Catalogue:
         split, twins = self.split(config), self._twins(config.data.dataset, config.data.test)
         learned = {*split.labelled, *split.unlabelled, *split.validation}
         for case in test:
-            if (other := twins.get(case.name)) in learned:
+            if others := learned.intersection(twins.get(case.name, ())):
                 raise BadInput(
-                    f"data.test = {config.data.test!r}: {case.name} is the same scan as {other} of "
+                    f"data.test = {config.data.test!r}: {case.name} is the same scan as {min(others)} of "
                     f"{config.data.dataset}, which is learned from; take one of them out"
                 )
 
@@ -126,9 +126,11 @@ class Catalogue:
         cases = dataset.test if self.is_one(name, test) else dataset.training + dataset.test
         return tuple(case for case in cases if case.label is not None)
 
-    def _twins_of(self, name: str, test: str) -> dict[str, str]:
-        """Labelled cases of the dataset `test` whose image is that of a training case of `name` -> that one."""
-        own = {digest.partition("+")[0]: case for case, digest in self.digests(self.dataset(name).training).items()}
+    def _twins_of(self, name: str, test: str) -> dict[str, list[str]]:
+        """Labelled cases of the dataset `test` whose image is that of training cases of `name` -> these."""
+        own: dict[str, list[str]] = {}
+        for case, digest in self.digests(self.dataset(name).training).items():
+            own.setdefault(digest.partition("+")[0], []).append(case)
         tested = self.digests(self._labelled_test(name, test))
         images = {case: digest.partition("+")[0] for case, digest in tested.items()}
         return {case: own[image] for case, image in images.items() if image in own}

@@ -250,6 +250,22 @@ def test_a_test_set_that_holds_a_scan_that_is_learned_from_is_refused(
         plan_study("data.test=Other", data=tmp_path / "data")
 
 
+def test_so_is_one_that_lies_in_the_dataset_twice(
+    plan_study: Planner, write_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    tiny = write_dataset(tmp_path / "data" / "Mine", training=6, test=0, seed=2)
+    other = write_dataset(tmp_path / "data" / "Other", training=2, test=0, seed=1)
+    for copy in (tiny / "imagesTr" / "case_006.nii.gz", other / "imagesTr" / "case_002.nii.gz"):
+        shutil.copy(tiny / "imagesTr" / "case_001.nii.gz", copy)
+    (tmp_path / "splits.csv").write_text(
+        "case,fold,role,rank\ncase_001,0,labelled,1\ncase_002,0,labelled,2\ncase_003,0,validation,\n"
+    )
+    with pytest.raises(BadInput, match="case_002 is the same scan as case_001 of Mine, which is learned from"):
+        plan_study(
+            "data.dataset=Mine", "data.test=Other", f"data.splits={tmp_path / 'splits.csv'}", data=tmp_path / "data"
+        )
+
+
 @pytest.mark.parametrize("name", ["./Tiny", "Tiny/", "Link"])
 def test_a_dataset_is_its_own_test_set_by_whichever_name(
     plan_study: Planner, tiny_dataset: Path, tmp_path: Path, name: str
