@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hpcseg.commands import data, doctor, init, keys, models, results, runs, sweeps
-from hpcseg.errors import HpcsegError
+from hpcseg.errors import HpcsegError, of_system
 from hpcseg.owners import write_for_this_user
 from hpcseg.screens import terminal
 
@@ -81,7 +81,7 @@ def _run() -> None:
     except BrokenPipeError:  # the reader of our output has gone
         sys.exit(141)
     except OSError as error:
-        terminal.fail(f"{error.filename or 'system'}: {error.strerror or error}")
+        terminal.fail(of_system(error))
         sys.exit(1)
     except Exception:
         terminal.fail(_crash_report())

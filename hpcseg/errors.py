@@ -11,6 +11,11 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HDF5_NUMBER = re.compile(r"\berrno = (\d+)")
 
 
+def of_system(error: OSError) -> str:
+    """What the system has against it, in a line."""
+    return f"{error.filename or 'system'}: {error.strerror or error}"
+
+
 class HpcsegError(Exception):
     """Base of all expected errors; the command line prints the message alone and exits with `exit_code`."""
 

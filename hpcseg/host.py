@@ -22,9 +22,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_gib() -> float:
-    """Memory of this host, in GiB."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+def memory_gib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Memory that this process may use in all, in GiB: the machine's, or what its control groups allow."""
+    limits = [
+        _text(folder / (_V2 if version == 2 else _V1)[0]).strip()
+        for folder, version in control_groups(_text(proc / "self" / "cgroup"), cgroups)
+    ]
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([whole, *(int(limit) for limit in limits if limit.isdecimal())]) / 2**30
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from hpcseg.host import (
     control_group_room,
     control_groups,
     is_alive,
+    memory_gib,
     old_objects_left_alone,
     parse_meminfo,
     process_start,
@@ -69,6 +70,16 @@ def test_available_memory_of_the_machine() -> None:
 )
 def test_room_in_a_control_group(limit: str, used: str, stat: str, room: int | None) -> None:
     assert control_group_room(limit, used, stat, ("inactive_file", "active_file")) == room
+
+
+def test_memory_is_what_a_control_group_allows(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("0::/job/step\n")
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    whole = memory_gib(tmp_path, tmp_path)
+    (tmp_path / "job" / "memory.max").write_text(f"{2**30}\n")
+    (tmp_path / "job" / "step" / "memory.max").write_text("max\n")
+    assert memory_gib(tmp_path, tmp_path) == 1.0 < whole
 
 
 def test_every_ancestor_of_a_group_may_have_the_limit() -> None:

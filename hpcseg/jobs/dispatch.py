@@ -59,7 +59,8 @@ def _train(
     alone, trial = torch_alone(submission.kernels == "torch"), by_trial(submission.kernels == "trial")
     with joined(info, run.path, control.should_stop) as ranks, alone, trial:
         ranks.of_leader(lambda: require_unchanged(_scans_of(run, spec)))
-        ranks.of_leader(lambda: note_parents(run.path, parents_of(spec)))
+        if ranks.of_leader(lambda: note_parents(run.path, parents_of(spec))):
+            control.begin_anew()
         if isinstance(spec, LabelSpec):
             from hpcseg.inference import pseudo_labels
 

@@ -12,7 +12,7 @@ from hpcseg.runs.records import ArrayRecord, Asked
 from hpcseg.runs.recovery import Budgets, Decision, decide, mebibytes
 from hpcseg.runs.rundir import RunDir
 from hpcseg.slurm.job import REQUEUE_S, JobFacts, SlurmJob, ask_about, requeue
-from hpcseg.slurm.nodes import read_nodes, recent_bad, to_exclude
+from hpcseg.slurm.nodes import largest_mb, read_nodes, recent_bad, to_exclude
 
 _BEFORE_END_S = 15.0  # of a job's limit: what is left to say goes to the log
 
@@ -71,8 +71,7 @@ def check_budget(run: RunDir, job: SlurmJob, array: ArrayRecord | None, cause: C
     asked = Asked(minutes=0, memory_mb=0) if array is None else array.asked
     most_mb = 0
     if cause == "memory":
-        nodes = read_nodes(job.partition)
-        most_mb = mebibytes(budgets.memory_max) or max((node.memory_mb for node in nodes), default=0)
+        most_mb = mebibytes(budgets.memory_max) or largest_mb(job.partition)
     decision = decide(
         cause,
         [attempt for attempt in read_attempts(run.path) if attempt.job == job.task],

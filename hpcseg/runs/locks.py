@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -13,6 +14,11 @@ from hpcseg.errors import NO_SPACE, BadInput, HpcsegError
 from hpcseg.owners import REMEDY
 from hpcseg.paths import JOB_FILE, JOB_LOCK_FILE, LOCK_FILE, STAGES
 
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP})
+_WITHOUT_LOCKS = (
+    "this file system has no locks (flock), without which two jobs could write one run; name another --runs, "
+    "or have it mounted with them (Lustre: -o flock)"
+)
 ALL_RUNS_WAIT_S = 300.0
 JOB_WAIT_S = 30.0  # for a file that is read and written
 
@@ -25,7 +31,7 @@ def take_run(run: Path, timeout_s: float) -> FileLock:
         BadInput: the lock is a link, or another user's; so with the other locks.
     """
     busy = f"{run}: another process works on this run; see hpcseg status {run.name}"
-    return _acquire(FileLock(run / LOCK_FILE), timeout_s, busy)
+    return _acquire(FileLock(run / LOCK_FILE, fallback_to_soft=False), timeout_s, busy)
 
 
 def job_locked(run: Path) -> AbstractContextManager[None]:
@@ -35,7 +41,7 @@ def job_locked(run: Path) -> AbstractContextManager[None]:
         HpcsegError: another process holds it for too long.
     """
     busy = f"{run / JOB_FILE}: another process changes it since {JOB_WAIT_S:.0f} s; try again"
-    return _held(FileLock(run / JOB_LOCK_FILE), JOB_WAIT_S, busy)
+    return _held(FileLock(run / JOB_LOCK_FILE, fallback_to_soft=False), JOB_WAIT_S, busy)
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def locked(runs_root: Path) -> Iterator[None]:
     """
     runs_root.mkdir(parents=True, exist_ok=True)
     busy = f"{runs_root}: another hpcseg is submitting since {ALL_RUNS_WAIT_S:.0f} s; try again"
-    with _held(FileLock(runs_root / LOCK_FILE, is_singleton=True), ALL_RUNS_WAIT_S, busy):
+    with _held(FileLock(runs_root / LOCK_FILE, is_singleton=True, fallback_to_soft=False), ALL_RUNS_WAIT_S, busy):
         _look_anew(runs_root)
         yield
 
@@ -83,6 +89,8 @@ def _acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise
+        if error.errno in _NO_LOCKS:  # a marker in their place would outlive its process
+            raise BadInput(f"{lock.lock_file}: {_WITHOUT_LOCKS}") from None
         why = f"{lock.lock_file}: cannot be locked ({error.strerror or error})"
         raise BadInput(f"{why}; {REMEDY}") from None
     return lock

@@ -35,21 +35,25 @@ def parents_of(spec: AnySpec) -> tuple[Path, ...]:
     return ()
 
 
-def note_parents(run: Path, files: Iterable[Path]) -> None:
+def note_parents(run: Path, files: Iterable[Path]) -> bool:
     """Write down what a run is made from, before it is; what was made from other files before is removed.
 
     Args:
         run: the run directory.
         files: relative to the folder of all runs.
+
+    Returns:
+        Whether it was: the run begins anew.
     """
     now = {file.as_posix(): fingerprint(run.parents[1] / file) for file in files}
     before = read_parents(run)
     if before == now:
-        return
+        return False
     if before:
         _remove_products(run)
     if now:
         write_sealed(run / paths.PARENTS_FILE, now)
+    return bool(before)
 
 
 def read_parents(run: Path) -> dict[str, str | None]:

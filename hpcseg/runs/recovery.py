@@ -31,7 +31,10 @@ class Budgets(Section):
         2, "attempts that came to the time limit, in a row without progress", unit="times", source=_ENOUGH
     )
     preempted: Times = key(
-        1000, "preemptions, in a row without progress", unit="times", source="ours: they are nobody's fault"
+        1000,
+        "preemptions, in a row without progress; likewise returns to the queue without a word why",
+        unit="times",
+        source="ours: they are nobody's fault",
     )
     node: Times = key(3, "failures of its node, in a row without progress", unit="times", source=_ENOUGH)
     memory: Times = key(3, "that it used up its job's memory, in all", unit="times", source=_ENOUGH)
@@ -112,8 +115,11 @@ def decide(
             decision = _without(node, _within(times, budgets.unbegun, f"did not begin on {node}", over))
         case "memory":
             decision = _more_memory(attempts, budgets, stage, memory_mb, most_mb)
+        case "requeued":
+            over = f"requeued {times} times without progress and without a word why, last from {node}: see its log"
+            decision = _within(times, budgets.preempted, "requeued", over)
         case _:
-            decision = Decision(cause == "requeued", cause)
+            decision = Decision(False, cause)
     return decision
 
 

@@ -118,14 +118,14 @@ def add_up(lines: Sequence[RunStatus]) -> Totals:
 def gpu_seconds_of(evidence: Evidence, verdict: Verdict, now: float) -> tuple[float, float]:
     """GPU seconds used and lost by a run's attempts. Pure.
 
-    An attempt that nobody ended ran until the next began, or, if it is over, until the last heartbeat.
+    An attempt that nobody ended ran until the next began, or, unless its job is at it, until the last heartbeat.
     """
     attempts, known = evidence.attempts, []
     for attempt, following in zip_longest(attempts, attempts[1:]):
         end = attempt.ended
         if end is None and following is not None:
             end = following.began
-        elif end is None and verdict.state not in OPEN:
+        elif end is None and verdict.state not in OPEN - {"queued", "held", "requeued"}:
             end = max(attempt.began, evidence.heartbeat.time) if evidence.heartbeat is not None else attempt.began
         known.append(replace(attempt, ended=end))
     return gpu_seconds(known, now)

@@ -42,7 +42,7 @@ def read_cluster() -> Cluster:
     private = re.split(r"[,\s]+", values.get("PrivateData", "").lower())
     return Cluster(
         name=values.get("ClusterName", ""),
-        max_array_size=int(size) if size.isdigit() else MAX_ARRAY_SIZE,
+        max_array_size=max(int(size), 1) if size.isdigit() else MAX_ARRAY_SIZE,  # 0: sbatch refuses them, and says so
         shows_others=not {"jobs", "all"} & set(private),
     )
 

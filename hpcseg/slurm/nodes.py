@@ -67,6 +67,11 @@ def read_nodes(partition: str = "") -> list[Node]:
         return []
 
 
+def largest_mb(partition: str = "") -> int:
+    """Memory of the largest node of a partition in MB; 0 where sinfo does not answer."""
+    return max((node.memory_mb for node in read_nodes(partition)), default=0)
+
+
 def parse_nodes(text: str) -> list[Node]:
     """Nodes from lines of `name|state|memory in MB`; one that is in several partitions once. Pure."""
     found: dict[str, Node] = {}

@@ -8,15 +8,17 @@ and the runs are one array whose tasks each wait for the same task of those (aft
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcseg.runs.attempts import read_attempts
 from hpcseg.runs.evidence import TO_SUBMIT, Verdict
-from hpcseg.runs.recovery import grown_mb, mebibytes
+from hpcseg.runs.recovery import Budgets, grown_mb, mebibytes
 from hpcseg.runs.rundir import RunDir
+from hpcseg.slurm.nodes import largest_mb
 from hpcseg.slurm.queue import expression_of
 from hpcseg.study.order import waves
 from hpcseg.study.plan import Plan
@@ -137,6 +139,7 @@ def arrays_of(plan: Plan, choice: Choice, profile: SlurmProfile, limit: int) -> 
         limit: task indices are below it (Slurm's MaxArraySize).
     """
     names = {**{run_id: run_id for run_id in choice.taken}, **choice.jobs}
+    most_mb = functools.cache(lambda: mebibytes(profile.budgets.memory_max) or largest_mb(profile.partition))
     requests = []
     for run_id in choice.taken:
         planned = plan.stages[run_id]
@@ -145,23 +148,24 @@ def arrays_of(plan: Plan, choice: Choice, profile: SlurmProfile, limit: int) -> 
             stage=planned.stage,
             needs=frozenset(names[need] for need in planned.needs if need in names),
             column=planned.column,
-            memory_mb=_memory_mb(plan.run(run_id), profile),
+            memory_mb=_memory_mb(plan.run(run_id), profile, most_mb),
         )
         requests.append(request)
     return arrange(requests, limit)
 
 
-def _memory_mb(run: RunDir, profile: SlurmProfile) -> int:
-    """Memory of each node that a run asks for: the profile's, or more than what it used up before."""
+def _memory_mb(run: RunDir, profile: SlurmProfile, most_mb: Callable[[], int]) -> int:
+    """Memory of each node that a run asks for: the profile's, or more than what it used up before, if any node has it
+    (a job for which there is no node is refused, and all that is submitted with it)."""
+    asked_mb = mebibytes(profile.of(run.stage).memory)
     used_up = [attempt.memory_mb for attempt in read_attempts(run.path) if attempt.cause == "memory"]
-    return grown_memory_mb(mebibytes(profile.of(run.stage).memory), max(used_up, default=0), profile)
+    used_up_mb = max(used_up, default=0)
+    return grown_memory_mb(asked_mb, used_up_mb, profile.budgets, most_mb()) if used_up_mb else asked_mb
 
 
-def grown_memory_mb(asked_mb: int, used_up_mb: int, profile: SlurmProfile) -> int:
-    """Memory to ask for when a run used up `used_up_mb` before (0: it did not). Pure."""
-    if not used_up_mb:
-        return asked_mb
-    return max(asked_mb, grown_mb(used_up_mb, profile.budgets, mebibytes(profile.budgets.memory_max)))
+def grown_memory_mb(asked_mb: int, used_up_mb: int, budgets: Budgets, most_mb: int) -> int:
+    """Memory to ask for when a run used up `used_up_mb` before, at most `most_mb` (0: no bound). Pure."""
+    return max(asked_mb, grown_mb(used_up_mb, budgets, most_mb))
 
 
 def arrange(requests: Sequence[Request], limit: int) -> list[Array]:

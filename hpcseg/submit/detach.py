@@ -11,13 +11,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcseg.errors import HpcsegError, Interrupted
+from hpcseg.errors import HpcsegError, Interrupted, of_system
 from hpcseg.paths import POOL_LOG, sweep_folder
 from hpcseg.study.plan import Plan, make_plan
 from hpcseg.study.sweepfile import read_sweep
@@ -63,25 +64,26 @@ def detach(plan: Plan, data: Path, profile: Profile) -> Detached:
         "runs": str(plan.runs_root),
         "profile": profile.model_dump(mode="json"),
     }
-    pool = subprocess.Popen(
-        [sys.executable, "-P", "-m", "hpcseg.submit.detach"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert pool.stdin is not None and pool.stdout is not None and pool.stderr is not None
-    try:
-        with suppress(BrokenPipeError), pool.stdin:
-            pool.stdin.write(json.dumps(request).encode())
-        text = pool.stdout.read()
-    except KeyboardInterrupt:
-        pool.terminate()
-        raise Interrupted("stopped before anything was begun") from None
-    with pool.stderr:
-        if not text:
-            crash = pool.stderr.read().decode(errors="replace").strip()
-            raise RuntimeError(crash) if crash else HpcsegError("the pool's process ended without a word; try again")
+    with tempfile.TemporaryFile() as said:  # no pipe, which warnings could fill
+        pool = subprocess.Popen(
+            [sys.executable, "-P", "-m", "hpcseg.submit.detach"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,
+        )
+        assert pool.stdin is not None and pool.stdout is not None
+        try:
+            with suppress(BrokenPipeError), pool.stdin:
+                pool.stdin.write(json.dumps(request).encode())
+            text = pool.stdout.read()
+        except KeyboardInterrupt:
+            pool.terminate()
+            raise Interrupted("stopped before anything was begun") from None
+        said.seek(0)
+        crash = said.read().decode(errors="replace").strip()
+    if not text:
+        raise RuntimeError(crash) if crash else HpcsegError("the pool's process ended without a word; try again")
     answer = json.loads(text)
     if "error" in answer:
         error = HpcsegError(answer["error"])
@@ -123,7 +125,8 @@ def main() -> int:
         sweep = read_sweep(Path(request["sweep"]), request["overrides"], request["grids"])
         plan = make_plan(sweep, Path(request["data"]), Path(request["runs"]))
         failed = apply(plan, "local", Profile.model_validate(request["profile"]), _note_event, begin).failed
-    except HpcsegError as error:
+    except (HpcsegError, OSError) as problem:
+        error = problem if isinstance(problem, HpcsegError) else HpcsegError(of_system(problem))
         if claimed:
             _note(f"pool {os.getpid()} has ended: {error}")
         else:

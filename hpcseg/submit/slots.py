@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -34,6 +34,7 @@ from hpcseg.text import word
 
 POLL_S = 0.25
 ELSEWHERE_POLL_S = 2.0
+UNKNOWN_WAIT_S = 300.0  # for what nobody can tell the state of: Slurm may answer again
 SAVE_WAIT_S = 300.0  # for jobs that were asked to stop: a step and a save
 NO_TIMEOUT_MIN = 60 * 24 * 365
 _DEAD_ENDS: frozenset[State] = frozenset({"failed", "blocked", "lost", "stopped"})
@@ -91,6 +92,7 @@ class Pool:
     _mine: set[str] = field(default_factory=set)
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _looked: float = 0.0
+    _stuck_since: float | None = None
 
     def run(self) -> dict[str, Verdict]:
         """Run until nothing is left that can be run; how every stage ended, by id.
@@ -110,10 +112,28 @@ class Pool:
                 time.sleep(POLL_S)
             if requests:
                 self._stop_jobs(requests)
+        for run_id in self._release():
+            self._set(run_id, Verdict("blocked", "it is not known whether what it needs is under way"))
+        for run_id, verdict in self.verdicts.items():
+            if verdict.state == "unknown":
+                self._set(run_id, replace(verdict, state="blocked"))
         return self.verdicts
 
     def _open(self) -> bool:
-        return bool(self._jobs) or any(v.state in OPEN for v in self.verdicts.values())
+        """Whether anything may still go on: what is unknown may for a while, and what waits for it."""
+        theirs = {verdict.state for run_id, verdict in self.verdicts.items() if run_id not in self._mine} & OPEN
+        if self._jobs or theirs - {"unknown"} or "unknown" not in theirs:
+            self._stuck_since = None
+            return bool(self._jobs) or any(v.state in OPEN for v in self.verdicts.values())
+        self._stuck_since = self._stuck_since or time.monotonic()
+        return time.monotonic() - self._stuck_since < UNKNOWN_WAIT_S
+
+    def _release(self) -> list[str]:
+        """Let go of the runs that were not begun: whoever comes next, on whichever host, may take them."""
+        left = [run_id for run_id in self._mine if self.verdicts[run_id].state == "queued" and run_id not in self._jobs]
+        for run_id in left:
+            _noted(self.plan.run(run_id), released=True)
+        return left
 
     def _take(self, run_ids: list[str]) -> None:
         """Claim what nobody works on; the rest is looked at again."""
@@ -221,6 +241,7 @@ class Pool:
                     os.kill(int(held.job.job_id), signal.SIGTERM)
             time.sleep(2 * POLL_S)
             self._follow_jobs()
+        self._release()
         left = f"; {len(self._jobs)} still save, see hpcseg status" if self._jobs else ""
         raise Interrupted(f"stopped{left}; the same command goes on from there")
 
@@ -230,7 +251,7 @@ class Pool:
             self.notify(Event(run_id, self.plan.stages[run_id].spec.stage, verdict.state, verdict.why))
 
 
-def _noted(run: RunDir, **facts: str) -> Submission | None:
+def _noted(run: RunDir, **facts: str | bool) -> Submission | None:
     """`job.json`, with these facts where the run is this process' own."""
     return run.change_submission(
         lambda known: known.model_copy(update=facts) if known.pool == Process.this() else known

@@ -112,6 +112,10 @@ class Control:
             self._beat = replace(self._beat, progress=progress, progress_time=time.time())
             self._due = 0.0
 
+    def begin_anew(self) -> None:
+        """Note that all that was done before is gone."""
+        self._beat = replace(self._beat, progress=0, progress_time=None, checkpoint=None)
+
     @property
     def phase(self) -> str:
         """Phase of the last beat; "" before the first."""

@@ -271,7 +271,7 @@ def _own_folder(destination: Path) -> Iterator[Path]:
     """The folder of finished cases, for this process alone; it goes away with the last of them."""
     folder = own_parts_folder(destination)
     try:
-        with filelock.FileLock(folder / _LOCK, timeout=0):
+        with filelock.FileLock(folder / _LOCK, timeout=0, fallback_to_soft=False):
             try:
                 yield folder
             finally:

@@ -44,7 +44,7 @@ def test_each_result_is_judged_once_however_many_runs_were_made_from_it(
     runs = [write(MODEL), write(STORE), *(write(Path(f"train/student{n}/model.pt")) for n in range(3))]
     note_parents(runs[1], [MODEL])
     for student in runs[2:]:
-        note_parents(student, [STORE, MODEL])
+        assert not note_parents(student, [STORE, MODEL]), "nothing was there to be removed"
     judged: list[str] = []
 
     def judge(_run: Path, name: str) -> str:

@@ -114,7 +114,7 @@ def test_every_history_has_a_decision_in_one_line(
         assert decision.memory_mb is None and decision.exclude == ()
 
 
-@given(st.sampled_from(sorted(REPEATED - {"requeued"})), st.integers(0, 5))
+@given(st.sampled_from(sorted(REPEATED)), st.integers(0, 5))
 def test_without_progress_everything_ends(cause: Cause, times: int) -> None:
     budgets = Budgets(idle_limits=times, preempted=times, node=times, killed=times, unbegun=times, memory=times)
     again = [after(*[cause] * count, budgets=budgets, memory_mb=1000).again for count in range(1, 12)]

@@ -106,7 +106,8 @@ def test_a_line_tells_the_last_heartbeat_and_the_gpu_hours_of_all_attempts() -> 
 
 def test_an_attempt_without_an_end_that_is_over_ran_until_its_last_heartbeat() -> None:
     evidence = Evidence(planned=True, heartbeat=BEAT, attempts=(FIRST, SECOND))
-    assert gpu_seconds_of(evidence, Verdict("lost", "is gone"), 1e6)[0] == 2 * (3600 + 1600)
+    for state in ("lost", "requeued", "held"):
+        assert gpu_seconds_of(evidence, Verdict(state, "is gone"), 1e6)[0] == 2 * (3600 + 1600)
     assert line_of("r", "train", Verdict("lost", "is gone"), evidence, 1e6).eta_s is None
 
 

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcseg.runs.attempts import Attempt, write_attempt
 from hpcseg.runs.evidence import State, Verdict
 from hpcseg.runs.recovery import Budgets
 from hpcseg.slurm.queue import expression_of
-from hpcseg.submit.arrange import LONGEST_EXPRESSION, Array, Choice, Request, arrange, choose, grown_memory_mb
+from hpcseg.study.plan import Plan
+from hpcseg.submit.arrange import (
+    LONGEST_EXPRESSION,
+    Array,
+    Choice,
+    Request,
+    arrange,
+    arrays_of,
+    choose,
+    choose_for,
+    grown_memory_mb,
+)
 from hpcseg.submit.profile import SlurmProfile
 
 LEVELS = 4
@@ -213,9 +226,31 @@ def test_a_run_whose_ancestor_has_no_job_or_may_be_anywhere_waits() -> None:
 
 
 def test_a_run_that_used_up_its_memory_asks_for_more_within_the_bound() -> None:
-    profile = SlurmProfile(budgets=Budgets(memory_growth=2.0, memory_max="100G"))
-    assert grown_memory_mb(32768, 0, profile) == 32768
-    assert grown_memory_mb(32768, 32768, profile) == 65536
-    assert grown_memory_mb(32768, 65536, profile) == 102400
-    assert grown_memory_mb(200000, 65536, profile) == 200000  # the profile was raised since
-    assert grown_memory_mb(1000, 4000, SlurmProfile()) == 6000
+    twice = Budgets(memory_growth=2.0)
+    assert grown_memory_mb(32768, 32768, twice, 102400) == 65536
+    assert grown_memory_mb(32768, 65536, twice, 102400) == 102400
+    assert grown_memory_mb(200000, 65536, twice, 102400) == 200000  # the profile was raised since
+    assert grown_memory_mb(1000, 4000, Budgets(), 0) == 6000
+
+
+@pytest.mark.parametrize(("memory_max", "asked"), [("", 128000), ("100G", 102400)])
+def test_nobody_asks_for_more_memory_than_the_largest_node_has(
+    plan_study: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, memory_max: str, asked: int
+) -> None:
+    """A job that no node can run is refused, and with it the arrays that come after its own."""
+    plan = plan_study()
+    run_id = next(iter(plan.of_stage("train")))
+    plan.run(run_id).path.mkdir(parents=True)
+    used_up = Attempt(number=1, job="7_1", node="n1", began=0.0, gpus=0, ended=9.0, cause="memory", memory_mb=108000)
+    write_attempt(plan.run(run_id).path, used_up)
+    calls: list[str] = []
+
+    def largest_mb(partition: str) -> int:
+        calls.append(partition)
+        return 128000
+
+    monkeypatch.setattr("hpcseg.submit.arrange.largest_mb", largest_mb)
+    profile = SlurmProfile(partition="main", budgets=Budgets(memory_max=memory_max))
+    arrays = arrays_of(plan, choose_for(plan, "slurm"), profile, limit=1000)
+    assert [array.memory_mb for array in arrays if run_id in array.runs] == [asked]
+    assert calls == ([] if memory_max else ["main"])

@@ -142,6 +142,11 @@ def test_what_the_profile_asks_for_by_hand_replaces_what_would_be_asked_for() ->
     assert parameters["exclude"] == "n1,n2" and not {"gpus_per_node", "mem"} & parameters.keys()
 
 
+def test_false_takes_away_what_a_site_forbids() -> None:
+    parameters = job_parameters(profile_of(flags={"mem": False, "gpus-per-node": False}), record_of(), lead_s=9)
+    assert not {"gpus_per_node", "mem"} & parameters.keys()
+
+
 @pytest.mark.parametrize(
     ("tasks", "parallel", "text"),
     [((0,), 8, "0%1"), ((3, 1, 0, 2), 2, "0-3%2"), ((0, 2, 3, 7), 64, "0,2-3,7%4")],

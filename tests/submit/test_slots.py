@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -8,13 +10,17 @@ from typing import Any
 import pytest
 import submitit
 
+from hpcseg.errors import Interrupted
 from hpcseg.host import process_start
+from hpcseg.runs.locks import locked
 from hpcseg.runs.records import Process, Submission
 from hpcseg.runs.rundir import RunDir
+from hpcseg.runs.states import read_states
 from hpcseg.study.plan import Plan
 from hpcseg.submit.actions import cancel
 from hpcseg.submit.apply import apply, claim
 from hpcseg.submit.profile import LocalProfile, Profile
+from hpcseg.submit.record import record
 from hpcseg.submit.slots import Event, Pool
 
 Planner = Callable[..., Plan]
@@ -61,6 +67,45 @@ def test_a_cancelled_run_that_another_pool_claimed_since_is_left_to_it(plan_pack
     # Cancelled again, in the hands of the other pool: this one does not take it over.
     assert (verdicts[first].state, verdicts[second].state) == ("done", "stopped")
     assert not plan.run(second).is_done() and plan.run(second).heartbeat() is None
+
+
+def test_what_a_pool_that_is_stopped_had_not_begun_is_free_for_other_hosts(plan_packs: Planner) -> None:
+    plan = plan_packs([4.0, 5.0])
+    first, second = plan.stages
+
+    def notify(event: Event) -> None:
+        if (event.run_id, event.state) == (first, "running") and event.heartbeat is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def take(run_ids: list[str]) -> list[str]:
+        return claim(plan, run_ids, lambda _: submission())
+
+    pool = Pool(plan, LocalProfile(slots=1, threads=1, pack_workers=1), [], take, notify, lambda _: None)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        pool.run()
+    found = plan.run(second).submission()
+    assert found is not None and found.released
+    plan.run(second).write_submission(found.model_copy(update={"host": "another"}))
+    assert read_states([plan.run(second)]).verdicts[second].state == "stopped"
+    assert claim(plan, [second], lambda _: submission()) == [second]
+    again = plan.run(second).submission()
+    assert again is not None and not again.released
+
+
+def test_a_pool_does_not_wait_for_ever_for_what_another_host_may_hold(
+    plan_study: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpcseg.submit.slots.UNKNOWN_WAIT_S", 0.5)
+    plan = plan_study()
+    (pack,), (train,) = plan.of_stage("pack"), plan.of_stage("train")
+    with locked(plan.runs_root):
+        record(plan)
+    assert claim(plan, [pack], lambda _: submission().model_copy(update={"host": "another"})) == [pack]
+    outcome = apply(plan, "local", Profile(local=LocalProfile(slots=1, threads=1, pack_workers=1)))
+    assert "submitted on another; if nobody works there, hpcseg retry frees it" in outcome.failed[pack]
+    assert outcome.verdicts[train].state == "blocked" and outcome.submitted == (train,)
+    found = plan.run(train).submission()
+    assert found is not None and found.released
 
 
 @pytest.mark.parametrize("when", ["first", "before", "after"])

@@ -88,6 +88,9 @@ def test_progress_is_what_is_kept_and_goes_on_in_the_next_attempt(tmp_path: Path
     assert (following.progress, following.progress_time) == (5, None)
     following.reached(6)
     assert following.progress == 6 and following.progress_time is not None
+    following.begin_anew()
+    following.reached(1)
+    assert following.progress == 1 and following.progress_time is not None
 
 
 def test_the_longest_step_is_measured_within_a_phase(tmp_path: Path, clock: Clock) -> None:
