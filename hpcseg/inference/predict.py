@@ -40,7 +40,7 @@ class Predictor:
         model: weights, and how a scan becomes their input.
         device: where it computes.
         mode: "paper" or "tiles", instead of the one that the model was configured with.
-        precision: "float32" or "bfloat16", likewise.
+        precision: "float32", "bfloat16" or "float16", likewise.
     """
 
     def __init__(

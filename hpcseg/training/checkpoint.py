@@ -42,13 +42,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: the file is missing, cut, altered, of another kind, or holds objects that would run code.
     """
-    expected = digest_of(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    content = _read(path)
     payload = content.partition(b"\n")[2]
-    if hashlib.sha256(payload).hexdigest() != expected:
+    if hashlib.sha256(payload).hexdigest() != _digest_in(path, content):
         raise BadInput(f"{path}: damaged, its checksum does not match")
     try:
         state = load_plain(payload)
@@ -67,16 +63,23 @@ def digest_of(path: Path) -> str:
     Raises:
         BadInput: there is no such file, or it is of another kind.
     """
+    return _digest_in(path, _read(path, len(_MAGIC) + 64))
+
+
+def _read(path: Path, size: int = -1) -> bytes:
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: not a file")
         with path.open("rb") as file:
-            head = file.read(len(_MAGIC) + 64)
+            return file.read(size)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    if not head.startswith(_MAGIC):
+
+
+def _digest_in(path: Path, content: bytes) -> str:
+    if not content.startswith(_MAGIC):
         raise BadInput(f"{path}: not a file of hpcseg's tensors")
-    return head[len(_MAGIC) :].decode("ascii", errors="replace")
+    return content[len(_MAGIC) :][:64].decode("ascii", errors="replace")
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> int:

@@ -20,7 +20,13 @@ def load_any(path: Path) -> TrainedModel:
     Raises:
         BadInput: there is none; see `TrainedModel.load` and `model_so_far`.
     """
-    return model_so_far(path) if is_under_way(path) else TrainedModel.load(path)
+    if is_under_way(path):
+        try:
+            return model_so_far(path)
+        except BadInput:
+            if is_under_way(path):
+                raise  # else it has ended just now
+    return TrainedModel.load(path)
 
 
 def is_under_way(run: Path) -> bool:

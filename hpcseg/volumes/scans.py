@@ -1,4 +1,4 @@
-"""NIfTI scans in and out. With `in_memory` the only module that knows the order x, y, z.
+"""NIfTI scans in and out. Beside `headers`, `scan_grid` and `in_memory` nobody knows the order x, y, z.
 
 Inside hpcseg a volume is z, y, x (`volume_zyx`) in canonical orientation: x to the right, y to the front, z up (RAS+).
 """

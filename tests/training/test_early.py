@@ -11,10 +11,10 @@ import torch
 
 from hpcseg.errors import BadInput, Interrupted
 from hpcseg.inference.masks import segment_files
-from hpcseg.paths import MODEL_FILE, RUN_FILE
+from hpcseg.paths import CHECKPOINT_FILE, MODEL_FILE, RUN_FILE
 from hpcseg.spec import TrainSpec
 from hpcseg.training.control import Control
-from hpcseg.training.early import is_under_way, model_so_far
+from hpcseg.training.early import is_under_way, load_any, model_so_far
 from hpcseg.training.model import TrainedModel
 from hpcseg.training.stages import train
 
@@ -62,3 +62,20 @@ def test_a_run_under_way_segments_with_the_weights_that_it_would_leave_now(
     assert all(torch.equal(early.weights[name], weight) for name, weight in ended.weights.items())
     train(run, spec, Control(run))
     assert not is_under_way(run)
+
+
+def test_a_training_that_ends_while_it_is_looked_at_has_its_model(
+    train_spec: Callable[..., TrainSpec], new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 1, "steps": 1, "validation_steps": 1, "batch": 2, "select": "last"}
+    run, spec = new_run("run"), train_spec(training=settings)
+    (run / RUN_FILE).write_text(spec.model_dump_json())
+    (run / CHECKPOINT_FILE).write_bytes(b"replaced just now")
+
+    def ends(_: Path) -> TrainedModel:
+        (run / CHECKPOINT_FILE).unlink()
+        train(run, spec, Control(run))
+        raise BadInput("no checkpoint can be read")
+
+    monkeypatch.setattr("hpcseg.training.early.model_so_far", ends)
+    assert load_any(run).weights.keys() == TrainedModel.load(run).weights.keys()
