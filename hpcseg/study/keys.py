@@ -37,6 +37,14 @@ def is_axis(key: str, value: Any) -> bool:
     return not run_keys()[key] or any(isinstance(item, list) for item in value)
 
 
+def is_either(key: str, value: Any) -> bool:
+    """Whether a list of lists may be one value of `key` as well as several: [[1], [2]] of `data.foreground`."""
+    try:
+        return is_axis(key, value) and run_keys()[key] and RunConfig.model_validate(nest({key: value})) is not None
+    except ValidationError:
+        return False
+
+
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
     """Dotted keys as the nested tables that `RunConfig` reads."""
     nested: dict[str, Any] = {}

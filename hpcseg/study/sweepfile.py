@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hpcseg.errors import BadInput
-from hpcseg.sections import Section, flatten
-from hpcseg.study.keys import is_axis, parse_setting, run_keys
+from hpcseg.sections import Section, flatten, toml_text
+from hpcseg.study.keys import is_axis, is_either, parse_setting, run_keys
 from hpcseg.study.shipped import find_sweep
 from hpcseg.study.tables import (
     CHOICE,
@@ -155,6 +155,10 @@ def _misplaced(name: str) -> str:
 
 def _override(sweep: Sweep, override: str) -> Sweep:
     key, value = parse_setting(override)
+    if is_either(key, value) and not any(key in grid.axes for grid in sweep.grids):
+        one, several = toml_text([value]), toml_text([[one] for one in value])
+        why = "one value as in [run], or several as in [[grid]]?"
+        raise BadInput(f"{override}: {why} Write '{key}={one}' for one, '{key}={several}' for {len(value)}")
     given = sweep.overrides | {key: override}
     run = {name: old for name, old in sweep.run.items() if name != key}
     if is_axis(key, value):

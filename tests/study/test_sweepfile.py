@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,18 @@ def test_an_override_with_a_list_is_an_axis(write_sweep: Writer) -> None:
     cells = expand(read_sweep(write_sweep(GOOD), ["seed=[0, 1, 2]"]))
     assert len(cells) == 3 * 10
     assert {cell.axes["seed"] for cell in cells} == {0, 1, 2}
+
+
+def test_an_override_that_may_be_one_value_or_several_is_refused_with_both_ways_to_write_it(
+    write_sweep: Writer,
+) -> None:
+    path = write_sweep(GOOD)
+    with pytest.raises(BadInput, match=r"one value as in .run., or several") as caught:
+        read_sweep(path, ["data.foreground=[[1],[2, 3]]"])
+    one, several = re.findall("'(.*?)'", str(caught.value))
+    for written, values in ((one, [((1,), (2, 3))]), (several, [((1,),), ((2, 3),)])):
+        runs = expand(read_sweep(path, [written]))
+        assert list(dict.fromkeys(run.config.data.foreground for run in runs)) == values
 
 
 def test_the_last_of_two_overrides_of_a_key_counts(write_sweep: Writer) -> None:
