@@ -14,11 +14,7 @@ from hpcseg.errors import NO_SPACE, BadInput, HpcsegError
 from hpcseg.owners import REMEDY
 from hpcseg.paths import JOB_FILE, JOB_LOCK_FILE, LOCK_FILE, STAGES
 
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP})
-_WITHOUT_LOCKS = (
-    "this file system has no locks (flock), without which two jobs could write one run; name another --runs, "
-    "or have it mounted with them (Lustre: -o flock)"
-)
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP})
 ALL_RUNS_WAIT_S = 300.0
 JOB_WAIT_S = 30.0  # for a file that is read and written
 
@@ -89,8 +85,9 @@ def _acquire(lock: FileLock, timeout_s: float, busy: str) -> FileLock:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise
-        if error.errno in _NO_LOCKS:  # a marker in their place would outlive its process
-            raise BadInput(f"{lock.lock_file}: {_WITHOUT_LOCKS}") from None
+        if error.errno in NO_LOCKS:  # a marker in their place would outlive its process
+            why = "this file system has no locks (flock), without which two jobs could write one run"
+            raise BadInput(f"{lock.lock_file}: {why}; name another --runs (hpcseg doctor)") from None
         why = f"{lock.lock_file}: cannot be locked ({error.strerror or error})"
         raise BadInput(f"{why}; {REMEDY}") from None
     return lock

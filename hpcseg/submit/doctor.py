@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from typing import Literal
 from hpcseg.errors import HpcsegError
 from hpcseg.host import available_memory, usable_cores
 from hpcseg.owners import require_own_ways
+from hpcseg.runs.locks import NO_LOCKS
 from hpcseg.slurm.calls import CallError
 from hpcseg.slurm.commands import read_cluster
 from hpcseg.version import code_version
@@ -53,6 +55,7 @@ class Facts:
         runs: folder of the runs, or the nearest one above that exists.
         writable: whether something can be written there.
         refused: why hpcseg will not execute what lies there.
+        locks: whether files can be locked there; None: not known.
         clock_off: seconds from this clock to that of the disk; None: not known.
     """
 
@@ -72,6 +75,7 @@ class Facts:
     runs: Path
     writable: bool
     refused: str
+    locks: bool | None
     free: float
     free_files: int | None
     clock: float
@@ -86,6 +90,7 @@ def read_facts(runs: Path) -> Facts:
     slurm, slurm_fails = _slurm()
     disk = os.statvfs(place)
     writable = os.access(place, os.W_OK | os.X_OK)
+    locks, clock_off = _tried(place) if writable else (None, None)
     version = code_version()
     return Facts(
         code=" ".join(version.values()),
@@ -104,10 +109,11 @@ def read_facts(runs: Path) -> Facts:
         runs=place,
         writable=writable,
         refused=_refused(runs),
+        locks=locks,
         free=disk.f_bavail * disk.f_frsize / 2**30,
         free_files=disk.f_favail if disk.f_files else None,
         clock=time.time(),
-        clock_off=_clock_off(place) if writable else None,
+        clock_off=clock_off,
     )
 
 
@@ -171,6 +177,9 @@ def _of_folder(facts: Facts) -> Finding:
             "jobs execute what lies there, so it is to be yours alone: chmod go-w, or another --runs (docs/security.md)"
         )
         return Finding("folder of runs", "problem", facts.refused, advice)
+    if facts.locks is False:
+        advice = "two jobs could write one run: another --runs, or have it mounted with them (Lustre: -o flock)"
+        return Finding("folder of runs", "problem", f"{facts.runs}: its file system has no locks (flock)", advice)
     return Finding("folder of runs", "ok", str(facts.runs))
 
 
@@ -252,12 +261,17 @@ def _refused(runs: Path) -> str:
     return ""
 
 
-def _clock_off(folder: Path) -> float | None:
-    """Seconds by which the clock of a folder's disk is ahead of this host's."""
+def _tried(folder: Path) -> tuple[bool | None, float | None]:
+    """Whether a file in a folder can be locked, and by how many seconds its disk's clock is ahead of this host's."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"now")
             file.flush()
-            return os.fstat(file.fileno()).st_mtime - time.time()
+            clock_off = os.fstat(file.fileno()).st_mtime - time.time()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return (False if error.errno in NO_LOCKS else None), clock_off
+            return True, clock_off
     except OSError:
-        return None
+        return None, None

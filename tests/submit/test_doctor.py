@@ -30,6 +30,7 @@ WELL = Facts(
     runs=Path("/project/runs"),
     writable=True,
     refused="",
+    locks=True,
     free=500.0,
     free_files=10_000_000,
     clock=1_800_000_000.0,
@@ -54,6 +55,8 @@ def test_where_all_is_well_nothing_is_advised() -> None:
         ({"slurm": ""}, "Slurm", "ok", "uses this machine", ""),
         ({"writable": False}, "folder of runs", "problem", "/project/runs: not writable", "--runs"),
         ({"refused": "/project: others may"}, "folder of runs", "problem", "/project: others may", "chmod go-w"),
+        ({"locks": False}, "folder of runs", "problem", "no locks", "another --runs"),
+        ({"locks": None}, "folder of runs", "ok", "/project/runs", ""),
         ({"free": 0.2}, "disk", "problem", "0.2 GiB free", "free some"),
         ({"free_files": 12}, "disk", "problem", "12 files", "free some"),
         ({"free": 5.0}, "disk", "note", "5.0 GiB free", "before many runs"),
@@ -80,7 +83,7 @@ def test_this_machine_is_read(tmp_path: Path, slurm_tools: Callable[..., Path]) 
     facts = read_facts(tmp_path / "runs")
     assert facts.slurm_fails and "down" in facts.slurm
     assert facts.refused.startswith(f"{tmp_path}/runs: others may write here")
-    assert facts.writable and not facts.torch_fails and abs(facts.clock_off or 0) < 60
+    assert facts.locks and facts.writable and not facts.torch_fails and abs(facts.clock_off or 0) < 60
     assert {"torch", "numpy"} <= facts.packages.keys() and facts.unmet == ()
     assert read_facts(tmp_path / "later" / "runs").runs == tmp_path
 
