@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP})
 _HDF5_NUMBER = re.compile(r"\berrno = (\d+)")
 
 

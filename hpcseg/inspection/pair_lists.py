@@ -40,8 +40,8 @@ def _pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
         if len(head) < 2 or not all(cell.endswith(ENDINGS) for cell in head[:2]):
             return None
         columns, head = [0, 1], []
-    elif not any(cell.endswith(ENDINGS) for row in rows[1:] for cell in row):  # measured volumes, say
-        return None
+    elif head[columns[0]] != "image" and not any(cell.endswith(ENDINGS) for row in rows[1:] for cell in row):
+        return None  # measured volumes, say
     known, named, pairs = {*there}, set[str](), dict[str, str | None]()
     for number, row in enumerate(rows[bool(head) :], start=1 + bool(head)):
         image, label = (row[at].removeprefix("./") if at < len(row) else "" for at in columns)
@@ -49,7 +49,7 @@ def _pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
             raise BadInput(f"line {number} names {f'{image!r} again' if image else 'no image'}; correct it")
         if missing := [path for path in (image, label) if path and path not in known]:
             raise BadInput(f"line {number}: no scan {missing[0]!r} in the folder; paths are relative to it")
-        if label and label in {*named, image}:
+        if label and (label == image or label in named):
             raise BadInput(f"line {number} names {label!r} again; correct it")
         named |= {image, label}
         pairs[image] = label or None

@@ -10,6 +10,7 @@ Folders in front of files' names and the host's name are left out. Records are a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -89,8 +90,7 @@ def _result(run: Run, earlier: str | None) -> str:
     """
     result = read_json(run.folder / RESULT_FILE)
     sealed = result.pop("seal", None) is not None
-    cases = run.labelled_cases or (json.loads(earlier).get("labelled_cases") if earlier else None) or ()
-    result["labelled_cases"] = list(cases)
+    result["labelled_cases"] = list(run.labelled_cases) or _labelled_cases(earlier or "{}")
     left_out = {"hardware": {"host"}, "training": {"checkpoint", "reading"}}
     for part, keys in left_out.items():
         result[part] = {key: value for key, value in result.get(part, {}).items() if key not in keys}
@@ -98,6 +98,12 @@ def _result(run: Run, earlier: str | None) -> str:
     lines = [f"{compact_json(key)}:{compact_json(value)}" for key, value in result.items()]
     text = portable("{" + ",\n".join([*lines, f'"sets":{{{sets}}}']) + "}\n")
     return with_seal(text) if sealed else text
+
+
+def _labelled_cases(record: str) -> list[Any]:
+    with contextlib.suppress(ValueError, AttributeError):
+        return list(json.loads(record).get("labelled_cases", ()))
+    return []
 
 
 def _rows(scores: Any) -> str:

@@ -50,7 +50,7 @@ def make_tables(
     """
     named = [
         (definition.name, definition if metric in (None, definition.metric) else _of_metric(definition, metric))
-        for metric in metrics or (None,)
+        for metric in dict.fromkeys(metrics) or (None,)
         for definition in collection.tables
     ]
     with without_collector(freeze=len(collection.runs) >= MANY):

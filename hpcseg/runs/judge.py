@@ -188,7 +188,7 @@ def _abandoned(heartbeat: Heartbeat, alive: bool | None, now: float) -> Verdict:
 def _not_begun(evidence: Evidence, submission: Submission) -> Verdict:
     """Submitted on a host, and not begun."""
     if submission.cancelled is not None or submission.released:
-        return Verdict("stopped", f"{'cancelled' if submission.cancelled else 'its pool was stopped'} before it began")
+        return Verdict("stopped", f"{'cancelled' if submission.cancelled else 'its pool ended'} before it began")
     if evidence.submitter_alive is None:
         return Verdict("unknown", f"submitted on {submission.host}; if nobody works there, hpcseg retry frees it")
     if evidence.submitter_alive:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -10,11 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hpcseg.errors import NO_SPACE, BadInput, HpcsegError
+from hpcseg.errors import NO_LOCKS, NO_SPACE, BadInput, HpcsegError
 from hpcseg.owners import REMEDY
 from hpcseg.paths import JOB_FILE, JOB_LOCK_FILE, LOCK_FILE, STAGES
 
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP})
 ALL_RUNS_WAIT_S = 300.0
 JOB_WAIT_S = 30.0  # for a file that is read and written
 

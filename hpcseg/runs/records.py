@@ -72,7 +72,7 @@ class Submission(_Record):
     kernels: Kernels = "auto"  # what computes
     gpus: str = ""  # local: CUDA_VISIBLE_DEVICES of the job
     cancelled: Moment | None = None  # Unix seconds of `hpcseg cancel`
-    released: bool = False  # local: its pool was stopped, and had not begun it
+    released: bool = False  # local: its pool has ended, and has no process of it any more
 
     def submitter_alive(self, array: ArrayRecord | None) -> bool | None:
         """Whether who submitted it is still at it: the local pool, or the hpcseg that is calling sbatch for `array`.

@@ -146,7 +146,8 @@ def mebibytes(text: str) -> int:
 
 def _idle(attempts: Sequence[Attempt]) -> list[Attempt]:
     """The last attempts, as many as did nothing that the next one could go on from."""
-    return list(takewhile(lambda one: (one.progress_ended or 0) <= one.progress_began, reversed(attempts)))
+    # What has less than at its beginning did begin anew, and got on.
+    return list(takewhile(lambda one: one.progress_ended in (None, one.progress_began), reversed(attempts)))
 
 
 def _within(times: int, budget: int, what: str, over: str) -> Decision:

@@ -154,6 +154,8 @@ def following(plan: Plan, profile: LocalProfile) -> Iterator[Callable[[Event], N
                     tasks[event.run_id] = progress.add_task(escape(event.run_id), total=None, says="")
                 advance(progress, tasks[event.run_id], event.heartbeat)
                 work.beat(event.run_id, event.heartbeat)
+            elif event.state == "unknown":
+                progress.console.print(f"unknown {event.stage:9}{event.run_id}  {event.message}", markup=False)
             elif event.state in {"done", "failed", "stopped", "lost", "blocked"}:
                 task = tasks.pop(event.run_id, None)
                 if task is not None:

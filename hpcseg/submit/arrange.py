@@ -139,7 +139,7 @@ def arrays_of(plan: Plan, choice: Choice, profile: SlurmProfile, limit: int) -> 
         limit: task indices are below it (Slurm's MaxArraySize).
     """
     names = {**{run_id: run_id for run_id in choice.taken}, **choice.jobs}
-    most_mb = functools.cache(lambda: mebibytes(profile.budgets.memory_max) or largest_mb(profile.partition))
+    largest = functools.cache(largest_mb)
     requests = []
     for run_id in choice.taken:
         planned = plan.stages[run_id]
@@ -148,19 +148,22 @@ def arrays_of(plan: Plan, choice: Choice, profile: SlurmProfile, limit: int) -> 
             stage=planned.stage,
             needs=frozenset(names[need] for need in planned.needs if need in names),
             column=planned.column,
-            memory_mb=_memory_mb(plan.run(run_id), profile, most_mb),
+            memory_mb=_memory_mb(plan.run(run_id), profile, largest),
         )
         requests.append(request)
     return arrange(requests, limit)
 
 
-def _memory_mb(run: RunDir, profile: SlurmProfile, most_mb: Callable[[], int]) -> int:
+def _memory_mb(run: RunDir, profile: SlurmProfile, largest: Callable[[str], int]) -> int:
     """Memory of each node that a run asks for: the profile's, or more than what it used up before, if any node has it
     (a job for which there is no node is refused, and all that is submitted with it)."""
     asked_mb = mebibytes(profile.of(run.stage).memory)
     used_up = [attempt.memory_mb for attempt in read_attempts(run.path) if attempt.cause == "memory"]
-    used_up_mb = max(used_up, default=0)
-    return grown_memory_mb(asked_mb, used_up_mb, profile.budgets, most_mb()) if used_up_mb else asked_mb
+    if not max(used_up, default=0):
+        return asked_mb
+    flags = {**profile.flags, **profile.of(run.stage).flags}
+    most_mb = mebibytes(profile.budgets.memory_max) or largest(str(flags.get("partition") or profile.partition))
+    return grown_memory_mb(asked_mb, max(used_up), profile.budgets, most_mb)
 
 
 def grown_memory_mb(asked_mb: int, used_up_mb: int, budgets: Budgets, most_mb: int) -> int:

@@ -113,11 +113,11 @@ def main() -> int:
             json.dump(value, file)
 
     def begin(run_ids: list[str]) -> None:
-        claimed.extend(run_ids)
         if run_ids:
             _write_output_to(sweep_folder(plan.runs_root, plan.sweep.name) / POOL_LOG)
             _note(f"pool {os.getpid()} begins with {counted(len(run_ids), 'stage')}")
         answer({"claimed": run_ids})
+        claimed.extend(run_ids)
         if not run_ids:  # others work on all that is left
             sys.exit(0)
 

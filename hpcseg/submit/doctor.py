@@ -13,10 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from hpcseg.errors import HpcsegError
+from hpcseg.errors import NO_LOCKS, HpcsegError
 from hpcseg.host import available_memory, usable_cores
 from hpcseg.owners import require_own_ways
-from hpcseg.runs.locks import NO_LOCKS
 from hpcseg.slurm.calls import CallError
 from hpcseg.slurm.commands import read_cluster
 from hpcseg.version import code_version

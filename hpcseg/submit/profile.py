@@ -155,8 +155,9 @@ class SlurmProfile(_Jobs):
     )
     flags: Flags = key(
         {},
-        "any other flag, without dashes: true for one without a value, false takes it away; one that a key stands for "
-        'replaces it (gpus-per-node = "a100:1"); not those that say which jobs there are (array, dependency, …)',
+        "any other flag, without dashes: true for one without a value, false takes it away (but requeue); one that a "
+        'key stands for replaces it (gpus-per-node = "a100:1"); not those that say which jobs there are (array, '
+        "dependency, …)",
         source="sbatch",
     )
     budgets: Budgets = Budgets()
@@ -276,7 +277,7 @@ def resolve(profile: LocalProfile, *, runs: int, packs: int, cores: int, gpus: i
         packs: packs of the sweep.
         cores: CPU cores that this process may use.
         gpus: GPUs that this process may use.
-        memory_gib: of the machine.
+        memory_gib: that this process may use.
 
     Raises:
         BadInput: a job has more ranks than there are GPUs.

@@ -84,10 +84,12 @@ def job_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, depe
     if dependency:
         own |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     # What the profile asks for by hand replaces what would be asked for otherwise.
-    given = {**profile.flags, **resources.flags}
-    flags = {name: value for name, value in given.items() if value is not False}
-    replaced = {name.replace("-", "_") for name in given} | ({"mem"} if flags.keys() & _OTHER_MEMORY else set())
+    flags = {name: value for name, value in {**profile.flags, **resources.flags}.items() if value is not False}
+    replaced = {name.replace("-", "_") for name in flags} | ({"mem"} if flags.keys() & _OTHER_MEMORY else set())
     parameters = {name: value for name, value in parameters.items() if name not in replaced}
+    # False for a stage takes a flag of all stages away, else what would be asked for. Submitit fills in what is absent.
+    left_out = {name for name, value in {**resources.flags, **profile.flags}.items() if value is False}
+    parameters |= dict.fromkeys({name.replace("-", "_") for name in left_out} & parameters.keys())
     return parameters | {"additional_parameters": own | flags}
 
 

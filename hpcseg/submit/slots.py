@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
-from hpcseg.errors import Interrupted
+from hpcseg.errors import BadInput, HpcsegError, Interrupted
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import run_stage
 from hpcseg.owners import private_folder
@@ -93,6 +93,7 @@ class Pool:
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _looked: float = 0.0
     _stuck_since: float | None = None
+    _released: set[str] = field(default_factory=set)
 
     def run(self) -> dict[str, Verdict]:
         """Run until nothing is left that can be run; how every stage ended, by id.
@@ -112,28 +113,39 @@ class Pool:
                 time.sleep(POLL_S)
             if requests:
                 self._stop_jobs(requests)
-        for run_id in self._release():
-            self._set(run_id, Verdict("blocked", "it is not known whether what it needs is under way"))
+        self._release()
         for run_id, verdict in self.verdicts.items():
             if verdict.state == "unknown":
                 self._set(run_id, replace(verdict, state="blocked"))
+            elif verdict.state == "queued":
+                self._set(run_id, Verdict("blocked", "it is not known whether what it needs is under way"))
         return self.verdicts
 
     def _open(self) -> bool:
-        """Whether anything may still go on: what is unknown may for a while, and what waits for it."""
+        """Whether anything may still go on: what is unknown may, and what waits for it; on another host for a while."""
         theirs = {verdict.state for run_id, verdict in self.verdicts.items() if run_id not in self._mine} & OPEN
         if self._jobs or theirs - {"unknown"} or "unknown" not in theirs:
             self._stuck_since = None
             return bool(self._jobs) or any(v.state in OPEN for v in self.verdicts.values())
         self._stuck_since = self._stuck_since or time.monotonic()
-        return time.monotonic() - self._stuck_since < UNKNOWN_WAIT_S
+        return time.monotonic() - self._stuck_since < UNKNOWN_WAIT_S or self._waits_for_slurm()
 
-    def _release(self) -> list[str]:
-        """Let go of the runs that were not begun: whoever comes next, on whichever host, may take them."""
-        left = [run_id for run_id in self._mine if self.verdicts[run_id].state == "queued" and run_id not in self._jobs]
-        for run_id in left:
-            _noted(self.plan.run(run_id), released=True)
-        return left
+    def _waits_for_slurm(self) -> bool:
+        """Whether Slurm would know of something: it will answer again."""
+        for run_id in (run_id for run_id, verdict in self.verdicts.items() if verdict.state == "unknown"):
+            with suppress(BadInput):
+                submission = self.plan.run(run_id).submission()
+                if submission is not None and submission.backend == "slurm":
+                    return True
+        return False
+
+    def _release(self) -> None:
+        """Let go of what was not begun, or not done: whoever comes next, on whichever host, may take it."""
+        for run_id in self._mine - self._jobs.keys() - self._released:
+            self._released.add(run_id)
+            if self.verdicts[run_id].state != "done":
+                with suppress(HpcsegError, OSError):  # then the next one on this host takes it, as after a crash
+                    _noted(self.plan.run(run_id), released=True)
 
     def _take(self, run_ids: list[str]) -> None:
         """Claim what nobody works on; the rest is looked at again."""
@@ -164,7 +176,7 @@ class Pool:
     def _close(self, run: RunDir) -> None:
         """The process of a run has ended: with what?"""
         verdict = read_states([run]).verdicts[run.id]
-        if verdict.state in {"running", "stalled"}:  # submitit's controller was killed, the job was not
+        if verdict.state in {"running", "stalled", "unknown"}:  # submitit's controller was killed, the job was not
             self._mine.discard(run.id)
         elif verdict.state == "queued":
             verdict = Verdict("lost", f"its process ended before it began; see {run.newest_log() or run.log}")
@@ -234,16 +246,20 @@ class Pool:
         """Ask every job to save and stop, and wait for them; a second request ends the waiting."""
         until = time.monotonic() + SAVE_WAIT_S
         first = len(requests)
+        self._ask_to_stop()
+        self._release()  # before the waiting, which somebody may cut short
         while self._jobs and time.monotonic() < until and len(requests) == first:
-            for held in self._jobs.values():
-                # Sent again and again: a job that has only just begun does not listen yet.
-                with suppress(ProcessLookupError):
-                    os.kill(int(held.job.job_id), signal.SIGTERM)
+            self._ask_to_stop()  # again and again: a job that has only just begun does not listen yet
             time.sleep(2 * POLL_S)
             self._follow_jobs()
         self._release()
         left = f"; {len(self._jobs)} still save, see hpcseg status" if self._jobs else ""
         raise Interrupted(f"stopped{left}; the same command goes on from there")
+
+    def _ask_to_stop(self) -> None:
+        for held in self._jobs.values():
+            with suppress(ProcessLookupError):
+                os.kill(int(held.job.job_id), signal.SIGTERM)
 
     def _set(self, run_id: str, verdict: Verdict) -> None:
         if self.verdicts.get(run_id) != verdict:

@@ -42,9 +42,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: the file is missing, cut, altered, of another kind, or holds objects that would run code.
     """
-    content = _read(path)
-    payload = content.partition(b"\n")[2]
-    if hashlib.sha256(payload).hexdigest() != _digest_in(path, content):
+    expected, payload = _read(path, whole=True)
+    if hashlib.sha256(payload).hexdigest() != expected:
         raise BadInput(f"{path}: damaged, its checksum does not match")
     try:
         state = load_plain(payload)
@@ -63,23 +62,21 @@ def digest_of(path: Path) -> str:
     Raises:
         BadInput: there is no such file, or it is of another kind.
     """
-    return _digest_in(path, _read(path, len(_MAGIC) + 64))
+    return _read(path, whole=False)[0]
 
 
-def _read(path: Path, size: int = -1) -> bytes:
+def _read(path: Path, *, whole: bool) -> tuple[str, bytes]:
+    """The digest in a file's head, and what follows it: of one and the same file, whatever is renamed meanwhile."""
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: not a file")
         with path.open("rb") as file:
-            return file.read(size)
+            head = file.read(len(_MAGIC) + 64 + 1)
+            if not head.startswith(_MAGIC):
+                raise BadInput(f"{path}: not a file of hpcseg's tensors")
+            return head[len(_MAGIC) : -1].decode("ascii", errors="replace"), file.read() if whole else b""
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _digest_in(path: Path, content: bytes) -> str:
-    if not content.startswith(_MAGIC):
-        raise BadInput(f"{path}: not a file of hpcseg's tensors")
-    return content[len(_MAGIC) :][:64].decode("ascii", errors="replace")
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> int:

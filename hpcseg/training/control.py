@@ -114,7 +114,7 @@ class Control:
 
     def begin_anew(self) -> None:
         """Note that all that was done before is gone."""
-        self._beat = replace(self._beat, progress=0, progress_time=None, checkpoint=None)
+        self._beat = replace(self._beat, progress=0, progress_time=None)
 
     @property
     def phase(self) -> str:

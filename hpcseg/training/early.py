@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcseg.errors import BadInput
-from hpcseg.paths import CHECKPOINT_FILE, MODEL_FILE, RUN_FILE
+from hpcseg.paths import CHECKPOINT_FILE, MODEL_FILE, PREVIOUS_FILE, RUN_FILE
 from hpcseg.spec import TrainSpec, read_spec, runs_root, spec_digest
 from hpcseg.training.checkpoint import load_checkpoint
 from hpcseg.training.model import TrainedModel
@@ -30,8 +30,9 @@ def load_any(path: Path) -> TrainedModel:
 
 
 def is_under_way(run: Path) -> bool:
-    """Whether a run directory holds a checkpoint and no model yet."""
-    return (run / RUN_FILE).exists() and (run / CHECKPOINT_FILE).exists() and not (run / MODEL_FILE).exists()
+    """Whether a run directory holds a checkpoint, of which one may be about to be replaced, and no model yet."""
+    saved = (run / CHECKPOINT_FILE).exists() or (run / PREVIOUS_FILE).exists()
+    return (run / RUN_FILE).exists() and saved and not (run / MODEL_FILE).exists()
 
 
 def model_so_far(run: Path) -> TrainedModel:

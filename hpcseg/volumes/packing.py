@@ -25,7 +25,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from hpcseg.errors import BadInput, HpcsegError, Interrupted, LeftOut, StoreError, lack_of_space
+from hpcseg.errors import NO_LOCKS, BadInput, HpcsegError, Interrupted, LeftOut, StoreError, lack_of_space
 from hpcseg.files import replacing, sync_file, sync_folder
 from hpcseg.owners import private_folder
 from hpcseg.spec import CaseRef, PackSpec
@@ -283,6 +283,10 @@ def _own_folder(destination: Path) -> Iterator[Path]:
                         folder.rmdir()
     except filelock.Timeout:
         raise HpcsegError(f"{destination}: another process is packing to it; wait for it or stop it") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise BadInput(f"{destination}: its file system has no locks (flock); pack to another one") from None
 
 
 def _clear(folder: Path, keep: Container[str]) -> None:

@@ -250,7 +250,8 @@ def test_nobody_asks_for_more_memory_than_the_largest_node_has(
         return 128000
 
     monkeypatch.setattr("hpcseg.submit.arrange.largest_mb", largest_mb)
-    profile = SlurmProfile(partition="main", budgets=Budgets(memory_max=memory_max))
+    settings = {"partition": "other", "flags": {"partition": "main"}, "budgets": {"memory_max": memory_max}}
+    profile = SlurmProfile.model_validate(settings)
     arrays = arrays_of(plan, choose_for(plan, "slurm"), profile, limit=1000)
     assert [array.memory_mb for array in arrays if run_id in array.runs] == [asked]
     assert calls == ([] if memory_max else ["main"])

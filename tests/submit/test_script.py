@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -143,8 +144,16 @@ def test_what_the_profile_asks_for_by_hand_replaces_what_would_be_asked_for() ->
 
 
 def test_false_takes_away_what_a_site_forbids() -> None:
-    parameters = job_parameters(profile_of(flags={"mem": False, "gpus-per-node": False}), record_of(), lead_s=9)
-    assert not {"gpus_per_node", "mem"} & parameters.keys()
+    flags = {"mem": False, "gpus-per-node": False, "time": False, "wckey": False, "nice": 5}
+    given = profile_of(flags=flags, train={"flags": {"nice": False}})
+    text = script_text(given, record_of(), Path("/runs/slurm/x"), lead_s=9)
+    assert not re.search("mem|gpus|time=|wckey|nice", text)
+    assert "--gpus-per-node=1" in script_text(
+        profile_of(flags={"gpus-per-node": "a100:1"}, train={"flags": {"gpus-per-node": False}}),
+        record_of(),
+        Path("/runs/slurm/x"),
+        lead_s=9,
+    )
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,29 @@ def test_what_a_pool_that_is_stopped_had_not_begun_is_free_for_other_hosts(plan_
     assert again is not None and not again.released
 
 
+def test_a_pool_that_ends_lets_go_of_what_its_failures_block_too(plan_study: Planner) -> None:
+    plan = plan_study()
+    (pack,), (train,) = plan.of_stage("pack"), plan.of_stage("train")
+
+    def claim_and_spoil(event: Event) -> None:
+        if (event.run_id, event.state) == (pack, "queued"):
+            spec = plan.run(pack).path / "run.json"
+            spec.write_text(spec.read_text().replace("imagesTr", "moved"))
+
+    pool = Pool(
+        plan,
+        LocalProfile(slots=1, threads=1, pack_workers=1),
+        [],
+        lambda run_ids: claim(plan, run_ids, lambda _: submission()),
+        claim_and_spoil,
+        lambda _: None,
+    )
+    verdicts = pool.run()
+    assert (verdicts[pack].state, verdicts[train].state) == ("failed", "blocked")
+    found = plan.run(train).submission()
+    assert found is not None and found.released
+
+
 def test_a_pool_does_not_wait_for_ever_for_what_another_host_may_hold(
     plan_study: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
