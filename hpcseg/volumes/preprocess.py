@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hpcseg.errors import BadInput
 from hpcseg.spec import IGNORED, Spacing
 from hpcseg.volumes.boxes import Box, bounding_box
+from hpcseg.volumes.pyramid import limits_of
 from hpcseg.volumes.resample import one_thread, resample_cubic, resample_labels, target_shape
 from hpcseg.volumes.scan_grid import ScanGrid
 from hpcseg.volumes.scans import read_label, read_scan
@@ -69,7 +70,8 @@ def preprocess(
         label: its label, or None.
         spacing_zyx: of the network's grid, mm.
         classes: label values of class 1, 2, ...; (): every value but 0 is class 1.
-        padding: intensity of what is not body (air for CT), or the scan's own minimum.
+        padding: intensity of what is not body (air for CT), or the scan's own minimum; where that cuts nothing away, a
+            few extreme voxels do not count.
         ignore: label value that stands for no class.
 
     Raises:
@@ -86,6 +88,8 @@ def preprocess(
         )
     with one_thread():
         resampled = resample_cubic(scan.crop(crop), shape)
+        if padding == "minimum" and tuple(axis.stop - axis.start for axis in crop) == scan.shape:
+            outside = max(outside, limits_of(resampled)[0])
     del scan
     label_zyx, unused = None, ()  # type: NDArray[np.uint8] | None, tuple[int, ...]
     if label is not None:

@@ -57,15 +57,12 @@ class Coding:
 def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None = None) -> Coding:
     """Choose the finest power-of-two slope whose codes span the volume's intensities and its padding.
 
-    A few extreme voxels do not cost the rest its resolution: the span ends 16 widths of the interval between the
-    0.1 and 99.9 percentiles beyond that interval. With `clip`, the clipped intensities are codable too.
+    A few extreme voxels do not cost the rest its resolution (`limits_of`). With `clip`, the clipped intensities are
+    codable too.
     The intercept is a multiple of the slope, so integers are coded exactly wherever the slope is 1 or finer.
     """
-    low, high = float(volume.min()), float(volume.max())
-    tail_low, tail_high = (percentile(volume, percent) for percent in _TAILS)
-    reach = _WIDENING * (tail_high - tail_low)
-    if reach > 0:
-        low, high = max(low, tail_low - reach), min(high, tail_high + reach)
+    least, most = limits_of(volume)
+    low, high = max(float(volume.min()), least), min(float(volume.max()), most)
     ends = [low, high, padding]
     if clip is not None:
         ends += [min(max(end, clip[0]), clip[1]) for end in ends]
@@ -74,6 +71,14 @@ def choose_coding(volume: NDArray[np.float32], padding: float, clip: Pair | None
         return Coding(slope=1.0, intercept=float(np.float32(low)))
     slope = 2.0 ** math.ceil(math.log2((high - low) / CODES))
     return Coding(slope=slope, intercept=slope * round((low + high) / 2 / slope))
+
+
+def limits_of(volume: NDArray[np.float32]) -> Pair:
+    """Intensities beyond which there are a few extreme voxels only: 16 widths of the interval between the 0.1 and 99.9
+    percentiles away from it; infinite where it has no width."""
+    low, high = (percentile(volume, percent) for percent in _TAILS)
+    reach = _WIDENING * (high - low) if high > low else math.inf
+    return low - reach, high + reach
 
 
 def percentile(volume: NDArray[np.float32], percent: float) -> float:

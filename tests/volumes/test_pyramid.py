@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcseg.volumes.preprocess import preprocess
 from hpcseg.volumes.pyramid import build_pyramid, choose_coding, percentile
 
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
@@ -116,6 +119,21 @@ def test_a_few_extreme_voxels_do_not_cost_the_others_their_resolution() -> None:
     coded = coding.encode(volume)
     assert np.abs(coding.decode(coded) - volume).ravel()[1:].max() <= coding.slope
     assert coded[0, 0, 0] == 32767
+
+
+def test_nor_do_a_few_extremely_low_ones_that_stand_for_what_is_outside(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(100, 20, (32, 32, 32)).astype(np.float32)
+    lowest = values.min()
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "plain.nii")
+    values[0, 0, 0] = -1e6
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "low.nii")
+    plain, low = (
+        preprocess(tmp_path / name, None, spacing_zyx=(1.0, 1.0, 1.0), classes=(), padding="minimum")
+        for name in ("plain.nii", "low.nii")
+    )
+    assert plain.padding == lowest
+    assert -3000 < low.padding < 0
+    assert choose_coding(low.volume_zyx, low.padding).slope < 0.1
 
 
 def test_rare_bright_voxels_in_a_constant_image_survive() -> None:
