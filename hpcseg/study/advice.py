@@ -25,7 +25,7 @@ _BYTES = 2  # of a voxel
 def advice(configs: Iterable[RunConfig], catalogue: Catalogue) -> list[str]:
     """A line for each thing that does not suit the scans, each once; cells share their sections, see `grids`."""
     distinct = {(id(c.data), id(c.preprocessing), id(c.patches), id(c.network)): c for c in configs}
-    rules = (_labels, _intensities, _voxels, _size)
+    rules = (_labels, _intensities, _supplementary, _voxels, _size)
     return [*dict.fromkeys(line for config in distinct.values() for rule in rules for line in rule(config, catalogue))]
 
 
@@ -49,6 +49,19 @@ def _intensities(config: RunConfig, catalogue: Catalogue) -> Iterator[str]:
         f"preprocessing.intensity = {intensity!r} clips at {limits}, but {dataset.name} is {dataset.modality}, no CT, "
         'whose intensities have no common scale; "zscore" suits it'
     )
+
+
+def _supplementary(config: RunConfig, catalogue: Catalogue) -> Iterator[str]:
+    section, dataset = config.preprocessing, catalogue.main(config)
+    keys = [f"preprocessing.{key}" for key in ("padding", "pyramid_clip") if getattr(section, key) == "auto"]
+    for name in config.data.supplementary if config.autoencoder.with_supplementary and keys else ():
+        with contextlib.suppress(BadInput):  # an error of the strategies that read it
+            if (other := catalogue.dataset(name)).is_ct == dataset.is_ct:
+                continue
+            yield (
+                f"data.supplementary: {name} is {other.modality!r}, {dataset.name} is {dataset.modality!r}: "
+                f"{' and '.join(keys)} = 'auto' differ between them; set what suits both, or correct dataset.json"
+            )
 
 
 def _voxels(config: RunConfig, catalogue: Catalogue) -> Iterator[str]:

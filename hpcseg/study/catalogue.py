@@ -109,16 +109,21 @@ class Catalogue:
                     "learned from (data.groups); take one of them out of the dataset"
                 )
 
-    def _require_other_scans(self, config: RunConfig, test: Iterable[CaseRef]) -> None:
-        """Refuse a test case whose image is, to the byte, one that the run learns from or chooses by."""
-        split, twins = self.split(config), self._twins(config.data.dataset, config.data.test)
-        learned = {*split.labelled, *split.unlabelled, *split.validation}
-        for case in test:
-            if others := learned.intersection(twins.get(case.name, ())):
-                raise BadInput(
-                    f"data.test = {config.data.test!r}: {case.name} is the same scan as {min(others)} of "
-                    f"{config.data.dataset}, which is learned from; take one of them out"
-                )
+    def _require_other_scans(self, config: RunConfig, test: Iterable[CaseRef] = ()) -> None:
+        """Refuse a case that is measured if its image is, to the byte, one that the run learns from, or chooses by."""
+        split, data = self.split(config), config.data
+        learned = {*split.labelled, *split.unlabelled}
+        own = ((name, self._twins(data.dataset, "").get(name, ())) for name in (*split.validation, *split.test))
+        found = [(data.dataset, name, learned.intersection(alike)) for name, alike in own]
+        learned |= {*split.validation}
+        others = ((case.name, self._twins(data.dataset, data.test).get(case.name, ())) for case in test)
+        found += [(f"data.test = {data.test!r}", name, learned.intersection(alike)) for name, alike in others]
+        if first := next((one for one in found if one[2]), None):
+            where, name, alike = first
+            raise BadInput(
+                f"{where}: {name} is the same scan as {min(alike)} of {data.dataset}, which is learned from; "
+                "take one of them out, or have both on one side (data.groups)"
+            )
 
     def _labelled_test(self, name: str, test: str) -> tuple[CaseRef, ...]:
         """The labelled scans of the dataset `test`; of `name` itself those in its imagesTs."""
@@ -127,10 +132,13 @@ class Catalogue:
         return tuple(case for case in cases if case.label is not None)
 
     def _twins_of(self, name: str, test: str) -> dict[str, list[str]]:
-        """Labelled cases of the dataset `test` whose image is that of training cases of `name` -> these."""
+        """Labelled cases of the dataset `test` whose image is that of training cases of `name` -> these; with "" the
+        training cases that are alike -> these."""
         own: dict[str, list[str]] = {}
         for case, digest in self.digests(self.dataset(name).training).items():
             own.setdefault(digest.partition("+")[0], []).append(case)
+        if not test:
+            return {case: alike for alike in own.values() for case in alike if len(alike) > 1}
         tested = self.digests(self._labelled_test(name, test))
         images = {case: digest.partition("+")[0] for case, digest in tested.items()}
         return {case: own[image] for case, image in images.items() if image in own}
@@ -180,6 +188,7 @@ class Catalogue:
         """
         name = config.data.test
         if not name:
+            self._require_other_scans(config)
             scans = self.training_scans(config)
             aside = tuple(scans[case] for case in self.split(config).test)
             return TestSet(aside, self.classes(config), self.main(config).ignore) if aside else TestSet()

@@ -282,7 +282,8 @@ class Resolver:
             run_id = older if older != run_id and self.earlier.packed(older, cases) else run_id
             return spec.model_copy(update={"id": run_id, "cases": self.catalogue.marked(cases)})
 
-        spec = self._once(("pack", name, spacing, classes, section.padding, section.pyramid_clip), make)
+        own = "pack" if unlabelled is None else "unlabelled pack"
+        spec = self._once((own, name, spacing, classes, section.padding, section.pyramid_clip), make)
         if spec.id not in self.stages:
             self.stages[spec.id] = Stage(spec.id, "pack", (), None, None, lambda: spec)
         return spec

@@ -40,6 +40,25 @@ def test_the_papers_defaults_on_small_mr_volumes(plan_study: Callable[..., Plan]
     assert "'window' clips at a window in HU, but Tiny is MRI" in window
 
 
+def test_a_supplementary_dataset_that_is_prepared_otherwise_is_named(
+    plan_study: Callable[..., Plan], write_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("Tiny", "More"):
+        write_dataset(tmp_path / "data" / name)
+    as_mr(tmp_path / "data" / "More")
+    settings = ("strategy=multitask", "autoencoder.with_supplementary=true", "data.supplementary=[More]")
+    small = ("patches.size=12", "network.levels=2", "preprocessing.spacing=4.0")
+    found = plan_study(*settings, *small, data=tmp_path / "data").notes
+    assert [note for note in found if "supplementary" in note] == [
+        "data.supplementary: More is 'MRI', Tiny is 'CT': preprocessing.padding and preprocessing.pyramid_clip = "
+        "'auto' differ between them; set what suits both, or correct dataset.json"
+    ]
+    both = ("preprocessing.padding=-1000", "preprocessing.pyramid_clip=none")
+    assert not any(
+        "supplementary" in note for note in plan_study(*settings, *small, *both, data=tmp_path / "data").notes
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -59,7 +78,7 @@ def test_patches_count_in_the_voxels_that_are_stored(
 
 def test_a_scan_without_a_header_says_nothing_here(plan_study: Callable[..., Plan], dataset: Path) -> None:
     for image in (dataset / "imagesTr").iterdir():
-        image.write_bytes(b"no scan")
+        image.write_bytes(f"no scan {image.name}".encode())
     assert plan_study(text=MR + "preprocessing.spacing = 2.0", data=dataset.parent).notes == ()
 
 

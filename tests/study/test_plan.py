@@ -266,6 +266,51 @@ def test_so_is_one_that_lies_in_the_dataset_twice(
         )
 
 
+@pytest.mark.parametrize(("role", "labelled"), [("test", "case_001"), ("validation", "case_002")])
+def test_what_is_measured_is_no_copy_of_what_is_learned_from(
+    plan_study: Planner, write_dataset: Callable[..., Path], tmp_path: Path, role: str, labelled: str
+) -> None:
+    images = write_dataset(tmp_path / "data" / "Mine", training=6, test=0, seed=2) / "imagesTr"
+    shutil.copy(images / f"{labelled}.nii.gz", images / "case_006.nii.gz")
+    (tmp_path / "splits.csv").write_text(
+        "case,fold,role,rank\ncase_001,0,labelled,1\ncase_002,0,labelled,2\n"
+        f"case_003,0,validation,\ncase_006,{'' if role == 'test' else 0},{role},\n"
+    )
+    settings = ("data.dataset=Mine", f"data.splits={tmp_path / 'splits.csv'}")
+    with pytest.raises(BadInput, match=f"Mine: case_006 is the same scan as {labelled} of Mine, which is learned from"):
+        plan_study(*settings, data=tmp_path / "data")
+
+
+def test_a_dataset_that_is_learned_from_and_shown_without_labels_is_packed_for_both(
+    plan_study: Planner, write_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("A", "B"):
+        write_dataset(tmp_path / "data" / name, training=6, test=2, seed=ord(name))
+    sweep = """\
+[run]
+preprocessing.spacing = 4.0
+training.epochs = 1
+
+[[grid]]
+name = "a"
+strategy = "multitask"
+data.dataset = "A"
+data.supplementary = ["B"]
+autoencoder.with_supplementary = true
+
+[[grid]]
+name = "b"
+strategy = "baseline"
+data.dataset = "B"
+"""
+    plan = plan_study(data=tmp_path / "data", text=sweep)
+    packs = [spec for spec in specs(plan, "pack") if spec.dataset == "B"]
+    assert sorted((len(pack.cases), any(case.label for case in pack.cases)) for pack in packs) == [
+        (6, True),
+        (8, False),
+    ]
+
+
 @pytest.mark.parametrize("name", ["./Tiny", "Tiny/", "Link"])
 def test_a_dataset_is_its_own_test_set_by_whichever_name(
     plan_study: Planner, tiny_dataset: Path, tmp_path: Path, name: str
