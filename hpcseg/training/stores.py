@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hpcseg.config import Pair, PreprocessingConfig
+from hpcseg.errors import StoreError
 from hpcseg.files import read_json, write_json
 from hpcseg.host import available_memory
 from hpcseg.patches.organ import OrganFinder, labelled_organ
@@ -118,7 +119,16 @@ class Stores:
     def _store(self, path: Path, *, on_node: bool = False) -> Store:
         if path not in self._open:
             place = self._root / path
-            self._open[path] = self._stack.enter_context(Store(self._on_node(place) if on_node else place, verify=True))
+            copy = self._on_node(place) if on_node else place
+            try:
+                store = Store(copy, verify=True)
+            except StoreError as error:
+                if copy == place:
+                    raise
+                copy.unlink(missing_ok=True)
+                _say(f"{copy}: a damaged copy ({error}); it is removed, and the original is read")
+                store = Store(place, verify=True)
+            self._open[path] = self._stack.enter_context(store)
         return self._open[path]
 
     def _on_node(self, store: Path) -> Path:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from hpcseg.training.model import SegmentationNetwork
     from hpcseg.training.update import ParameterGroup
 
-_AUTOENCODER_SEED = 1 << 32  # keeps the autoencoders' random weights apart from the F-Net's
-
 
 class NetworkTask(Task):
     """One network with one optimizer, on one series of minibatches.
@@ -266,7 +264,7 @@ def new_autoencoder(config: RunConfig, level: int, network: FNet | None = None) 
         config.network.init_gain,
         config.autoencoder,
         encoder=None if network is None else network.encoder(level).twin(),
-        generator=torch.Generator().manual_seed((_AUTOENCODER_SEED * (level + 1) + config.seed) & WORD),
+        generator=torch.Generator().manual_seed(config.seed & WORD),  # drawn as the F-Net's and the other levels'
     )
 
 

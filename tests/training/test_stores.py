@@ -73,6 +73,23 @@ def test_wherever_the_bytes_are_the_minibatches_are_the_same(
     assert (" copied in " in said) == on_node
 
 
+def test_of_a_damaged_copy_the_original_is_read_and_the_copy_made_anew(
+    read: Reader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, plain = read(Reading(tier="streamed"))
+    reading = Reading.model_validate({"tier": "streamed", "stage": str(tmp_path / "node")})
+    read(reading)
+    (copy,) = (tmp_path / "node").rglob("*.h5")
+    content = bytearray(copy.read_bytes())
+    content[5000:-5000:97] = bytes(len(content[5000:-5000:97]))
+    copy.write_bytes(content)
+    capsys.readouterr()
+    stores, found = read(reading)
+    assert same(plain, found) and "a damaged copy" in capsys.readouterr().out
+    assert tmp_path / "node" not in stores.report[0].path.parents and not copy.exists()
+    assert tmp_path / "node" in read(reading)[0].report[0].path.parents
+
+
 def test_the_choice_follows_from_the_size(read: Reader) -> None:
     assert read(Reading())[0].report[0].tier == "ram"
     assert read(Reading(), CPU)[0].report[0].tier == "gpu"
