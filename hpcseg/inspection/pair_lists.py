@@ -27,12 +27,12 @@ def read_pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
         BadInput: it is no CSV, or a line names a scan that is not there, no image, or a scan twice.
     """
     try:
-        return _pairs(text, there)
+        return _pairs(text, {*there})
     except csv.Error as error:
         raise BadInput(f"cannot be read as CSV ({error}); take it out of the folder if it is no list") from None
 
 
-def _pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
+def _pairs(text: str, there: set[str]) -> dict[str, str | None] | None:
     rows = [[cell.strip() for cell in row] for row in csv_rows(text)]
     head = [cell.lower() for cell in rows[0]] if rows else []
     columns = [next((head.index(name) for name in names if name in head), -1) for names in _COLUMNS]
@@ -40,17 +40,22 @@ def _pairs(text: str, there: Iterable[str]) -> dict[str, str | None] | None:
         if len(head) < 2 or not all(cell.endswith(ENDINGS) for cell in head[:2]):
             return None
         columns, head = [0, 1], []
-    elif head[columns[0]] != "image" and not any(cell.endswith(ENDINGS) for row in rows[1:] for cell in row):
-        return None  # measured volumes, say
-    known, named, pairs = {*there}, set[str](), dict[str, str | None]()
+    elif not any(_is_scan(cell, there) for row in rows[1:] for cell in row):  # measured volumes, say, or classes
+        return None
+    named, pairs = set[str](), dict[str, str | None]()
     for number, row in enumerate(rows[bool(head) :], start=1 + bool(head)):
         image, label = (row[at].removeprefix("./") if at < len(row) else "" for at in columns)
         if not image or image in named:
             raise BadInput(f"line {number} names {f'{image!r} again' if image else 'no image'}; correct it")
-        if missing := [path for path in (image, label) if path and path not in known]:
+        if missing := [path for path in (image, label) if path and path not in there]:
             raise BadInput(f"line {number}: no scan {missing[0]!r} in the folder; paths are relative to it")
         if label and (label == image or label in named):
             raise BadInput(f"line {number} names {label!r} again; correct it")
         named |= {image, label}
         pairs[image] = label or None
     return pairs
+
+
+def _is_scan(cell: str, there: set[str]) -> bool:
+    """Whether a cell is called as NIfTI files are, or as one that is there but for its ending."""
+    return cell.endswith(ENDINGS) or any(f"{cell}{ending}" in there for ending in ENDINGS)

@@ -101,7 +101,7 @@ def _result(run: Run, earlier: str | None) -> str:
 
 
 def _labelled_cases(record: str) -> list[Any]:
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
         return list(json.loads(record).get("labelled_cases", ()))
     return []
 

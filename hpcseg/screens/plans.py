@@ -141,6 +141,7 @@ def following(plan: Plan, profile: LocalProfile) -> Iterator[Callable[[Event], N
     with bars() as progress:
         whole = progress.add_task(escape(plan.sweep.name), total=work.total, says="", left="")
         tasks: dict[str, Any] = {}
+        unknown: set[str] = set()
 
         def show_work() -> None:
             left_s = work.left_s
@@ -154,7 +155,8 @@ def following(plan: Plan, profile: LocalProfile) -> Iterator[Callable[[Event], N
                     tasks[event.run_id] = progress.add_task(escape(event.run_id), total=None, says="")
                 advance(progress, tasks[event.run_id], event.heartbeat)
                 work.beat(event.run_id, event.heartbeat)
-            elif event.state == "unknown":
+            elif event.state == "unknown" and event.run_id not in unknown:
+                unknown.add(event.run_id)  # once, however often Slurm falls silent
                 progress.console.print(f"unknown {event.stage:9}{event.run_id}  {event.message}", markup=False)
             elif event.state in {"done", "failed", "stopped", "lost", "blocked"}:
                 task = tasks.pop(event.run_id, None)

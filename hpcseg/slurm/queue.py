@@ -57,11 +57,13 @@ class Cluster:
 class Queue:
     """One answer of squeue: jobs by id (`array_task`); `error` says why there is none.
 
-    `uid` is who asked; `cluster` says whose answer it is, where that was asked.
+    `uid` is who asked; `cluster` says whose answer it is, where that was asked; `silent` is a squeue that is there, and
+    may answer when it is asked again.
     """
 
     jobs: Mapping[str, QueueEntry]
     error: str = ""
+    silent: bool = False
     uid: int | None = None
     cluster: Cluster | None = None
 
@@ -90,13 +92,15 @@ def read_queue(users: Iterable[int] = ()) -> Queue:
     try:
         text = call("squeue", f"--user={ids}", "--Format=" + ",".join(f"{name}:|" for name in _COLUMNS))
     except CallError as error:
-        return Queue({}, str(error))
+        return Queue({}, str(error), silent=error.failure != "absent")
     lines = text.splitlines()
     if not any(_HEADER.match(line) and line.count("|") >= len(_COLUMNS) for line in lines):
         # An empty queue has its header all the same: this is no answer.
         said = f"what cannot be read: {lines[0].strip()[:60]}" if text.strip() else "nothing"
-        return Queue({}, f"squeue said {said}")
-    return Queue(parse_queue(text), uid=uid) if text.endswith("\n") else Queue({}, "squeue was cut off in its answer")
+        return Queue({}, f"squeue said {said}", silent=True)
+    if not text.endswith("\n"):
+        return Queue({}, "squeue was cut off in its answer", silent=True)
+    return Queue(parse_queue(text), uid=uid)
 
 
 def parse_queue(text: str) -> dict[str, QueueEntry]:

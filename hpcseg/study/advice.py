@@ -24,7 +24,7 @@ _BYTES = 2  # of a voxel
 
 def advice(configs: Iterable[RunConfig], catalogue: Catalogue) -> list[str]:
     """A line for each thing that does not suit the scans, each once; cells share their sections, see `grids`."""
-    distinct = {(id(c.data), id(c.preprocessing), id(c.patches), id(c.network)): c for c in configs}
+    distinct = {(id(c.data), id(c.preprocessing), id(c.patches), id(c.network), id(c.autoencoder)): c for c in configs}
     rules = (_labels, _intensities, _supplementary, _voxels, _size)
     return [*dict.fromkeys(line for config in distinct.values() for rule in rules for line in rule(config, catalogue))]
 

@@ -112,10 +112,10 @@ class Catalogue:
     def _require_other_scans(self, config: RunConfig, test: Iterable[CaseRef] = ()) -> None:
         """Refuse a case that is measured if its image is, to the byte, one that the run learns from, or chooses by."""
         split, data = self.split(config), config.data
-        learned = {*split.labelled, *split.unlabelled}
-        own = ((name, self._twins(data.dataset, "").get(name, ())) for name in (*split.validation, *split.test))
-        found = [(data.dataset, name, learned.intersection(alike)) for name, alike in own]
+        learned, copies = {*split.labelled, *split.unlabelled}, self._twins(data.dataset, "")
+        found = [(data.dataset, name, learned.intersection(copies.get(name, ()))) for name in split.validation]
         learned |= {*split.validation}
+        found += [(data.dataset, name, learned.intersection(copies.get(name, ()))) for name in split.test]
         others = ((case.name, self._twins(data.dataset, data.test).get(case.name, ())) for case in test)
         found += [(f"data.test = {data.test!r}", name, learned.intersection(alike)) for name, alike in others]
         if first := next((one for one in found if one[2]), None):

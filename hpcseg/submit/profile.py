@@ -155,8 +155,8 @@ class SlurmProfile(_Jobs):
     )
     flags: Flags = key(
         {},
-        "any other flag, without dashes: true for one without a value, false takes it away (but requeue); one that a "
-        'key stands for replaces it (gpus-per-node = "a100:1"); not those that say which jobs there are (array, '
+        "any other flag, without dashes: true for one without a value, false takes it away (not requeue, export); one "
+        'that a key stands for replaces it (gpus-per-node = "a100:1"); not those that say which jobs there are (array, '
         "dependency, …)",
         source="sbatch",
     )

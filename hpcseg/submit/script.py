@@ -89,7 +89,7 @@ def job_parameters(profile: SlurmProfile, record: ArrayRecord, lead_s: int, depe
     parameters = {name: value for name, value in parameters.items() if name not in replaced}
     # False for a stage takes a flag of all stages away, else what would be asked for. Submitit fills in what is absent.
     left_out = {name for name, value in {**resources.flags, **profile.flags}.items() if value is False}
-    parameters |= dict.fromkeys({name.replace("-", "_") for name in left_out} & parameters.keys())
+    parameters |= dict.fromkeys({name.replace("-", "_") for name in left_out} & {*parameters, "nodes"})
     return parameters | {"additional_parameters": own | flags}
 
 

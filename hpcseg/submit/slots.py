@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
-from hpcseg.errors import BadInput, HpcsegError, Interrupted
+from hpcseg.errors import HpcsegError, Interrupted
 from hpcseg.heartbeat import Heartbeat
 from hpcseg.jobs.entry import run_stage
 from hpcseg.owners import private_folder
@@ -34,7 +34,7 @@ from hpcseg.text import word
 
 POLL_S = 0.25
 ELSEWHERE_POLL_S = 2.0
-UNKNOWN_WAIT_S = 300.0  # for what nobody can tell the state of: Slurm may answer again
+UNKNOWN_WAIT_S = 300.0  # for what nobody can tell the state of
 SAVE_WAIT_S = 300.0  # for jobs that were asked to stop: a step and a save
 NO_TIMEOUT_MIN = 60 * 24 * 365
 _DEAD_ENDS: frozenset[State] = frozenset({"failed", "blocked", "lost", "stopped"})
@@ -93,6 +93,7 @@ class Pool:
     _jobs: dict[str, _Job] = field(default_factory=dict)
     _looked: float = 0.0
     _stuck_since: float | None = None
+    _slurm_is_silent: bool = False
     _released: set[str] = field(default_factory=set)
 
     def run(self) -> dict[str, Verdict]:
@@ -102,18 +103,20 @@ class Pool:
             Interrupted: Ctrl-C, SIGTERM or hang-up; the jobs have saved, or are about to.
         """
         with _stop_requests() as requests:
-            for run_id, planned in self.plan.stages.items():
-                self._set(run_id, planned.verdict)
-            self._take([run_id for run_id, planned in self.plan.stages.items() if planned.verdict.state != "done"])
-            self.claimed([run_id for run_id in self.plan.stages if run_id in self._mine])
-            while not requests and self._open():
-                self._follow_jobs()
-                self._follow_others()
-                self._start_ready()
-                time.sleep(POLL_S)
-            if requests:
-                self._stop_jobs(requests)
-        self._release()
+            try:
+                for run_id, planned in self.plan.stages.items():
+                    self._set(run_id, planned.verdict)
+                self._take([run_id for run_id, planned in self.plan.stages.items() if planned.verdict.state != "done"])
+                self.claimed([run_id for run_id in self.plan.stages if run_id in self._mine])
+                while not requests and self._open():
+                    self._follow_jobs()
+                    self._follow_others()
+                    self._start_ready()
+                    time.sleep(POLL_S)
+                if requests:
+                    self._stop_jobs(requests)
+            finally:
+                self._release()
         for run_id, verdict in self.verdicts.items():
             if verdict.state == "unknown":
                 self._set(run_id, replace(verdict, state="blocked"))
@@ -128,22 +131,13 @@ class Pool:
             self._stuck_since = None
             return bool(self._jobs) or any(v.state in OPEN for v in self.verdicts.values())
         self._stuck_since = self._stuck_since or time.monotonic()
-        return time.monotonic() - self._stuck_since < UNKNOWN_WAIT_S or self._waits_for_slurm()
-
-    def _waits_for_slurm(self) -> bool:
-        """Whether Slurm would know of something: it will answer again."""
-        for run_id in (run_id for run_id, verdict in self.verdicts.items() if verdict.state == "unknown"):
-            with suppress(BadInput):
-                submission = self.plan.run(run_id).submission()
-                if submission is not None and submission.backend == "slurm":
-                    return True
-        return False
+        return self._slurm_is_silent or time.monotonic() - self._stuck_since < UNKNOWN_WAIT_S
 
     def _release(self) -> None:
-        """Let go of what was not begun, or not done: whoever comes next, on whichever host, may take it."""
+        """Let go of what was not begun: whoever comes next, on whichever host, may take it."""
         for run_id in self._mine - self._jobs.keys() - self._released:
             self._released.add(run_id)
-            if self.verdicts[run_id].state != "done":
+            if self.verdicts[run_id].state in {"queued", "blocked", "lost"}:
                 with suppress(HpcsegError, OSError):  # then the next one on this host takes it, as after a crash
                     _noted(self.plan.run(run_id), released=True)
 
@@ -158,6 +152,7 @@ class Pool:
 
     def _look(self, run_ids: list[str]) -> None:
         found = read_states([self.plan.run(run_id) for run_id in run_ids])
+        self._slurm_is_silent = found.queue.silent
         for run_id, verdict in found.verdicts.items():
             self._set(run_id, verdict)
 
@@ -238,21 +233,20 @@ class Pool:
         variables["PYTHONSAFEPATH"] = 1  # submitit's process finds no modules in the folder that the pool began in
         with _out_of_the_terminals_reach(), environment_variables(**variables):
             job = executor.submit(run_stage, str(run.path))
-        _noted(run, job_id=job.job_id)
         self._jobs[run.id] = _Job(job, slot)
+        _noted(run, job_id=job.job_id)
         self._set(run.id, Verdict("running", f"process {job.job_id}"))
 
     def _stop_jobs(self, requests: list[int]) -> None:
         """Ask every job to save and stop, and wait for them; a second request ends the waiting."""
-        until = time.monotonic() + SAVE_WAIT_S
         first = len(requests)
         self._ask_to_stop()
         self._release()  # before the waiting, which somebody may cut short
+        until = time.monotonic() + SAVE_WAIT_S
         while self._jobs and time.monotonic() < until and len(requests) == first:
             self._ask_to_stop()  # again and again: a job that has only just begun does not listen yet
             time.sleep(2 * POLL_S)
             self._follow_jobs()
-        self._release()
         left = f"; {len(self._jobs)} still save, see hpcseg status" if self._jobs else ""
         raise Interrupted(f"stopped{left}; the same command goes on from there")
 

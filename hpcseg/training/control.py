@@ -115,6 +115,7 @@ class Control:
     def begin_anew(self) -> None:
         """Note that all that was done before is gone."""
         self._beat = replace(self._beat, progress=0, progress_time=None)
+        self._due = 0.0
 
     @property
     def phase(self) -> str:

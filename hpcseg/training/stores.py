@@ -4,7 +4,7 @@ the organ is in their volumes, located once per run."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,19 @@ class Stores:
             except StoreError as error:
                 if copy == place:
                     raise
-                copy.unlink(missing_ok=True)
-                _say(f"{copy}: a damaged copy ({error}); it is removed, and the original is read")
+                self._remove_damaged(copy, error)
                 store = Store(place, verify=True)
+            if copy != place:
+                self._stack.push(lambda _, error, __: self._remove_damaged(copy, error))
             self._open[path] = self._stack.enter_context(store)
         return self._open[path]
+
+    def _remove_damaged(self, copy: Path, error: BaseException | None) -> None:
+        """Remove a store's copy on the node if what was read there was damaged: the next attempt copies it anew."""
+        if isinstance(error, StoreError) and str(error).startswith(f"{copy}:"):
+            with suppress(OSError):
+                copy.unlink(missing_ok=True)
+            _say(f"{copy}: a damaged copy ({error}); it is removed, and the original is read from now on")
 
     def _on_node(self, store: Path) -> Path:
         if not self._reading.stage:

@@ -271,22 +271,23 @@ def _own_folder(destination: Path) -> Iterator[Path]:
     """The folder of finished cases, for this process alone; it goes away with the last of them."""
     folder = own_parts_folder(destination)
     try:
-        with filelock.FileLock(folder / _LOCK, timeout=0, fallback_to_soft=False):
-            try:
-                yield folder
-            finally:
-                left = {path.name for path in folder.iterdir() if _PART_NAME.fullmatch(path.name)}
-                _clear(folder, keep=left)
-                if not left:
-                    (folder / _LOCK).unlink(missing_ok=True)
-                    with contextlib.suppress(OSError):  # somebody else put something there
-                        folder.rmdir()
+        lock = filelock.FileLock(folder / _LOCK, fallback_to_soft=False).acquire(timeout=0)
     except filelock.Timeout:
         raise HpcsegError(f"{destination}: another process is packing to it; wait for it or stop it") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         raise BadInput(f"{destination}: its file system has no locks (flock); pack to another one") from None
+    with lock:
+        try:
+            yield folder
+        finally:
+            left = {path.name for path in folder.iterdir() if _PART_NAME.fullmatch(path.name)}
+            _clear(folder, keep=left)
+            if not left:
+                (folder / _LOCK).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # somebody else put something there
+                    folder.rmdir()
 
 
 def _clear(folder: Path, keep: Container[str]) -> None:

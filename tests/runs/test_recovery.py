@@ -114,6 +114,12 @@ def test_every_history_has_a_decision_in_one_line(
         assert decision.memory_mb is None and decision.exclude == ()
 
 
+def test_an_attempt_that_began_anew_got_on() -> None:
+    anew = replace(attempt(1, "limit", 40), progress_began=100)
+    stuck = [replace(attempt(number, "limit", 40), progress_began=40) for number in (2, 3)]
+    assert [times_of("limit", [anew, *stuck[:count]]) for count in range(3)] == [0, 1, 2]
+
+
 @given(st.sampled_from(sorted(REPEATED)), st.integers(0, 5))
 def test_without_progress_everything_ends(cause: Cause, times: int) -> None:
     budgets = Budgets(idle_limits=times, preempted=times, node=times, killed=times, unbegun=times, memory=times)
