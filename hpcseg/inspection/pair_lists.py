@@ -40,8 +40,8 @@ def _pairs(text: str, there: set[str]) -> dict[str, str | None] | None:
         if len(head) < 2 or not all(cell.endswith(ENDINGS) for cell in head[:2]):
             return None
         columns, head = [0, 1], []
-    elif not any(_is_scan(cell, there) for row in rows[1:] for cell in row):  # measured volumes, say, or classes
-        return None
+    elif not any(_is_scan(row[columns[0]], there) for row in rows[1:] if columns[0] < len(row)):
+        return None  # measured volumes, say, or classes
     named, pairs = set[str](), dict[str, str | None]()
     for number, row in enumerate(rows[bool(head) :], start=1 + bool(head)):
         image, label = (row[at].removeprefix("./") if at < len(row) else "" for at in columns)

@@ -22,12 +22,17 @@ _LOST = re.compile(r"timed out|contact|zero bytes|connect|communicat|transmi|pro
 
 def slurm_available() -> bool:
     """Whether sbatch is here and a controller answers."""
+    return shutil.which("sbatch") is not None and not why_not_slurm()
+
+
+def why_not_slurm() -> str:
+    """Why no jobs can be sent to Slurm though sbatch is here; "" where it is not, or where a controller answers."""
     if shutil.which("sbatch") is None:
-        return False
+        return ""
     try:
-        return "UP" in call("scontrol", "ping")
-    except CallError:
-        return False
+        return "" if "UP" in call("scontrol", "ping") else "no controller is up"
+    except CallError as error:
+        return str(error)
 
 
 def read_cluster() -> Cluster:

@@ -113,35 +113,38 @@ class Catalogue:
         """Refuse a case that is measured if its image is, to the byte, one that the run learns from, or chooses by."""
         split, data = self.split(config), config.data
         learned, copies = {*split.labelled, *split.unlabelled}, self._twins(data.dataset, "")
+        chosen, others = learned | {*split.validation}, self._twins(data.dataset, data.test) if data.test else {}
         found = [(data.dataset, name, learned.intersection(copies.get(name, ()))) for name in split.validation]
-        learned |= {*split.validation}
-        found += [(data.dataset, name, learned.intersection(copies.get(name, ()))) for name in split.test]
-        others = ((case.name, self._twins(data.dataset, data.test).get(case.name, ())) for case in test)
-        found += [(f"data.test = {data.test!r}", name, learned.intersection(alike)) for name, alike in others]
-        if first := next((one for one in found if one[2]), None):
-            where, name, alike = first
-            raise BadInput(
-                f"{where}: {name} is the same scan as {min(alike)} of {data.dataset}, which is learned from; "
-                "take one of them out, or have both on one side (data.groups)"
-            )
+        found += [(data.dataset, name, chosen.intersection(copies.get(name, ()))) for name in split.test]
+        found += [(f"data.test = {data.test!r}", t.name, chosen.intersection(others.get(t.name, ()))) for t in test]
+        for where, name, alike in found:
+            if alike:
+                one = f"{name} is the same scan as {min(alike)} of {data.dataset}, which is learned from"
+                raise BadInput(f"{where}: {one}; take one of them out, or have both on one side (data.groups)")
 
-    def _labelled_test(self, name: str, test: str) -> tuple[CaseRef, ...]:
+    def labelled_test(self, name: str, test: str) -> tuple[CaseRef, ...]:
         """The labelled scans of the dataset `test`; of `name` itself those in its imagesTs."""
         dataset = self.dataset(test)
         cases = dataset.test if self.is_one(name, test) else dataset.training + dataset.test
         return tuple(case for case in cases if case.label is not None)
 
     def _twins_of(self, name: str, test: str) -> dict[str, list[str]]:
-        """Labelled cases of the dataset `test` whose image is that of training cases of `name` -> these; with "" the
-        training cases that are alike -> these."""
+        """Labelled cases of `test`, or with "" training cases of `name` -> other training cases with the same image."""
         own: dict[str, list[str]] = {}
-        for case, digest in self.digests(self.dataset(name).training).items():
-            own.setdefault(digest.partition("+")[0], []).append(case)
+        for case, image in self._images(self.dataset(name).training).items():
+            own.setdefault(image, []).append(case)
         if not test:
             return {case: alike for alike in own.values() for case in alike if len(alike) > 1}
-        tested = self.digests(self._labelled_test(name, test))
-        images = {case: digest.partition("+")[0] for case, digest in tested.items()}
+        images = self._images(self.labelled_test(name, test))
         return {case: own[image] for case, image in images.items() if image in own}
+
+    def unlike(self, measured: Iterable[CaseRef], cases: Iterable[CaseRef]) -> tuple[str, ...]:
+        """Names of the cases whose image is, to the byte, none of the measured ones', sorted."""
+        held, images = {*self._images(measured).values()}, self._images(cases)
+        return tuple(sorted(name for name, image in images.items() if image not in held))
+
+    def _images(self, cases: Iterable[CaseRef]) -> dict[str, str]:
+        return {name: digest.partition("+")[0] for name, digest in self.digests(cases).items()}
 
     def digests(self, cases: Iterable[CaseRef]) -> dict[str, str]:
         """Digest of each case's files, by its name; many are read at once, for file systems that are slow to open one.
@@ -193,7 +196,7 @@ class Catalogue:
             aside = tuple(scans[case] for case in self.split(config).test)
             return TestSet(aside, self.classes(config), self.main(config).ignore) if aside else TestSet()
         dataset = self.dataset(name)
-        labelled = self._labelled_test(config.data.dataset, name)
+        labelled = self.labelled_test(config.data.dataset, name)
         if not labelled:
             raise BadInput(
                 f"data.test = {name!r}: {dataset.root} has no labelled test scan; "
@@ -304,14 +307,8 @@ def _refused_ignore(key: str, dataset: str, value: object) -> BadInput:
 
 def classes_of(foreground: Labels) -> Classes:
     """Label values of each class: a flat list is one class, () every value but 0."""
-    classes: list[tuple[int, ...]] = []
-    flat: list[int] = []
-    for value in foreground:
-        if isinstance(value, tuple):
-            classes.append(value)
-        else:
-            flat.append(value)
-    return (tuple(flat),) if flat else tuple(classes)
+    flat = tuple(value for value in foreground if not isinstance(value, tuple))
+    return (flat,) if flat else tuple(value for value in foreground if isinstance(value, tuple))
 
 
 def _listed(labels: dict[int, str]) -> str:

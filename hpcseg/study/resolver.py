@@ -242,10 +242,18 @@ class Resolver:
                 cases = other.training + other.test
                 images.append((name, other, cases, tuple(sorted([case.name for case in cases]))))
         sources = [self._source(pack, tuple(sorted(own)))]
+        held = self._measured_scans(config, measured) if images else []
         for name, other, cases, shown in images:
-            if shown:  # its pack is of all, so that the folds share it
-                sources.append(self._source(self._pack(config, name, other, spacing, (), cases), shown))
+            if apart := self.catalogue.unlike(held, [case for case in cases if case.name in {*shown}]):
+                # Its pack is of all, so that the folds share it.
+                sources.append(self._source(self._pack(config, name, other, spacing, (), cases), apart))
         return tuple(sources)
+
+    def _measured_scans(self, config: RunConfig, measured: tuple[str, ...]) -> list[CaseRef]:
+        """Scans of the labelled dataset that are measured, and those of its test set."""
+        scans, data = self.catalogue.training_scans(config), config.data
+        tested = self.catalogue.labelled_test(data.dataset, data.test) if data.test else ()
+        return [*(scans[name] for name in measured), *tested]
 
     def _unlabelled_ts(self, config: RunConfig, dataset: Dataset, measured: tuple[str, ...]) -> tuple[str, ...]:
         """Names of imagesTs that are seen: those of a test set are not, nor another scan of a measured patient."""

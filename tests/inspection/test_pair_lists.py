@@ -27,3 +27,6 @@ def test_a_wrong_line_of_a_list_is_named(row: str, message: str) -> None:
 
 def test_a_table_that_names_no_scan_is_no_list() -> None:
     assert read_pairs("patient,volume,label\n1,1534.2,benign\n", ["a.nii"]) is None
+    assert read_pairs("patient,volume,label\na,3,1\n", ["a.nii"]) is None
+    with pytest.raises(BadInput, match="no scan 'a' in the folder"):
+        read_pairs("image,label\na,a_seg\n", ["a.nii", "a_seg.nii"])

@@ -215,6 +215,17 @@ def test_the_test_set_is_not_shown_among_the_unlabelled(plan_study: Planner, dat
         plan_study(*settings, f"data.test={dataset.name}", data=dataset.parent)
 
 
+def test_a_copy_of_a_measured_scan_is_not_shown_among_the_unlabelled(plan_study: Planner, dataset: Path) -> None:
+    one, other = sorted((dataset / "imagesTs").iterdir())
+    shutil.copy(dataset / "imagesTr" / "case_002.nii.gz", one)
+    settings = ("strategy=teacher", f"data.dataset={dataset.name}", "data.unlabelled_ts=true", "fold=[0, 1]")
+    found = []
+    for train in specs(plan_study(*settings, data=dataset.parent), "train"):
+        shown = {f"{name}.nii.gz" for ref in train.autoencoder_sources[1:] for name in ref.cases}
+        found.append(("case_002" in train.validation.cases, shown))
+    assert sorted(found, key=lambda one: one[0]) == [(False, {one.name, other.name}), (True, {other.name})]
+
+
 def test_another_scan_of_a_test_patient_is_not_shown_among_the_unlabelled(plan_study: Planner, dataset: Path) -> None:
     shown, tested = (path.name.removesuffix(".nii.gz") for path in sorted((dataset / "imagesTs").iterdir()))
     (dataset / "labelsTs" / f"{shown}.nii.gz").unlink()
