@@ -83,16 +83,13 @@ def sweep(
     """Do what a sweep file says and is not done yet: pack, pretrain, train, evaluate."""
     del copy
     from hpcseg.slurm.calls import ignored_wishes
-    from hpcseg.slurm.commands import why_not_slurm
     from hpcseg.study.plan import make_plan
     from hpcseg.study.sweepfile import read_sweep
     from hpcseg.submit.apply import apply, choose_backend
     from hpcseg.submit.profile import read_profile
 
     made = make_plan(read_sweep(file, overrides or (), grids or ()), data, runs, verify_data=verify_data)
-    backend = choose_backend(on.value)
-    if (on.value, backend) == ("auto", "local") and (silence := why_not_slurm()):
-        terminal.note(f"Slurm is here and does not answer ({silence}); so this machine computes; --on slurm refuses")
+    backend = choose_backend(on.value, terminal.note)
     profile = read_profile(jobs, backend).staged(stage)
     for line in made.notes:
         terminal.note(f"note: {line}")

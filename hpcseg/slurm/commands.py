@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hpcseg.errors import SchedulerError
@@ -20,19 +20,17 @@ _OVER = ("already completing or completed", "Invalid job id specified")
 _LOST = re.compile(r"timed out|contact|zero bytes|connect|communicat|transmi|protocol", re.IGNORECASE)
 
 
-def slurm_available() -> bool:
-    """Whether sbatch is here and a controller answers."""
-    return shutil.which("sbatch") is not None and not why_not_slurm()
-
-
-def why_not_slurm() -> str:
-    """Why no jobs can be sent to Slurm though sbatch is here; "" where it is not, or where a controller answers."""
+def slurm_available(silent: Callable[[str], None] = lambda why: None) -> bool:
+    """Whether sbatch is here and a controller answers; where it does not, `silent` is called with the reason."""
     if shutil.which("sbatch") is None:
-        return ""
+        return False
     try:
-        return "" if "UP" in call("scontrol", "ping") else "no controller is up"
+        why = "" if "UP" in call("scontrol", "ping") else "no controller is up"
     except CallError as error:
-        return str(error)
+        why = str(error)
+    if why:
+        silent(why)
+    return not why
 
 
 def read_cluster() -> Cluster:

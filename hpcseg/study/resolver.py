@@ -244,7 +244,8 @@ class Resolver:
         sources = [self._source(pack, tuple(sorted(own)))]
         held = self._measured_scans(config, measured) if images else []
         for name, other, cases, shown in images:
-            if apart := self.catalogue.unlike(held, [case for case in cases if case.name in {*shown}]):
+            names = {*shown}
+            if apart := self.catalogue.unlike(held, [case for case in cases if case.name in names]):
                 # Its pack is of all, so that the folds share it.
                 sources.append(self._source(self._pack(config, name, other, spacing, (), cases), apart))
         return tuple(sources)

@@ -58,10 +58,14 @@ class Outcome:
         return {i: v.why for i, v in self.verdicts.items() if v.state in {"failed", "lost", "blocked", "stopped"}}
 
 
-def choose_backend(on: Literal["auto", "local", "slurm"]) -> Backend:
-    """`auto`: Slurm where sbatch is installed and a controller answers, else this host."""
+def choose_backend(on: Literal["auto", "local", "slurm"], note: Callable[[str], None] = lambda line: None) -> Backend:
+    """`auto`: Slurm where sbatch is installed and a controller answers, else this host; `note` is told if none does."""
+
+    def silent(why: str) -> None:
+        note(f"Slurm is here and does not answer ({why}); so this machine computes; --on slurm refuses")
+
     if on == "auto":
-        return "slurm" if slurm_available() else "local"
+        return "slurm" if slurm_available(silent) else "local"
     return on
 
 

@@ -94,7 +94,6 @@ class Pool:
     _looked: float = 0.0
     _stuck_since: float | None = None
     _slurm_is_silent: bool = False
-    _released: set[str] = field(default_factory=set)
 
     def run(self) -> dict[str, Verdict]:
         """Run until nothing is left that can be run; how every stage ended, by id.
@@ -135,8 +134,8 @@ class Pool:
 
     def _release(self) -> None:
         """Let go of what was not begun: whoever comes next, on whichever host, may take it."""
-        for run_id in self._mine - self._jobs.keys() - self._released:
-            self._released.add(run_id)
+        for run_id in self._mine - self._jobs.keys():
+            self._mine.discard(run_id)
             if self.verdicts[run_id].state in {"queued", "blocked", "lost"}:
                 with suppress(HpcsegError, OSError):  # then the next one on this host takes it, as after a crash
                     _noted(self.plan.run(run_id), released=True)
